@@ -1,0 +1,123 @@
+"""Checks of user input. Shapes and dtypes always; values when they are concrete."""
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike
+
+
+def is_concrete(*arrays: ArrayLike) -> bool:
+    """Whether the values can be looked at, i.e. we are outside `jit`, `vmap`, `grad`."""
+    return not any(isinstance(a, jax.core.Tracer) for a in arrays)
+
+
+def as_float(value: ArrayLike, name: str, like: jnp.dtype | None = None) -> Array:
+    """`value` as a real floating-point array, of dtype `like` if given."""
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError) as e:
+        raise TypeError(
+            f"`{name}` must be an array of numbers, got {type(value).__name__}."
+        ) from e
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"`{name}` must be real, got dtype {array.dtype}. Pass its real part."
+        )
+    if like is None:
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            like = jnp.result_type(float)
+        else:
+            like = _common_dtype(array.dtype, jnp.dtype(jnp.float32))
+    return array.astype(like)
+
+
+def _common_dtype(*dtypes) -> jnp.dtype:
+    # Mixing what a user passes is meant, also where promotion is otherwise strict.
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*dtypes)
+
+
+def to_common_dtype(*arrays: Array) -> tuple[Array, ...]:
+    """The arrays in the widest of their dtypes."""
+    dtype = _common_dtype(*(a.dtype for a in arrays))
+    return tuple(a.astype(dtype) for a in arrays)
+
+
+def check_finite(array: Array, name: str) -> None:
+    """Refuse NaN and inf, naming the first bad entry."""
+    if not is_concrete(array):
+        return
+    bad = np.argwhere(~np.isfinite(np.asarray(array)))
+    if len(bad):
+        where = tuple(int(i) for i in bad[0])
+        entry = f"{name}[{', '.join(map(str, where))}]" if where else name
+        raise ValueError(
+            f"`{entry}` is {float(array[where])}, and {len(bad)} of {array.size} entries "
+            f"of `{name}` are not finite. Remove or impute them first."
+        )
+
+
+def check_scalar(value: Array, name: str) -> None:
+    """Refuse anything but a scalar, pointing at `vmap` for batches."""
+    if value.ndim != 0:
+        raise ValueError(
+            f"`{name}` must be a scalar, got shape {value.shape}. Use `jax.vmap` over "
+            f"`{name}` for several values."
+        )
+
+
+def check_nonempty(array: Array, name: str) -> None:
+    """Refuse empty axes."""
+    if 0 in array.shape:
+        raise ValueError(
+            f"`{name}` has an empty axis: its shape is {array.shape}. Every axis needs at "
+            "least one entry."
+        )
+
+
+def as_log_eps(eps: ArrayLike | None, log_eps: ArrayLike | None, dtype) -> Array:
+    """`log ε` from exactly one of the two spellings."""
+    if (eps is None) == (log_eps is None):
+        given = "neither" if eps is None else "both"
+        raise ValueError(
+            f"Pass exactly one of `eps` and `log_eps`, got {given}. "
+            "For example `eps=1e-5`, or `log_eps=-700.0` where ε would underflow."
+        )
+    if eps is not None:
+        value = as_float(eps, "eps", dtype)
+        check_scalar(value, "eps")
+        if is_concrete(eps) and not 0 < float(np.asarray(eps)) < 1:
+            raise ValueError(
+                f"`eps` must lie in (0, 1), got {float(np.asarray(eps))}. Put a larger "
+                "initialisation into the shape of the network."
+            )
+        # From the value that was given: a Python 1e-100 would underflow in float32.
+        return (
+            jnp.asarray(float(np.log(np.asarray(eps, np.float64))), dtype)
+            if is_concrete(eps)
+            else jnp.log(value)
+        )
+    assert log_eps is not None
+    value = as_float(log_eps, "log_eps", dtype)
+    check_scalar(value, "log_eps")
+    if is_concrete(value) and not -np.inf < float(value) < 0:
+        raise ValueError(
+            f"`log_eps` must be finite and negative (ε < 1), got {float(value)}. For ε = "
+            "1e-5 pass `log_eps=math.log(1e-5)` or `eps=1e-5`."
+        )
+    return value
+
+
+def as_positive(value: ArrayLike, name: str, dtype) -> Array:
+    """An array of positive values (`inf` allowed)."""
+    array = as_float(value, name, dtype)
+    if is_concrete(array):
+        v = np.asarray(array)
+        bad = np.argwhere(~(v > 0))
+        if len(bad):
+            raise ValueError(
+                f"`{name}` must be positive, got {float(v[tuple(bad[0])])}. Start the "
+                "grid above 0."
+            )
+    return array

@@ -1,0 +1,179 @@
+"""Diagonal linear networks: shape, link, time scale."""
+
+import abc
+from typing import ClassVar, Self
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from equinox import AbstractVar
+from jaxtyping import Array, ArrayLike, Float
+
+from ._check import as_float, check_finite, check_nonempty, is_concrete, to_common_dtype
+
+
+class AbstractNetwork(eqx.Module):
+    """A reparametrisation `x = net()` of a linear model. The weights are the leaves.
+
+    A network object holds the *shape* of the initialisation; `initial(log_eps)` is the
+    network that training starts from. With these four methods it can be trained in the weight
+    form, `gradient_flow(..., formulation=WeightForm())`. `positive` says whether `x ≥ 0`
+    always, i.e. whether the flow is to be compared with the positive lasso.
+    """
+
+    positive: AbstractVar[bool]
+
+    @abc.abstractmethod
+    def __call__(self) -> Float[Array, " d"]:
+        """The linear model `x`, shape `(d,)`."""
+
+    @abc.abstractmethod
+    def initial(self, log_eps: Float[Array, ""]) -> Self:
+        """The network scaled to size `ε`."""
+
+    @abc.abstractmethod
+    def time_scale(self, log_eps: Float[Array, ""]) -> Float[Array, ""]:
+        """`t / s`: the time `t` of gradient flow that one unit of `s` stands for."""
+
+    @abc.abstractmethod
+    def penalty(self, weight_decay: Float[Array, ""]) -> Float[Array, ""]:
+        """What weight decay `λ` adds to the loss."""
+
+
+class AbstractDualNetwork(AbstractNetwork):
+    """A network whose flow closes in the dual variable `w` (DESIGN §2): `x = q` or
+    `x = q⁺ − q⁻` with `q = φ_ε(w)` and `w(s) = w(0) ∓ Xᵀν(s) + λs`.
+
+    Arrays `w` and `q` have shape `(1, d)` for positive networks and `(2, d)`, with rows `+`
+    and `−`, for signed ones.
+    """
+
+    @abc.abstractmethod
+    def link(
+        self, w: Float[Array, "signs d"], log_eps: Float[Array, ""]
+    ) -> Float[Array, "signs d"]:
+        """`q = φ_ε(w)`, decreasing, elementwise."""
+
+    @abc.abstractmethod
+    def initial_dual(self, log_eps: Float[Array, ""]) -> Float[Array, "signs d"]:
+        """`w(0)`: `φ_ε(w(0))` is the initialisation."""
+
+
+def _exponential_link(w: Array, log_eps: Array) -> Array:
+    return jnp.exp(w * log_eps)
+
+
+def _exponential_dual(shape: Array, log_eps: Array) -> Array:
+    return 1 + 2 * jnp.log(jnp.abs(shape)) / log_eps
+
+
+def _as_weights(value: ArrayLike, name: str) -> Array:
+    array = as_float(value, name)
+    if array.ndim != 1:
+        raise ValueError(
+            f"`{name}` must have one weight per coordinate, shape (d,), got {array.shape}."
+        )
+    check_nonempty(array, name)
+    check_finite(array, name)
+    return array
+
+
+class UV(AbstractDualNetwork):
+    """`x = u∘v`, loss `ℓ(x) + λ/2 (‖u‖² + ‖v‖²)`, from `(ε^½ β, ε^½ γ)`; `t = s log(1/ε)/2`.
+
+    !!! cite "Reference"
+
+        [B25] §2: arXiv 2509.18766. Its figures use `β = 1`, `γ = 0`.
+    """
+
+    u: Float[Array, " d"]
+    v: Float[Array, " d"]
+    positive: ClassVar[bool] = False
+
+    def __init__(self, u: ArrayLike, v: ArrayLike):
+        """**Arguments:** `u = β` and `v = γ`, the shape of the initialisation, each `(d,)`.
+
+        **Raises:** `ValueError` for mismatched shapes, NaN or inf, or `βᵢ = ±γᵢ`, from
+        where a coordinate could never leave 0 in one direction.
+        """
+        u, v = _as_weights(u, "u"), _as_weights(v, "v")
+        if u.shape != v.shape:
+            raise ValueError(
+                f"`u` and `v` must have the same shape, got {u.shape} and {v.shape}."
+            )
+        self.u, self.v = to_common_dtype(u, v)
+        if is_concrete(u, v):
+            bad = np.flatnonzero(np.abs(np.asarray(u)) == np.abs(np.asarray(v)))
+            if len(bad):
+                i = int(bad[0])
+                raise ValueError(
+                    f"Degenerate shape: |u[{i}]| = |v[{i}]| = {abs(float(u[i]))}. From there "
+                    "`u∘v` keeps its sign forever. Use different sizes, such as u = 1, "
+                    "v = 0."
+                )
+
+    def __call__(self):
+        return self.u * self.v
+
+    def initial(self, log_eps):
+        scale = jnp.exp(log_eps / 2)
+        weights = (self.u * scale, self.v * scale)
+        return eqx.tree_at(lambda net: (net.u, net.v), self, weights)
+
+    def time_scale(self, log_eps):
+        return -log_eps / 2
+
+    def penalty(self, weight_decay):
+        return weight_decay / 2 * (jnp.sum(self.u**2) + jnp.sum(self.v**2))
+
+    def link(self, w, log_eps):
+        return _exponential_link(w, log_eps)
+
+    def initial_dual(self, log_eps):
+        shape = jnp.stack([self.u + self.v, self.u - self.v]) / 2
+        return _exponential_dual(shape, log_eps)
+
+
+class USquared(AbstractDualNetwork):
+    """`x = u∘u`, loss `ℓ(x) + λ‖u‖²`, from `ε^½ α`; `t = s log(1/ε)/4`. Compares with the
+    positive lasso.
+
+    !!! cite "Reference"
+
+        [B25] §3: arXiv 2509.18766; [B23] JMLR 24(171).
+    """
+
+    u: Float[Array, " d"]
+    positive: ClassVar[bool] = True
+
+    def __init__(self, u: ArrayLike):
+        """**Arguments:** `u = α`, the shape of the initialisation, `(d,)`.
+
+        **Raises:** `ValueError` for NaN or inf, or `αᵢ = 0`, which never moves.
+        """
+        self.u = _as_weights(u, "u")
+        if is_concrete(self.u):
+            bad = np.flatnonzero(np.asarray(self.u) == 0)
+            if len(bad):
+                raise ValueError(
+                    f"Degenerate shape: u[{int(bad[0])}] = 0 never moves under gradient "
+                    "flow. Use a non-zero shape, such as 1."
+                )
+
+    def __call__(self):
+        return self.u**2
+
+    def initial(self, log_eps):
+        return eqx.tree_at(lambda net: net.u, self, self.u * jnp.exp(log_eps / 2))
+
+    def time_scale(self, log_eps):
+        return -log_eps / 4
+
+    def penalty(self, weight_decay):
+        return weight_decay * jnp.sum(self.u**2)
+
+    def link(self, w, log_eps):
+        return _exponential_link(w, log_eps)
+
+    def initial_dual(self, log_eps):
+        return _exponential_dual(self.u[None, :], log_eps)

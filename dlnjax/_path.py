@@ -1,0 +1,159 @@
+"""Piecewise linear paths: the type that the lasso path and the limit process share."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
+
+from ._check import as_float
+from ._problem import AbstractProblem
+from ._solution import RESULTS
+
+
+class PiecewiseLinearPath(eqx.Module):
+    """`z(p)`, piecewise linear in `p ≥ 0` with `z(0) = 0`; the path is `x(p) = z(p)/p`.
+
+    For `lasso_path`, `p = μ` is the inverse regularisation and `x(μ)` the lasso solution at
+    `κ = λ + 1/μ`. Before the first knot `z = 0`; after the last one `z` goes on along its last
+    ray.
+
+    **Attributes:**
+
+    - `knots`: the kinks, non-decreasing, shape `(K,)`, in units of `p`. Only the first
+        `num_knots` are meant; the rest repeats the last one.
+    - `values`: `z` at the knots, shape `(K, d)`.
+    - `slopes`: `dz/dp` after the knots, shape `(K, d)`.
+    - `num_knots`: the number of kinks. (It can be 0: then `z = 0` everywhere.)
+    - `positive`, `weights`: whether `x ≥ 0` was asked, and the weights `ω` of shape `(2, d)`
+        (rows: for positive and for negative entries) that the path belongs to.
+    - `result`: how the solve ended; `stats`: what it cost.
+    """
+
+    knots: Float[Array, " K"]
+    values: Float[Array, "K d"]
+    slopes: Float[Array, "K d"]
+    num_knots: Int[Array, ""]
+    weights: Float[Array, "2 d"]
+    result: RESULTS
+    stats: dict[str, PyTree[ArrayLike]]
+    positive: bool = eqx.field(static=True)
+
+    def _locate(self, p: ArrayLike) -> tuple[Array, Array, Array]:
+        p = as_float(p, "p", self.knots.dtype)
+        index = jnp.searchsorted(self.knots, p, side="right") - 1
+        return p, jnp.maximum(index, 0), index >= 0
+
+    def z(self, p: Float[ArrayLike, "..."]) -> Float[Array, "... d"]:
+        """`z(p)`. Any shape `(...)` of `p ≥ 0` gives `(..., d)`."""
+        p, index, started = self._locate(p)
+        step = (p - self.knots[index])[..., None]
+        z = self.values[index] + step * self.slopes[index]
+        return jnp.where(started[..., None], z, 0)
+
+    def x(self, p: Float[ArrayLike, "..."]) -> Float[Array, "... d"]:
+        """`x(p) = z(p)/p`, with `x(0)` its limit. `(...) -> (..., d)`; `p = inf` gives the end
+        point, the slope of the last ray."""
+        p, index, started = self._locate(p)
+        # (v + (p − k) m)/p = m + (v − k m)/p stays accurate for large p.
+        slope = self.slopes[index]
+        offset = self.values[index] - self.knots[index][..., None] * slope
+        safe = jnp.where(p > 0, p, 1)[..., None]
+        x = jnp.where((p > 0)[..., None], slope + offset / safe, slope)
+        # Exact zeros survive: z itself is exact there, the rearrangement is not.
+        inside = jnp.isfinite(p)[..., None]
+        x = jnp.where(inside & (p < 2 * self.knots[index])[..., None], self.z(p) / safe, x)
+        return jnp.where(started[..., None], x, 0)
+
+    def slope(self, p: Float[ArrayLike, "..."]) -> Float[Array, "... d"]:
+        """`dz/dp`, right-continuous. `(...) -> (..., d)`."""
+        _, index, started = self._locate(p)
+        return jnp.where(started[..., None], self.slopes[index], 0)
+
+    @property
+    def _rows(self) -> Array:
+        return jnp.arange(self.knots.shape[0], dtype=self.num_knots.dtype)
+
+    def _segments(self) -> tuple[Array, Array]:
+        """Start and end of each segment; the last one ends at infinity, padding is empty."""
+        is_last = self._rows == self.num_knots - 1
+        end = jnp.append(self.knots[1:], self.knots[-1:])
+        return self.knots, jnp.where(is_last, jnp.inf, end)
+
+    def is_monotone(self, tol: float | None = None) -> Bool[Array, ""]:
+        """Whether `p ↦ z(p)` is coordinate-wise monotone: no positive part and no negative
+        part ever decreases, the last ray included ([B25] §2.1).
+
+        `tol` (default `eps^(5/8)`, 1.6e-10 in float64) is relative to the largest `|z|` and
+        `|dz/dp|` of the segment: smaller decreases count as rounding.
+        """
+        if tol is None:
+            tol = float(jnp.finfo(self.knots.dtype).eps) ** 0.625
+        start, end = self._segments()
+        speed = jnp.where(self.values * self.slopes < 0, jnp.abs(self.slopes), 0)
+        amount = jnp.minimum(
+            jnp.abs(self.values), jnp.where(speed > 0, speed * (end - start)[:, None], 0)
+        )
+        top = jnp.max(jnp.abs(self.values), axis=1, keepdims=True)
+        fastest = jnp.max(jnp.abs(self.slopes), axis=1, keepdims=True)
+        return ~jnp.any((speed > tol * fastest) & (amount > tol * top))
+
+    def downward_variation(self, p: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+        """`z↓(p) = Σᵢ ∫₀ᵖ (1+u)[(d(zᵢ)₊/du)₋ + (d(zᵢ)₋/du)₋] du` ([B25] Eq. 2.3), exact from
+        the knots. `(...) -> (...)`."""
+        p = as_float(p, "p", self.knots.dtype)
+        start, end = self._segments()
+        speed = jnp.where(self.values * self.slopes < 0, jnp.abs(self.slopes), 0)
+        # A coordinate that crosses 0 inside a segment grows again on the other side.
+        zero = start[:, None] + jnp.where(
+            speed > 0, jnp.abs(self.values) / jnp.where(speed > 0, speed, 1), 0
+        )
+
+        def up_to(p):
+            stop = jnp.minimum(jnp.minimum(end, p)[:, None], zero)
+            stop = jnp.maximum(stop, start[:, None])
+            length = stop - start[:, None]
+            moment = length + 0.5 * (stop + start[:, None]) * length
+            return jnp.sum(speed * moment)
+
+        return jnp.vectorize(up_to)(p)
+
+    def kkt_residual(self, problem: AbstractProblem) -> Float[Array, " K"]:
+        """Violation of the lasso's optimality conditions, at each knot and in the middle of the
+        segment that follows (at twice the last knot on the last ray), relative to `‖r‖_∞`.
+        Shape `(K,)`; 0 for padding and, since both are linear, a bound in between.
+
+        The violation at `x` is the largest of `|rⱼ − (Mx)ⱼ| − κⱼ` and, where `xᵢ ≠ 0`, of
+        `|rᵢ − (Mx)ᵢ − κᵢ sign xᵢ|`, with `κ = λ + ω/p`.
+        """
+        start, end = self._segments()
+        middle = jnp.where(jnp.isinf(end), 2 * start, 0.5 * (start + end))
+        scale = jnp.max(jnp.abs(problem.r))
+
+        def at(p):
+            x = self.x(p)
+            kappa = problem.weight_decay + self.weights / p
+            return kkt_violation(problem, x, kappa, self.positive)
+
+        violation = jnp.maximum(jax.vmap(at)(start), jax.vmap(at)(middle))
+        counted = self._rows < self.num_knots
+        return jnp.where(counted, violation / jnp.where(scale > 0, scale, 1), 0)
+
+
+def kkt_violation(
+    problem: AbstractProblem,
+    x: Float[Array, " d"],
+    kappa: Float[Array, "2 d"],
+    positive: bool,
+) -> Float[Array, ""]:
+    """Largest violation of the lasso's optimality conditions at `x`, in units of `r`."""
+    c = -problem.gradient(x)
+    upper, lower = kappa
+    bound = c - upper
+    if not positive:
+        bound = jnp.maximum(bound, -c - lower)
+    active = jnp.where(x > 0, jnp.abs(c - upper), 0)
+    if positive:
+        active = jnp.where(x < 0, jnp.inf, active)
+    else:
+        active = jnp.where(x < 0, jnp.abs(c + lower), active)
+    return jnp.max(jnp.maximum(jnp.maximum(bound, active), 0))

@@ -1,0 +1,341 @@
+"""The convex problem: a quadratic loss with weight decay, and its lasso."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+import numpy as np
+from equinox import AbstractVar
+from jaxtyping import Array, ArrayLike, Float
+
+from ._check import (
+    as_float,
+    as_positive,
+    check_finite,
+    check_nonempty,
+    check_scalar,
+    is_concrete,
+    to_common_dtype,
+)
+from ._linalg import matmul
+
+
+class AbstractProblem(eqx.Module):
+    """`ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c` with weight decay `λ ≥ 0`.
+
+    Everything that a solver asks of a problem is here: `r`, products with `M`, columns of
+    `M`, its diagonal. Arguments `x` may carry leading batch axes, `(..., d)`.
+    """
+
+    weight_decay: AbstractVar[Float[Array, ""]]
+
+    @property
+    @abc.abstractmethod
+    def r(self) -> Float[Array, " d"]:
+        """The linear term, `Xᵀy` for least squares. Shape `(d,)`."""
+
+    @abc.abstractmethod
+    def matvec(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        """`Mx`, shape `(..., d)`."""
+
+    @abc.abstractmethod
+    def gram(self) -> Float[Array, "d d"]:
+        """`M`, shape `(d, d)`."""
+
+    @abc.abstractmethod
+    def gram_column(self, j: ArrayLike) -> Float[Array, " d"]:
+        """Column `j` of `M`, shape `(d,)`, without forming `M`."""
+
+    @abc.abstractmethod
+    def gram_diagonal(self) -> Float[Array, " d"]:
+        """Diagonal of `M`, shape `(d,)`."""
+
+    @property
+    @abc.abstractmethod
+    def rank_bound(self) -> int:
+        """A static upper bound of the rank of `M`: `min(n, d)` for least squares."""
+
+    @abc.abstractmethod
+    def loss(self, x: Float[Array, "... d"]) -> Float[Array, "..."]:
+        """`ℓ(x)`, without weight decay. `(..., d) -> (...)`."""
+
+    def gradient(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        """`∇ℓ(x) = Mx − r`, without weight decay. `(..., d) -> (..., d)`."""
+        x = self._check_point(x)
+        return self.matvec(x) - jnp.broadcast_to(self.r, x.shape)
+
+    def lasso_objective(
+        self, x: Float[ArrayLike, "... d"], mu: Float[ArrayLike, "..."]
+    ) -> Float[Array, "..."]:
+        """`Lasso(x, μ) = ℓ(x) + κ‖x‖₁`, `κ = λ + 1/μ` ([B25] Eq. 1.4).
+
+        **Arguments:** `x` of shape `(..., d)`; `mu > 0`, broadcast against the leading axes
+        of `x`.
+
+        **Raises:** `ValueError` if `mu ≤ 0` or the last axis of `x` is not `d`.
+        """
+        x = self._check_point(x)
+        mu = as_positive(mu, "mu", x.dtype)
+        batch = jnp.broadcast_shapes(x.shape[:-1], mu.shape)
+        kappa = jnp.broadcast_to(self.weight_decay + 1 / mu, batch)
+        norm = jnp.broadcast_to(jnp.sum(jnp.abs(x), axis=-1), batch)
+        return jnp.broadcast_to(self.loss(x), batch) + kappa * norm
+
+    def duality_gap(
+        self,
+        x: Float[ArrayLike, "... d"],
+        kappa: Float[ArrayLike, "..."],
+        positive: bool = False,
+    ) -> Float[Array, "..."]:
+        """An upper bound of `ℓ(x) + κ‖x‖₁ − min`, from the residual scaled into the dual
+        feasible set. Needs no solution.
+
+        **Arguments:** `x` of shape `(..., d)`; `kappa ≥ 0` broadcast against its leading axes
+        (units of `r`); `positive` for the lasso over `x ≥ 0` (infinite where some `x < 0`).
+        """
+        x = self._check_point(x)
+        kappa = as_float(kappa, "kappa", x.dtype)
+        if is_concrete(kappa) and not bool(np.all(np.asarray(kappa) >= 0)):
+            raise ValueError(
+                f"`kappa` must be non-negative, got {float(np.min(np.asarray(kappa)))}."
+            )
+        d = x.shape[-1]
+        gap = jnp.vectorize(
+            lambda x, kappa: self._gap_at(x, jnp.full((2, d), kappa), positive),
+            signature="(d),()->()",
+        )
+        return gap(x, kappa)
+
+    def _gap_at(
+        self, x: Float[Array, " d"], bounds: Float[Array, "2 d"], positive: bool
+    ) -> Float[Array, ""]:
+        # With ρ = y − Xx the residual, c = Xᵀρ and the dual point αρ, the gap is
+        #     ½(1 − α)²‖ρ‖² + Σᵢ (κᵢ|xᵢ| − α cᵢ xᵢ),
+        # a sum of non-negative terms: no cancellation, and only ‖ρ‖² = 2ℓ(x) is needed.
+        c = -self.gradient(x)
+        upper, lower = bounds
+        excess = jnp.where(c > upper, c / upper, 1)
+        if not positive:
+            excess = jnp.maximum(excess, jnp.where(-c > lower, -c / lower, 1))
+        alpha_max = 1 / jnp.max(excess)
+        # Beyond feasibility, the best scaling in [0, α_max] is where the gap is stationary.
+        square = 2 * self.loss(x)
+        inner = jnp.sum(c * x)
+        best = 1 + jnp.where(square > 0, inner / jnp.where(square > 0, square, 1), 0)
+        alpha = jnp.clip(best, 0, alpha_max)
+        linear = jnp.where(x == 0, 0, jnp.where(x > 0, upper, lower) * jnp.abs(x))
+        gap = 0.5 * (1 - alpha) ** 2 * square + jnp.sum(linear - alpha * c * x)
+        if positive:
+            gap = jnp.where(jnp.all(x >= 0), gap, jnp.inf)
+        return gap
+
+    def _check_point(self, x: ArrayLike) -> Array:
+        x = as_float(x, "x", self.r.dtype)
+        if x.ndim == 0 or x.shape[-1] != self.r.shape[0]:
+            raise ValueError(
+                f"The last axis of `x` must have the {self.r.shape[0]} coordinates of the "
+                f"problem, got shape {x.shape}."
+            )
+        return x
+
+
+def _as_weight_decay(value: ArrayLike, dtype) -> Array:
+    decay = as_float(value, "weight_decay", dtype)
+    check_scalar(decay, "weight_decay")
+    if is_concrete(decay) and not 0 <= float(decay) < np.inf:
+        raise ValueError(
+            f"`weight_decay` must be finite and non-negative, got {float(decay)}."
+        )
+    return decay
+
+
+class LeastSquares(AbstractProblem):
+    """`ℓ(x) = ½‖Xx − y‖²`, without a factor `1/n` (scikit-learn's `alpha` is `κ/n`).
+
+    !!! cite "Reference"
+
+        Berthier, *Diagonal Linear Networks and the Lasso Regularization Path*,
+        arXiv 2509.18766, §1.
+    """
+
+    X: Float[Array, "n d"]
+    y: Float[Array, " n"]
+    weight_decay: Float[Array, ""]
+
+    def __init__(self, X: ArrayLike, y: ArrayLike, weight_decay: ArrayLike = 0.0):
+        """**Arguments:**
+
+        - `X`: design matrix, shape `(n, d)`.
+        - `y`: response, shape `(n,)`.
+        - `weight_decay`: `λ ≥ 0`, scalar, in units of `Xᵀy`.
+
+        **Raises:** `TypeError` for non-numeric data; `ValueError` for mismatched or empty
+        shapes, NaN or inf, `λ < 0`.
+        """
+        X, y = to_common_dtype(as_float(X, "X"), as_float(y, "y"))
+        if X.ndim != 2:
+            raise ValueError(
+                f"`X` must be a matrix (n, d), got shape {X.shape}. Use `X[:, None]` for "
+                "one column, `jax.vmap` for several problems."
+            )
+        if y.ndim != 1:
+            raise ValueError(
+                f"`y` must be a vector (n,), got shape {y.shape}. Use `y[:, 0]` for one "
+                "column, `jax.vmap` for several responses."
+            )
+        check_nonempty(X, "X")
+        if X.shape[0] != y.shape[0]:
+            raise ValueError(
+                f"`X` has {X.shape[0]} rows but `y` has {y.shape[0]} entries: one row of "
+                "`X` is one entry of `y`."
+            )
+        check_finite(X, "X")
+        check_finite(y, "y")
+        self.X, self.y = X, y
+        self.weight_decay = _as_weight_decay(weight_decay, X.dtype)
+
+    @property
+    def r(self):
+        return matmul(self.y, self.X)
+
+    def matvec(self, x):
+        return matmul(matmul(x, self.X.T), self.X)
+
+    def gram(self):
+        return matmul(self.X.T, self.X)
+
+    def gram_column(self, j):
+        return matmul(jnp.take(self.X, j, axis=1), self.X)
+
+    def gram_diagonal(self):
+        return jnp.sum(self.X**2, axis=0)
+
+    @property
+    def rank_bound(self) -> int:
+        return min(self.X.shape)
+
+    def loss(self, x):
+        x = self._check_point(x)
+        fit = matmul(x, self.X.T)
+        return 0.5 * jnp.sum((fit - jnp.broadcast_to(self.y, fit.shape)) ** 2, axis=-1)
+
+
+class Quadratic(AbstractProblem):
+    """`ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c` with `M ⪰ 0` symmetric and `r ∈ range M`."""
+
+    M: Float[Array, "d d"]
+    linear: Float[Array, " d"]
+    constant: Float[Array, ""]
+    weight_decay: Float[Array, ""]
+
+    def __init__(
+        self,
+        M: ArrayLike,
+        r: ArrayLike,
+        constant: ArrayLike | None = None,
+        weight_decay: ArrayLike = 0.0,
+    ):
+        """**Arguments:**
+
+        - `M`: symmetric positive semidefinite, shape `(d, d)`.
+        - `r`: in the range of `M`, shape `(d,)`.
+        - `constant`: `c`; by default `½⟨r, M†r⟩`, so that the least loss is 0.
+        - `weight_decay`: `λ ≥ 0`, scalar.
+
+        **Raises:** `ValueError` if `M` is not square, symmetric and positive semidefinite,
+        if `r` is not in its range, if the least loss is negative, for NaN or inf, `λ < 0`.
+        """
+        M, r = to_common_dtype(as_float(M, "M"), as_float(r, "r"))
+        dtype = M.dtype
+        if M.ndim != 2 or M.shape[0] != M.shape[1]:
+            raise ValueError(f"`M` must be a square matrix, got shape {M.shape}.")
+        if r.shape != M.shape[:1]:
+            raise ValueError(
+                f"`r` must have shape ({M.shape[0]},) to match `M`, got {r.shape}."
+            )
+        check_nonempty(M, "M")
+        check_finite(M, "M")
+        check_finite(r, "r")
+        self.M, self.linear = M, r
+        self.weight_decay = _as_weight_decay(weight_decay, dtype)
+        if is_concrete(M):
+            _check_psd(np.asarray(M, np.float64), float(jnp.finfo(dtype).eps))
+        # x = M†r makes c(x) = ⟨r, x⟩ − ½⟨x, Mx⟩ stationary, hence ½⟨r, M†r⟩ has the right
+        # derivatives with x held fixed; those of the pseudo-inverse itself can be NaN.
+        x = lax.stop_gradient(matmul(jnp.linalg.pinv(M, hermitian=True), r))
+        least = jnp.sum(r * x) - 0.5 * jnp.sum(x * matmul(M, x))
+        if is_concrete(M, r):
+            _check_range(M, r, x)
+        if constant is None:
+            self.constant = least
+        else:
+            c = as_float(constant, "constant", dtype)
+            check_scalar(c, "constant")
+            check_finite(c, "constant")
+            if is_concrete(c, least) and float(c) < float(least) * (1 - 1e-6) - 1e-30:
+                raise ValueError(
+                    f"`constant` = {float(c)} makes the loss negative: with this `M` and "
+                    f"`r` it must be at least {float(least)} (½‖y‖² for least squares)."
+                )
+            self.constant = c
+
+    @property
+    def r(self):
+        return self.linear
+
+    def matvec(self, x):
+        return matmul(x, self.M)
+
+    def gram(self):
+        return self.M
+
+    def gram_column(self, j):
+        return jnp.take(self.M, j, axis=1)
+
+    def gram_diagonal(self):
+        return jnp.diagonal(self.M)
+
+    @property
+    def rank_bound(self) -> int:
+        return self.M.shape[0]
+
+    def loss(self, x):
+        x = self._check_point(x)
+        value = jnp.sum((0.5 * self.matvec(x) - jnp.broadcast_to(self.r, x.shape)) * x, axis=-1)
+        # A loss that is a squared norm: rounding must not make it negative.
+        return jnp.maximum(value + self.constant, 0)
+
+
+def _check_psd(M: np.ndarray, eps: float) -> None:
+    scale = np.max(np.abs(M))
+    asymmetry = np.max(np.abs(M - M.T))
+    if asymmetry > 100 * eps * scale:
+        raise ValueError(
+            f"`M` must be symmetric, but differs from its transpose by {asymmetry:.3g}. "
+            "Pass `(M + M.T) / 2` if that is rounding."
+        )
+    lowest = np.linalg.eigvalsh(M)[0]
+    if lowest < -100 * eps * scale * len(M):
+        raise ValueError(
+            f"`M` must be positive semidefinite, but has the eigenvalue {lowest:.3g}: the "
+            "loss would be unbounded below."
+        )
+
+
+def _check_range(M: Array, r: Array, x: Array) -> None:
+    excess = float(jnp.max(jnp.abs(matmul(M, x) - r)))
+    eps = float(jnp.finfo(r.dtype).eps)
+    if excess > eps**0.5 * float(jnp.max(jnp.abs(r))):
+        raise ValueError(
+            f"`r` must lie in the range of `M`, but is off by {excess:.3g}: the loss would "
+            "be unbounded below. Use `LeastSquares(X, y)`, or project `r`."
+        )
+
+
+def is_valid(problem: AbstractProblem) -> Array:
+    """Under tracing: whether the values are ones that the constructors accept."""
+    leaves = [a for a in jax.tree.leaves(problem) if eqx.is_inexact_array(a)]
+    finite = jnp.stack([jnp.all(jnp.isfinite(a)) for a in leaves]).all()
+    return finite & (problem.weight_decay >= 0)

@@ -1,0 +1,45 @@
+"""What went right or wrong in a solve, and how that is raised."""
+
+from typing import TypeVar
+
+import diffrax
+
+_S = TypeVar("_S")
+
+
+class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
+    """Why a solve ended. Extends `diffrax.RESULTS`; `RESULTS[result]` is the message."""
+
+    successful = ""
+    invalid_input = (
+        "The input of this lane is invalid: NaN or inf in the data, ε outside (0, 1), a "
+        "negative weight decay, a degenerate shape, an unsorted or negative `s`, or "
+        "`μ ≤ 0`. Call the function outside `jit` and `vmap` on this lane to be told which."
+    )
+    max_knots_reached = (
+        "The path has more knots than its buffer holds: it is exact up to its last knot "
+        "and NaN beyond. Pass a larger `max_knots`."
+    )
+    path_inaccurate = (
+        "The path violates the optimality conditions by more than rounding, because its "
+        "columns are almost linearly dependent (or, with non-uniform weights and weight "
+        "decay together, because it jumps); `path.kkt_residual(problem)` says where and by "
+        "how much. Merge near-duplicate columns, use float64, or pass `throw=False`."
+    )
+    path_cycled = (
+        "The homotopy made too many pivots without moving, on a degenerate knot. Please "
+        "report this problem. Perturbing `y` in its last digits works around it."
+    )
+    gap_not_reached = (
+        "The requested relative duality gap was not reached within `max_steps` "
+        "iterations. Raise `max_steps`, loosen `gap_tol`, or take the point from "
+        "`lasso_path`, which is exact."
+    )
+
+
+def raise_on_failure(solution: _S, result: RESULTS, throw: bool) -> _S:
+    """Raise once, at the outermost call, unless `throw=False`."""
+    if throw:
+        return result.error_if(solution, result != RESULTS.successful)
+    return solution
+
