@@ -61,7 +61,9 @@ class PiecewiseLinearPath(eqx.Module):
         x = jnp.where((p > 0)[..., None], slope + offset / safe, slope)
         # Exact zeros survive: z itself is exact there, the rearrangement is not.
         inside = jnp.isfinite(p)[..., None]
-        x = jnp.where(inside & (p < 2 * self.knots[index])[..., None], self.z(p) / safe, x)
+        x = jnp.where(
+            inside & (p < 2 * self.knots[index])[..., None], self.z(p) / safe, x
+        )
         return jnp.where(started[..., None], x, 0)
 
     def slope(self, p: Float[ArrayLike, "..."]) -> Float[Array, "... d"]:
@@ -91,7 +93,8 @@ class PiecewiseLinearPath(eqx.Module):
         start, end = self._segments()
         speed = jnp.where(self.values * self.slopes < 0, jnp.abs(self.slopes), 0)
         amount = jnp.minimum(
-            jnp.abs(self.values), jnp.where(speed > 0, speed * (end - start)[:, None], 0)
+            jnp.abs(self.values),
+            jnp.where(speed > 0, speed * (end - start)[:, None], 0),
         )
         top = jnp.max(jnp.abs(self.values), axis=1, keepdims=True)
         fastest = jnp.max(jnp.abs(self.slopes), axis=1, keepdims=True)

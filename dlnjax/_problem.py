@@ -303,7 +303,9 @@ class Quadratic(AbstractProblem):
 
     def loss(self, x):
         x = self._check_point(x)
-        value = jnp.sum((0.5 * self.matvec(x) - jnp.broadcast_to(self.r, x.shape)) * x, axis=-1)
+        value = jnp.sum(
+            (0.5 * self.matvec(x) - jnp.broadcast_to(self.r, x.shape)) * x, axis=-1
+        )
         # A loss that is a squared norm: rounding must not make it negative.
         return jnp.maximum(value + self.constant, 0)
 

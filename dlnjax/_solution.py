@@ -42,4 +42,3 @@ def raise_on_failure(solution: _S, result: RESULTS, throw: bool) -> _S:
     if throw:
         return result.error_if(solution, result != RESULTS.successful)
     return solution
-

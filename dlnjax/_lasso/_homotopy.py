@@ -40,9 +40,13 @@ class _Scaled(eqx.Module):
     def __init__(self, problem: AbstractProblem, weights: Array):
         diagonal = problem.gram_diagonal()
         is_zero = diagonal <= 0
-        self.scale = jnp.where(is_zero, 0, 1 / jnp.sqrt(jnp.where(is_zero, 1, diagonal)))
+        self.scale = jnp.where(
+            is_zero, 0, 1 / jnp.sqrt(jnp.where(is_zero, 1, diagonal))
+        )
         self.r = self.scale * problem.r
-        self.a = jnp.broadcast_to((problem.weight_decay * self.scale)[None, :], weights.shape)
+        self.a = jnp.broadcast_to(
+            (problem.weight_decay * self.scale)[None, :], weights.shape
+        )
         self.b = weights * self.scale[None, :]
 
     def column(self, problem: AbstractProblem, j: Array) -> Array:
@@ -64,7 +68,9 @@ class _ActiveSet(eqx.Module):
     rows: Float[Array, "k d"]  # rows A of M
     block: Float[Array, "k k"]  # M_AA
     inverse: Float[Array, "k k"]  # its inverse, by rank-one updates
-    pivots: Float[Array, " d"]  # squared norm of each column, projected off the active ones
+    pivots: Float[
+        Array, " d"
+    ]  # squared norm of each column, projected off the active ones
 
     @classmethod
     def empty(cls, k: int, scale: Array) -> "_ActiveSet":
@@ -108,7 +114,10 @@ class _ActiveSet(eqx.Module):
         return eqx.tree_at(
             lambda active: (active.inverse, active.pivots),
             self,
-            (jnp.where(good, inverse, self.inverse), jnp.where(good, pivots, self.pivots)),
+            (
+                jnp.where(good, inverse, self.inverse),
+                jnp.where(good, pivots, self.pivots),
+            ),
         )
 
 
@@ -147,7 +156,9 @@ def _solve_segment(scaled: _Scaled, active: _ActiveSet) -> tuple[tuple, Array]:
     """`u, w` of shape `(k,)` and `p, q` of shape `(d,)` on the current active set, and the
     defect of the inverse that gave them."""
     a, b = scaled.bounds(active)
-    rhs = jnp.stack([active.gather(scaled.r) - a * active.sign, b * active.sign], axis=1)
+    rhs = jnp.stack(
+        [active.gather(scaled.r) - a * active.sign, b * active.sign], axis=1
+    )
     solution, defect = active.solve(rhs)
     product = matmul(solution.T, active.rows)
     u, w = solution[:, 0], solution[:, 1]
@@ -172,7 +183,9 @@ def _next_event(scaled, state: _State, segment, positive: bool, tol) -> _Event:
 
     leaves = -active.sign * w > tol.direction * jnp.max(jnp.abs(w))
     leave = jnp.where(leaves, u / jnp.where(leaves, w, 1), -jnp.inf)
-    leave = jnp.where(leaves & (active.x == 0), state.tau, jnp.minimum(leave, state.tau))
+    leave = jnp.where(
+        leaves & (active.x == 0), state.tau, jnp.minimum(leave, state.tau)
+    )
 
     first = jnp.maximum(jnp.max(join), jnp.max(leave))
     near = first - tol.window * jnp.abs(first)
@@ -180,7 +193,9 @@ def _next_event(scaled, state: _State, segment, positive: bool, tol) -> _Event:
     j_leave = jnp.min(jnp.where(leave >= near, active.index, d))
     is_leave = j_leave < j_join
     j = jnp.minimum(jnp.minimum(j_join, j_leave), d - 1)
-    slot = jnp.where(is_leave, jnp.argmax(active.index == j), jnp.argmin(active.sign != 0))
+    slot = jnp.where(
+        is_leave, jnp.argmax(active.index == j), jnp.argmin(active.sign != 0)
+    )
     return _Event(
         tau=jnp.where(is_leave, leave[slot], join[j]),
         j=j,
@@ -231,7 +246,9 @@ def _pivot(active: _ActiveSet, event: _Event, column: Array, min_pivot) -> tuple
     ), possible
 
 
-def _violation(scaled: _Scaled, active: _ActiveSet, segment, tau, positive: bool) -> Array:
+def _violation(
+    scaled: _Scaled, active: _ActiveSet, segment, tau, positive: bool
+) -> Array:
     """Largest violation of the optimality conditions at `τ`, in scaled units."""
     _, _, p, q = segment
     c, bound = p + tau * q, scaled.a + tau * scaled.b
@@ -240,7 +257,9 @@ def _violation(scaled: _Scaled, active: _ActiveSet, segment, tau, positive: bool
         excess = jnp.maximum(excess, -c - bound[1])
     a, b = scaled.bounds(active)
     is_active = active.sign != 0
-    mismatch = jnp.where(is_active, jnp.abs(active.gather(c) * active.sign - a - tau * b), 0)
+    mismatch = jnp.where(
+        is_active, jnp.abs(active.gather(c) * active.sign - a - tau * b), 0
+    )
     return jnp.maximum(jnp.max(excess), jnp.max(mismatch))
 
 
@@ -311,7 +330,9 @@ def _homotopy(
         arrived = eqx.tree_at(lambda active: active.x, state.active, x)
         active, possible = _pivot(arrived, event, column, tol.pivot)
         active = eqx.tree_at(
-            lambda active: active.x, active, jnp.where(possible, active.x, state.active.x)
+            lambda active: active.x,
+            active,
+            jnp.where(possible, active.x, state.active.x),
         )
         tau = jnp.where(possible, jnp.minimum(event.tau, state.tau), state.tau)
         moved = possible & moves
@@ -327,7 +348,9 @@ def _homotopy(
         violation = violation + tol.unit * jnp.sum(jnp.abs(x))
         violation = jnp.where(moved | ends, violation, 0)
 
-        stalled = jnp.where(moved, 0, jnp.where(possible, state.stalled + 1, state.stalled))
+        stalled = jnp.where(
+            moved, 0, jnp.where(possible, state.stalled + 1, state.stalled)
+        )
         is_full = moved & ~ends & (state.row == max_knots - 1)
         has_cycled = ~ends & (stalled > 16 * k + 64)
         result = RESULTS.where(is_full, RESULTS.max_knots_reached, state.result)
@@ -404,7 +427,9 @@ def _homotopy(
     return _assemble(state, result, is_cut, scaled, weights, positive)
 
 
-def _assemble(state: _State, result, is_cut, scaled: _Scaled, weights, positive) -> PiecewiseLinearPath:
+def _assemble(
+    state: _State, result, is_cut, scaled: _Scaled, weights, positive
+) -> PiecewiseLinearPath:
     """From knots in compact storage to a path in the user's units."""
     record, d = state.record, scaled.r.shape[0]
     K = record.tau.shape[0]

@@ -1,0 +1,70 @@
+"""In which variables the flow is integrated."""
+
+import abc
+
+import diffrax
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._network import AbstractDualNetwork, AbstractNetwork
+from .._problem import AbstractProblem
+from ._dual import dual_term
+from ._rosenbrock import Rodas5P
+from ._term import AbstractFlowTerm
+from ._weight import WeightTerm
+
+
+class AbstractFormulation(eqx.Module):
+    """In which variables the flow is integrated, and by which solver by default."""
+
+    @abc.abstractmethod
+    def term(
+        self,
+        network: AbstractNetwork,
+        problem: AbstractProblem,
+        log_eps: Float[Array, ""],
+    ) -> AbstractFlowTerm:
+        """The vector field."""
+
+    @abc.abstractmethod
+    def default_solver(self) -> diffrax.AbstractSolver:
+        """The solver that `gradient_flow` uses unless told otherwise."""
+
+    @abc.abstractmethod
+    def atol_scale(self, log_eps: Float[Array, ""]) -> Float[Array, ""]:
+        """The size of the state in whose units `atol` is given."""
+
+
+class DualForm(AbstractFormulation):
+    """The dual variables of DESIGN §2: works at every `ε`, in the smaller of the two state
+    spaces, with one Cholesky factorisation a step. The default."""
+
+    def term(self, network, problem, log_eps):
+        if not isinstance(network, AbstractDualNetwork):
+            raise TypeError(
+                f"`{type(network).__name__}` has no dual form. Pass "
+                "`formulation=dln.WeightForm()`, or derive it from `AbstractDualNetwork`."
+            )
+        return dual_term(network, problem, log_eps)
+
+    def default_solver(self):
+        return Rodas5P()
+
+    def atol_scale(self, log_eps):
+        return jnp.ones_like(log_eps)
+
+
+class WeightForm(AbstractFormulation):
+    """The weights themselves, with the gradient of any network's loss by automatic
+    differentiation. At small `ε` the sign of `x` drowns in rounding (for `UV`, `u² − v²`
+    cancels): use it for `ε ≳ 1e−10`, and to check the dual form."""
+
+    def term(self, network, problem, log_eps):
+        return WeightTerm(network, problem, log_eps)
+
+    def default_solver(self):
+        return diffrax.Kvaerno5()
+
+    def atol_scale(self, log_eps):
+        return jnp.exp(log_eps / 2)

@@ -1,0 +1,198 @@
+"""`gradient_flow`: the trajectory of a diagonal linear network, in rescaled time."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from .._check import as_float, as_log_eps, check_finite, check_nonempty, is_concrete
+from .._network import AbstractNetwork
+from .._problem import AbstractProblem, is_valid
+from .._solution import RESULTS, raise_on_failure
+from ._formulation import AbstractFormulation, DualForm
+
+
+class Flow(eqx.Module):
+    """A trajectory of gradient flow at the times `s`.
+
+    **Attributes:**
+
+    - `s`: the grid of rescaled times, shape `(S,)`.
+    - `x`: the linear model `x(s)`, shape `(S, d)`.
+    - `x_mean`: its average `x̄(s) = z(s)/s` over `[0, s]`, with `x̄(0) = x(0)`, shape `(S, d)`: this is
+        what compares with the lasso path at `μ = s`.
+    - `z`: `∫₀ˢ x`, shape `(S, d)`.
+    - `dual`: `Xᵀν(s) = s r − M z(s)`, shape `(S, d)`.
+    - `positive`: whether the network can only represent `x ≥ 0`.
+    - `result`: how the solve ended (a failed one is NaN); `stats`: steps taken.
+    """
+
+    s: Float[Array, " S"]
+    x: Float[Array, "S d"]
+    x_mean: Float[Array, "S d"]
+    z: Float[Array, "S d"]
+    dual: Float[Array, "S d"]
+    result: RESULTS
+    stats: dict[str, PyTree[ArrayLike]]
+    positive: bool = eqx.field(static=True)
+
+
+def gradient_flow(
+    network: AbstractNetwork,
+    problem: AbstractProblem,
+    s: Float[ArrayLike, " S"],
+    *,
+    eps: Float[ArrayLike, ""] | None = None,
+    log_eps: Float[ArrayLike, ""] | None = None,
+    formulation: AbstractFormulation | None = None,
+    solver: diffrax.AbstractSolver | None = None,
+    rtol: Float[ArrayLike, ""] | None = None,
+    atol: Float[ArrayLike, ""] | None = None,
+    max_steps: int = 65536,
+    adjoint: diffrax.AbstractAdjoint | None = None,
+    throw: bool = True,
+) -> Flow:
+    """Gradient flow of `network` on `problem`, from an initialisation of size `ε`.
+
+    **Arguments:**
+
+    - `network`: its weights are the shape of the initialisation.
+    - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included.
+    - `s`: increasing rescaled times `≥ 0`, shape `(S,)`. (`t = s·log(1/ε)/2` for `UV`,
+        `t = s·log(1/ε)/4` for `USquared`.)
+    - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
+    - `formulation`: `DualForm()` (default) or `WeightForm()`.
+    - `solver`: any diffrax solver; default `Rodas5P()` for the dual form, `Kvaerno5()` for the
+        weight form.
+    - `rtol`, `atol`: tolerances of the steps, on `w`-like quantities of order 1 (for the
+        weight form `atol` is in units of `ε^½`). Defaults 1e-7 and 1e-8 in float64; 1e-4 and
+        1e-5 in float32.
+    - `max_steps`, `adjoint`: as in `diffrax.diffeqsolve`.
+    - `throw`: raise on failure. With `throw=False`, see `.result`.
+
+    **Returns:** a `Flow`.
+
+    **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if the
+    solver fails.
+
+    !!! cite "Reference"
+
+        [B25] §2 and §4.2 (the dual variable); arXiv 2509.18766.
+    """
+    dtype = problem.r.dtype
+    d = problem.r.shape[0]
+    size = jax.eval_shape(lambda net: net(), network).shape
+    if size != (d,):
+        raise ValueError(
+            f"The network has {size[0] if size else 'no'} coordinates, the problem has {d}. "
+            f"Build it with weights of shape ({d},)."
+        )
+    log_eps = as_log_eps(eps, log_eps, dtype)
+    s = _as_times(s, dtype)
+    if max_steps < 1:
+        raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
+    single = jnp.finfo(dtype).eps > 1e-10
+    rtol = as_float((1e-4 if single else 1e-7) if rtol is None else rtol, "rtol", dtype)
+    atol = as_float((1e-5 if single else 1e-8) if atol is None else atol, "atol", dtype)
+    formulation = DualForm() if formulation is None else formulation
+    solver = formulation.default_solver() if solver is None else solver
+    adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+    network = jax.tree.map(
+        lambda w: w.astype(dtype) if eqx.is_inexact_array(w) else w, network
+    )
+    flow = _solve(
+        network,
+        problem,
+        s,
+        log_eps,
+        rtol,
+        atol,
+        formulation,
+        solver,
+        adjoint,
+        max_steps,
+    )
+    return raise_on_failure(flow, flow.result, throw)
+
+
+def _as_times(s: ArrayLike, dtype) -> Array:
+    s = as_float(s, "s", dtype)
+    if s.ndim != 1:
+        raise ValueError(
+            f"`s` must be a grid of shape (S,), got shape {s.shape}. Pass `[s]` for one time, "
+            "`jax.vmap` for several grids."
+        )
+    check_nonempty(s, "s")
+    check_finite(s, "s")
+    if is_concrete(s):
+        values = np.asarray(s)
+        if values[0] < 0:
+            raise ValueError(
+                f"`s` must be non-negative, got s[0] = {float(values[0])}."
+            )
+        if np.any(np.diff(values) < 0):
+            i = int(np.argmax(np.diff(values) < 0))
+            raise ValueError(
+                f"`s` must be increasing, but s[{i}] = {float(values[i])} is followed by "
+                f"{float(values[i + 1])}. Sort it."
+            )
+    return s
+
+
+@eqx.filter_jit
+def _solve(
+    network: AbstractNetwork,
+    problem: AbstractProblem,
+    s: Array,
+    log_eps: Array,
+    rtol: Array,
+    atol: Array,
+    formulation: AbstractFormulation,
+    solver: diffrax.AbstractSolver,
+    adjoint: diffrax.AbstractAdjoint,
+    max_steps: int,
+) -> Flow:
+    term = formulation.term(network, problem, log_eps)
+    start = term.initial()
+    valid = is_valid(problem) & (log_eps < 0) & jnp.isfinite(log_eps)
+    valid = valid & jnp.all(jnp.isfinite(s)) & (s[0] >= 0) & jnp.all(s[1:] >= s[:-1])
+    x_start, _, _ = term.read(jnp.zeros_like(log_eps), start)
+    valid = valid & jnp.all(jnp.isfinite(x_start))
+    # An invalid lane of a batch integrates over an empty interval.
+    times = jnp.where(valid, s, 0)
+
+    # Nothing happens before about 1/‖r‖_∞.
+    size = jnp.max(jnp.abs(problem.r))
+    size = jnp.where(valid & (size > 0), size, 1)
+    solution = diffrax.diffeqsolve(
+        term,
+        solver,
+        t0=0,
+        t1=times[-1],
+        dt0=jnp.minimum(0.01 / size, jnp.where(times[-1] > 0, times[-1], 1)),
+        y0=start,
+        saveat=diffrax.SaveAt(ts=times),
+        stepsize_controller=diffrax.PIDController(
+            rtol=rtol, atol=atol * formulation.atol_scale(log_eps), norm=optx.max_norm
+        ),
+        adjoint=adjoint,
+        max_steps=max_steps,
+        throw=False,
+    )
+    x, z, dual = jax.vmap(term.read)(times, solution.ys)
+    moving = (times > 0)[:, None]
+    x_mean = jnp.where(moving, z / jnp.where(moving, times[:, None], 1), x)
+
+    result = RESULTS.promote(solution.result)
+    result = RESULTS.where(valid, result, RESULTS.invalid_input)
+    finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(z))
+    lost = ~finite & (result == RESULTS.successful)
+    result = RESULTS.where(lost, RESULTS.nonfinite, result)
+    good = result == RESULTS.successful
+    x, x_mean, z, dual = jax.tree.map(
+        lambda v: jnp.where(good, v, jnp.nan), (x, x_mean, z, dual)
+    )
+    return Flow(s, x, x_mean, z, dual, result, solution.stats, network.positive)

@@ -1,0 +1,27 @@
+"""What every formulation of the flow hands to diffrax."""
+
+import abc
+
+import diffrax
+import jax
+from jaxtyping import Array, Float, PyTree
+
+
+class AbstractFlowTerm(diffrax.AbstractTerm):
+    """The flow in rescaled time `s`, with its initial state and how to read a state."""
+
+    @abc.abstractmethod
+    def initial(self) -> PyTree[Array]:
+        """The state at `s = 0`."""
+
+    @abc.abstractmethod
+    def read(
+        self, s: Float[Array, ""], state: PyTree[Array]
+    ) -> tuple[Float[Array, " d"], Float[Array, " d"], Float[Array, " d"]]:
+        """`x`, `z = ∫x` and the dual `Xᵀν = s r − Mz`, each `(d,)`."""
+
+    def contr(self, t0, t1, **kwargs):
+        return t1 - t0
+
+    def prod(self, vf, control):
+        return jax.tree.map(lambda v: control * v, vf)
