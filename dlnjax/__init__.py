@@ -1,8 +1,27 @@
-from ._lasso._homotopy import lasso_path as lasso_path
-from ._network import UV as UV, USquared as USquared
-from ._path import PiecewiseLinearPath as PiecewiseLinearPath
-from ._problem import LeastSquares as LeastSquares, Quadratic as Quadratic
-from ._solution import RESULTS as RESULTS
+"""Diagonal linear networks and the lasso regularisation path."""
+
 from ._flow._formulation import DualForm as DualForm, WeightForm as WeightForm
 from ._flow._gradient_flow import Flow as Flow, gradient_flow as gradient_flow
 from ._flow._rosenbrock import Rodas5P as Rodas5P
+from ._lasso._homotopy import lasso_path as lasso_path
+from ._lasso._proximal import LassoPoint as LassoPoint, lasso as lasso
+from ._network import (
+    UV as UV,
+    AbstractDualNetwork as AbstractDualNetwork,
+    AbstractNetwork as AbstractNetwork,
+    USquared as USquared,
+)
+from ._path import PiecewiseLinearPath as PiecewiseLinearPath
+from ._problem import (
+    AbstractProblem as AbstractProblem,
+    LeastSquares as LeastSquares,
+    Quadratic as Quadratic,
+)
+from ._solution import RESULTS as RESULTS
+from ._theory import (
+    SuboptimalityGap as SuboptimalityGap,
+    certificate as certificate,
+    eta as eta,
+    suboptimality_gap as suboptimality_gap,
+)
+from ._version import __version__ as __version__

@@ -17,13 +17,9 @@ def as_float(value: ArrayLike, name: str, like: jnp.dtype | None = None) -> Arra
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as e:
-        raise TypeError(
-            f"`{name}` must be an array of numbers, got {type(value).__name__}."
-        ) from e
+        raise TypeError(f"`{name}` must be an array of numbers, got {type(value).__name__}.") from e
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise TypeError(
-            f"`{name}` must be real, got dtype {array.dtype}. Pass its real part."
-        )
+        raise TypeError(f"`{name}` must be real, got dtype {array.dtype}. Pass its real part.")
     if like is None:
         if not jnp.issubdtype(array.dtype, jnp.floating):
             like = jnp.result_type(float)
@@ -117,7 +113,17 @@ def as_positive(value: ArrayLike, name: str, dtype) -> Array:
         bad = np.argwhere(~(v > 0))
         if len(bad):
             raise ValueError(
-                f"`{name}` must be positive, got {float(v[tuple(bad[0])])}. Start the "
-                "grid above 0."
+                f"`{name}` must be positive, got {float(v[tuple(bad[0])])}. Start the grid above 0."
             )
     return array
+
+
+def as_weights(value: ArrayLike | None, d: int, dtype) -> Array:
+    """Lasso weights `ω`, shape `(2, d)`: rows for positive and for negative entries."""
+    if value is None:
+        return jnp.ones((2, d), dtype)
+    weights = as_positive(value, "weights", dtype)
+    check_finite(weights, "weights")
+    if weights.shape not in ((d,), (2, d)):
+        raise ValueError(f"`weights` must have shape ({d},) or (2, {d}), got {weights.shape}.")
+    return jnp.broadcast_to(weights if weights.ndim == 2 else weights[None, :], (2, d))

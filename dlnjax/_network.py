@@ -98,9 +98,7 @@ class UV(AbstractDualNetwork):
         """
         u, v = _as_weights(u, "u"), _as_weights(v, "v")
         if u.shape != v.shape:
-            raise ValueError(
-                f"`u` and `v` must have the same shape, got {u.shape} and {v.shape}."
-            )
+            raise ValueError(f"`u` and `v` must have the same shape, got {u.shape} and {v.shape}.")
         self.u, self.v = to_common_dtype(u, v)
         if is_concrete(u, v):
             bad = np.flatnonzero(np.abs(np.asarray(u)) == np.abs(np.asarray(v)))

@@ -61,9 +61,7 @@ class PiecewiseLinearPath(eqx.Module):
         x = jnp.where((p > 0)[..., None], slope + offset / safe, slope)
         # Exact zeros survive: z itself is exact there, the rearrangement is not.
         inside = jnp.isfinite(p)[..., None]
-        x = jnp.where(
-            inside & (p < 2 * self.knots[index])[..., None], self.z(p) / safe, x
-        )
+        x = jnp.where(inside & (p < 2 * self.knots[index])[..., None], self.z(p) / safe, x)
         return jnp.where(started[..., None], x, 0)
 
     def slope(self, p: Float[ArrayLike, "..."]) -> Float[Array, "... d"]:

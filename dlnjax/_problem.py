@@ -103,14 +103,15 @@ class AbstractProblem(eqx.Module):
             )
         d = x.shape[-1]
         gap = jnp.vectorize(
-            lambda x, kappa: self._gap_at(x, jnp.full((2, d), kappa), positive),
+            lambda x, kappa: self.gap_at(x, jnp.full((2, d), kappa), positive),
             signature="(d),()->()",
         )
         return gap(x, kappa)
 
-    def _gap_at(
+    def gap_at(
         self, x: Float[Array, " d"], bounds: Float[Array, "2 d"], positive: bool
     ) -> Float[Array, ""]:
+        """The duality gap where the two signs of each coordinate have their own `κ`."""
         # With ρ = y − Xx the residual, c = Xᵀρ and the dual point αρ, the gap is
         #     ½(1 − α)²‖ρ‖² + Σᵢ (κᵢ|xᵢ| − α cᵢ xᵢ),
         # a sum of non-negative terms: no cancellation, and only ‖ρ‖² = 2ℓ(x) is needed.
@@ -145,9 +146,7 @@ def _as_weight_decay(value: ArrayLike, dtype) -> Array:
     decay = as_float(value, "weight_decay", dtype)
     check_scalar(decay, "weight_decay")
     if is_concrete(decay) and not 0 <= float(decay) < np.inf:
-        raise ValueError(
-            f"`weight_decay` must be finite and non-negative, got {float(decay)}."
-        )
+        raise ValueError(f"`weight_decay` must be finite and non-negative, got {float(decay)}.")
     return decay
 
 
@@ -252,9 +251,7 @@ class Quadratic(AbstractProblem):
         if M.ndim != 2 or M.shape[0] != M.shape[1]:
             raise ValueError(f"`M` must be a square matrix, got shape {M.shape}.")
         if r.shape != M.shape[:1]:
-            raise ValueError(
-                f"`r` must have shape ({M.shape[0]},) to match `M`, got {r.shape}."
-            )
+            raise ValueError(f"`r` must have shape ({M.shape[0]},) to match `M`, got {r.shape}.")
         check_nonempty(M, "M")
         check_finite(M, "M")
         check_finite(r, "r")
@@ -303,9 +300,7 @@ class Quadratic(AbstractProblem):
 
     def loss(self, x):
         x = self._check_point(x)
-        value = jnp.sum(
-            (0.5 * self.matvec(x) - jnp.broadcast_to(self.r, x.shape)) * x, axis=-1
-        )
+        value = jnp.sum((0.5 * self.matvec(x) - jnp.broadcast_to(self.r, x.shape)) * x, axis=-1)
         # A loss that is a squared norm: rounding must not make it negative.
         return jnp.maximum(value + self.constant, 0)
 

@@ -30,9 +30,7 @@ def _signs(n, d):
 
 
 def _integers(rng):
-    return rng.integers(-3, 4, (10, 6)).astype(float), rng.integers(-3, 4, 10).astype(
-        float
-    )
+    return rng.integers(-3, 4, (10, 6)).astype(float), rng.integers(-3, 4, 10).astype(float)
 
 
 def _duplicates(rng):

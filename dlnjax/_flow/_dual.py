@@ -1,7 +1,7 @@
 """The dual form of the flow (DESIGN §2), as a diffrax term that knows its own Jacobian.
 
-With `w = w(0) ∓ Xᵀν + λs` and `x = Σ ± φ_ε(w)`, the flow is `dν/ds = y − Xx`, `dz/ds = x`. Two state
-spaces, each with one Cholesky factorisation a step:
+With `w = w(0) ∓ Xᵀν + λs` and `x = Σ ± φ_ε(w)`, the flow is `dν/ds = y − Xx`, `dz/ds = x`. Two
+state spaces, each with one Cholesky factorisation a step:
 
 - rows (`n < d`): the state is `(ν, z)`; only `ν` feeds back.
 - coordinates (`d ≤ n`, and every `Quadratic`): the state is `z`, and `Xᵀν = s r − Mz`.
@@ -173,13 +173,9 @@ def cholesky(matrix: Float[Array, "m m"]) -> Float[Array, "m m"]:
     return lax.linalg.cholesky(matrix, symmetrize_input=False)
 
 
-def cholesky_solve(
-    factor: Float[Array, "m m"], rhs: Float[Array, " m"]
-) -> Float[Array, " m"]:
+def cholesky_solve(factor: Float[Array, "m m"], rhs: Float[Array, " m"]) -> Float[Array, " m"]:
     half = lax.linalg.triangular_solve(factor, rhs[:, None], left_side=True, lower=True)
-    full = lax.linalg.triangular_solve(
-        factor, half, left_side=True, lower=True, transpose_a=True
-    )
+    full = lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)
     return full[:, 0]
 
 

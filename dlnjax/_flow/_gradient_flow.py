@@ -22,8 +22,8 @@ class Flow(eqx.Module):
 
     - `s`: the grid of rescaled times, shape `(S,)`.
     - `x`: the linear model `x(s)`, shape `(S, d)`.
-    - `x_mean`: its average `x̄(s) = z(s)/s` over `[0, s]`, with `x̄(0) = x(0)`, shape `(S, d)`: this is
-        what compares with the lasso path at `μ = s`.
+    - `x_mean`: its average `x̄(s) = z(s)/s` over `[0, s]`, with `x̄(0) = x(0)`, shape `(S, d)`:
+        this is what compares with the lasso path at `μ = s`.
     - `z`: `∫₀ˢ x`, shape `(S, d)`.
     - `dual`: `Xᵀν(s) = s r − M z(s)`, shape `(S, d)`.
     - `positive`: whether the network can only represent `x ≥ 0`.
@@ -100,9 +100,7 @@ def gradient_flow(
     formulation = DualForm() if formulation is None else formulation
     solver = formulation.default_solver() if solver is None else solver
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
-    network = jax.tree.map(
-        lambda w: w.astype(dtype) if eqx.is_inexact_array(w) else w, network
-    )
+    network = jax.tree.map(lambda w: w.astype(dtype) if eqx.is_inexact_array(w) else w, network)
     flow = _solve(
         network,
         problem,
@@ -130,9 +128,7 @@ def _as_times(s: ArrayLike, dtype) -> Array:
     if is_concrete(s):
         values = np.asarray(s)
         if values[0] < 0:
-            raise ValueError(
-                f"`s` must be non-negative, got s[0] = {float(values[0])}."
-            )
+            raise ValueError(f"`s` must be non-negative, got s[0] = {float(values[0])}.")
         if np.any(np.diff(values) < 0):
             i = int(np.argmax(np.diff(values) < 0))
             raise ValueError(
@@ -192,7 +188,5 @@ def _solve(
     lost = ~finite & (result == RESULTS.successful)
     result = RESULTS.where(lost, RESULTS.nonfinite, result)
     good = result == RESULTS.successful
-    x, x_mean, z, dual = jax.tree.map(
-        lambda v: jnp.where(good, v, jnp.nan), (x, x_mean, z, dual)
-    )
+    x, x_mean, z, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (x, x_mean, z, dual))
     return Flow(s, x, x_mean, z, dual, result, solution.stats, network.positive)

@@ -120,9 +120,7 @@ H = np.array(
 )
 
 
-def _combine(
-    base: PyTree[Array], coefficients, stages: list[PyTree[Array]]
-) -> PyTree[Array]:
+def _combine(base: PyTree[Array], coefficients, stages: list[PyTree[Array]]) -> PyTree[Array]:
     return jax.tree.map(
         lambda b, *ks: b + sum(c * k for c, k in zip(coefficients, ks, strict=True)),
         base,
@@ -184,9 +182,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         for a, c, node, time in zip(A, C, NODES, TIME, strict=True):
             y = _combine(y0, a, stages)
             field = term.vf(t0 + node * h, y, args)
-            rhs = jax.tree.map(
-                lambda f, dt, time=time: f + time * h * dt, field, time_derivative
-            )
+            rhs = jax.tree.map(lambda f, dt, time=time: f + time * h * dt, field, time_derivative)
             rhs = _combine(rhs, [value / h for value in c], stages)
             stages.append(term.solve(factors, rhs))
 
@@ -198,9 +194,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         y1 = jax.tree.map(lambda new, old: jnp.where(good, new, old), y1, y0)
         error = jax.tree.map(lambda e: jnp.where(good, jnp.abs(e), jnp.inf), error)
         weights = jnp.asarray(H, h.dtype)
-        k = jax.tree.map(
-            lambda *ks: jnp.tensordot(weights, jnp.stack(ks), axes=1), *stages
-        )
+        k = jax.tree.map(lambda *ks: jnp.tensordot(weights, jnp.stack(ks), axes=1), *stages)
         dense_info = dict(y0=y0, y1=y1, k=k)
         return y1, error, dense_info, None, diffrax.RESULTS.successful
 

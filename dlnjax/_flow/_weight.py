@@ -17,9 +17,7 @@ class WeightTerm(AbstractFlowTerm):
     start: AbstractNetwork
     time_scale: Float[Array, ""]
 
-    def __init__(
-        self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
-    ):
+    def __init__(self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array):
         self.problem = problem
         self.start = network.initial(log_eps)
         self.time_scale = network.time_scale(log_eps)

@@ -15,118 +15,12 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from .._check import as_positive, check_finite
+from .._check import as_weights
 from .._linalg import matmul
 from .._path import PiecewiseLinearPath
 from .._problem import AbstractProblem, is_valid
 from .._solution import RESULTS, raise_on_failure
-
-
-TINY = 1e-30
-
-
-def _indices(size: int) -> Int[Array, " size"]:
-    return jnp.arange(size, dtype=jnp.int32)
-
-
-class _Scaled(eqx.Module):
-    """The problem in units where every column has norm 1; bounds `a + τb`, rows `+`, `−`."""
-
-    scale: Float[Array, " d"]  # 1/‖Xⱼ‖, and 0 for a zero column
-    r: Float[Array, " d"]
-    a: Float[Array, "2 d"]
-    b: Float[Array, "2 d"]
-
-    def __init__(self, problem: AbstractProblem, weights: Array):
-        diagonal = problem.gram_diagonal()
-        is_zero = diagonal <= 0
-        self.scale = jnp.where(
-            is_zero, 0, 1 / jnp.sqrt(jnp.where(is_zero, 1, diagonal))
-        )
-        self.r = self.scale * problem.r
-        self.a = jnp.broadcast_to(
-            (problem.weight_decay * self.scale)[None, :], weights.shape
-        )
-        self.b = weights * self.scale[None, :]
-
-    def column(self, problem: AbstractProblem, j: Array) -> Array:
-        return self.scale[j] * self.scale * problem.gram_column(j)
-
-    def bounds(self, active: "_ActiveSet") -> tuple[Array, Array]:
-        """`a` and `b` of the active coordinates, for their signs."""
-        side = (active.sign < 0).astype(jnp.int32)
-        at = lambda v: v.at[side, active.index].get(mode="fill", fill_value=0)
-        return at(self.a), at(self.b)
-
-
-class _ActiveSet(eqx.Module):
-    """Active coordinates in `k` slots. Empty slots have index `d`, sign 0 and zero rows."""
-
-    index: Int[Array, " k"]
-    sign: Float[Array, " k"]
-    x: Float[Array, " k"]  # at the current τ; exactly 0 where it has just joined
-    rows: Float[Array, "k d"]  # rows A of M
-    block: Float[Array, "k k"]  # M_AA
-    inverse: Float[Array, "k k"]  # its inverse, by rank-one updates
-    pivots: Float[
-        Array, " d"
-    ]  # squared norm of each column, projected off the active ones
-
-    @classmethod
-    def empty(cls, k: int, scale: Array) -> "_ActiveSet":
-        d, dtype = scale.shape[0], scale.dtype
-        return cls(
-            index=jnp.full(k, d, jnp.int32),
-            sign=jnp.zeros(k, dtype),
-            x=jnp.zeros(k, dtype),
-            rows=jnp.zeros((k, d), dtype),
-            block=jnp.zeros((k, k), dtype),
-            inverse=jnp.zeros((k, k), dtype),
-            pivots=(scale > 0).astype(dtype),
-        )
-
-    def gather(self, v: Float[Array, " d"]) -> Float[Array, " k"]:
-        return v.at[self.index].get(mode="fill", fill_value=0)
-
-    def solve(self, rhs: Float[Array, "k m"]) -> tuple[Float[Array, "k m"], Array]:
-        """`M_AA⁻¹ rhs`, refined twice, and the relative residual before refinement."""
-        x = matmul(self.inverse, rhs)
-        residual = rhs - matmul(self.block, x)
-        defect = jnp.max(jnp.abs(residual)) / jnp.maximum(jnp.max(jnp.abs(rhs)), TINY)
-        x = x + matmul(self.inverse, residual)
-        return x + matmul(self.inverse, rhs - matmul(self.block, x)), defect
-
-    def factorise(self) -> "_ActiveSet":
-        """`inverse` and `pivots` from scratch, `O(k²(k + d))`."""
-        is_active = self.sign != 0
-        k = is_active.shape[0]
-        padded = self.block + jnp.diag((~is_active).astype(self.block.dtype))
-        factor = lax.linalg.cholesky(padded)
-        half = lax.linalg.triangular_solve(
-            factor, jnp.eye(k, dtype=factor.dtype), left_side=True, lower=True
-        )
-        inverse = matmul(half.T, half)
-        inverse = jnp.where(is_active[:, None] & is_active[None, :], inverse, 0)
-        projected = 1 - jnp.sum(matmul(half, self.rows) ** 2, axis=0)
-        # Not positive definite to rounding: keep what the updates gave.
-        good = jnp.all(jnp.isfinite(factor))
-        pivots = jnp.where(self.pivots == 0, 0, projected)
-        return eqx.tree_at(
-            lambda active: (active.inverse, active.pivots),
-            self,
-            (
-                jnp.where(good, inverse, self.inverse),
-                jnp.where(good, pivots, self.pivots),
-            ),
-        )
-
-
-class _Event(eqx.Module):
-    tau: Float[Array, ""]
-    j: Int[Array, ""]
-    sign: Float[Array, ""]
-    slot: Int[Array, ""]
-    leaves: Bool[Array, ""]
+from ._active_set import ActiveSet, Event, Scaled, indices, pivot
 
 
 class _Record(eqx.Module):
@@ -139,7 +33,7 @@ class _Record(eqx.Module):
 
 
 class _State(eqx.Module):
-    active: _ActiveSet
+    active: ActiveSet
     tau: Float[Array, ""]
     row: Int[Array, ""]  # of the current knot; −1 before the first
     steps: Int[Array, ""]
@@ -149,23 +43,20 @@ class _State(eqx.Module):
     is_done: Bool[Array, ""]
     is_factorised: Bool[Array, ""]  # the inverse is fresh
     is_stale: Bool[Array, ""]  # the inverse has drifted too far for refinement
-    record: _Record
 
 
-def _solve_segment(scaled: _Scaled, active: _ActiveSet) -> tuple[tuple, Array]:
+def _solve_segment(scaled: Scaled, active: ActiveSet) -> tuple[tuple, Array]:
     """`u, w` of shape `(k,)` and `p, q` of shape `(d,)` on the current active set, and the
     defect of the inverse that gave them."""
     a, b = scaled.bounds(active)
-    rhs = jnp.stack(
-        [active.gather(scaled.r) - a * active.sign, b * active.sign], axis=1
-    )
+    rhs = jnp.stack([active.gather(scaled.r) - a * active.sign, b * active.sign], axis=1)
     solution, defect = active.solve(rhs)
     product = matmul(solution.T, active.rows)
     u, w = solution[:, 0], solution[:, 1]
     return (u, w, scaled.r - product[0], product[1]), defect
 
 
-def _next_event(scaled, state: _State, segment, positive: bool, tol) -> _Event:
+def _next_event(scaled, state: _State, segment, positive: bool, tol) -> Event:
     active, (u, w, p, q) = state.active, segment
     k, d = active.rows.shape
     is_active = jnp.zeros(d, bool).at[active.index].set(True, mode="drop")
@@ -183,20 +74,16 @@ def _next_event(scaled, state: _State, segment, positive: bool, tol) -> _Event:
 
     leaves = -active.sign * w > tol.direction * jnp.max(jnp.abs(w))
     leave = jnp.where(leaves, u / jnp.where(leaves, w, 1), -jnp.inf)
-    leave = jnp.where(
-        leaves & (active.x == 0), state.tau, jnp.minimum(leave, state.tau)
-    )
+    leave = jnp.where(leaves & (active.x == 0), state.tau, jnp.minimum(leave, state.tau))
 
     first = jnp.maximum(jnp.max(join), jnp.max(leave))
     near = first - tol.window * jnp.abs(first)
-    j_join = jnp.min(jnp.where(join >= near, _indices(d), d))
+    j_join = jnp.min(jnp.where(join >= near, indices(d), d))
     j_leave = jnp.min(jnp.where(leave >= near, active.index, d))
     is_leave = j_leave < j_join
     j = jnp.minimum(jnp.minimum(j_join, j_leave), d - 1)
-    slot = jnp.where(
-        is_leave, jnp.argmax(active.index == j), jnp.argmin(active.sign != 0)
-    )
-    return _Event(
+    slot = jnp.where(is_leave, jnp.argmax(active.index == j), jnp.argmin(active.sign != 0))
+    return Event(
         tau=jnp.where(is_leave, leave[slot], join[j]),
         j=j,
         sign=jnp.where(side[j] == 0, 1, -1).astype(p.dtype),
@@ -205,50 +92,7 @@ def _next_event(scaled, state: _State, segment, positive: bool, tol) -> _Event:
     )
 
 
-def _pivot(active: _ActiveSet, event: _Event, column: Array, min_pivot) -> tuple:
-    """The active set after `event`, by one rank-one update, and whether it was possible.
-
-    Inverse and projected norms change by `±v vᵀ`: for a join `v` is the new column's
-    expansion in the active ones, for a drop it is a column of the inverse.
-    """
-    k, d = active.rows.shape
-    here = _indices(k) == event.slot
-    joined = active.gather(column)
-    rhs = jnp.where(event.leaves, here.astype(column.dtype), joined)
-    expansion = active.solve(rhs[:, None])[0][:, 0]
-    pivot = column[event.j] - jnp.sum(joined * expansion)
-    is_dependent = ~event.leaves & ~(pivot > min_pivot)
-    possible = ~is_dependent
-
-    v = jnp.where(here & ~event.leaves, -1, expansion)
-    size = jnp.where(event.leaves, -expansion[event.slot], pivot)
-    rows = jnp.where(here[:, None] & ~event.leaves, column[None, :], active.rows)
-    shift = jnp.where(possible, 1 / jnp.where(possible, size, 1), 0)
-    pivots = active.pivots - shift * matmul(v, rows) ** 2
-    # The drift of the update cannot hide a dependence that was just measured.
-    pivots = jnp.where((_indices(d) == event.j) & is_dependent, 0, pivots)
-
-    touched = here[:, None] | here[None, :]
-    cross = jnp.where(event.leaves, 0, jnp.where(here, column[event.j], joined))
-    block = jnp.where(here[:, None], cross[None, :], active.block)
-    block = jnp.where(here[None, :], cross[:, None], block)
-    inverse = active.inverse + shift * v[:, None] * v[None, :]
-    inverse = jnp.where(touched & event.leaves, 0, inverse)
-    here = here & possible
-    return _ActiveSet(
-        index=jnp.where(here, jnp.where(event.leaves, d, event.j), active.index),
-        sign=jnp.where(here, jnp.where(event.leaves, 0, event.sign), active.sign),
-        x=jnp.where(here, 0, active.x),
-        rows=jnp.where(here[:, None], jnp.where(event.leaves, 0, rows), active.rows),
-        block=jnp.where(possible, block, active.block),
-        inverse=inverse,
-        pivots=pivots,
-    ), possible
-
-
-def _violation(
-    scaled: _Scaled, active: _ActiveSet, segment, tau, positive: bool
-) -> Array:
+def _violation(scaled: Scaled, active: ActiveSet, segment, tau, positive: bool) -> Array:
     """Largest violation of the optimality conditions at `τ`, in scaled units."""
     _, _, p, q = segment
     c, bound = p + tau * q, scaled.a + tau * scaled.b
@@ -257,14 +101,8 @@ def _violation(
         excess = jnp.maximum(excess, -c - bound[1])
     a, b = scaled.bounds(active)
     is_active = active.sign != 0
-    mismatch = jnp.where(
-        is_active, jnp.abs(active.gather(c) * active.sign - a - tau * b), 0
-    )
+    mismatch = jnp.where(is_active, jnp.abs(active.gather(c) * active.sign - a - tau * b), 0)
     return jnp.maximum(jnp.max(excess), jnp.max(mismatch))
-
-
-def _without_record(state: _State) -> _State:
-    return eqx.tree_at(lambda s: s.record, state, None)
 
 
 def _write(record: _Record, state: _State, slope: Array) -> _Record:
@@ -309,30 +147,27 @@ def _homotopy(
     problem: AbstractProblem, weights: Array, positive: bool, max_knots: int
 ) -> PiecewiseLinearPath:
     k, tol = problem.rank_bound, _Tolerances(weights.dtype)
-    scaled = _Scaled(problem, weights)
+    scaled = Scaled(problem, weights)
     size = jnp.max(jnp.abs(scaled.r))
     b_min = jnp.where(scaled.scale > 0, jnp.min(scaled.b, axis=0), 1)
     floor = tol.floor * jnp.max(jnp.abs(scaled.r) / b_min)
 
-    def body(state: _State) -> _State:
-        segment, defect = _solve_segment(scaled, state.active)
+    def advance(state: _State, segment) -> _State:
         u, w, _, _ = segment
-        record = _write(state.record, state, u)
         event = _next_event(scaled, state, segment, positive, tol)
         ends = ~(event.tau > floor)
-        column = scaled.column(problem, event.j)
         moves = event.tau < state.tau * (1 - tol.direction)
         # The segment that ends gives the values at the knot: they keep the residual at
         # rounding, where those of the next segment carry its condition number.
         x = u - event.tau * w
         x = jnp.where(x * state.active.sign > 0, x, 0)
-        x = jnp.where(moves, x, state.active.x)
-        arrived = eqx.tree_at(lambda active: active.x, state.active, x)
-        active, possible = _pivot(arrived, event, column, tol.pivot)
+        arrived = eqx.tree_at(
+            lambda active: active.x, state.active, jnp.where(moves, x, state.active.x)
+        )
+        column = scaled.column(problem, event.j)
+        active, possible = pivot(arrived, event, column, tol.pivot)
         active = eqx.tree_at(
-            lambda active: active.x,
-            active,
-            jnp.where(possible, active.x, state.active.x),
+            lambda active: active.x, active, jnp.where(possible, active.x, state.active.x)
         )
         tau = jnp.where(possible, jnp.minimum(event.tau, state.tau), state.tau)
         moved = possible & moves
@@ -348,9 +183,7 @@ def _homotopy(
         violation = violation + tol.unit * jnp.sum(jnp.abs(x))
         violation = jnp.where(moved | ends, violation, 0)
 
-        stalled = jnp.where(
-            moved, 0, jnp.where(possible, state.stalled + 1, state.stalled)
-        )
+        stalled = jnp.where(moved, 0, jnp.where(possible, state.stalled + 1, state.stalled))
         is_full = moved & ~ends & (state.row == max_knots - 1)
         has_cycled = ~ends & (stalled > 16 * k + 64)
         result = RESULTS.where(is_full, RESULTS.max_knots_reached, state.result)
@@ -358,7 +191,7 @@ def _homotopy(
         # Never go on from a segment that is wrong, rather than inaccurate.
         is_wrong = ~(violation <= tol.wrong * size)
         is_done = ends | is_full | has_cycled | is_wrong
-        new = _State(
+        return _State(
             active=active,
             tau=tau,
             row=jnp.where(moved & ~is_done, state.row + 1, state.row),
@@ -369,32 +202,32 @@ def _homotopy(
             is_done=is_done,
             is_factorised=jnp.asarray(False),
             is_stale=jnp.asarray(False),
-            record=None,
-        )
-        # A step taken with a stale inverse is not taken.
-        is_stale = ~state.is_factorised & ~(defect < tol.defect)
-        new = jax.tree.map(
-            lambda old, new: jnp.where(is_stale, old, new), _without_record(state), new
-        )
-        return eqx.tree_at(
-            lambda s: (s.is_stale, s.record),
-            new,
-            (is_stale, record),
-            is_leaf=lambda x: x is None,
         )
 
-    def restart(state: _State) -> _State:
-        return eqx.tree_at(
+    def step(carry: tuple[_State, _Record]) -> tuple[_State, _Record]:
+        state, record = carry
+        segment, defect = _solve_segment(scaled, state.active)
+        new = advance(state, segment)
+        # A step with a stale inverse is not taken, but repeated after a factorisation.
+        is_stale = ~state.is_factorised & ~(defect < tol.defect)
+        state_or_new = jax.tree.map(lambda old, new: jnp.where(is_stale, old, new), state, new)
+        state_or_new = eqx.tree_at(lambda s: s.is_stale, state_or_new, is_stale)
+        return state_or_new, _write(record, state, segment[0])
+
+    def until_stale(carry: tuple[_State, _Record]) -> tuple[_State, _Record]:
+        state, record = carry
+        state = eqx.tree_at(
             lambda s: (s.active, s.is_factorised, s.is_stale),
             state,
             (state.active.factorise(), jnp.asarray(True), jnp.asarray(False)),
         )
+        return lax.while_loop(lambda c: ~(c[0].is_done | c[0].is_stale), step, (state, record))
 
     valid = is_valid(problem) & jnp.all(weights > 0) & jnp.all(jnp.isfinite(weights))
     result = RESULTS.where(valid, RESULTS.successful, RESULTS.invalid_input)
     zero = jnp.zeros((), size.dtype)
     state = _State(
-        active=_ActiveSet.empty(k, scaled.scale),
+        active=ActiveSet.empty(k, scaled.scale),
         tau=zero + jnp.inf,
         row=jnp.asarray(-1, jnp.int32),
         steps=jnp.asarray(0, jnp.int32),
@@ -404,45 +237,40 @@ def _homotopy(
         is_done=~valid | ~(size > 0),
         is_factorised=jnp.asarray(True),
         is_stale=jnp.asarray(False),
-        record=_Record(
-            tau=jnp.full(max_knots, jnp.inf, size.dtype),
-            index=jnp.full((max_knots, k), scaled.r.shape[0], jnp.int32),
-            z=jnp.zeros((max_knots, k), size.dtype),
-            slope=jnp.zeros((max_knots, k), size.dtype),
-        ),
+    )
+    record = _Record(
+        tau=jnp.full(max_knots, jnp.inf, size.dtype),
+        index=jnp.full((max_knots, k), scaled.r.shape[0], jnp.int32),
+        z=jnp.zeros((max_knots, k), size.dtype),
+        slope=jnp.zeros((max_knots, k), size.dtype),
     )
     # Rank-one updates until the inverse has drifted, which ill-conditioned problems do; then
     # a factorisation. Under `vmap` the outer loop runs as often as the worst lane needs.
-    state = lax.while_loop(
-        lambda s: ~s.is_done,
-        lambda s: lax.while_loop(lambda s: ~(s.is_done | s.is_stale), body, restart(s)),
-        state,
-    )
+    state, record = lax.while_loop(lambda c: ~c[0].is_done, until_stale, (state, record))
     inaccurate = ~(state.violation <= tol.violation * size)
     inaccurate = inaccurate & (state.result == RESULTS.successful)
     result = RESULTS.where(inaccurate, RESULTS.path_inaccurate, state.result)
     # Where the path was not followed to its end, nothing is known beyond its last knot.
     is_cut = (result == RESULTS.max_knots_reached) | (result == RESULTS.path_cycled)
     is_cut = is_cut | ~(state.violation <= tol.wrong * size)
-    return _assemble(state, result, is_cut, scaled, weights, positive)
+    return _assemble(state, record, result, is_cut, scaled, weights, positive)
 
 
 def _assemble(
-    state: _State, result, is_cut, scaled: _Scaled, weights, positive
+    state: _State, record: _Record, result, is_cut, scaled: Scaled, weights, positive
 ) -> PiecewiseLinearPath:
     """From knots in compact storage to a path in the user's units."""
-    record, d = state.record, scaled.r.shape[0]
-    K = record.tau.shape[0]
+    K, d = record.tau.shape[0], scaled.r.shape[0]
     num_knots = state.row + 1
-    rows = jnp.clip(_indices(K), 0, jnp.maximum(state.row, 0))
+    rows = jnp.clip(indices(K), 0, jnp.maximum(state.row, 0))
 
     def spread(v):
         full = jnp.zeros((K, d), v.dtype)
-        full = full.at[_indices(K)[:, None], record.index].set(v, mode="drop")
+        full = full.at[indices(K)[:, None], record.index].set(v, mode="drop")
         return jnp.where(num_knots > 0, full[rows] * scaled.scale[None, :], 0)
 
     slopes = spread(record.slope)
-    is_unknown = is_cut & (_indices(K) >= state.row)
+    is_unknown = is_cut & (indices(K) >= state.row)
     is_invalid = result == RESULTS.invalid_input
     nan_if = lambda bad, v: jnp.where(bad, jnp.nan, v)
     return PiecewiseLinearPath(
@@ -489,17 +317,7 @@ def lasso_path(
         Osborne, Presnell, Turlach (2000); Efron et al., *Least Angle Regression* (2004); in
         this parametrisation [B25] §4.5.
     """
-    d, dtype = problem.r.shape[0], problem.r.dtype
-    if weights is None:
-        omega = jnp.ones((2, d), dtype)
-    else:
-        omega = as_positive(weights, "weights", dtype)
-        check_finite(omega, "weights")
-        if omega.shape not in ((d,), (2, d)):
-            raise ValueError(
-                f"`weights` must have shape ({d},) or (2, {d}), got {omega.shape}."
-            )
-        omega = jnp.broadcast_to(omega if omega.ndim == 2 else omega[None, :], (2, d))
+    omega = as_weights(weights, problem.r.shape[0], problem.r.dtype)
     if max_knots is None:
         max_knots = 4 * problem.rank_bound + 16
     if max_knots < 1:

@@ -1,0 +1,87 @@
+"""How far a trajectory is from the lasso path, and what theory says about it."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from ._check import as_float, as_positive
+from ._flow._gradient_flow import Flow
+from ._path import PiecewiseLinearPath
+from ._problem import AbstractProblem
+
+
+class SuboptimalityGap(eqx.Module):
+    """`absolute` is `Lasso(x, μ) − Lasso_*(μ)`; `relative` is that over `Lasso_*(μ)`, and 0
+    where both are 0. Both have the shape `(...)` of the points."""
+
+    absolute: Float[Array, "..."]
+    relative: Float[Array, "..."]
+
+
+def suboptimality_gap(
+    problem: AbstractProblem,
+    x: Float[ArrayLike, "... d"],
+    mu: Float[ArrayLike, "..."],
+    *,
+    path: PiecewiseLinearPath,
+) -> SuboptimalityGap:
+    """The exact suboptimality of `x` for the lasso at `μ`.
+
+    **Arguments:** `x` of shape `(..., d)`; `mu > 0`, broadcast against its leading axes; `path`, the
+    `lasso_path` of the problem (its weights and sign constraint are used).
+
+    **Returns:** a `SuboptimalityGap`, in units of the loss.
+
+    **Raises:** `ValueError` if `μ ≤ 0`.
+
+    !!! cite "Reference"
+
+        [B25] Fig. 1.
+    """
+    dtype = problem.r.dtype
+    x, mu = as_float(x, "x", dtype), as_positive(mu, "mu", dtype)
+
+    def at(x, mu):
+        best = path.x(mu)
+        upper, lower = problem.weight_decay + path.weights / mu
+        cost = lambda x: jnp.where(x == 0, 0, jnp.where(x > 0, upper, lower) * jnp.abs(x))
+        # ℓ is quadratic, so the difference is a sum of small terms, without cancellation:
+        # ½⟨δ, Mδ⟩ + Σ [κᵢ|xᵢ| − κᵢ|x*ᵢ| − (r − Mx*)ᵢ δᵢ].
+        step = x - best
+        linear = cost(x) - cost(best) + problem.gradient(best) * step
+        absolute = 0.5 * jnp.sum(step * problem.matvec(step)) + jnp.sum(linear)
+        if path.positive:
+            absolute = jnp.where(jnp.all(x >= 0), absolute, jnp.inf)
+        least = problem.loss(best) + jnp.sum(cost(best))
+        ratio = absolute / jnp.where(least > 0, least, 1)
+        return absolute, jnp.where(least > 0, ratio, jnp.where(absolute == 0, 0, jnp.inf))
+
+    return SuboptimalityGap(*jnp.vectorize(at, signature="(d),()->(),()")(x, mu))
+
+
+def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
+    """An upper bound of the absolute lasso gap of `flow.x_mean` at `μ = s`, without any lasso:
+    the duality gap of the residual of the average, which the flow makes almost dual feasible
+    (DESIGN §2). Shape `(S,)`, in units of the loss; infinite at `s = 0`.
+    """
+    started = flow.s > 0
+    kappa = problem.weight_decay + 1 / jnp.where(started, flow.s, 1)
+    bound = problem.duality_gap(flow.x_mean, kappa, positive=flow.positive)
+    return jnp.where(started, bound, jnp.inf)
+
+
+def eta(
+    weight_decay: Float[ArrayLike, ""],
+    s: Float[ArrayLike, "..."],
+    downward_variation: Float[ArrayLike, "..."],
+) -> Float[Array, "..."]:
+    """`η(λ, s, z↓) = (1 + λs)[√z↓/s + z↓/s²]`, which bounds the limit of the gap up to a constant
+    ([B25] Eq. 2.4, Theorem 2.2). 0 on monotone paths.
+
+    **Arguments:** `weight_decay` `λ`, a scalar; `s > 0` and `downward_variation`, which is
+    `path.downward_variation(s)`, of the same shape `(...)`.
+    """
+    down = as_float(downward_variation, "downward_variation")
+    s = as_positive(s, "s", down.dtype)
+    decay = as_float(weight_decay, "weight_decay", down.dtype)
+    return (1 + decay * s) * (jnp.sqrt(down) / s + down / s**2)
