@@ -27,8 +27,8 @@ def suboptimality_gap(
 ) -> SuboptimalityGap:
     """The exact suboptimality of `x` for the lasso at `μ`.
 
-    **Arguments:** `x` of shape `(..., d)`; `mu > 0`, broadcast against its leading axes; `path`, the
-    `lasso_path` of the problem (its weights and sign constraint are used).
+    **Arguments:** `x` of shape `(..., d)`; `mu > 0`, broadcast against its leading axes; `path`,
+    the `lasso_path` of the problem (its weights and sign constraint are used).
 
     **Returns:** a `SuboptimalityGap`, in units of the loss.
 

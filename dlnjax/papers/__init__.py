@@ -1,0 +1,1 @@
+"""What papers claim, measured through the public API. One module a paper."""

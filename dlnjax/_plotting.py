@@ -1,0 +1,201 @@
+"""Figures: functions that draw on an `Axes` and return it, and the layouts that use them.
+
+Built on `matplotlib.figure.Figure` without pyplot, so that they work without a display and
+leave the user's backend alone.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8A6D3B",
+    "#6A51A3",
+)
+_GREY = "#B8B8B8"
+_LASSO = "#222222"
+
+
+def _style(ax: Axes) -> Axes:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(True, which="major", color="#EDEDED", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.tick_params(labelsize=8)
+    return ax
+
+
+def _logarithmic(ax: Axes, s: np.ndarray) -> None:
+    """A logarithmic `s` axis, without the clutter of minor labels on short ranges."""
+    ax.set_xscale("log")
+    ax.set_xlim(s[0], s[-1])
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    if s[-1] / s[0] < 1e4:
+        ax.xaxis.set_major_formatter(plain)
+    if s[-1] / s[0] < 10:
+        ax.xaxis.set_minor_formatter(plain)
+        ax.tick_params(axis="x", which="minor", labelsize=7)
+    else:
+        ax.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+
+
+def plot_coordinates(
+    ax: Axes,
+    s: np.ndarray,
+    flow_mean: np.ndarray,
+    lasso: np.ndarray,
+    names: Sequence[str],
+) -> Axes:
+    """Coordinates of the averaged flow (solid) over the lasso path (dashed), arrays `(S, d)`. The
+    largest coordinates are coloured and named, the rest is grey."""
+    top = np.argsort(-np.max(np.abs(lasso), axis=0), kind="stable")[: len(COLOURS)]
+    colour = dict(zip(top.tolist(), COLOURS, strict=False))
+    for i in sorted(range(lasso.shape[1]), key=lambda i: i in colour):
+        c, z = colour.get(i, _GREY), 3 if i in colour else 1
+        width = 1.6 if i in colour else 0.7
+        ax.plot(s, flow_mean[:, i], color=c, linewidth=width, zorder=z)
+        ax.plot(s, lasso[:, i], color=c, linewidth=0.7 * width, linestyle=(0, (4, 2)), zorder=z)
+    ax.axhline(0, color=_LASSO, linewidth=0.6, zorder=0)
+    handles = [Line2D([], [], color=colour[i], label=names[i]) for i in top.tolist()]
+    handles += [
+        Line2D([], [], color="#555555", label=r"flow $\bar x^\varepsilon(s)$"),
+        Line2D([], [], color="#555555", linestyle=(0, (4, 2)), label=r"lasso $x(\mu)$, $\mu=s$"),
+    ]
+    ax.legend(
+        handles=handles,
+        fontsize=7,
+        frameon=False,
+        loc="upper left",
+        ncols=1 + (len(handles) > 6),
+        handlelength=2.2,
+    )
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
+    ax.set_ylabel("coordinates", fontsize=9)
+    return _style(ax)
+
+
+def plot_gap(
+    ax: Axes,
+    s: np.ndarray,
+    gap: np.ndarray,
+    bound: np.ndarray | None = None,
+    *,
+    label: str = "relative gap",
+    colour: str = COLOURS[0],
+) -> Axes:
+    """The relative lasso gap of the averaged flow, and what the certificate bounds it by."""
+    floor = 1e-16
+    ax.plot(s, np.maximum(gap, floor), color=colour, linewidth=1.6, label=label)
+    if bound is not None:
+        ax.plot(
+            s,
+            np.maximum(bound, floor),
+            color=colour,
+            linewidth=1.0,
+            linestyle=(0, (1, 1.5)),
+            label="certified, without any lasso",
+        )
+    ax.set_yscale("log")
+    ax.set_ylabel("relative lasso gap", fontsize=9)
+    return _style(ax)
+
+
+def plot_trade_off(
+    ax: Axes,
+    flows: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    lasso: tuple[np.ndarray, np.ndarray],
+    xlabel: str,
+) -> Axes:
+    """Loss against complexity along training (`label, complexity, loss`) beside the lasso."""
+    ax.plot(*lasso, color=_LASSO, linewidth=2.6, alpha=0.35, label="lasso")
+    for (label, complexity, loss), colour in zip(flows, COLOURS, strict=False):
+        ax.plot(complexity, loss, color=colour, linewidth=1.4, label=label)
+    ax.set_xlabel(xlabel, fontsize=9)
+    ax.set_ylabel(r"loss $\ell$", fontsize=9)
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.legend(fontsize=7, frameon=False, loc="upper right")
+    return _style(ax)
+
+
+def comparison_figure(
+    title: str,
+    s: np.ndarray,
+    names: Sequence[str],
+    lasso: dict[str, np.ndarray],
+    flows: Sequence[dict],
+) -> Figure:
+    """The figure of `dlnjax compare`. `lasso` has `x`, `loss`, `norm`, `nonzeros`; each of
+    `flows` these for `x_mean`, and `label`, `relative_gap`, `certified_gap`."""
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    axes = figure.subplot_mosaic(
+        [["path", "norm"], ["gap", "nonzeros"]], width_ratios=[1.6, 1], height_ratios=[1.5, 1]
+    )
+    figure.suptitle(title, fontsize=11)
+    last = flows[-1]
+    plot_coordinates(axes["path"], s, last["x"], lasso["x"], names)
+    axes["path"].set_title(
+        f"averaged flow at {last['label']} over the lasso path", fontsize=9, loc="left"
+    )
+    for flow, colour in zip(flows, COLOURS, strict=False):
+        plot_gap(
+            axes["gap"],
+            s,
+            flow["relative_gap"],
+            flow["certified_gap"],
+            label=flow["label"],
+            colour=colour,
+        )
+    handles, labels = axes["gap"].get_legend_handles_labels()
+    kept = [i for i, label in enumerate(labels) if label not in labels[:i]]
+    axes["gap"].legend(
+        [handles[i] for i in kept], [labels[i] for i in kept], fontsize=7, frameon=False
+    )
+    axes["gap"].set_xlabel(
+        r"rescaled training time $s$  =  inverse regularisation $\mu$", fontsize=9
+    )
+    for name in ("path", "gap"):
+        _logarithmic(axes[name], s)
+    axes["path"].tick_params(labelbottom=False)
+    for name, xlabel in (
+        ("norm", r"1-norm $\Vert x\Vert_1$"),
+        ("nonzeros", "non-zero coordinates"),
+    ):
+        plot_trade_off(
+            axes[name],
+            [(flow["label"], flow[name], flow["loss"]) for flow in flows],
+            (lasso[name], lasso["loss"]),
+            xlabel,
+        )
+    axes["norm"].set_title("what early stopping traces", fontsize=9, loc="left")
+    return figure
+
+
+def instances_figure(title: str, s: np.ndarray, panels: Sequence[dict]) -> Figure:
+    """[B25] Fig. 1: for each instance the coordinates above and the relative gap below. Each panel
+    has `title`, `x`, `lasso`, `relative_gap`."""
+    figure = Figure(figsize=(10, 8.5), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    rows = (len(panels) + 1) // 2
+    grid = figure.subfigures(rows, 2, squeeze=False)
+    low = min(float(np.max(p["relative_gap"])) for p in panels)
+    high = max(float(np.max(p["relative_gap"])) for p in panels)
+    for panel, part in zip(panels, grid.ravel(), strict=False):
+        top, bottom = part.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+        d = panel["x"].shape[1]
+        plot_coordinates(top, s, panel["x"], panel["lasso"], [f"$x_{i + 1}$" for i in range(d)])
+        top.set_title(panel["title"], fontsize=9, loc="left")
+        plot_gap(bottom, s, panel["relative_gap"])
+        bottom.set_ylim(min(1e-5, low / 10), 2 * high)
+        bottom.set_xlabel(r"$s = \mu$", fontsize=9)
+        bottom.set_xlim(0, s[-1])
+    return figure
