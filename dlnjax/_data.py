@@ -49,7 +49,7 @@ def load(source: str, target: str | None = None) -> Dataset:
             )
         return data
     path = Path(source)
-    if os.path.isdir(path):
+    if os.path.isdir(source):
         raise DataError(f"{source!r} is a directory. {_ACCEPTED}")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -70,8 +70,8 @@ def standardise(data: Dataset) -> Dataset:
     y_scale, y = _centre(data.y)
     if not y.any():
         raise DataError(
-            f"The target {data.target!r} is constant ({data.y[0]:g} in every row; {len(y)} in "
-            "all), so there is nothing to explain. Choose another --target, or add rows."
+            f"The target {data.target!r} is constant ({data.y[0]:g} in every row, "
+            f"n = {len(y)}), so there is nothing to explain. Choose another --target, or add rows."
         )
     _, X = _centre(data.X)
     if not X.any():
@@ -142,15 +142,14 @@ def _khan() -> Dataset:
             "Khan_xtrain.csv and Khan_ytrain.csv were not found. Get them with "
             "pip install --no-deps ISLP"
         )
-    (columns, X_rows), (_, y_rows) = (_read_csv(path) for path in paths)
-    X = _numbers(paths[0].name, columns, X_rows)
-    y = _numbers(paths[1].name, ["class"], y_rows)[:, 0]
-    if len(X) != len(y):
+    (columns, _), _ = tables = [_read_csv(path) for path in paths]
+    X, y = (_numbers(path.name, *table) for path, table in zip(paths, tables, strict=True))
+    if y.shape != (len(X), 1):
         raise DataError(
-            f"ISLP's Khan files are damaged: {len(X)} rows of expressions, {len(y)} classes. Get "
-            "them anew with pip install --no-deps --force-reinstall ISLP"
+            f"ISLP's Khan files are damaged: expressions of shape {X.shape}, classes of shape "
+            f"{y.shape}. Get them anew with pip install --no-deps --force-reinstall ISLP"
         )
-    return Dataset("khan", X, y, columns, "class")
+    return Dataset("khan", X, y[:, 0], columns, "class")
 
 
 # .csv
@@ -162,20 +161,12 @@ _MISSING = {"", "na", "n/a", "nan", "+nan", "-nan", "null", "none", "?"}
 def _load_csv(path: Path, target: str | None) -> Dataset:
     name = path.name
     columns, rows = _read_csv(path)
-    if target is None:
-        raise DataError(
-            f"{name}: say which column is the response with --target NAME. "
-            f"Its columns are {_listed(columns)}."
-        )
-    if target not in columns:
-        raise DataError(
-            f"{name} has no column {target!r} to use as target. "
-            f"Pass one of its columns as --target: {_listed(columns)}."
-        )
+    if target is None or target not in columns:
+        problem = "which column is the response?" if target is None else f"no column {target!r}."
+        raise DataError(f"{name}: {problem} Pass --target with one of {_listed(columns)}.")
     if len(columns) == 1:
         raise DataError(
-            f"{name}: {target!r} is the only column, so no feature column is left beside the "
-            "target. Add at least one."
+            f"{name}: no feature column is left beside the target {target!r}. Add at least one."
         )
     values = _numbers(name, columns, rows, target)
     j = columns.index(target)

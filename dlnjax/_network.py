@@ -1,7 +1,7 @@
 """Diagonal linear networks: shape, link, time scale."""
 
 import abc
-from typing import ClassVar, Self
+from typing import ClassVar, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -10,6 +10,9 @@ from equinox import AbstractVar
 from jaxtyping import Array, ArrayLike, Float
 
 from ._check import as_float, check_finite, check_nonempty, is_concrete, to_common_dtype
+
+# Not `typing.Self`, which beartype refuses in a class that it does not decorate.
+_N = TypeVar("_N", bound="AbstractNetwork")
 
 
 class AbstractNetwork(eqx.Module):
@@ -28,7 +31,7 @@ class AbstractNetwork(eqx.Module):
         """The linear model `x`, shape `(d,)`."""
 
     @abc.abstractmethod
-    def initial(self, log_eps: Float[Array, ""]) -> Self:
+    def initial(self: _N, log_eps: Float[Array, ""]) -> _N:
         """The network scaled to size `ε`."""
 
     @abc.abstractmethod

@@ -22,8 +22,10 @@ COLOURS = (
     "#8A6D3B",
     "#6A51A3",
 )
+CERTIFIED = "certified, without any lasso"
 _GREY = "#B8B8B8"
 _LASSO = "#222222"
+_DASHES = (0, (4, 2))
 
 
 def _style(ax: Axes) -> Axes:
@@ -48,38 +50,32 @@ def _logarithmic(ax: Axes, s: np.ndarray) -> None:
         ax.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
 
 
-def plot_coordinates(
-    ax: Axes,
-    s: np.ndarray,
-    flow_mean: np.ndarray,
-    lasso: np.ndarray,
-    names: Sequence[str],
-) -> Axes:
-    """Coordinates of the averaged flow (solid) over the lasso path (dashed), arrays `(S, d)`. The
-    largest coordinates are coloured and named, the rest is grey."""
-    top = np.argsort(-np.max(np.abs(lasso), axis=0), kind="stable")[: len(COLOURS)]
-    colour = dict(zip(top.tolist(), COLOURS, strict=False))
-    for i in sorted(range(lasso.shape[1]), key=lambda i: i in colour):
-        c, z = colour.get(i, _GREY), 3 if i in colour else 1
-        width = 1.6 if i in colour else 0.7
-        ax.plot(s, flow_mean[:, i], color=c, linewidth=width, zorder=z)
-        ax.plot(s, lasso[:, i], color=c, linewidth=0.7 * width, linestyle=(0, (4, 2)), zorder=z)
-    ax.axhline(0, color=_LASSO, linewidth=0.6, zorder=0)
-    handles = [Line2D([], [], color=colour[i], label=names[i]) for i in top.tolist()]
-    handles += [
+def _colours(lasso: np.ndarray) -> dict[int, str]:
+    """A colour for each coordinate if there are few, else for the largest ones."""
+    d = lasso.shape[1]
+    order = np.argsort(-np.max(np.abs(lasso), axis=0), kind="stable")
+    chosen = range(d) if d <= len(COLOURS) else order[: len(COLOURS)].tolist()
+    return dict(zip(chosen, COLOURS, strict=False))
+
+
+def _coordinate_handles(colours: dict[int, str], names: Sequence[str]) -> list[Line2D]:
+    return [
+        *(Line2D([], [], color=colour, label=names[i]) for i, colour in colours.items()),
         Line2D([], [], color="#555555", label=r"flow $\bar x^\varepsilon(s)$"),
-        Line2D([], [], color="#555555", linestyle=(0, (4, 2)), label=r"lasso $x(\mu)$, $\mu=s$"),
+        Line2D([], [], color="#555555", linestyle=_DASHES, label=r"lasso $x(\mu)$, $\mu=s$"),
     ]
-    ax.legend(
-        handles=handles,
-        fontsize=7,
-        frameon=False,
-        loc="upper left",
-        ncols=1 + (len(handles) > 6),
-        handlelength=2.2,
-    )
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
+
+
+def plot_coordinates(ax: Axes, s: np.ndarray, flow_mean: np.ndarray, lasso: np.ndarray) -> Axes:
+    """Coordinates of the averaged flow (solid) over the lasso path (dashed), arrays `(S, d)`. Up
+    to eight coordinates are coloured, the largest ones if there are more; the rest is grey."""
+    colours = _colours(lasso)
+    for i in sorted(range(lasso.shape[1]), key=lambda i: i in colours):
+        colour, z = colours.get(i, _GREY), 3 if i in colours else 1
+        width = 1.6 if i in colours else 0.7
+        ax.plot(s, flow_mean[:, i], color=colour, linewidth=width, zorder=z)
+        ax.plot(s, lasso[:, i], color=colour, linewidth=0.7 * width, linestyle=_DASHES, zorder=z)
+    ax.axhline(0, color=_LASSO, linewidth=0.6, zorder=0)
     ax.set_ylabel("coordinates", fontsize=9)
     return _style(ax)
 
@@ -103,7 +99,7 @@ def plot_gap(
             color=colour,
             linewidth=1.0,
             linestyle=(0, (1, 1.5)),
-            label="certified, without any lasso",
+            label=CERTIFIED,
         )
     ax.set_yscale("log")
     ax.set_ylabel("relative lasso gap", fontsize=9)
@@ -123,7 +119,7 @@ def plot_trade_off(
     ax.set_xlabel(xlabel, fontsize=9)
     ax.set_ylabel(r"loss $\ell$", fontsize=9)
     ax.xaxis.set_major_locator(MaxNLocator(6))
-    ax.legend(fontsize=7, frameon=False, loc="upper right")
+    ax.legend(fontsize=7, frameon=False, loc="best")
     return _style(ax)
 
 
@@ -142,7 +138,11 @@ def comparison_figure(
     )
     figure.suptitle(title, fontsize=11)
     last = flows[-1]
-    plot_coordinates(axes["path"], s, last["x"], lasso["x"], names)
+    plot_coordinates(axes["path"], s, last["x"], lasso["x"])
+    handles = _coordinate_handles(_colours(lasso["x"]), names)
+    axes["path"].legend(handles=handles, fontsize=7, frameon=False, loc="upper left", ncols=2)
+    low, high = axes["path"].get_ylim()
+    axes["path"].set_ylim(low, high + 0.25 * (high - low))  # room for the legend
     axes["path"].set_title(
         f"averaged flow at {last['label']} over the lasso path", fontsize=9, loc="left"
     )
@@ -156,10 +156,9 @@ def comparison_figure(
             colour=colour,
         )
     handles, labels = axes["gap"].get_legend_handles_labels()
-    kept = [i for i, label in enumerate(labels) if label not in labels[:i]]
-    axes["gap"].legend(
-        [handles[i] for i in kept], [labels[i] for i in kept], fontsize=7, frameon=False
-    )
+    entries = dict(zip(labels, handles, strict=True))
+    entries[CERTIFIED] = entries.pop(CERTIFIED)  # once, and last
+    axes["gap"].legend(entries.values(), entries.keys(), fontsize=7, frameon=False)
     axes["gap"].set_xlabel(
         r"rescaled training time $s$  =  inverse regularisation $\mu$", fontsize=9
     )
@@ -185,14 +184,18 @@ def instances_figure(title: str, s: np.ndarray, panels: Sequence[dict]) -> Figur
     has `title`, `x`, `lasso`, `relative_gap`."""
     figure = Figure(figsize=(10, 8.5), layout="constrained")
     figure.suptitle(title, fontsize=11)
+    colours = _colours(panels[0]["lasso"])
+    handles = _coordinate_handles(colours, [f"$x_{i + 1}$" for i in colours])
+    figure.legend(
+        handles=handles, fontsize=8, frameon=False, loc="outside lower center", ncols=len(handles)
+    )
     rows = (len(panels) + 1) // 2
     grid = figure.subfigures(rows, 2, squeeze=False)
     low = min(float(np.max(p["relative_gap"])) for p in panels)
     high = max(float(np.max(p["relative_gap"])) for p in panels)
     for panel, part in zip(panels, grid.ravel(), strict=False):
         top, bottom = part.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-        d = panel["x"].shape[1]
-        plot_coordinates(top, s, panel["x"], panel["lasso"], [f"$x_{i + 1}$" for i in range(d)])
+        plot_coordinates(top, s, panel["x"], panel["lasso"])
         top.set_title(panel["title"], fontsize=9, loc="left")
         plot_gap(bottom, s, panel["relative_gap"])
         bottom.set_ylim(min(1e-5, low / 10), 2 * high)

@@ -1,7 +1,7 @@
 """Berthier, *Diagonal Linear Networks and the Lasso Regularization Path*, arXiv 2509.18766v3.
 
-The ensemble of its Figure 1: `X` and `y` with independent standard normal entries, `n = 3`, `d = 4`,
-no weight decay; the network `UV` from `β = 1`, `γ = 0`, at `ε = 1e−5`.
+The ensemble of its Figure 1: `X` and `y` with independent standard normal entries, `n = 3`,
+`d = 4`, no weight decay; the network `UV` from `β = 1`, `γ = 0`, at `ε = 1e−5`.
 """
 
 import equinox as eqx

@@ -1,0 +1,312 @@
+"""The command `dlnjax`."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+try:
+    import rich.console
+    import rich.markup
+    import rich.progress
+    import rich.table
+    import typer
+except ModuleNotFoundError as e:
+    raise SystemExit(
+        f"The command line needs {e.name!r}: run `pip install 'dlnjax[cli]'`."
+    ) from None
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from ._compare import NETWORKS, EmptyPathError, compare as run_comparison
+from ._data import DataError, load, standardise
+from ._plotting import comparison_figure
+from ._reproduce import figure1
+
+out = rich.console.Console(highlight=False)
+err = rich.console.Console(stderr=True, highlight=False)
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Diagonal linear networks and the lasso regularisation path.",
+)
+
+OutDir = Annotated[Path, typer.Option("--out", help="Folder for the files that are written.")]
+Float32 = Annotated[bool, typer.Option("--float32", help="Compute in single precision.")]
+
+
+def main() -> None:
+    """Run the command; turn the errors that users can act on into one line."""
+    try:
+        app()
+    except _user_errors() as e:
+        err.print(f"[bold red]Error:[/] {rich.markup.escape(str(e))}", soft_wrap=True)
+        sys.exit(1)
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    # Only errors of ours, or of the solvers, carry a message for users.
+    return DataError, EmptyPathError, OutputError, eqx.EquinoxRuntimeError
+
+
+class OutputError(Exception):
+    """The results cannot be written."""
+
+
+def _set_precision(float32: bool) -> None:
+    jax.config.update("jax_enable_x64", not float32)
+
+
+def _progress() -> rich.progress.Progress:
+    return rich.progress.Progress(
+        rich.progress.SpinnerColumn(),
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+
+
+def _folder(path: Path) -> Path:
+    """Fail before the work, not after it, if `path` cannot be written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise OutputError(f"Cannot create the folder {path}: {e.strerror}.") from e
+    if not os.access(path, os.W_OK):
+        raise OutputError(f"Cannot write into the folder {path}. Pass another one as --out.")
+    return path
+
+
+def _write(path: Path, save: Callable[[Path], Any]) -> Path:
+    try:
+        save(path)
+    except OSError as e:
+        raise OutputError(f"Cannot write {path}: {e.strerror}.") from e
+    return path
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> Path:
+    def plain(value):
+        if isinstance(value, np.ndarray):
+            return plain(value.tolist())
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [plain(v) for v in value]
+        if isinstance(value, float) and not np.isfinite(value):
+            return None  # JSON has no NaN or infinity
+        return value
+
+    text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False)
+    return _write(path, lambda p: p.write_text(text + "\n", encoding="utf-8"))
+
+
+def _provenance() -> dict[str, str]:
+    packages = ("dlnjax", "jax", "jaxlib", "diffrax", "equinox")
+    return {name: version(name) for name in packages} | {"python": platform.python_version()}
+
+
+def _positive(value: float) -> float:
+    if not 0 < value < float("inf"):
+        raise typer.BadParameter(f"must be positive and finite, got {value:g}.")
+    return value
+
+
+def _non_negative(value: float) -> float:
+    if not 0 <= value < float("inf"):
+        raise typer.BadParameter(f"must be non-negative and finite, got {value:g}.")
+    return value
+
+
+def _unit_interval(values: list[float]) -> list[float]:
+    for value in values:
+        if not 0 < value < 1:
+            raise typer.BadParameter(f"ε must lie in (0, 1), got {value:g}.")
+    return sorted(set(values), reverse=True)
+
+
+@app.command()
+def compare(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="`diabetes`, `diabetes-quadratic`, `khan`, or a `.csv` or `.npz` file."
+        ),
+    ],
+    target: Annotated[
+        str | None, typer.Option(help="Column (csv) or array (npz, default `y`) to predict.")
+    ] = None,
+    network: Annotated[
+        str, typer.Option(help="`uv` (x = u∘v, signed) or `usquared` (x = u∘u ≥ 0).")
+    ] = "uv",
+    eps: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Size of the initialisation; repeat for several. Default 1e-5.",
+            callback=lambda values: _unit_interval(values or [1e-5]),
+        ),
+    ] = None,
+    s_max: Annotated[
+        float | None,
+        typer.Option(
+            help="End of the grid. Default: twice the last knot, at most 1000 times the first.",
+            callback=lambda value: None if value is None else _positive(value),
+        ),
+    ] = None,
+    weight_decay: Annotated[float, typer.Option(help="λ ≥ 0.", callback=_non_negative)] = 0.0,
+    standardize: Annotated[
+        bool, typer.Option(help="Centre y; centre the columns and scale them to unit norm.")
+    ] = True,
+    out_dir: OutDir = Path("."),
+    float32: Float32 = False,
+) -> None:
+    """The averaged trajectory of a diagonal linear network beside the exact lasso path.
+
+    Prints a table; writes `compare.png` and `compare.json`.
+    """
+    _set_precision(float32)
+    if network not in NETWORKS:
+        raise typer.BadParameter(
+            f"unknown network {network!r}: use {' or '.join(NETWORKS)}.", param_hint="--network"
+        )
+    assert eps is not None
+    dataset = load(data, target)
+    if standardize:
+        dataset = standardise(dataset)
+    folder = _folder(out_dir)
+
+    with _progress() as progress:
+        task = progress.add_task("lasso path", total=2 + len(eps))
+        parts: dict[str, list[dict]] = {"lasso": [], "flow": []}
+        steps = [f"flow at ε = {value:g}" for value in eps] + ["figure"]
+        for (kind, part), step in zip(
+            run_comparison(dataset, network, eps, s_max, weight_decay), steps, strict=True
+        ):
+            parts[kind].append(part)
+            progress.update(task, advance=1, description=step)
+        [lasso], flows = parts["lasso"], parts["flow"]
+        n, d = dataset.X.shape
+        decay = f", λ = {weight_decay:g}" if weight_decay else ""
+        title = f"{dataset.name}: {n} × {d}, target {dataset.target}, {network}{decay}"
+        figure = comparison_figure(title, lasso["s"], dataset.columns, lasso, flows)
+        picture = _write(folder / "compare.png", lambda p: figure.savefig(p, dpi=150))
+        progress.update(task, advance=1)
+
+    out.print(f"[bold]{rich.markup.escape(title)}[/]")
+    kind = "positive lasso path" if network == "usquared" else "lasso path"
+    out.print(
+        f"{kind}: {lasso['num_knots']} knots, s = {lasso['first_knot']:.4g} … "
+        f"{lasso['last_knot']:.4g}, {'monotone' if lasso['is_monotone'] else 'not monotone'}, "
+        f"KKT residual {lasso['kkt_residual']:.1e}"
+    )
+    for flow in flows:
+        out.print(_table(lasso, flow))
+    report = _write_json(
+        folder / "compare.json",
+        {
+            "data": {"name": dataset.name, "n": n, "d": d, "target": dataset.target},
+            "columns": dataset.columns,
+            "network": network,
+            "weight_decay": weight_decay,
+            "standardized": standardize,
+            "dtype": "float32" if float32 else "float64",
+            "versions": _provenance(),
+            "lasso": lasso,
+            "flows": flows,
+        },
+    )
+    out.print(f"wrote {picture} and {report}", soft_wrap=True)
+
+
+def _table(lasso: dict[str, Any], flow: dict[str, Any], rows: int = 12) -> rich.table.Table:
+    table = rich.table.Table(
+        title=f"averaged flow at {flow['label']} ({flow['steps']} steps) beside the lasso at μ = s",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for column in (
+        "s",
+        "non-zero\nflow las.",
+        "loss\nflow",
+        "\nlasso",
+        "1-norm\nflow",
+        "\nlasso",
+        "relative\ngap",
+        "certified\ngap",
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
+    size = len(lasso["s"])
+    for i in [round(j * (size - 1) / (rows - 1)) for j in range(rows)]:
+        table.add_row(
+            f"{lasso['s'][i]:.4g}",
+            f"{flow['nonzeros'][i]:4d} {lasso['nonzeros'][i]:4d}",
+            f"{flow['loss'][i]:.4g}",
+            f"{lasso['loss'][i]:.4g}",
+            f"{flow['norm'][i]:.4g}",
+            f"{lasso['norm'][i]:.4g}",
+            f"{flow['relative_gap'][i]:.1e}",
+            f"{flow['certified_gap'][i]:.1e}",
+        )
+    return table
+
+
+@app.command()
+def reproduce(
+    claim: Annotated[str, typer.Argument(help="`B25-fig1`.")],
+    out_dir: OutDir = Path("."),
+    instances: Annotated[
+        int, typer.Option(help="Instances for the gaps.", min=20, max=1_000_000)
+    ] = 500,
+    path_instances: Annotated[
+        int,
+        typer.Option(help="Instances for the monotone fraction.", min=100, max=100_000_000),
+    ] = 20_000,
+    seed: Annotated[int, typer.Option(help="Seed of the instances.")] = 0,
+    float32: Float32 = False,
+) -> None:
+    """Measure a paper's claim, print it beside the stated value, draw the figure.
+
+    Ends with an error if the claim does not hold.
+    """
+    if claim != "B25-fig1":
+        raise typer.BadParameter(f"unknown claim {claim!r}: there is `B25-fig1`.")
+    _set_precision(float32)
+    folder = _folder(out_dir)
+    with _progress() as progress:
+        report = figure1(instances, path_instances, seed, progress.track)
+    picture = _write(folder / "B25-fig1.png", lambda p: report.figure.savefig(p, dpi=150))
+    written = _write_json(folder / "B25-fig1.json", report.content | {"versions": _provenance()})
+    for line in report.lines:
+        out.print(line, soft_wrap=True)
+    out.print(f"wrote {picture} and {written}", soft_wrap=True)
+    if not report.holds:
+        raise typer.Exit(1)
+
+
+@app.command()
+def info() -> None:
+    """Versions, devices, precision."""
+    for name, number in _provenance().items():
+        out.print(f"{name:9s} {number}")
+    for device in jax.devices():
+        out.print(f"device    {device.platform} {device.id}: {device.device_kind}")
+    out.print("precision float64 in this command (--float32 opts out)")
+    state = "on" if jax.config.jax_enable_x64 else "off: JAX computes in float32"
+    out.print(f"          in Python, JAX's own setting: jax_enable_x64 is {state}")
+
+
+if __name__ == "__main__":
+    main()

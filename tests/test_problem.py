@@ -1,0 +1,496 @@
+"""Problems: values against their definitions, gaps against outside solvers, refusals."""
+
+import re
+
+import dlnjax as dln
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dlnjax._problem import is_valid
+from sklearn.linear_model import Lasso
+
+SHAPES = {"n > d": (6, 4), "n < d": (3, 5), "rank 2 of 4": (6, 4)}
+
+
+def _data(name):
+    rng = np.random.default_rng(sum(map(ord, name)))
+    n, d = SHAPES[name]
+    X = rng.normal(size=(n, d))
+    if name == "rank 2 of 4":
+        X = X[:, :2] @ rng.normal(size=(2, d))
+    return X, rng.normal(size=n)
+
+
+def _least_squares(X, y, decay=0.3):
+    return dln.LeastSquares(X, y, weight_decay=decay)
+
+
+def _quadratic(X, y, decay=0.3):
+    return dln.Quadratic(X.T @ X, X.T @ y, constant=0.5 * np.sum(y**2), weight_decay=decay)
+
+
+BOTH = pytest.mark.parametrize("make", [_least_squares, _quadratic])
+EVERY_SHAPE = pytest.mark.parametrize("name", SHAPES)
+
+
+def _points(d, batch):
+    return np.random.default_rng(len(batch)).normal(size=(*batch, d))
+
+
+def _relative(a, b):
+    return np.max(np.abs(np.asarray(a) - b)) / np.max(np.abs(b))
+
+
+# --- values ---------------------------------------------------------------------------------
+
+
+@BOTH
+@EVERY_SHAPE
+def test_matches_definitions(make, name):
+    X, y = _data(name)
+    d = X.shape[1]
+    problem = make(X, y)
+    for batch in [(), (7,), (2, 3)]:
+        x = _points(d, batch)
+        loss = 0.5 * np.sum((x @ X.T - y) ** 2, axis=-1)
+        mu = np.linspace(0.5, 2, int(np.prod(batch))).reshape(batch)
+        norm = np.abs(x).sum(-1)
+        xj = jnp.asarray(x)
+        for got, want in [
+            (problem.loss(xj), loss),
+            (problem.gradient(xj), (x @ X.T - y) @ X),
+            (problem.matvec(xj), x @ (X.T @ X)),
+            (problem.lasso_objective(x, mu), loss + (0.3 + 1 / mu) * norm),
+        ]:
+            assert got.shape == want.shape
+            assert _relative(got, want) < 1e-13
+    assert _relative(problem.r, X.T @ y) < 1e-14
+    assert _relative(problem.gram(), X.T @ X) < 1e-14
+    assert _relative(problem.gram_column(1), (X.T @ X)[:, 1]) < 1e-14
+    assert _relative(problem.gram_diagonal(), np.diag(X.T @ X)) < 1e-14
+    assert problem.rank_bound >= np.linalg.matrix_rank(X)
+
+
+@BOTH
+@EVERY_SHAPE
+def test_gradient_is_the_derivative_of_the_loss(make, name):
+    problem = make(*_data(name))
+    x = jnp.asarray(_points(len(problem.r), ()))
+    gradient = np.asarray(problem.gradient(x))
+    np.testing.assert_allclose(jax.grad(problem.loss)(x), gradient, rtol=1e-13, atol=1e-13)
+    # The loss is quadratic: central differences are exact but for rounding, eps/step.
+    steps = 1e-3 * jnp.eye(len(x))
+    centre = jnp.broadcast_to(x, steps.shape)
+    difference = (problem.loss(centre + steps) - problem.loss(centre - steps)) / 2e-3
+    np.testing.assert_allclose(difference, gradient, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "points, mus, batch",
+    [((), (5,), (5,)), ((5,), (), (5,)), ((4,), (3, 1), (3, 4)), ((2, 4), (4,), (2, 4))],
+)
+def test_mu_broadcasts_against_the_batch_of_x(points, mus, batch):
+    X, y = _data("n > d")
+    x = _points(4, points)
+    mu = np.linspace(0.2, 3, int(np.prod(mus))).reshape(mus)
+    want = 0.5 * np.sum((x @ X.T - y) ** 2, -1) + (0.3 + 1 / mu) * np.abs(x).sum(-1)
+    problem = _least_squares(X, y)
+    objective = problem.lasso_objective(x, mu)
+    assert objective.shape == want.shape == batch
+    assert _relative(objective, want) < 1e-14
+    assert problem.duality_gap(x, 1 / mu).shape == batch
+
+
+def test_infinite_mu_leaves_the_weight_decay():
+    X, y = _data("n > d")
+    x = _points(4, ())
+    want = 0.5 * np.sum((X @ x - y) ** 2) + 0.3 * np.abs(x).sum()
+    assert _relative(_least_squares(X, y).lasso_objective(x, np.inf), want) < 1e-14
+
+
+@EVERY_SHAPE
+def test_quadratic_is_least_squares(name):
+    X, y = _data(name)
+    a, b = _least_squares(X, y), _quadratic(X, y)
+    x = jnp.asarray(_points(X.shape[1], (20,)))
+    gap = lambda problem, positive: problem.duality_gap(abs(x), 0.4, positive=positive)
+    for f in [
+        lambda problem: problem.loss(x),
+        lambda problem: problem.gradient(x),
+        lambda problem: problem.lasso_objective(x, 0.7),
+        lambda problem: gap(problem, False),
+        lambda problem: gap(problem, True),
+        lambda problem: problem.gram(),
+        lambda problem: problem.gram_diagonal(),
+    ]:
+        assert _relative(f(a), np.asarray(f(b))) < 1e-12
+
+
+# --- duality gap ------------------------------------------------------------------------------
+
+
+def _optimum(X, y, kappa, positive):
+    n = len(y)
+    # tol=0 runs on until the coordinate descent is stationary to the last bit, or warns.
+    model = Lasso(alpha=kappa / n, fit_intercept=False, positive=positive, tol=1e-15)
+    return model.set_params(max_iter=1_000_000).fit(X, y).coef_
+
+
+@BOTH
+@EVERY_SHAPE
+@pytest.mark.parametrize("positive", [False, True])
+def test_duality_gap_bounds_the_gap_and_vanishes_at_the_optimum(make, name, positive):
+    X, y = _data(name)
+    problem = make(X, y)
+    objective = lambda x, kappa: (
+        0.5 * np.sum((x @ X.T - y) ** 2, axis=-1) + kappa * np.abs(x).sum(axis=-1)
+    )
+    largest = np.max(X.T @ y if positive else np.abs(X.T @ y))
+    for kappa in [1.5 * largest, 0.5 * largest, 0.05 * largest]:
+        best = _optimum(X, y, kappa, positive)
+        x = best + np.logspace(-6, 1, 30)[:, None] * _points(X.shape[1], (30,))
+        if positive:
+            x = np.abs(x)
+        gap = np.asarray(problem.duality_gap(x, kappa, positive=positive))
+        true = objective(x, kappa) - objective(best, kappa)
+        rounding = 1e-14 * np.sum(y**2)
+        assert np.all(true > -rounding)
+        assert np.all(gap >= true - rounding)
+        assert np.all(np.isfinite(gap))
+        # The gap of the optimum is what scikit-learn's stopping left.
+        assert float(problem.duality_gap(best, kappa, positive=positive)) < 1e-9 * np.sum(y**2)
+
+
+def test_duality_gap_is_exactly_zero_at_zero_above_the_largest_correlation():
+    X, y = _data("n > d")
+    for positive, size in [(False, np.abs(X.T @ y).max()), (True, (X.T @ y).max())]:
+        gap = _least_squares(X, y).duality_gap(np.zeros(4), 1.01 * size, positive=positive)
+        assert float(gap) == 0
+
+
+def test_duality_gap_of_a_negative_point_is_infinite_for_the_positive_lasso():
+    gap = _least_squares(*_data("n > d")).duality_gap(
+        np.array([[1.0, -1e-9, 0, 0], [1.0, 1e-9, 0, 0]]), 1.0, positive=True
+    )
+    assert np.isinf(gap[0]) and np.isfinite(gap[1])
+
+
+@EVERY_SHAPE
+def test_duality_gap_without_penalty(name):
+    X, y = _data(name)
+    problem = _least_squares(X, y)
+    x = _points(X.shape[1], (10,))
+    least = 0.5 * np.sum((X @ np.linalg.lstsq(X, y)[0] - y) ** 2)
+    gap = np.asarray(problem.duality_gap(x, 0.0))
+    assert np.all(gap >= 0.5 * np.sum((x @ X.T - y) ** 2, axis=-1) - least - 1e-14)
+    assert np.all(np.isfinite(gap))
+    # An exact fit has no gap: residual and penalty are both exactly 0.
+    assert float(dln.LeastSquares(np.eye(3), np.ones(3)).duality_gap(np.ones(3), 0.0)) == 0
+
+
+# --- the constant of a quadratic -----------------------------------------------------------------
+
+
+@EVERY_SHAPE
+def test_default_constant_makes_the_least_loss_zero(name):
+    X, y = _data(name)
+    M, r = X.T @ X, X.T @ y
+    problem = dln.Quadratic(M, r)
+    best = np.linalg.pinv(M, hermitian=True) @ r
+    assert abs(float(problem.constant) - 0.5 * r @ best) < 1e-13 * (0.5 * r @ best)
+    assert 0 <= float(problem.loss(jnp.asarray(best))) < 1e-14 * float(problem.constant)
+    rest = 0.5 * np.sum(y**2) - float(problem.constant)
+    fit = X @ np.linalg.lstsq(X, y)[0]
+    assert abs(rest - 0.5 * np.sum((y - fit) ** 2)) < 1e-13 * np.sum(y**2)
+
+
+@EVERY_SHAPE
+def test_derivative_of_the_default_constant(name):
+    # Along a curve of M = FᵀF of constant rank, with r kept in the range of M.
+    X, y = _data(name)
+    rng = np.random.default_rng(7)
+    # Rank is kept by moving the right factor of X = B C.
+    B, C = (X, np.eye(X.shape[1])) if name != "rank 2 of 4" else (X[:, :2], _right_factor(X))
+    dC, dy = rng.normal(size=C.shape), rng.normal(size=len(y))
+
+    def constant(t):
+        F = B @ (C + t * dC)
+        return dln.Quadratic(F.T @ F, F.T @ (y + t * dy)).constant
+
+    derivative = float(jax.grad(constant)(0.0))
+    h = 1e-5  # the error of the difference is about h² and eps/h
+    difference = float(constant(h) - constant(-h)) / (2 * h)
+    assert np.isfinite(derivative)
+    assert abs(derivative - difference) < 1e-8 * max(1, abs(difference))
+    forward = float(jax.jvp(constant, (0.0,), (1.0,))[1])
+    assert abs(derivative - forward) < 1e-12 * max(1, abs(derivative))
+
+
+def _right_factor(X):
+    return np.linalg.lstsq(X[:, :2], X)[0]
+
+
+# --- refusals ----------------------------------------------------------------------------------
+
+
+X0, Y0 = np.arange(6.0).reshape(3, 2) + np.eye(3, 2), np.ones(3)
+PROBLEM = dln.LeastSquares(X0, Y0)
+
+
+def _with(array, where, value):
+    array = array.copy()
+    array[where] = value
+    return array
+
+
+REFUSED = {
+    "NaN in X": (
+        lambda: dln.LeastSquares(_with(X0, (1, 0), np.nan), Y0),
+        ValueError,
+        "`X[1, 0]` is nan, and 1 of 6 entries of `X` are not finite. Remove or impute",
+    ),
+    "inf in y": (
+        lambda: dln.LeastSquares(X0, _with(Y0, 2, -np.inf)),
+        ValueError,
+        "`y[2]` is -inf, and 1 of 3 entries of `y` are not finite. Remove or impute",
+    ),
+    "rows of X and y": (
+        lambda: dln.LeastSquares(X0, np.ones(4)),
+        ValueError,
+        "`X` has 3 rows but `y` has 4 entries",
+    ),
+    "1-D X": (
+        lambda: dln.LeastSquares(np.ones(3), Y0),
+        ValueError,
+        "`X` must be a matrix (n, d), got shape (3,). Use `X[:, None]`",
+    ),
+    "3-D X": (
+        lambda: dln.LeastSquares(np.ones((2, 3, 2)), Y0),
+        ValueError,
+        "got shape (2, 3, 2)",
+    ),
+    "2-D y": (
+        lambda: dln.LeastSquares(X0, np.ones((3, 1))),
+        ValueError,
+        "`y` must be a vector (n,), got shape (3, 1). Use `y[:, 0]`",
+    ),
+    "no rows": (
+        lambda: dln.LeastSquares(np.ones((0, 2)), np.ones(0)),
+        ValueError,
+        "`X` has an empty axis: its shape is (0, 2)",
+    ),
+    "no columns": (
+        lambda: dln.LeastSquares(np.ones((3, 0)), Y0),
+        ValueError,
+        "`X` has an empty axis: its shape is (3, 0)",
+    ),
+    "complex X": (
+        lambda: dln.LeastSquares(X0 + 0j, Y0),
+        TypeError,
+        "`X` must be real, got dtype complex128. Pass its real part",
+    ),
+    "text in X": (
+        lambda: dln.LeastSquares(X0.astype(str), Y0),
+        TypeError,
+        "`X` must be an array of numbers, got ndarray",
+    ),
+    "objects in y": (
+        lambda: dln.LeastSquares(X0, np.array([1.0, None, "a"], dtype=object)),
+        TypeError,
+        "`y` must be an array of numbers, got ndarray",
+    ),
+    "negative decay": (
+        lambda: dln.LeastSquares(X0, Y0, weight_decay=-0.5),
+        ValueError,
+        "`weight_decay` must be finite and non-negative, got -0.5",
+    ),
+    "NaN decay": (
+        lambda: dln.LeastSquares(X0, Y0, weight_decay=np.nan),
+        ValueError,
+        "`weight_decay` must be finite and non-negative, got nan",
+    ),
+    "infinite decay": (
+        lambda: dln.Quadratic(np.eye(2), np.ones(2), weight_decay=np.inf),
+        ValueError,
+        "`weight_decay` must be finite and non-negative, got inf",
+    ),
+    "vector of decays": (
+        lambda: dln.LeastSquares(X0, Y0, weight_decay=np.ones(2)),
+        ValueError,
+        "`weight_decay` must be a scalar, got shape (2,). Use `jax.vmap`",
+    ),
+    "M not square": (
+        lambda: dln.Quadratic(np.ones((2, 3)), np.ones(2)),
+        ValueError,
+        "`M` must be a square matrix, got shape (2, 3)",
+    ),
+    "1-D M": (
+        lambda: dln.Quadratic(np.ones(2), np.ones(2)),
+        ValueError,
+        "`M` must be a square matrix, got shape (2,)",
+    ),
+    "empty M": (
+        lambda: dln.Quadratic(np.ones((0, 0)), np.ones(0)),
+        ValueError,
+        "`M` has an empty axis: its shape is (0, 0)",
+    ),
+    "shape of r": (
+        lambda: dln.Quadratic(np.eye(2), np.ones(3)),
+        ValueError,
+        "`r` must have shape (2,) to match `M`, got (3,)",
+    ),
+    "NaN in M": (
+        lambda: dln.Quadratic(_with(np.eye(2), (0, 1), np.nan), np.ones(2)),
+        ValueError,
+        "`M[0, 1]` is nan",
+    ),
+    "inf in r": (
+        lambda: dln.Quadratic(np.eye(2), np.array([1, np.inf])),
+        ValueError,
+        "`r[1]` is inf",
+    ),
+    "asymmetric M": (
+        lambda: dln.Quadratic(np.array([[1, 0.25], [0, 1]]), np.ones(2)),
+        ValueError,
+        "`M` must be symmetric, but differs from its transpose by 0.25. Pass `(M + M.T) / 2`",
+    ),
+    "indefinite M": (
+        lambda: dln.Quadratic(np.diag([1, -0.5]), np.ones(2)),
+        ValueError,
+        "`M` must be positive semidefinite, but has the eigenvalue -0.5",
+    ),
+    "r outside the range": (
+        lambda: dln.Quadratic(np.diag([1.0, 0]), np.array([1, 0.5])),
+        ValueError,
+        "`r` must lie in the range of `M`, but is off by 0.5: the loss would be unbounded "
+        "below. Use `LeastSquares(X, y)`, or project `r`",
+    ),
+    "constant too small": (
+        lambda: dln.Quadratic(np.eye(2), np.ones(2), constant=0.25),
+        ValueError,
+        "`constant` = 0.25 makes the loss negative: with this `M` and `r` it must be at least 1.0",
+    ),
+    "NaN constant": (
+        lambda: dln.Quadratic(np.eye(2), np.ones(2), constant=np.nan),
+        ValueError,
+        "`constant` is nan",
+    ),
+    "μ = 0": (
+        lambda: PROBLEM.lasso_objective(np.ones(2), 0.0),
+        ValueError,
+        "`mu` must be positive, got 0.0. Start the grid above 0",
+    ),
+    "negative μ in a grid": (
+        lambda: PROBLEM.lasso_objective(np.ones(2), np.array([1.0, -2.0])),
+        ValueError,
+        "`mu` must be positive, got -2.0",
+    ),
+    "NaN μ": (
+        lambda: PROBLEM.lasso_objective(np.ones(2), np.nan),
+        ValueError,
+        "`mu` must be positive, got nan",
+    ),
+    "negative κ": (
+        lambda: PROBLEM.duality_gap(np.ones(2), -1.5),
+        ValueError,
+        "`kappa` must be non-negative, got -1.5",
+    ),
+    "length of x": (
+        lambda: PROBLEM.lasso_objective(np.ones((2, 3)), 1.0),
+        ValueError,
+        "The last axis of `x` must have the 2 coordinates of the problem, got shape (2, 3)",
+    ),
+    "scalar x": (
+        lambda: PROBLEM.loss(jnp.asarray(1.0)),
+        ValueError,
+        "The last axis of `x` must have the 2 coordinates of the problem, got shape ()",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refuses(case):
+    call, error, message = REFUSED[case]
+    with pytest.raises(error, match=re.escape(message)):
+        call()
+
+
+def test_accepts_rounding_in_a_quadratic():
+    # Semidefinite, symmetric and in the range only to rounding: what XᵀX and Xᵀy are.
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        X, y = rng.normal(size=(8, 12)) * 10.0 ** rng.uniform(-8, 8), rng.normal(size=8)
+        M = X.T @ X
+        M = M * (1 + 1e-15 * rng.normal(size=M.shape))
+        problem = dln.Quadratic(M, X.T @ y, constant=0.5 * np.sum(y**2))
+        assert float(problem.constant) == 0.5 * np.sum(y**2)
+    assert float(dln.Quadratic(np.zeros((2, 2)), np.zeros(2)).constant) == 0
+
+
+# --- types and transformations -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "x_dtype, y_dtype, want",
+    [
+        (np.float32, np.float32, np.float32),
+        (np.float32, np.float64, np.float64),
+        (np.float64, np.float32, np.float64),
+        (np.int32, np.float64, np.float64),
+        (np.float16, np.float32, np.float32),
+        (bool, np.int64, np.float64),
+    ],
+)
+def test_computes_in_the_widest_type(x_dtype, y_dtype, want):
+    X, y = np.eye(3, 2).astype(x_dtype), np.ones(3).astype(y_dtype)
+    problem = dln.LeastSquares(X, y, weight_decay=1)
+    assert {a.dtype for a in jax.tree.leaves(problem)} == {jnp.dtype(want)}
+    assert problem.loss(jnp.zeros(2, want)).dtype == want
+    assert problem.lasso_objective(np.zeros(2), 1.0).dtype == want
+    quadratic = dln.Quadratic(np.eye(3).astype(x_dtype), y)
+    assert {a.dtype for a in jax.tree.leaves(quadratic)} == {jnp.dtype(want)}
+
+
+def _loss_of_least_squares(X, y, decay, x):
+    return dln.LeastSquares(X, y, weight_decay=decay).lasso_objective(x, 1.0)
+
+
+def _loss_of_quadratic(X, y, decay, x):
+    problem = dln.Quadratic(X.T @ X, X.T @ y, constant=0.5 * y @ y, weight_decay=decay)
+    return problem.lasso_objective(x, 1.0)
+
+
+@pytest.mark.parametrize("loss", [_loss_of_least_squares, _loss_of_quadratic])
+def test_constructs_under_jit_vmap_and_grad(loss):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(5, 6, 4)), rng.normal(size=(5, 6))
+    decay, x = rng.uniform(size=5), rng.normal(size=(5, 4))
+    residual = np.einsum("bnd,bd->bn", X, x) - y
+    want = 0.5 * np.sum(residual**2, -1) + (decay + 1) * np.abs(x).sum(-1)
+    data = tuple(map(jnp.asarray, (X, y, decay, x)))
+    assert _relative(jax.jit(jax.vmap(loss))(*data), want) < 1e-13
+    gradients = jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1, 2, 3))))(*data)
+    norm = np.abs(x).sum(-1)
+    pulled = np.einsum("bnd,bn->bd", X, residual) + (decay + 1)[:, None] * np.sign(x)
+    for got, want in zip(
+        gradients,
+        [residual[:, :, None] * x[:, None, :], -residual, norm, pulled],
+        strict=True,
+    ):
+        assert _relative(got, want) < 1e-12
+
+
+@pytest.mark.parametrize("make", [dln.LeastSquares, dln.Quadratic])
+def test_bad_values_under_tracing_are_marked_not_raised(make):
+    def valid(A, b, decay):
+        return is_valid(make(A, b, weight_decay=decay))
+
+    A, b = jnp.eye(3), jnp.ones(3)
+    decays = jnp.array([0.0, 2.0, -1.0, jnp.nan, jnp.inf])
+    got = jax.jit(jax.vmap(valid, in_axes=(None, None, 0)))(A, b, decays)
+    assert got.tolist() == [True, True, False, False, False]
+    bad = jax.jit(jax.vmap(valid, in_axes=(0, None, None)))
+    assert bad(jnp.stack([A, A.at[0, 1].set(jnp.nan)]), b, 0.0).tolist() == [True, False]
+    with pytest.raises(ValueError, match=r"shape \(3, 2\)|3 rows|square"):
+        jax.jit(valid)(jnp.ones((3, 2)), jnp.ones(2), 0.0)
