@@ -1,18 +1,22 @@
 """Diagonal linear networks: shape, link, time scale."""
 
 import abc
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from equinox import AbstractVar
 from jaxtyping import Array, ArrayLike, Float
 
 from ._check import as_float, check_finite, check_nonempty, is_concrete, to_common_dtype
 
 # Not `typing.Self`, which beartype refuses in a class that it does not decorate.
 _N = TypeVar("_N", bound="AbstractNetwork")
+
+if TYPE_CHECKING:
+    from typing import ClassVar as AbstractClassVar
+else:
+    from equinox import AbstractClassVar
 
 
 class AbstractNetwork(eqx.Module):
@@ -24,7 +28,7 @@ class AbstractNetwork(eqx.Module):
     always, i.e. whether the flow is to be compared with the positive lasso.
     """
 
-    positive: AbstractVar[bool]
+    positive: AbstractClassVar[bool]
 
     @abc.abstractmethod
     def __call__(self) -> Float[Array, " d"]:

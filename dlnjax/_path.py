@@ -86,8 +86,7 @@ class PiecewiseLinearPath(eqx.Module):
         `tol` (default `eps^(5/8)`, 1.6e-10 in float64) is relative to the largest `|z|` and
         `|dz/dp|` of the segment: smaller decreases count as rounding.
         """
-        if tol is None:
-            tol = float(jnp.finfo(self.knots.dtype).eps) ** 0.625
+        small = jnp.finfo(self.knots.dtype).eps ** 0.625 if tol is None else tol
         start, end = self._segments()
         speed = jnp.where(self.values * self.slopes < 0, jnp.abs(self.slopes), 0)
         amount = jnp.minimum(
@@ -96,7 +95,7 @@ class PiecewiseLinearPath(eqx.Module):
         )
         top = jnp.max(jnp.abs(self.values), axis=1, keepdims=True)
         fastest = jnp.max(jnp.abs(self.slopes), axis=1, keepdims=True)
-        return ~jnp.any((speed > tol * fastest) & (amount > tol * top))
+        return ~jnp.any((speed > small * fastest) & (amount > small * top))
 
     def downward_variation(self, p: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """`z↓(p) = Σᵢ ∫₀ᵖ (1+u)[(d(zᵢ)₊/du)₋ + (d(zᵢ)₋/du)₋] du` ([B25] Eq. 2.3), exact from

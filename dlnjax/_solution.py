@@ -30,6 +30,10 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
         "The homotopy made too many pivots without moving, on a degenerate knot. Please "
         "report this problem. Perturbing `y` in its last digits works around it."
     )
+    flow_not_finite = (
+        "The trajectory is not finite: it overflows in this precision. Scale the data, or use "
+        "float64."
+    )
     gap_not_reached = (
         "The requested relative duality gap was not reached within `max_steps` "
         "iterations. Raise `max_steps`, loosen `gap_tol`, or take the point from "

@@ -304,7 +304,7 @@ def info() -> None:
     for device in jax.devices():
         out.print(f"device    {device.platform} {device.id}: {device.device_kind}")
     out.print("precision float64 in this command (--float32 opts out)")
-    state = "on" if jax.config.jax_enable_x64 else "off: JAX computes in float32"
+    state = "on" if jax.config.read("jax_enable_x64") else "off: JAX computes in float32"
     out.print(f"          in Python, JAX's own setting: jax_enable_x64 is {state}")
 
 

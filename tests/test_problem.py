@@ -2,13 +2,14 @@
 
 import re
 
-import dlnjax as dln
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dlnjax._problem import is_valid
 from sklearn.linear_model import Lasso
+
+import dlnjax as dln
+from dlnjax._problem import AbstractProblem, is_valid
 
 SHAPES = {"n > d": (6, 4), "n < d": (3, 5), "rank 2 of 4": (6, 4)}
 
@@ -42,48 +43,71 @@ def _relative(a, b):
     return np.max(np.abs(np.asarray(a) - b)) / np.max(np.abs(b))
 
 
+_loss = jax.jit(lambda problem, x: problem.loss(x))
+_objective = jax.jit(AbstractProblem.lasso_objective)
+_gap = jax.jit(AbstractProblem.duality_gap, static_argnames="positive")
+
+
 # --- values ---------------------------------------------------------------------------------
 
 
-@BOTH
+@jax.jit
+def _everything(problem, x, mu, kappa):
+    """All that can be asked of a problem, in one compilation."""
+    return {
+        "loss": problem.loss(x),
+        "gradient": problem.gradient(x),
+        "matvec": problem.matvec(x),
+        "objective": problem.lasso_objective(x, mu),
+        "gap": problem.duality_gap(x, kappa),
+        "positive gap": problem.duality_gap(abs(x), kappa, positive=True),
+        "r": problem.r,
+        "gram": problem.gram(),
+        "column": problem.gram_column(1),
+        "diagonal": problem.gram_diagonal(),
+        "derivative": jax.grad(lambda x: jnp.sum(problem.loss(x)))(x),
+    }
+
+
 @EVERY_SHAPE
-def test_matches_definitions(make, name):
+@pytest.mark.parametrize("batch", [(), (7,), (2, 3)])
+def test_matches_definitions(name, batch):
     X, y = _data(name)
-    d = X.shape[1]
-    problem = make(X, y)
-    for batch in [(), (7,), (2, 3)]:
-        x = _points(d, batch)
-        loss = 0.5 * np.sum((x @ X.T - y) ** 2, axis=-1)
-        mu = np.linspace(0.5, 2, int(np.prod(batch))).reshape(batch)
-        norm = np.abs(x).sum(-1)
-        xj = jnp.asarray(x)
-        for got, want in [
-            (problem.loss(xj), loss),
-            (problem.gradient(xj), (x @ X.T - y) @ X),
-            (problem.matvec(xj), x @ (X.T @ X)),
-            (problem.lasso_objective(x, mu), loss + (0.3 + 1 / mu) * norm),
-        ]:
-            assert got.shape == want.shape
-            assert _relative(got, want) < 1e-13
-    assert _relative(problem.r, X.T @ y) < 1e-14
-    assert _relative(problem.gram(), X.T @ X) < 1e-14
-    assert _relative(problem.gram_column(1), (X.T @ X)[:, 1]) < 1e-14
-    assert _relative(problem.gram_diagonal(), np.diag(X.T @ X)) < 1e-14
-    assert problem.rank_bound >= np.linalg.matrix_rank(X)
+    x, M = _points(X.shape[1], batch), X.T @ X
+    mu = np.linspace(0.5, 2, int(np.prod(batch))).reshape(batch)
+    loss = 0.5 * np.sum((x @ X.T - y) ** 2, axis=-1)
+    gradient = (x @ X.T - y) @ X
+    want = {
+        "loss": loss,
+        "gradient": gradient,
+        "derivative": gradient,
+        "matvec": x @ M,
+        "objective": loss + (0.3 + 1 / mu) * np.abs(x).sum(-1),
+        "r": X.T @ y,
+        "gram": M,
+        "column": M[:, 1],
+        "diagonal": np.diag(M),
+    }
+    least_squares, quadratic = _least_squares(X, y), _quadratic(X, y)
+    got = _everything(least_squares, x, mu, 1 / mu)
+    for key, value in want.items():
+        assert got[key].shape == value.shape
+        assert _relative(got[key], value) < 1e-13
+    for key, value in _everything(quadratic, x, mu, 1 / mu).items():
+        assert value.shape == got[key].shape
+        assert _relative(value, got[key]) < 1e-12
+    assert least_squares.rank_bound == min(X.shape)
+    assert quadratic.rank_bound == X.shape[1]
 
 
 @BOTH
-@EVERY_SHAPE
-def test_gradient_is_the_derivative_of_the_loss(make, name):
-    problem = make(*_data(name))
-    x = jnp.asarray(_points(len(problem.r), ()))
-    gradient = np.asarray(problem.gradient(x))
-    np.testing.assert_allclose(jax.grad(problem.loss)(x), gradient, rtol=1e-13, atol=1e-13)
+def test_gradient_against_finite_differences(make):
+    problem = make(*_data("n < d"))
+    x = jnp.asarray(_points(5, ()))
     # The loss is quadratic: central differences are exact but for rounding, eps/step.
-    steps = 1e-3 * jnp.eye(len(x))
-    centre = jnp.broadcast_to(x, steps.shape)
-    difference = (problem.loss(centre + steps) - problem.loss(centre - steps)) / 2e-3
-    np.testing.assert_allclose(difference, gradient, atol=1e-11)
+    steps = 1e-3 * jnp.stack([jnp.eye(5), -jnp.eye(5)])
+    ahead, behind = _loss(problem, jnp.broadcast_to(x, steps.shape) + steps)
+    np.testing.assert_allclose((ahead - behind) / 2e-3, problem.gradient(x), atol=1e-11)
 
 
 @pytest.mark.parametrize(
@@ -96,10 +120,13 @@ def test_mu_broadcasts_against_the_batch_of_x(points, mus, batch):
     mu = np.linspace(0.2, 3, int(np.prod(mus))).reshape(mus)
     want = 0.5 * np.sum((x @ X.T - y) ** 2, -1) + (0.3 + 1 / mu) * np.abs(x).sum(-1)
     problem = _least_squares(X, y)
-    objective = problem.lasso_objective(x, mu)
+    objective = _objective(problem, x, mu)
     assert objective.shape == want.shape == batch
     assert _relative(objective, want) < 1e-14
-    assert problem.duality_gap(x, 1 / mu).shape == batch
+    gap = _gap(problem, x, 1 / mu)
+    full = _gap(problem, np.broadcast_to(x, (*batch, 4)), np.broadcast_to(1 / mu, batch))
+    assert gap.shape == batch
+    assert _relative(gap, full) < 1e-14
 
 
 def test_infinite_mu_leaves_the_weight_decay():
@@ -109,70 +136,45 @@ def test_infinite_mu_leaves_the_weight_decay():
     assert _relative(_least_squares(X, y).lasso_objective(x, np.inf), want) < 1e-14
 
 
-@EVERY_SHAPE
-def test_quadratic_is_least_squares(name):
-    X, y = _data(name)
-    a, b = _least_squares(X, y), _quadratic(X, y)
-    x = jnp.asarray(_points(X.shape[1], (20,)))
-    gap = lambda problem, positive: problem.duality_gap(abs(x), 0.4, positive=positive)
-    for f in [
-        lambda problem: problem.loss(x),
-        lambda problem: problem.gradient(x),
-        lambda problem: problem.lasso_objective(x, 0.7),
-        lambda problem: gap(problem, False),
-        lambda problem: gap(problem, True),
-        lambda problem: problem.gram(),
-        lambda problem: problem.gram_diagonal(),
-    ]:
-        assert _relative(f(a), np.asarray(f(b))) < 1e-12
-
-
 # --- duality gap ------------------------------------------------------------------------------
 
 
 def _optimum(X, y, kappa, positive):
-    n = len(y)
-    # tol=0 runs on until the coordinate descent is stationary to the last bit, or warns.
-    model = Lasso(alpha=kappa / n, fit_intercept=False, positive=positive, tol=1e-15)
+    model = Lasso(alpha=kappa / len(y), fit_intercept=False, positive=positive, tol=1e-15)
     return model.set_params(max_iter=1_000_000).fit(X, y).coef_
 
 
-@BOTH
 @EVERY_SHAPE
 @pytest.mark.parametrize("positive", [False, True])
-def test_duality_gap_bounds_the_gap_and_vanishes_at_the_optimum(make, name, positive):
+def test_duality_gap_bounds_the_gap_and_vanishes_at_the_optimum(name, positive):
     X, y = _data(name)
-    problem = make(X, y)
-    objective = lambda x, kappa: (
-        0.5 * np.sum((x @ X.T - y) ** 2, axis=-1) + kappa * np.abs(x).sum(axis=-1)
-    )
     largest = np.max(X.T @ y if positive else np.abs(X.T @ y))
-    for kappa in [1.5 * largest, 0.5 * largest, 0.05 * largest]:
-        best = _optimum(X, y, kappa, positive)
-        x = best + np.logspace(-6, 1, 30)[:, None] * _points(X.shape[1], (30,))
-        if positive:
-            x = np.abs(x)
-        gap = np.asarray(problem.duality_gap(x, kappa, positive=positive))
-        true = objective(x, kappa) - objective(best, kappa)
-        rounding = 1e-14 * np.sum(y**2)
-        assert np.all(true > -rounding)
-        assert np.all(gap >= true - rounding)
+    kappa = np.array([1.5, 0.5, 0.05])[:, None] * largest
+    best = np.stack([_optimum(X, y, float(k[0]), positive) for k in kappa])[:, None]
+    # The optimum, then points further and further from it.
+    x = best + np.append(0, np.logspace(-6, 1, 30))[:, None] * _points(X.shape[1], (3, 31))
+    x = np.abs(x) if positive else x
+    objective = 0.5 * np.sum((x @ X.T - y) ** 2, axis=-1) + kappa * np.abs(x).sum(axis=-1)
+    true = objective - objective[:, :1]
+    rounding = 1e-14 * np.sum(y**2)
+    assert np.all(true > -rounding)
+    for make in [_least_squares, _quadratic]:
+        gap = np.asarray(_gap(make(X, y), x, kappa, positive=positive))
         assert np.all(np.isfinite(gap))
+        assert np.all(gap >= true - rounding)
         # The gap of the optimum is what scikit-learn's stopping left.
-        assert float(problem.duality_gap(best, kappa, positive=positive)) < 1e-9 * np.sum(y**2)
+        assert np.all(gap[:, 0] < 1e-9 * np.sum(y**2))
 
 
 def test_duality_gap_is_exactly_zero_at_zero_above_the_largest_correlation():
     X, y = _data("n > d")
     for positive, size in [(False, np.abs(X.T @ y).max()), (True, (X.T @ y).max())]:
-        gap = _least_squares(X, y).duality_gap(np.zeros(4), 1.01 * size, positive=positive)
-        assert float(gap) == 0
+        assert _gap(_least_squares(X, y), np.zeros(4), 1.01 * size, positive=positive) == 0
 
 
 def test_duality_gap_of_a_negative_point_is_infinite_for_the_positive_lasso():
-    gap = _least_squares(*_data("n > d")).duality_gap(
-        np.array([[1.0, -1e-9, 0, 0], [1.0, 1e-9, 0, 0]]), 1.0, positive=True
-    )
+    x = np.array([[1.0, -1e-9, 0, 0], [1.0, 1e-9, 0, 0]])
+    gap = _gap(_least_squares(*_data("n > d")), x, np.ones(2), positive=True)
     assert np.isinf(gap[0]) and np.isfinite(gap[1])
 
 
@@ -182,11 +184,11 @@ def test_duality_gap_without_penalty(name):
     problem = _least_squares(X, y)
     x = _points(X.shape[1], (10,))
     least = 0.5 * np.sum((X @ np.linalg.lstsq(X, y)[0] - y) ** 2)
-    gap = np.asarray(problem.duality_gap(x, 0.0))
+    gap = np.asarray(_gap(problem, x, np.zeros(10)))
     assert np.all(gap >= 0.5 * np.sum((x @ X.T - y) ** 2, axis=-1) - least - 1e-14)
     assert np.all(np.isfinite(gap))
     # An exact fit has no gap: residual and penalty are both exactly 0.
-    assert float(dln.LeastSquares(np.eye(3), np.ones(3)).duality_gap(np.ones(3), 0.0)) == 0
+    assert _gap(dln.LeastSquares(np.eye(3), np.ones(3)), np.ones(3), 0.0) == 0
 
 
 # --- the constant of a quadratic -----------------------------------------------------------------
@@ -218,13 +220,15 @@ def test_derivative_of_the_default_constant(name):
         F = B @ (C + t * dC)
         return dln.Quadratic(F.T @ F, F.T @ (y + t * dy)).constant
 
-    derivative = float(jax.grad(constant)(0.0))
+    values = jax.jit(jax.vmap(constant))
     h = 1e-5  # the error of the difference is about h² and eps/h
-    difference = float(constant(h) - constant(-h)) / (2 * h)
-    assert np.isfinite(derivative)
-    assert abs(derivative - difference) < 1e-8 * max(1, abs(difference))
-    forward = float(jax.jvp(constant, (0.0,), (1.0,))[1])
-    assert abs(derivative - forward) < 1e-12 * max(1, abs(derivative))
+    ahead, behind = values(jnp.array([h, -h]))
+    difference = float(ahead - behind) / (2 * h)
+    reverse, (_, forward) = jax.jit(
+        lambda t: (jax.grad(constant)(t), jax.jvp(constant, (t,), (1.0,)))
+    )(0.0)
+    assert abs(reverse - difference) < 1e-8 * max(1, abs(difference))
+    assert abs(reverse - forward) < 1e-12 * max(1, abs(difference))
 
 
 def _right_factor(X):

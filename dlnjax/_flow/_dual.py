@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from .._linalg import matmul
 from .._network import AbstractDualNetwork
 from .._problem import AbstractProblem, LeastSquares
-from ._term import AbstractFlowTerm
+from ._term import AbstractFlowTerm, RealScalarLike
 
 
 class Response(eqx.Module):
@@ -41,7 +41,7 @@ class AbstractDualTerm(AbstractFlowTerm):
     scale: AbstractVar[Float[Array, ""]]
 
     @abc.abstractmethod
-    def dual(self, s: Float[Array, ""], state: PyTree[Array]) -> Float[Array, " d"]:
+    def dual(self, s: RealScalarLike, state: PyTree[Array]) -> Float[Array, " d"]:
         """`g = Xᵀν`."""
 
     @abc.abstractmethod
@@ -60,7 +60,7 @@ class AbstractDualTerm(AbstractFlowTerm):
     def z(self, state: PyTree[Array]) -> Float[Array, " d"]:
         """`z = ∫x`, in the user's units."""
 
-    def _w(self, g: Array, s: Array) -> Array:
+    def _w(self, g: Array, s: RealScalarLike) -> Array:
         sides = (g,) if self.network.positive else (g, -g)
         w = self.network.initial_dual(self.log_eps) - jnp.stack(sides)
         return w + self.weight_decay * s
@@ -68,11 +68,11 @@ class AbstractDualTerm(AbstractFlowTerm):
     def _combine(self, q: Array) -> Array:
         return q[0] if self.network.positive else q[0] - q[1]
 
-    def x(self, s: Array, g: Float[Array, " d"]) -> Float[Array, " d"]:
+    def x(self, s: RealScalarLike, g: Float[Array, " d"]) -> Float[Array, " d"]:
         """The network's `x` where its dual is `g`, in the user's units."""
         return self._combine(self.network.link(self._w(g, s), self.log_eps))
 
-    def response(self, s: Array, g: Float[Array, " d"]) -> Response:
+    def response(self, s: RealScalarLike, g: Float[Array, " d"]) -> Response:
         w = self._w(g, s)
         link = lambda w: self.network.link(w, self.log_eps)
         q, derivative = jax.jvp(link, (w,), (jnp.ones_like(w),))

@@ -186,7 +186,7 @@ def _solve(
     result = RESULTS.where(valid, result, RESULTS.invalid_input)
     finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(z))
     lost = ~finite & (result == RESULTS.successful)
-    result = RESULTS.where(lost, RESULTS.nonfinite, result)
+    result = RESULTS.where(lost, RESULTS.flow_not_finite, result)
     good = result == RESULTS.successful
     x, x_mean, z, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (x, x_mean, z, dual))
     return Flow(s, x, x_mean, z, dual, result, solution.stats, network.positive)

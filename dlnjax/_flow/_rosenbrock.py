@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._dual import AbstractDualTerm
+from ._term import RealScalarLike
 
 # Steinebach, *Construction of Rosenbrock–Wanner method Rodas5P and numerical benchmarks within
 # the Julia Differential Equations package*, BIT 63:27 (2023): the coefficients published
@@ -129,8 +130,8 @@ def _combine(base: PyTree[Array], coefficients, stages: list[PyTree[Array]]) -> 
 
 
 class _Interpolation(diffrax.AbstractLocalInterpolation):
-    t0: Array
-    t1: Array
+    t0: RealScalarLike  # pyright: ignore[reportIncompatibleVariableOverride]
+    t1: RealScalarLike  # pyright: ignore[reportIncompatibleVariableOverride]
     y0: PyTree[Array]
     y1: PyTree[Array]
     k: PyTree[Array]  # leaves (3, ...)
@@ -193,7 +194,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         good = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
         y1 = jax.tree.map(lambda new, old: jnp.where(good, new, old), y1, y0)
         error = jax.tree.map(lambda e: jnp.where(good, jnp.abs(e), jnp.inf), error)
-        weights = jnp.asarray(H, h.dtype)
+        weights = jnp.asarray(H, jnp.result_type(h))
         k = jax.tree.map(lambda *ks: jnp.tensordot(weights, jnp.stack(ks), axes=1), *stages)
         dense_info = dict(y0=y0, y1=y1, k=k)
         return y1, error, dense_info, None, diffrax.RESULTS.successful

@@ -1,10 +1,14 @@
 """What every formulation of the flow hands to diffrax."""
 
 import abc
+from typing import Any
 
 import diffrax
 import jax
 from jaxtyping import Array, Float, PyTree
+
+# diffrax passes times as arrays of shape () or as numbers.
+RealScalarLike = Any
 
 
 class AbstractFlowTerm(diffrax.AbstractTerm):
@@ -16,7 +20,7 @@ class AbstractFlowTerm(diffrax.AbstractTerm):
 
     @abc.abstractmethod
     def read(
-        self, s: Float[Array, ""], state: PyTree[Array]
+        self, s: RealScalarLike, state: PyTree[Array]
     ) -> tuple[Float[Array, " d"], Float[Array, " d"], Float[Array, " d"]]:
         """`x`, `z = ∫x` and the dual `Xᵀν = s r − Mz`, each `(d,)`."""
 
