@@ -110,10 +110,13 @@ def test_gradient_against_finite_differences(make):
     np.testing.assert_allclose((ahead - behind) / 2e-3, problem.gradient(x), atol=1e-11)
 
 
-@pytest.mark.parametrize(
+BROADCASTS = pytest.mark.parametrize(
     "points, mus, batch",
     [((), (5,), (5,)), ((5,), (), (5,)), ((4,), (3, 1), (3, 4)), ((2, 4), (4,), (2, 4))],
 )
+
+
+@BROADCASTS
 def test_mu_broadcasts_against_the_batch_of_x(points, mus, batch):
     X, y = _data("n > d")
     x = _points(4, points)
@@ -123,10 +126,17 @@ def test_mu_broadcasts_against_the_batch_of_x(points, mus, batch):
     objective = _objective(problem, x, mu)
     assert objective.shape == want.shape == batch
     assert _relative(objective, want) < 1e-14
-    gap = _gap(problem, x, 1 / mu)
-    full = _gap(problem, np.broadcast_to(x, (*batch, 4)), np.broadcast_to(1 / mu, batch))
+
+
+@BROADCASTS
+def test_kappa_broadcasts_against_the_batch_of_x(points, mus, batch):
+    problem = _least_squares(*_data("n > d"))
+    x = _points(4, points)
+    kappa = np.linspace(0.2, 3, int(np.prod(mus))).reshape(mus)
+    want = _gap(problem, np.broadcast_to(x, (*batch, 4)), np.broadcast_to(kappa, batch))
+    gap = _gap(problem, x, kappa)
     assert gap.shape == batch
-    assert _relative(gap, full) < 1e-14
+    assert _relative(gap, want) < 1e-14
 
 
 def test_infinite_mu_leaves_the_weight_decay():
@@ -447,13 +457,17 @@ def test_accepts_rounding_in_a_quadratic():
     ],
 )
 def test_computes_in_the_widest_type(x_dtype, y_dtype, want):
-    X, y = np.eye(3, 2).astype(x_dtype), np.ones(3).astype(y_dtype)
-    problem = dln.LeastSquares(X, y, weight_decay=1)
-    assert {a.dtype for a in jax.tree.leaves(problem)} == {jnp.dtype(want)}
-    assert problem.loss(jnp.zeros(2, want)).dtype == want
-    assert problem.lasso_objective(np.zeros(2), 1.0).dtype == want
-    quadratic = dln.Quadratic(np.eye(3).astype(x_dtype), y)
-    assert {a.dtype for a in jax.tree.leaves(quadratic)} == {jnp.dtype(want)}
+    X, y = np.eye(3).astype(x_dtype), np.ones(3).astype(y_dtype)
+
+    def everything():
+        for make in [dln.LeastSquares, dln.Quadratic]:
+            problem = make(X, y, weight_decay=1)
+            yield problem
+            yield problem.loss(jnp.zeros(3, want)), problem.gradient(jnp.zeros(3, want))
+            yield problem.lasso_objective(np.zeros(3), 1.0), problem.duality_gap(np.ones(3), 1.0)
+
+    shapes = jax.eval_shape(lambda: list(everything()))
+    assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype(want)}
 
 
 def _loss_of_least_squares(X, y, decay, x):

@@ -124,6 +124,7 @@ class _Tolerances(eqx.Module):
     unit: float
     pivot: float
     direction: float
+    merge: float
     window: float
     floor: float
     violation: float
@@ -135,9 +136,10 @@ class _Tolerances(eqx.Module):
         self.unit = eps
         self.pivot = (1e4 if eps < 1e-10 else 1e2) * eps
         self.direction = 64 * eps
+        self.merge = eps**0.8
         self.window = eps**0.6
         self.floor = 100 * eps
-        self.violation = eps**0.6
+        self.violation = eps**0.5
         self.wrong = eps**0.375
         self.defect = eps**0.5
 
@@ -156,11 +158,12 @@ def _homotopy(
         u, w, _, _ = segment
         event = _next_event(scaled, state, segment, positive, tol)
         ends = ~(event.tau > floor)
-        moves = event.tau < state.tau * (1 - tol.direction)
+        moves = event.tau < state.tau * (1 - tol.merge)
         # The segment that ends gives the values at the knot: they keep the residual at
         # rounding, where those of the next segment carry its condition number.
         x = u - event.tau * w
-        x = jnp.where(x * state.active.sign > 0, x, 0)
+        rounding = tol.merge * jnp.max(jnp.abs(x))
+        x = jnp.where(x * state.active.sign > rounding, x, 0)
         arrived = eqx.tree_at(
             lambda active: active.x, state.active, jnp.where(moves, x, state.active.x)
         )
