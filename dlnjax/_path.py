@@ -43,6 +43,7 @@ class PiecewiseLinearPath(eqx.Module):
         index = jnp.searchsorted(self.knots, p, side="right") - 1
         return p, jnp.maximum(index, 0), index >= 0
 
+    @eqx.filter_jit
     def z(self, p: Float[ArrayLike, "..."]) -> Float[Array, "... d"]:
         """`z(p)`. Any shape `(...)` of `p ≥ 0` gives `(..., d)`."""
         p, index, started = self._locate(p)
@@ -50,6 +51,7 @@ class PiecewiseLinearPath(eqx.Module):
         z = self.values[index] + step * self.slopes[index]
         return jnp.where(started[..., None], z, 0)
 
+    @eqx.filter_jit
     def x(self, p: Float[ArrayLike, "..."]) -> Float[Array, "... d"]:
         """`x(p) = z(p)/p`, with `x(0)` its limit. `(...) -> (..., d)`; `p = inf` gives the end
         point, the slope of the last ray."""
@@ -64,6 +66,7 @@ class PiecewiseLinearPath(eqx.Module):
         x = jnp.where(inside & (p < 2 * self.knots[index])[..., None], self.z(p) / safe, x)
         return jnp.where(started[..., None], x, 0)
 
+    @eqx.filter_jit
     def slope(self, p: Float[ArrayLike, "..."]) -> Float[Array, "... d"]:
         """`dz/dp`, right-continuous. `(...) -> (..., d)`."""
         _, index, started = self._locate(p)
@@ -79,6 +82,7 @@ class PiecewiseLinearPath(eqx.Module):
         end = jnp.append(self.knots[1:], self.knots[-1:])
         return self.knots, jnp.where(is_last, jnp.inf, end)
 
+    @eqx.filter_jit
     def is_monotone(self, tol: float | None = None) -> Bool[Array, ""]:
         """Whether `p ↦ z(p)` is coordinate-wise monotone: no positive part and no negative
         part ever decreases, the last ray included ([B25] §2.1).
@@ -97,6 +101,7 @@ class PiecewiseLinearPath(eqx.Module):
         fastest = jnp.max(jnp.abs(self.slopes), axis=1, keepdims=True)
         return ~jnp.any((speed > small * fastest) & (amount > small * top))
 
+    @eqx.filter_jit
     def downward_variation(self, p: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """`z↓(p) = Σᵢ ∫₀ᵖ (1+u)[(d(zᵢ)₊/du)₋ + (d(zᵢ)₋/du)₋] du` ([B25] Eq. 2.3), exact from
         the knots. `(...) -> (...)`."""
@@ -117,6 +122,7 @@ class PiecewiseLinearPath(eqx.Module):
 
         return jnp.vectorize(up_to)(p)
 
+    @eqx.filter_jit
     def kkt_residual(self, problem: AbstractProblem) -> Float[Array, " K"]:
         """Violation of the lasso's optimality conditions, at each knot and in the middle of the
         segment that follows (at twice the last knot on the last ray), relative to `‖r‖_∞`.

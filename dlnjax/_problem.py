@@ -101,12 +101,7 @@ class AbstractProblem(eqx.Module):
             raise ValueError(
                 f"`kappa` must be non-negative, got {float(np.min(np.asarray(kappa)))}."
             )
-        d = x.shape[-1]
-        gap = jnp.vectorize(
-            lambda x, kappa: self.gap_at(x, jnp.full((2, d), kappa), positive),
-            signature="(d),()->()",
-        )
-        return gap(x, kappa)
+        return _gap_at_all(self, x, kappa, positive)
 
     def gap_at(
         self, x: Float[Array, " d"], bounds: Float[Array, "2 d"], positive: bool
@@ -140,6 +135,14 @@ class AbstractProblem(eqx.Module):
                 f"problem, got shape {x.shape}."
             )
         return x
+
+
+@eqx.filter_jit
+def _gap_at_all(problem: AbstractProblem, x: Array, kappa: Array, positive: bool) -> Array:
+    def at(x, kappa):
+        return problem.gap_at(x, jnp.full((2, x.shape[0]), kappa), positive)
+
+    return jnp.vectorize(at, signature="(d),()->()")(x, kappa)
 
 
 def _as_weight_decay(value: ArrayLike, dtype) -> Array:

@@ -41,6 +41,13 @@ def suboptimality_gap(
     dtype = problem.r.dtype
     x, mu = as_float(x, "x", dtype), as_positive(mu, "mu", dtype)
 
+    return _gap_at_all(problem, x, mu, path)
+
+
+@eqx.filter_jit
+def _gap_at_all(
+    problem: AbstractProblem, x: Array, mu: Array, path: PiecewiseLinearPath
+) -> SuboptimalityGap:
     def at(x, mu):
         best = path.x(mu)
         upper, lower = problem.weight_decay + path.weights / mu

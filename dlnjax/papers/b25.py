@@ -31,8 +31,10 @@ def instance(key: Key[Array, ""], index: Int[Array, ""]) -> LeastSquares:
 
 
 class PathSummary(eqx.Module):
-    is_monotone: Bool[Array, " m"]
-    is_valid: Bool[Array, " m"]
+    """Whether the path is monotone, and whether it was solved."""
+
+    is_monotone: Bool[Array, "*m"]
+    is_valid: Bool[Array, "*m"]
 
 
 @eqx.filter_jit
@@ -64,11 +66,11 @@ def monotone_claim(fraction: float, instances: int) -> Measurement:
 class Trajectories(eqx.Module):
     """Averaged flows and lasso paths of `m` instances on a grid of `S` times."""
 
-    x_mean: Float[Array, "m S d"]
-    lasso: Float[Array, "m S d"]
-    relative_gap: Float[Array, "m S"]
-    is_monotone: Bool[Array, " m"]
-    is_valid: Bool[Array, " m"]
+    x_mean: Float[Array, "*m S d"]
+    lasso: Float[Array, "*m S d"]
+    relative_gap: Float[Array, "*m S"]
+    is_monotone: Bool[Array, "*m"]
+    is_valid: Bool[Array, "*m"]
 
 
 @eqx.filter_jit

@@ -1,0 +1,127 @@
+"""The command line, run in this process through its real entry point."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from dlnjax import cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run `dlnjax ARGS`; returns the exit code, stdout and stderr."""
+
+    def call(*args) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dlnjax", *map(str, args)])
+        monkeypatch.setenv("COLUMNS", "100")
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+            raise SystemExit(0)
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    yield call
+    jax.config.update("jax_enable_x64", True)  # what the other tests run in
+
+
+@pytest.fixture
+def table(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20, 4))
+    y = X @ [1.0, -2.0, 0.0, 0.5] + 0.1 * rng.normal(size=20)
+    rows = np.column_stack([X, y])
+    path = tmp_path / "table.csv"
+    np.savetxt(path, rows, delimiter=",", header="a,b,c,d,y", comments="")
+    return path
+
+
+def test_compare_writes_table_figure_and_report(run, table, tmp_path):
+    out = tmp_path / "new" / "folder"
+    code, text, _ = run(
+        "compare", table, "--target", "y", "--eps", "1e-20", "--eps", "1e-3", "--out", out
+    )
+    assert code == 0
+    assert "20 × 4" in text and "KKT residual" in text and "monotone" in text
+    assert text.count("averaged flow at") == 2
+    assert (out / "compare.png").stat().st_size > 10_000
+    report = json.loads((out / "compare.json").read_text())
+    assert report["columns"] == ["a", "b", "c", "d"]
+    assert [flow["eps"] for flow in report["flows"]] == [1e-3, 1e-20]
+    s = np.array(report["lasso"]["s"])
+    assert s[0] == report["lasso"]["first_knot"]
+    assert np.all(np.diff(s) > 0)
+    coarse, fine = (np.array(flow["relative_gap"]) for flow in report["flows"])
+    assert np.all(coarse >= 0) and np.all(fine >= 0)
+    assert fine.max() < coarse.max() / 5  # the gap closes like 1/log(1/ε) at worst
+    for flow in report["flows"]:
+        certified = np.array(flow["certified_gap"])
+        assert np.all(certified >= np.array(flow["relative_gap"]) * (1 - 1e-9))
+
+
+def test_compare_positive_with_decay(run, table, tmp_path):
+    code, text, _ = run(
+        "compare", table, "--target", "y", "--network", "usquared", "--weight-decay", "0.1",
+        "--s-max", "50", "--no-standardize", "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 0 and "positive lasso path" in text and "λ = 0.1" in text
+    report = json.loads((tmp_path / "compare.json").read_text())
+    assert np.min(report["flows"][0]["x"]) >= 0 and np.min(report["lasso"]["x"]) >= 0
+    assert report["lasso"]["s"][-1] == 50
+    assert report["standardized"] is False
+
+
+def test_compare_in_single_precision(run, table, tmp_path):
+    code, _, _ = run("compare", table, "--target", "y", "--float32", "--out", tmp_path)
+    report = json.loads((tmp_path / "compare.json").read_text())
+    assert code == 0 and report["dtype"] == "float32"
+    assert max(report["flows"][0]["relative_gap"]) < 0.2
+
+
+def test_reproduce_figure(run, tmp_path):
+    code, text, _ = run(
+        "reproduce", "B25-fig1", "--instances", 40, "--path-instances", 1000, "--out", tmp_path
+    )
+    report = json.loads((tmp_path / "B25-fig1.json").read_text())
+    assert code == 0 and "holds" in text
+    assert abs(report["monotone"]["measured"] - 0.76) < report["monotone"]["tolerance"]
+    gaps = report["largest_relative_gap"]
+    assert gaps["monotone"]["0.5"] < gaps["non-monotone"]["0.5"]
+    kinds = [panel["kind"] for panel in report["shown"]]
+    assert kinds == ["monotone", "monotone", "non-monotone", "non-monotone"]
+    assert (tmp_path / "B25-fig1.png").stat().st_size > 10_000
+
+
+def test_info(run):
+    code, text, _ = run("info")
+    assert code == 0
+    assert all(word in text for word in ("dlnjax", "jaxlib", "diffrax", "device", "float64"))
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["compare", "nothing.csv"], 1, ["nothing.csv"]),
+        (["compare", "TABLE"], 1, ["--target", "a", "b"]),
+        (["compare", "TABLE", "--target", "nope"], 1, ["nope", "a", "y"]),
+        (["compare", "TABLE", "--target", "y", "--eps", "2"], 2, ["(0, 1)", "2"]),
+        (["compare", "TABLE", "--target", "y", "--eps", "0"], 2, ["(0, 1)", "0"]),
+        (["compare", "TABLE", "--target", "y", "--network", "mlp"], 2, ["mlp", "uv", "usquared"]),
+        (["compare", "TABLE", "--target", "y", "--s-max", "-1"], 2, ["positive", "-1"]),
+        (["compare", "TABLE", "--target", "y", "--weight-decay", "-1"], 2, ["non-negative", "-1"]),
+        (["compare", "TABLE", "--target", "y", "--weight-decay", "1e9"], 1, ["--weight-decay"]),
+        (["compare", "TABLE", "--target", "y", "--s-max", "1e-9"], 1, ["first knot", "larger"]),
+        (["reproduce", "B99"], 2, ["B99", "B25-fig1"]),
+        (["compare", "TABLE", "--target", "y", "--out", "TABLE"], 1, ["folder"]),
+    ],
+)
+def test_bad_calls_name_value_and_fix(run, table, args, code, words):
+    args = [str(table) if a == "TABLE" else a for a in args]
+    got, _, message = run(*args)
+    message = " ".join(message.replace("│", " ").split())
+    assert got == code
+    for word in words:
+        assert word in message
+    assert "Traceback" not in message

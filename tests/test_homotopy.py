@@ -1,0 +1,530 @@
+"""The exact lasso path, against optimality conditions, scikit-learn and exact rationals."""
+
+import functools
+import re
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from families import FAMILIES, ILL_CONDITIONED, exact_path, kkt_violation, worst_case
+from numpy.typing import ArrayLike
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import Lasso, lars_path
+
+import dlnjax as dln
+
+LANES = 40
+GENERIC = ["generic 3×4", "generic 10×6", "generic 20×40"]
+MEDIUM = "generic 10×6"
+
+
+@functools.cache
+def _instances(name):
+    instances = [FAMILIES[name](np.random.default_rng(seed)) for seed in range(LANES)]
+    X, y = (np.stack(a) for a in zip(*instances, strict=True))
+    X.flags.writeable = y.flags.writeable = False
+    return X, y
+
+
+def _pad(X, y, n, d):
+    """The same problems with zero rows and columns: fewer shapes to compile."""
+    _, n_0, d_0 = X.shape
+    return np.pad(X, ((0, 0), (0, n - n_0), (0, d - d_0))), np.pad(y, ((0, 0), (0, n - n_0)))
+
+
+def _sample(path):
+    """Knots, the middles between them, and the last ray to its end."""
+    last = path.knots[-1]
+    middle = (path.knots[1:] + path.knots[:-1]) / 2
+    ray = last * jnp.array([1.5, 10, 1e3, jnp.inf], last.dtype)
+    p = jnp.concatenate([path.knots, middle, ray])
+    p = jnp.where(path.num_knots == 0, jnp.inf, p)
+    return path, p, path.x(p)
+
+
+@functools.partial(jax.jit, static_argnames="positive")
+def _solve_lanes(X, y, decay, weights, positive):
+    def solve(X, y, decay, weights):
+        problem = dln.LeastSquares(X, y, weight_decay=decay)
+        return _sample(dln.lasso_path(problem, positive=positive, weights=weights, throw=False))
+
+    return jax.vmap(solve)(X, y, decay, weights)
+
+
+def _solve(X, y, decay: ArrayLike = 0.0, weights: ArrayLike = 1.0, positive=False):
+    """One path per lane, with `p` and `x(p)` at its sample points."""
+    lanes, d = len(X), X.shape[2]
+    decay = np.broadcast_to(np.asarray(decay, X.dtype), lanes)
+    weights = np.broadcast_to(np.asarray(weights, X.dtype), (lanes, 2, d))
+    path, p, x = _solve_lanes(X, y, decay, weights, positive=positive)
+    return path, np.asarray(p), np.asarray(x)
+
+
+_x = jax.jit(jax.vmap(lambda path, p: path.x(p)))
+
+
+def _is_flagged(path):
+    return np.asarray(path.result != dln.RESULTS.successful)
+
+
+def _violations(X, y, p, x, decay: ArrayLike = 0.0, weights: ArrayLike = 1.0, positive=False):
+    """The worst violation of each lane, relative to its largest correlation."""
+    lanes, d = len(X), X.shape[2]
+    decay = np.broadcast_to(decay, lanes)[:, None, None]
+    upper, lower = np.moveaxis(np.broadcast_to(weights, (lanes, 2, d)), 1, 0)[:, :, None, :]
+    upper, lower = decay + upper / p[:, :, None], decay + lower / p[:, :, None]
+    c = np.einsum("ln,lnd->ld", y, X)[:, None, :] - x @ np.swapaxes(X, 1, 2) @ X
+    excess = c - upper if positive else np.maximum(c - upper, -c - lower)
+    minus = np.abs(c + lower)
+    if positive:
+        # Rounding has no sign at the end point, where a negative entry counts by its effect
+        # on Xᵀ(y − Xx).
+        effect = np.abs(x) * np.sum(X**2, axis=1)[:, None, :]
+        minus = np.where(np.isinf(p)[:, :, None], effect, np.inf)
+    active = np.where(x > 0, np.abs(c - upper), np.where(x < 0, minus, 0))
+    worst = np.max(np.maximum(excess, active), axis=(1, 2))
+    return worst / np.max(np.abs(np.einsum("ln,lnd->ld", y, X)), axis=1)
+
+
+def _close(a, b, rtol):
+    """Whether arrays agree relative to the largest entry of each lane."""
+    a, b = np.asarray(a), np.asarray(b)
+    assert a.shape == b.shape
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    return np.max(np.abs(a - b), axis=1) <= rtol * np.max(np.abs(b), axis=1)
+
+
+# --- families that break path algorithms ------------------------------------------------------
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families(name, positive):
+    X, y = _instances(name)
+    _, n, d = X.shape
+    if d <= 11:
+        X, y = _pad(X, y, 20, 11) if positive else _pad(X, y, {8: 12, 10: 20}.get(d, n), d)
+    elif positive:
+        X, y = _pad(X, y, 20, 40)
+    path, p, x = _solve(X, y, positive=positive)
+    flagged = _is_flagged(path)
+    if positive:
+        worst = _violations(X, y, p, x, positive=True)
+    else:
+        lanes = zip(X, y, p, x, strict=True)
+        worst = np.array([kkt_violation(X, y, x, 1 / p).max() for X, y, p, x in lanes])
+        worst = worst / np.abs(np.einsum("ln,lnd->ld", y, X)).max(axis=1)
+    # Where a flag is right, it is never missing; elsewhere it is never there.
+    bad = flagged | ~(worst <= 1e-9)
+    if name in ILL_CONDITIONED:
+        bad = ~flagged & ~(worst <= 1e-6)
+    assert not np.any(bad), (np.flatnonzero(bad), flagged[bad], worst[bad])
+
+
+# --- outside truth ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, positive",
+    [*((name, False) for name in GENERIC), (MEDIUM, True), ("generic 20×40", True)],
+)
+def test_against_lars_path(name, positive):
+    X, y = _instances(name)
+    path, _, _ = _solve(X, y, positive=positive)
+    size = path.knots.shape[1]
+    mu, want = np.full((LANES, size), np.inf), np.empty((LANES, size, X.shape[2]))
+    for i in range(LANES):
+        alpha, _, x = lars_path(X[i], y[i], method="lasso", positive=positive)
+        knots = 1 / (len(y[i]) * alpha[alpha > 1e-10 * alpha[0]])
+        # The rest is its end point, where alpha is 0 to rounding.
+        mu[i, : len(knots)], want[i] = knots, x[:, -1]
+        want[i, : len(knots)] = x[:, : len(knots)].T
+        assert path.num_knots[i] == len(knots)
+        np.testing.assert_allclose(path.knots[i, : len(knots)], knots, rtol=1e-9)
+    assert np.all(_close(_x(path, mu), want, 1e-9))
+
+
+def test_against_coordinate_descent():
+    X, y = _instances(MEDIUM)
+    path, _, _ = _solve(X, y, positive=True)
+    largest = np.max(np.einsum("lnd,ln->ld", X, y), axis=1)
+    for fraction in (0.5, 0.05):
+        kappa = fraction * largest[:10]
+        got = _x(path, 1 / (fraction * largest)[:, None])[:10, 0]
+        for X_i, y_i, k, x in zip(X, y, kappa, got, strict=False):
+            model = Lasso(alpha=k / len(y_i), fit_intercept=False, positive=True)
+            model.set_params(tol=1e-15, max_iter=100_000).fit(X_i, y_i)
+            # Coordinate descent stops at a gap of 1e-15: its square root in x.
+            np.testing.assert_allclose(x, model.coef_, atol=1e-7)
+
+
+def test_diabetes():
+    data = load_diabetes()
+    X, y = np.asarray(data["data"]), np.asarray(data["target"])
+    y = y - y.mean()
+    problem = dln.LeastSquares(X, y)
+    path = dln.lasso_path(problem)
+    alpha, _, x = lars_path(X, y, method="lasso")
+    knots = 1 / (len(y) * alpha[:-1])  # its last alpha is 0, the least squares point
+    assert path.num_knots == len(knots) == 12
+    np.testing.assert_allclose(path.knots[:12], knots, rtol=1e-9)
+    got = _x(jax.tree.map(lambda a: a[None], path), np.append(knots, np.inf)[None])[0]
+    np.testing.assert_allclose(got, x.T, rtol=1e-9, atol=1e-9 * np.abs(x).max())
+    assert not path.is_monotone()
+
+
+def _rational(rng, n, d):
+    """Random fractions that are floating-point numbers."""
+    X, y = rng.integers(-999, 999, (n, d)), rng.integers(-999, 999, n)
+    return [[Fraction(int(v), 512) for v in row] for row in X], [Fraction(int(v), 64) for v in y]
+
+
+def test_against_exact_rationals():
+    # Mairal & Yu's worst cases for p = 1..6, then generic ones, all padded to 6 × 6.
+    rng = np.random.default_rng(0)
+    problems = [worst_case(p) for p in range(1, 7)]
+    problems += [_rational(rng, n, d) for n, d in [(2, 2), (3, 6), (6, 4), (6, 6), (5, 5)]]
+    padded = [
+        _pad(np.array([X], dtype=float), np.array([y], dtype=float), 6, 6) for X, y in problems
+    ]
+    X, y = (np.concatenate(a) for a in zip(*padded, strict=True))
+
+    @jax.jit
+    @jax.vmap
+    def solve(X, y):
+        return _sample(dln.lasso_path(dln.LeastSquares(X, y), max_knots=400, throw=False))
+
+    path, p, x = solve(X, y)
+    assert not np.any(_is_flagged(path))
+    assert np.all(_violations(X, y, np.asarray(p), np.asarray(x)) <= 1e-9)
+    for i, problem in enumerate(problems):
+        kinks, points = exact_path(*problem)
+        K = len(kinks)
+        if i < 6:
+            assert K + 1 == (3 ** (i + 1) + 1) // 2  # segments, with the one at x = 0
+        assert path.num_knots[i] == K
+        np.testing.assert_allclose(1 / path.knots[i, :K], np.array(kinks, float), rtol=1e-9)
+        want = np.array(points, dtype=float)
+        want = np.pad(want, ((0, 0), (0, 6 - want.shape[1])))
+        got = path.values[i, :K] / path.knots[i, :K, None]
+        np.testing.assert_allclose(got, want, atol=1e-9 * np.abs(want).max())
+
+
+def test_closed_form_of_one_coordinate():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(LANES, 5, 1)), rng.normal(size=(LANES, 5))
+    path, p, x = _solve(X, y)
+    r = np.einsum("lnd,ln->ld", X, y)
+    soft = np.sign(r) * np.maximum(np.abs(r) - 1 / p, 0) / np.sum(X**2, axis=1)
+    np.testing.assert_allclose(x[:, :, 0], soft, atol=1e-14)
+    assert path.num_knots.tolist() == [1] * LANES
+
+
+def test_closed_form_of_one_row():
+    # Only the longest column is ever active.
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(LANES, 1, 5)), rng.normal(size=(LANES, 1))
+    path, p, x = _solve(X, y)
+    j = np.argmax(np.abs(X[:, 0]), axis=1)
+    a = np.take_along_axis(X[:, 0], j[:, None], axis=1)
+    want = np.zeros_like(x)
+    soft = np.sign(a * y) * np.maximum(np.abs(a * y) - 1 / p, 0) / a**2
+    np.put_along_axis(want, np.broadcast_to(j[:, None, None], (*p.shape, 1)), soft[..., None], 2)
+    np.testing.assert_allclose(x, want, atol=1e-14)
+    assert path.num_knots.tolist() == [1] * LANES
+
+
+# --- weights and weight decay -----------------------------------------------------------------
+
+
+def _random_weights(shape, d):
+    return np.exp(np.random.default_rng(5).normal(size=(LANES, shape, d)))
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_weights_rescale_the_columns(positive):
+    # With x' = ωx, the weighted lasso in x is the plain one in x' with columns X/ω.
+    X, y = _instances(MEDIUM)
+    weights = _random_weights(1, 6)
+    path, p, x = _solve(X, y, weights=weights, positive=positive)
+    assert not np.any(_is_flagged(path))
+    kwargs = {"weights": weights, "positive": positive}
+    assert np.all(_violations(X, y, p, x, **kwargs) <= 1e-9)
+    plain, _, _ = _solve(X / weights, y, positive=positive)
+    np.testing.assert_array_equal(path.num_knots, plain.num_knots)
+    assert np.all(_close(_x(plain, p) / weights, x, 1e-10))
+
+
+def test_weights_of_each_sign():
+    # x = x⁺ − x⁻: the plain positive lasso with columns [X/ω⁺, −X/ω⁻].
+    X, y = _instances(MEDIUM)
+    weights = _random_weights(2, 6)
+    path, p, x = _solve(X, y, weights=weights)
+    assert not np.any(_is_flagged(path))
+    assert np.all(_violations(X, y, p, x, weights=weights) <= 1e-9)
+    columns = np.concatenate([X / weights[:, :1], -X / weights[:, 1:]], axis=2)
+    both, _, _ = _solve(columns, y, positive=True)
+    halves = _x(both, p)
+    rebuilt = halves[..., :6] / weights[:, :1] - halves[..., 6:] / weights[:, 1:]
+    assert np.all(_close(rebuilt, x, 1e-10))
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("fraction", [1e-3, 0.3])
+def test_weight_decay_shifts_kappa(positive, fraction):
+    X, y = _instances(MEDIUM)
+    r = np.einsum("lnd,ln->ld", X, y)
+    decay = fraction * np.max(r if positive else np.abs(r), axis=1)
+    path, p, x = _solve(X, y, decay=decay, positive=positive)
+    assert not np.any(_is_flagged(path))
+    assert np.all(_violations(X, y, p, x, decay=decay, positive=positive) <= 1e-9)
+    plain, _, _ = _solve(X, y, positive=positive)
+    assert np.all(_close(_x(plain, 1 / (decay[:, None] + 1 / p)), x, 1e-10))
+
+
+def test_weights_and_weight_decay_together_are_right_or_flagged():
+    # z can then jump: a coordinate of large weight is let go discontinuously.
+    X, y = _instances(MEDIUM)
+    weights = _random_weights(1, 6)
+    decay = 0.1 * np.max(np.abs(np.einsum("lnd,ln->ld", X, y)), axis=1)
+    path, p, x = _solve(X, y, decay=decay, weights=weights)
+    worst = _violations(X, y, p, x, decay=decay, weights=weights)
+    assert np.all(_is_flagged(path) | (worst <= 1e-9))
+
+
+# --- equivalent problems ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [MEDIUM, "generic 3×4"])
+def test_quadratic_is_least_squares(name):
+    X, y = _instances(name)
+    path, p, x = _solve(X, y)
+
+    def solve(X, y, p):
+        path = dln.lasso_path(dln.Quadratic(X.T @ X, X.T @ y), max_knots=64, throw=False)
+        return path, path.x(p)
+
+    other, same = jax.jit(jax.vmap(solve))(X, y, p)
+    assert not np.any(_is_flagged(other))
+    np.testing.assert_array_equal(other.num_knots, path.num_knots)
+    assert np.all(_close(same, x, 1e-9))
+
+
+@pytest.mark.parametrize("c_X", [1e-12, 1e-6, 1.0, 1e6, 1e12])
+@pytest.mark.parametrize("c_y", [1e-12, 1e-6, 1.0, 1e6, 1e12])
+def test_scale_equivariance(c_X, c_y):
+    X, y = _instances(MEDIUM)
+    path, _, _ = _solve(X, y)
+    other, _, _ = _solve(c_X * X, c_y * y)
+    assert not np.any(_is_flagged(other))
+    np.testing.assert_array_equal(other.num_knots, path.num_knots)
+    assert np.all(_close(other.knots * (c_X * c_y), path.knots, 1e-10))
+    assert np.all(_close(other.values * c_X**2, path.values, 1e-10))
+    assert np.all(_close(other.slopes * (c_X / c_y), path.slopes, 1e-10))
+
+
+def test_column_scales_with_matching_weights():
+    X, y = _instances(MEDIUM)
+    path, _, _ = _solve(X, y)
+    c = 10.0 ** np.random.default_rng(2).uniform(-6, 6, (LANES, 1, 6))
+    other, _, _ = _solve(c * X, y, weights=c)
+    assert not np.any(_is_flagged(other))
+    assert np.all(_close(other.knots, path.knots, 1e-10))
+    assert np.all(_close(other.values * c, path.values, 1e-10))
+
+
+@pytest.mark.parametrize("name", [MEDIUM, "±1 design and response, 20×40"])
+def test_permutation_and_sign_equivariance(name):
+    X, y = _instances(name)
+    _, p, x = _solve(X, y)
+    rng = np.random.default_rng(3)
+    order = rng.permutation(X.shape[2])
+    sign = rng.choice([-1.0, 1.0], X.shape[2])
+    path, _, _ = _solve(sign * X[:, :, order], -y)
+    got = np.asarray(_x(path, p))
+    # With ties the minimiser need not be unique, but the fit and the 1-norm are.
+    fit = lambda x: x @ np.swapaxes(X, 1, 2)
+    back = np.empty_like(got)
+    back[..., order] = -sign * got
+    assert np.all(_close(fit(back), fit(x), 1e-10))
+    assert np.all(_close(np.abs(back).sum(-1), np.abs(x).sum(-1), 1e-10))
+    if name == MEDIUM:
+        assert np.all(_close(back, x, 1e-10))
+
+
+# --- edges ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def medium():
+    """One problem of the common shape, solved eagerly."""
+    X, y = (a[0] for a in _instances(MEDIUM))
+    return X, y, dln.lasso_path(dln.LeastSquares(X, y))
+
+
+def test_trivial_paths():
+    X, y = _instances(MEDIUM)
+    y = y.copy()
+    y[0] = 0
+    decay = np.zeros(LANES)
+    decay[1:3] = np.array([1 + 1e-12, 10]) * np.abs(np.einsum("lnd,ln->ld", X, y)[1:3]).max(1)
+    for positive in (False, True):
+        path, _, x = _solve(X, y, decay=decay, positive=positive)
+        assert not np.any(_is_flagged(path))
+        assert path.num_knots[:3].tolist() == [0, 0, 0]
+        assert np.all(np.asarray(path.num_knots[3:]) > 0)
+        assert not np.any(x[:3])
+        p = np.broadcast_to(np.array([0, 1e-9, 1.0, 1e9, np.inf]), (LANES, 5))
+        assert not np.any(np.asarray(_x(path, p))[:3])
+
+
+def test_decay_at_the_largest_correlation_exactly(medium):
+    X, y, _ = medium
+    decay = jnp.max(jnp.abs(dln.LeastSquares(X, y).r))
+    path = dln.lasso_path(dln.LeastSquares(X, y, weight_decay=decay))
+    assert path.num_knots == 0
+    assert not np.any(path.values) and not np.any(path.slopes)
+
+
+def test_all_correlations_negative_in_the_positive_lasso():
+    X, y = _instances(MEDIUM)
+    sign = np.sign(np.einsum("lnd,ln->ld", X, y))[:, None, :]
+    path, _, x = _solve(-sign * X, y, positive=True)
+    assert not np.any(_is_flagged(path))
+    assert not np.any(path.num_knots) and not np.any(x)
+
+
+def test_max_knots(medium):
+    X, y, path = medium
+    problem = dln.LeastSquares(X, y)
+    K = int(path.num_knots)
+    assert K >= 5
+    enough = dln.lasso_path(problem, max_knots=K)
+    np.testing.assert_array_equal(enough.knots, path.knots[:K])
+    np.testing.assert_array_equal(enough.slopes, path.slopes[:K])
+
+    with pytest.raises(RuntimeError, match="Pass a larger `max_knots`"):
+        dln.lasso_path(problem, max_knots=K - 1)
+    cut = dln.lasso_path(problem, max_knots=K - 1, throw=False)
+    assert cut.result == dln.RESULTS.max_knots_reached
+    assert cut.num_knots == K - 1
+    end = float(cut.knots[-1])
+    p = end * np.array([[0.1, 0.5, 0.9, 1 - 1e-12, 1 + 1e-12, 2, 1e9, np.inf]])
+    lane = lambda path: jax.tree.map(lambda a: jnp.asarray(a)[None], path)
+    got, want = _x(lane(cut), p)[0], _x(lane(path), p)[0]
+    np.testing.assert_array_equal(got[:4], want[:4])
+    assert np.all(np.isnan(got[4:]))
+
+
+def test_default_max_knots():
+    for name in GENERIC:
+        X, y = _instances(name)
+        path, _, _ = _solve(X, y)
+        assert path.knots.shape[1] == 4 * min(X.shape[1:]) + 16
+
+
+REFUSED = {
+    "length of weights": (
+        {"weights": np.ones(5)},
+        "`weights` must have shape (6,) or (2, 6), got (5,)",
+    ),
+    "three rows of weights": (
+        {"weights": np.ones((3, 6))},
+        "`weights` must have shape (6,) or (2, 6), got (3, 6)",
+    ),
+    "one weight": ({"weights": 2.0}, "`weights` must have shape (6,) or (2, 6), got ()"),
+    "zero weight": (
+        {"weights": np.array([1, 1, 0, 1, 1, 1.0])},
+        "`weights` must be positive, got 0.0",
+    ),
+    "negative weight": ({"weights": -np.ones(6)}, "`weights` must be positive, got -1.0"),
+    "NaN weight": ({"weights": np.full(6, np.nan)}, "`weights` must be positive, got nan"),
+    "infinite weight": ({"weights": np.full(6, np.inf)}, "`weights[0]` is inf"),
+    "max_knots": ({"max_knots": 0}, "`max_knots` must be at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refuses(case, medium):
+    X, y, _ = medium
+    kwargs, message = REFUSED[case]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dln.lasso_path(dln.LeastSquares(X, y), **kwargs)
+
+
+# --- transformations --------------------------------------------------------------------------
+
+
+def test_batch_is_a_loop(medium):
+    X, y, first = medium
+    batch, _, _ = _solve(*_instances(MEDIUM))
+    for i in range(3):
+        one = (
+            first
+            if i == 0
+            else dln.lasso_path(dln.LeastSquares(*(a[i] for a in _instances(MEDIUM))))
+        )
+        assert one.num_knots == batch.num_knots[i]
+        for field in ("knots", "values", "slopes"):
+            a, b = getattr(one, field), getattr(batch, field)[i]
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12 * np.abs(b).max())
+
+
+def test_weights_of_shape_d_are_for_both_signs(medium):
+    X, y, plain = medium
+    weights = _random_weights(1, 6)[0, 0]
+    problem = dln.LeastSquares(X, y)
+    a = dln.lasso_path(problem, weights=weights)
+    b = dln.lasso_path(problem, weights=np.stack([weights, weights]))
+    np.testing.assert_array_equal(a.values, b.values)
+    np.testing.assert_array_equal(a.weights, b.weights)
+    ones = dln.lasso_path(problem, weights=np.ones(6))
+    np.testing.assert_array_equal(ones.values, plain.values)
+
+
+def test_bad_lanes_are_nan_and_leave_the_others_alone():
+    X, y = (a.copy() for a in _instances(MEDIUM))
+    decay, weights = np.zeros(LANES), np.ones((LANES, 2, 6))
+    clean = _solve(X, y, decay=decay, weights=weights)
+    X[3, 0, 0] = np.nan
+    y[5, 2] = np.inf
+    decay[7], decay[8] = -1, np.nan
+    weights[11, 0, 1], weights[12, 1, 2] = 0, np.nan
+    bad = np.isin(np.arange(LANES), [3, 5, 7, 8, 11, 12])
+    path, p, x = _solve(X, y, decay=decay, weights=weights)
+    np.testing.assert_array_equal(path.result == dln.RESULTS.invalid_input, bad)
+    np.testing.assert_array_equal(path.result == dln.RESULTS.successful, ~bad)
+    for got, want in zip(jax.tree.leaves((path, p, x)), jax.tree.leaves(clean), strict=True):
+        np.testing.assert_array_equal(np.asarray(got)[~bad], np.asarray(want)[~bad])
+    for field in (path.knots, path.values, path.slopes):
+        assert np.all(np.isnan(field[bad]))
+    # Nor does asking a bad lane for x at a sound p give a number.
+    assert np.all(np.isnan(np.asarray(_x(path, clean[1]))[bad]))
+
+
+def test_values_do_not_retrace():
+    traces = []
+
+    class Counting(dln.LeastSquares):
+        def gram_diagonal(self):
+            traces.append(None)
+            return dln.LeastSquares.gram_diagonal(self)
+
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        problem = Counting(rng.normal(size=(3, 2)), rng.normal(size=3), rng.uniform(0, 0.1))
+        dln.lasso_path(problem, weights=rng.uniform(1, 2, 2), throw=False)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("name", [MEDIUM, "generic 20×40"])
+def test_single_precision(name):
+    X, y = (a.astype(np.float32) for a in _instances(name))
+    path, p, x = _solve(X, y)
+    assert path.values.dtype == np.float32
+    assert x.dtype == np.float32
+    assert not np.any(_is_flagged(path))
+    p, x = p.astype(float), x.astype(float)
+    assert np.all(_violations(X.astype(float), y.astype(float), p, x) <= 1e-4)
