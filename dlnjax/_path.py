@@ -43,13 +43,21 @@ class PiecewiseLinearPath(eqx.Module):
         index = jnp.searchsorted(self.knots, p, side="right") - 1
         return p, jnp.maximum(index, 0), index >= 0
 
+    def _with_sign(self, v: Array, index: Array) -> Array:
+        """`v` inside segment `index`, where rounding must not carry it across 0: between two
+        knots at which a coordinate has no opposite signs it keeps its sign."""
+        start = jnp.sign(self.values[index])
+        end = jnp.sign(self.values[jnp.minimum(index + 1, self.knots.shape[0] - 1)])
+        is_inner = (index + 1 < self.num_knots.astype(index.dtype))[..., None]
+        return jnp.where(is_inner & (start * end >= 0) & (v * (start + end) <= 0), 0, v)
+
     @eqx.filter_jit
     def z(self, p: Float[ArrayLike, "..."]) -> Float[Array, "... d"]:
         """`z(p)`. Any shape `(...)` of `p ≥ 0` gives `(..., d)`."""
         p, index, started = self._locate(p)
         step = (p - self.knots[index])[..., None]
         z = self.values[index] + step * self.slopes[index]
-        return jnp.where(started[..., None], z, 0)
+        return jnp.where(started[..., None], self._with_sign(z, index), 0)
 
     @eqx.filter_jit
     def x(self, p: Float[ArrayLike, "..."]) -> Float[Array, "... d"]:
@@ -64,7 +72,7 @@ class PiecewiseLinearPath(eqx.Module):
         # Exact zeros survive: z itself is exact there, the rearrangement is not.
         inside = jnp.isfinite(p)[..., None]
         x = jnp.where(inside & (p < 2 * self.knots[index])[..., None], self.z(p) / safe, x)
-        return jnp.where(started[..., None], x, 0)
+        return jnp.where(started[..., None], self._with_sign(x, index), 0)
 
     @eqx.filter_jit
     def slope(self, p: Float[ArrayLike, "..."]) -> Float[Array, "... d"]:
@@ -118,7 +126,8 @@ class PiecewiseLinearPath(eqx.Module):
             stop = jnp.maximum(stop, start[:, None])
             length = stop - start[:, None]
             moment = length + 0.5 * (stop + start[:, None]) * length
-            return jnp.sum(speed * moment)
+            is_unknown = jnp.isnan(self.slopes) & (length > 0)
+            return jnp.sum(jnp.where(is_unknown, jnp.nan, speed * moment))
 
         return jnp.vectorize(up_to)(p)
 

@@ -106,13 +106,13 @@ FAMILIES: dict[str, Callable[[np.random.Generator], Instance]] = {
 ILL_CONDITIONED = {"near-duplicates at 1e-8", "Hilbert 10×10"}
 
 
-def kkt_violation(X, y, x, kappa) -> np.ndarray:
+def kkt_violation(X, y, x, kappa, rounding: float = 1e-13) -> np.ndarray:
     """Largest violation of the lasso's conditions at rows of `x` (m, d), in units of `Xᵀy`."""
     c = (y - x @ X.T) @ X
     kappa = kappa[:, None]
     # What a solver leaves at rounding level has no sign: it counts as 0.
     size = np.abs(x)
-    active = size > 1e-13 * size.max(axis=1, keepdims=True)
+    active = size > rounding * size.max(axis=1, keepdims=True)
     mismatch = np.where(active, np.abs(c - kappa * np.sign(x)), 0)
     return np.maximum(np.maximum(np.abs(c) - kappa, 0), mismatch).max(axis=1)
 

@@ -183,9 +183,8 @@ def test_downward_variation_is_its_integral():
         path = _random_path(seed)
         knots = np.asarray(path.knots)
         z = np.asarray(_all(path, grid)[0])
-        fall = sum(
-            np.maximum(-np.diff(part, axis=0), 0) for part in (np.maximum(z, 0), np.maximum(-z, 0))
-        ).sum(axis=1)
+        parts = np.stack([np.maximum(z, 0), np.maximum(-z, 0)])
+        fall = np.maximum(-np.diff(parts, axis=1), 0).sum(axis=(0, 2))
         # Midpoint rule: exact but where a coordinate crosses 0 within a cell, O(h²).
         integral = np.append(0, np.cumsum((1 + grid[:-1] + h / 2) * fall))
         some = np.linspace(0, len(grid) - 1, 25).astype(int)

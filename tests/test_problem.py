@@ -69,8 +69,7 @@ def _everything(problem, x, mu, kappa):
     }
 
 
-@EVERY_SHAPE
-@pytest.mark.parametrize("batch", [(), (7,), (2, 3)])
+@pytest.mark.parametrize("name, batch", [*zip(SHAPES, [(), (7,), (2, 3)], strict=True)])
 def test_matches_definitions(name, batch):
     X, y = _data(name)
     x, M = _points(X.shape[1], batch), X.T @ X

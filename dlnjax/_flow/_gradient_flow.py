@@ -43,10 +43,10 @@ class Flow(eqx.Module):
 def gradient_flow(
     network: AbstractNetwork,
     problem: AbstractProblem,
-    s: Float[ArrayLike, " S"],
+    s: ArrayLike,
     *,
-    eps: Float[ArrayLike, ""] | None = None,
-    log_eps: Float[ArrayLike, ""] | None = None,
+    eps: ArrayLike | None = None,
+    log_eps: ArrayLike | None = None,
     formulation: AbstractFormulation | None = None,
     solver: diffrax.AbstractSolver | None = None,
     rtol: Float[ArrayLike, ""] | None = None,

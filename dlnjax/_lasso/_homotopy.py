@@ -179,9 +179,13 @@ def _homotopy(
         stop = jnp.where(ends, floor, tau)
         start = jnp.where(jnp.isinf(state.tau), stop, state.tau)
         at = lambda tau: _violation(scaled, state.active, segment, tau, positive)
-        x = u - stop * w
         violation = jnp.maximum(at(start), at(stop))
-        violation = jnp.maximum(violation, jnp.max(-state.active.sign * x))
+        # So does the end of the segment as it is stored, by its start and its slope: where the
+        # active columns are almost dependent, rounding may carry it far beyond 0.
+        ratio = jnp.where(jnp.isinf(state.tau), 0, stop / start)
+        x = ratio * state.active.x + (1 - ratio) * u
+        largest = jnp.maximum(jnp.max(jnp.abs(x)), size)
+        violation = jnp.maximum(violation, jnp.max(-state.active.sign * x) * size / largest)
         # What rounding in M itself may hide.
         violation = violation + tol.unit * jnp.sum(jnp.abs(x))
         violation = jnp.where(moved | ends, violation, 0)
