@@ -128,6 +128,7 @@ class _Tolerances(eqx.Module):
     window: float
     floor: float
     violation: float
+    position: float
     wrong: float
     defect: float
 
@@ -140,6 +141,7 @@ class _Tolerances(eqx.Module):
         self.window = eps**0.6
         self.floor = 100 * eps
         self.violation = eps**0.5
+        self.position = max(1e-6, self.violation)
         self.wrong = eps**0.375
         self.defect = eps**0.5
 
@@ -181,11 +183,13 @@ def _homotopy(
         at = lambda tau: _violation(scaled, state.active, segment, tau, positive)
         violation = jnp.maximum(at(start), at(stop))
         # So does the end of the segment as it is stored, by its start and its slope: where the
-        # active columns are almost dependent, rounding may carry it far beyond 0.
+        # active columns are almost dependent, rounding may carry it beyond 0. Positions are
+        # relative, and worse conditioned than residuals by nature: they have their own bound.
         ratio = jnp.where(jnp.isinf(state.tau), 0, stop / start)
         x = ratio * state.active.x + (1 - ratio) * u
         largest = jnp.maximum(jnp.max(jnp.abs(x)), size)
-        violation = jnp.maximum(violation, jnp.max(-state.active.sign * x) * size / largest)
+        beyond = jnp.max(-state.active.sign * x) / largest
+        violation = jnp.maximum(violation, beyond * size * tol.violation / tol.position)
         # What rounding in M itself may hide.
         violation = violation + tol.unit * jnp.sum(jnp.abs(x))
         violation = jnp.where(moved | ends, violation, 0)
