@@ -122,8 +122,15 @@ def as_weights(value: ArrayLike | None, d: int, dtype) -> Array:
     """Lasso weights `ω`, shape `(2, d)`: rows for positive and for negative entries."""
     if value is None:
         return jnp.ones((2, d), dtype)
-    weights = as_positive(value, "weights", dtype)
-    check_finite(weights, "weights")
+    weights = as_float(value, "weights", dtype)
     if weights.shape not in ((d,), (2, d)):
         raise ValueError(f"`weights` must have shape ({d},) or (2, {d}), got {weights.shape}.")
+    if is_concrete(weights):
+        v = np.asarray(weights)
+        bad = np.argwhere(~((v > 0) & np.isfinite(v)))
+        if len(bad):
+            raise ValueError(
+                f"`weights` must be positive and finite, got {float(v[tuple(bad[0])])}. Use a "
+                "large weight to keep a coordinate at 0, a small one to leave it free."
+            )
     return jnp.broadcast_to(weights if weights.ndim == 2 else weights[None, :], (2, d))

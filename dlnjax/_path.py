@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from ._check import as_float
 from ._problem import AbstractProblem
@@ -41,7 +41,8 @@ class PiecewiseLinearPath(eqx.Module):
     def _locate(self, p: ArrayLike) -> tuple[Array, Array, Array]:
         p = as_float(p, "p", self.knots.dtype)
         index = jnp.searchsorted(self.knots, p, side="right") - 1
-        return p, jnp.maximum(index, 0), index >= 0
+        # Written so that a NaN path has started, and is NaN.
+        return p, jnp.maximum(index, 0), ~(p < self.knots[0])
 
     def _with_sign(self, v: Array, index: Array) -> Array:
         """`v` inside segment `index`, where rounding must not carry it across 0: between two
@@ -52,15 +53,16 @@ class PiecewiseLinearPath(eqx.Module):
         return jnp.where(is_inner & (start * end >= 0) & (v * (start + end) <= 0), 0, v)
 
     @eqx.filter_jit
-    def z(self, p: Float[ArrayLike, "..."]) -> Float[Array, "... d"]:
+    def z(self, p: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
         """`z(p)`. Any shape `(...)` of `p ≥ 0` gives `(..., d)`."""
         p, index, started = self._locate(p)
         step = (p - self.knots[index])[..., None]
-        z = self.values[index] + step * self.slopes[index]
+        slope = self.slopes[index]
+        z = self.values[index] + jnp.where(slope == 0, 0, step * slope)  # p may be inf
         return jnp.where(started[..., None], self._with_sign(z, index), 0)
 
     @eqx.filter_jit
-    def x(self, p: Float[ArrayLike, "..."]) -> Float[Array, "... d"]:
+    def x(self, p: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
         """`x(p) = z(p)/p`, with `x(0)` its limit. `(...) -> (..., d)`; `p = inf` gives the end
         point, the slope of the last ray."""
         p, index, started = self._locate(p)
@@ -75,7 +77,7 @@ class PiecewiseLinearPath(eqx.Module):
         return jnp.where(started[..., None], self._with_sign(x, index), 0)
 
     @eqx.filter_jit
-    def slope(self, p: Float[ArrayLike, "..."]) -> Float[Array, "... d"]:
+    def slope(self, p: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
         """`dz/dp`, right-continuous. `(...) -> (..., d)`."""
         _, index, started = self._locate(p)
         return jnp.where(started[..., None], self.slopes[index], 0)
@@ -96,7 +98,8 @@ class PiecewiseLinearPath(eqx.Module):
         part ever decreases, the last ray included ([B25] §2.1).
 
         `tol` (default `eps^(5/8)`, 1.6e-10 in float64) is relative to the largest `|z|` and
-        `|dz/dp|` of the segment: smaller decreases count as rounding.
+        `|dz/dp|` of the segment: smaller decreases count as rounding. False where the path is not
+        known to its end.
         """
         small = jnp.finfo(self.knots.dtype).eps ** 0.625 if tol is None else tol
         start, end = self._segments()
@@ -107,10 +110,11 @@ class PiecewiseLinearPath(eqx.Module):
         )
         top = jnp.max(jnp.abs(self.values), axis=1, keepdims=True)
         fastest = jnp.max(jnp.abs(self.slopes), axis=1, keepdims=True)
-        return ~jnp.any((speed > small * fastest) & (amount > small * top))
+        decreases = (speed > small * fastest) & (amount > small * top)
+        return ~jnp.any(decreases | jnp.isnan(self.slopes))
 
     @eqx.filter_jit
-    def downward_variation(self, p: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def downward_variation(self, p: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         """`z↓(p) = Σᵢ ∫₀ᵖ (1+u)[(d(zᵢ)₊/du)₋ + (d(zᵢ)₋/du)₋] du` ([B25] Eq. 2.3), exact from
         the knots. `(...) -> (...)`."""
         p = as_float(p, "p", self.knots.dtype)
@@ -126,7 +130,7 @@ class PiecewiseLinearPath(eqx.Module):
             stop = jnp.maximum(stop, start[:, None])
             length = stop - start[:, None]
             moment = length + 0.5 * (stop + start[:, None]) * length
-            is_unknown = jnp.isnan(self.slopes) & (length > 0)
+            is_unknown = jnp.isnan(self.slopes) & (jnp.minimum(end, p) > start)[:, None]
             return jnp.sum(jnp.where(is_unknown, jnp.nan, speed * moment))
 
         return jnp.vectorize(up_to)(p)
@@ -150,7 +154,7 @@ class PiecewiseLinearPath(eqx.Module):
             return kkt_violation(problem, x, kappa, self.positive)
 
         violation = jnp.maximum(jax.vmap(at)(start), jax.vmap(at)(middle))
-        counted = self._rows < self.num_knots
+        counted = (self._rows < self.num_knots) | jnp.isnan(self.knots)
         return jnp.where(counted, violation / jnp.where(scale > 0, scale, 1), 0)
 
 

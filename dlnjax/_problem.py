@@ -8,7 +8,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
 from equinox import AbstractVar
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from ._check import (
     as_float,
@@ -58,16 +58,16 @@ class AbstractProblem(eqx.Module):
         """A static upper bound of the rank of `M`: `min(n, d)` for least squares."""
 
     @abc.abstractmethod
-    def loss(self, x: Float[Array, "... d"]) -> Float[Array, "..."]:
+    def loss(self, x: Real[ArrayLike, "... d"]) -> Float[Array, "..."]:
         """`ℓ(x)`, without weight decay. `(..., d) -> (...)`."""
 
-    def gradient(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    def gradient(self, x: Real[ArrayLike, "... d"]) -> Float[Array, "... d"]:
         """`∇ℓ(x) = Mx − r`, without weight decay. `(..., d) -> (..., d)`."""
         x = self._check_point(x)
         return self.matvec(x) - jnp.broadcast_to(self.r, x.shape)
 
     def lasso_objective(
-        self, x: Float[ArrayLike, "... d"], mu: Float[ArrayLike, "..."]
+        self, x: Real[ArrayLike, "... d"], mu: Real[ArrayLike, "..."]
     ) -> Float[Array, "..."]:
         """`Lasso(x, μ) = ℓ(x) + κ‖x‖₁`, `κ = λ + 1/μ` ([B25] Eq. 1.4).
 
@@ -85,8 +85,8 @@ class AbstractProblem(eqx.Module):
 
     def duality_gap(
         self,
-        x: Float[ArrayLike, "... d"],
-        kappa: Float[ArrayLike, "..."],
+        x: Real[ArrayLike, "... d"],
+        kappa: Real[ArrayLike, "..."],
         positive: bool = False,
     ) -> Float[Array, "..."]:
         """An upper bound of `ℓ(x) + κ‖x‖₁ − min`, from the residual scaled into the dual
@@ -142,6 +142,8 @@ def _gap_at_all(problem: AbstractProblem, x: Array, kappa: Array, positive: bool
     def at(x, kappa):
         return problem.gap_at(x, jnp.full((2, x.shape[0]), kappa), positive)
 
+    batch = jnp.broadcast_shapes(x.shape[:-1], kappa.shape)
+    x, kappa = jnp.broadcast_to(x, (*batch, x.shape[-1])), jnp.broadcast_to(kappa, batch)
     return jnp.vectorize(at, signature="(d),()->()")(x, kappa)
 
 
@@ -262,9 +264,12 @@ class Quadratic(AbstractProblem):
         self.weight_decay = _as_weight_decay(weight_decay, dtype)
         if is_concrete(M):
             _check_psd(np.asarray(M, np.float64), float(jnp.finfo(dtype).eps))
-        # x = M†r makes c(x) = ⟨r, x⟩ − ½⟨x, Mx⟩ stationary, hence ½⟨r, M†r⟩ has the right
-        # derivatives with x held fixed; those of the pseudo-inverse itself can be NaN.
-        x = lax.stop_gradient(matmul(jnp.linalg.pinv(M, hermitian=True), r))
+        # ½⟨r, M†r⟩, whose derivatives through the pseudo-inverse itself can be NaN. One Newton
+        # step with that held fixed gives x = M†r its first derivative, and since x makes
+        # ⟨r, x⟩ − ½⟨x, Mx⟩ stationary, that gives the constant three.
+        pinv = lax.stop_gradient(jnp.linalg.pinv(M, hermitian=True))
+        x = lax.stop_gradient(matmul(pinv, r))
+        x = x + matmul(pinv, r - matmul(M, x))
         least = jnp.sum(r * x) - 0.5 * jnp.sum(x * matmul(M, x))
         if is_concrete(M, r):
             _check_range(M, r, x)

@@ -2,7 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from ._check import as_float, as_positive
 from ._flow._gradient_flow import Flow
@@ -20,8 +20,8 @@ class SuboptimalityGap(eqx.Module):
 
 def suboptimality_gap(
     problem: AbstractProblem,
-    x: Float[ArrayLike, "... d"],
-    mu: Float[ArrayLike, "..."],
+    x: Real[ArrayLike, "... d"],
+    mu: Real[ArrayLike, "..."],
     *,
     path: PiecewiseLinearPath,
 ) -> SuboptimalityGap:
@@ -63,6 +63,8 @@ def _gap_at_all(
         ratio = absolute / jnp.where(least > 0, least, 1)
         return absolute, jnp.where(least > 0, ratio, jnp.where(absolute == 0, 0, jnp.inf))
 
+    batch = jnp.broadcast_shapes(x.shape[:-1], mu.shape)
+    x, mu = jnp.broadcast_to(x, (*batch, x.shape[-1])), jnp.broadcast_to(mu, batch)
     return SuboptimalityGap(*jnp.vectorize(at, signature="(d),()->(),()")(x, mu))
 
 
@@ -78,9 +80,9 @@ def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
 
 
 def eta(
-    weight_decay: Float[ArrayLike, ""],
-    s: Float[ArrayLike, "..."],
-    downward_variation: Float[ArrayLike, "..."],
+    weight_decay: Real[ArrayLike, ""],
+    s: Real[ArrayLike, "..."],
+    downward_variation: Real[ArrayLike, "..."],
 ) -> Float[Array, "..."]:
     """`η(λ, s, z↓) = (1 + λs)[√z↓/s + z↓/s²]`, which bounds the limit of the gap up to a constant
     ([B25] Eq. 2.4, Theorem 2.2). 0 on monotone paths.

@@ -106,11 +106,11 @@ FAMILIES: dict[str, Callable[[np.random.Generator], Instance]] = {
 ILL_CONDITIONED = {"near-duplicates at 1e-8", "Hilbert 10×10"}
 
 
-def kkt_violation(X, y, x, kappa, rounding: float = 1e-13) -> np.ndarray:
+def kkt_violation(X, y, x, kappa, rounding: float = 0.0) -> np.ndarray:
     """Largest violation of the lasso's conditions at rows of `x` (m, d), in units of `Xᵀy`."""
     c = (y - x @ X.T) @ X
     kappa = kappa[:, None]
-    # What a solver leaves at rounding level has no sign: it counts as 0.
+    # Entries within `rounding` of the largest one count as 0: they have no sign.
     size = np.abs(x)
     active = size > rounding * size.max(axis=1, keepdims=True)
     mismatch = np.where(active, np.abs(c - kappa * np.sign(x)), 0)

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.special
 from jaxtyping import Array, Float
 from scipy.integrate import solve_ivp
 
@@ -61,7 +60,9 @@ def _flows(kind, make, batch, formulation=None) -> dln.Flow:
     return jax.vmap(lane)(batch)
 
 
-def _solve(kind: str, batch: Batch, make=dln.LeastSquares, formulation=None) -> dln.Flow:
+def _solve(
+    kind: str, batch: Batch, make: Callable = dln.LeastSquares, formulation=None
+) -> dln.Flow:
     return _flows(KINDS[kind], make, jax.tree.map(jnp.asarray, batch), formulation)
 
 
@@ -203,11 +204,10 @@ def test_scalar_u_squared_is_logistic_growth():
     flow = _solve("USquared", batch)
     L, s = -batch.log_eps[:, None, None], TIMES[None, :, None]
     rate, m = (r - batch.decay[:, None])[:, None, :], m[:, None, :]
-    end = rate / m
-    part = np.exp(-L) * batch.weights[0][:, None, :] ** 2 / end  # of the end point, at the start
-    grown = L * rate * s + np.log(part)
-    z = np.logaddexp(np.log1p(-part), grown) / (L * m)
-    x = end * scipy.special.expit(grown - np.log1p(-part))
+    part = np.exp(-L) * batch.weights[0][:, None, :] ** 2 * m / rate  # of the end point
+    below = part + (1 - part) * np.exp(-L * rate * s)
+    z = (L * rate * s + np.log(below)) / (L * m)
+    x = rate / m * part / below
     assert np.abs(flow.z - z).max() < 1e-9
     # x = exp(−wL) is L times less accurate than w.
     assert np.abs(flow.x - x).max() < 1e-9 * L.max()
@@ -317,8 +317,8 @@ def test_equivariance_to_units():
         rtol=batch.rtol,
     )
     other = _solve("UV", scaled)
-    # The same steps, but for the rounding of w(0), which log(1/ε) amplifies.
-    np.testing.assert_allclose(other.stats["num_steps"], flow.stats["num_steps"], rtol=0.05)
+    # The same steps, but for those that the rounding of w(0), times log(1/ε), rejects.
+    np.testing.assert_allclose(other.stats["num_steps"], flow.stats["num_steps"], rtol=0.1)
     np.testing.assert_allclose(other.x_mean * (c / a), flow.x_mean, atol=1e-7)
 
 

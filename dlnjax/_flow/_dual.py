@@ -82,6 +82,10 @@ class AbstractDualTerm(AbstractFlowTerm):
             self.weight_decay * self._combine(derivative),
         )
 
+    def is_valid(self):
+        # A degenerate shape is an infinite dual variable, which never moves.
+        return jnp.all(jnp.isfinite(self.network.initial_dual(self.log_eps)))
+
     def read(self, s, state):
         g = self.dual(s, state)
         return self.x(s, g), self.z(state), g

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
 from .._check import as_float, as_log_eps, check_finite, check_nonempty, is_concrete
 from .._network import AbstractNetwork
@@ -49,8 +49,8 @@ def gradient_flow(
     log_eps: ArrayLike | None = None,
     formulation: AbstractFormulation | None = None,
     solver: diffrax.AbstractSolver | None = None,
-    rtol: Float[ArrayLike, ""] | None = None,
-    atol: Float[ArrayLike, ""] | None = None,
+    rtol: Real[ArrayLike, ""] | None = None,
+    atol: Real[ArrayLike, ""] | None = None,
     max_steps: int = 65536,
     adjoint: diffrax.AbstractAdjoint | None = None,
     throw: bool = True,
@@ -155,8 +155,7 @@ def _solve(
     start = term.initial()
     valid = is_valid(problem) & (log_eps < 0) & jnp.isfinite(log_eps)
     valid = valid & jnp.all(jnp.isfinite(s)) & (s[0] >= 0) & jnp.all(s[1:] >= s[:-1])
-    x_start, _, _ = term.read(jnp.zeros_like(log_eps), start)
-    valid = valid & jnp.all(jnp.isfinite(x_start))
+    valid = valid & term.is_valid()
     # An invalid lane of a batch integrates over an empty interval.
     times = jnp.where(valid, s, 0)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import diffrax
 import jax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 # diffrax passes times as arrays of shape () or as numbers.
 RealScalarLike = Any
@@ -17,6 +17,10 @@ class AbstractFlowTerm(diffrax.AbstractTerm):
     @abc.abstractmethod
     def initial(self) -> PyTree[Array]:
         """The state at `s = 0`."""
+
+    @abc.abstractmethod
+    def is_valid(self) -> Bool[Array, ""]:
+        """Under tracing: whether the network is one that its constructor accepts."""
 
     @abc.abstractmethod
     def read(

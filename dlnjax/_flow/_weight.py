@@ -26,6 +26,10 @@ class WeightTerm(AbstractFlowTerm):
         weights = eqx.filter(self.start, eqx.is_inexact_array)
         return weights, jnp.zeros_like(self.problem.r)
 
+    def is_valid(self):
+        weights = jax.tree.leaves(eqx.filter(self.start, eqx.is_inexact_array))
+        return jnp.stack([jnp.all(jnp.isfinite(w)) for w in weights]).all()
+
     def _network(self, state) -> AbstractNetwork:
         return eqx.combine(state[0], self.start)
 

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from .._check import as_weights
 from .._linalg import matmul
@@ -280,7 +280,9 @@ def _assemble(
         full = full.at[indices(K)[:, None], record.index].set(v, mode="drop")
         return jnp.where(num_knots > 0, full[rows] * scaled.scale[None, :], 0)
 
-    slopes = spread(record.slope)
+    # No coordinate left on the last ray: a slope against its sign there is rounding.
+    is_last = (indices(K) == state.row)[:, None]
+    slopes = spread(jnp.where(is_last & (record.slope * record.z < 0), 0, record.slope))
     is_unknown = is_cut & (indices(K) >= state.row)
     is_invalid = result == RESULTS.invalid_input
     nan_if = lambda bad, v: jnp.where(bad, jnp.nan, v)
@@ -300,7 +302,7 @@ def lasso_path(
     problem: AbstractProblem,
     *,
     positive: bool = False,
-    weights: Float[ArrayLike, "..."] | None = None,
+    weights: Real[ArrayLike, "..."] | None = None,
     max_knots: int | None = None,
     throw: bool = True,
 ) -> PiecewiseLinearPath:
@@ -332,6 +334,8 @@ def lasso_path(
     if max_knots is None:
         max_knots = 4 * problem.rank_bound + 16
     if max_knots < 1:
-        raise ValueError(f"`max_knots` must be at least 1, got {max_knots}.")
+        raise ValueError(
+            f"`max_knots` must be at least 1, got {max_knots}. Leave it out for the default."
+        )
     path = _homotopy(problem, omega, positive, max_knots)
     return raise_on_failure(path, path.result, throw)

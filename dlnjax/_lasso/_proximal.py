@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
 from .._check import as_float, as_positive, as_weights
 from .._linalg import matmul
@@ -101,11 +101,11 @@ def _solve(problem, mu, weights, positive: bool, gap_tol, max_steps) -> LassoPoi
 
 def lasso(
     problem: AbstractProblem,
-    mu: Float[ArrayLike, "..."],
+    mu: Real[ArrayLike, "..."],
     *,
     positive: bool = False,
-    weights: Float[ArrayLike, "..."] | None = None,
-    gap_tol: Float[ArrayLike, ""] | None = None,
+    weights: Real[ArrayLike, "..."] | None = None,
+    gap_tol: Real[ArrayLike, ""] | None = None,
     max_steps: int = 100_000,
     throw: bool = True,
 ) -> LassoPoint:

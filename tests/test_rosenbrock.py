@@ -1,0 +1,220 @@
+"""Rodas5P: its coefficients against the order conditions, its order on the flow."""
+
+import functools
+import math
+import types
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dlnjax as dln
+from dlnjax._flow._dual import CoordinateTerm, RowTerm, dual_term
+from dlnjax._flow._rosenbrock import GAMMA, NODES, TIME, A, C, H
+
+# --- coefficients -----------------------------------------------------------------------------
+# The stages of the package are U = Γk in terms of the textbook's k (Hairer & Wanner, Solving
+# ODEs II, IV.7), so that A = αΓ⁻¹, C = I/γ − Γ⁻¹ and the weights are bΓ⁻¹.
+
+
+def _square(rows) -> np.ndarray:
+    out = np.zeros((8, 8))
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
+
+
+GAMMAS = np.linalg.inv(np.eye(8) / GAMMA - _square(C))
+ALPHAS = _square(A) @ GAMMAS
+BETAS = ALPHAS + GAMMAS
+WEIGHTS = np.array([*A[-1], 1.0]) @ GAMMAS
+EMBEDDED = np.array([*A[-1], 0.0]) @ GAMMAS
+
+
+def _dense(theta: float) -> np.ndarray:
+    """Weights of the continuous extension at `θ`."""
+    inner = H[0] + theta * (H[1] + theta * H[2])
+    return theta * (np.array([*A[-1], 1.0]) + (1 - theta) * inner) @ GAMMAS
+
+
+def _trees(order: int) -> list[tuple]:
+    """Rooted trees, each the sorted tuple of its subtrees."""
+    if order == 1:
+        return [()]
+    return sorted(set(_forests(order - 1)))
+
+
+def _forests(size: int) -> list[tuple]:
+    if size == 0:
+        return [()]
+    return [
+        tuple(sorted((tree, *rest)))
+        for first in range(1, size + 1)
+        for tree in _trees(first)
+        for rest in _forests(size - first)
+    ]
+
+
+def _size(tree: tuple) -> int:
+    return 1 + sum(map(_size, tree))
+
+
+def _density(tree: tuple) -> int:
+    return _size(tree) * math.prod(map(_density, tree))
+
+
+def _elementary(tree: tuple) -> np.ndarray:
+    """Stage values: `β` below a node with one son (there the exact Jacobian acts), else `α`."""
+    matrix = BETAS if len(tree) == 1 else ALPHAS
+    return np.prod([np.ones(8), *(matrix @ _elementary(son) for son in tree)], axis=0)
+
+
+def _defects(weights: np.ndarray, order: int, theta: float = 1.0) -> np.ndarray:
+    return np.array(
+        [weights @ _elementary(tree) - theta**order / _density(tree) for tree in _trees(order)]
+    )
+
+
+def test_there_are_seventeen_trees():
+    assert [len(_trees(order)) for order in range(1, 6)] == [1, 1, 2, 4, 9]
+
+
+def test_coefficients_are_consistent_in_time():
+    np.testing.assert_allclose(np.diag(GAMMAS), GAMMA, rtol=1e-14)
+    np.testing.assert_allclose(ALPHAS.sum(axis=1), NODES, atol=1e-13)
+    np.testing.assert_allclose(GAMMAS.sum(axis=1), TIME, atol=1e-13)
+
+
+# The coefficients are published to 16 digits and reach 150.
+@pytest.mark.parametrize("order", range(1, 6))
+def test_order_conditions(order):
+    assert np.abs(_defects(WEIGHTS, order)).max() < 1e-12
+    embedded = np.abs(_defects(EMBEDDED, order)).max()
+    assert embedded < 1e-12 if order < 5 else embedded > 1e-4
+    for theta in (0.0, 0.1, 0.5, 0.9, 1.0):
+        if order < 5:
+            assert np.abs(_defects(_dense(theta), order, theta)).max() < 1e-12
+
+
+def test_stiffly_accurate_and_l_stable():
+    # The last stage, and the embedded method, are stages of the step: y₁ and ŷ₁ are their ends.
+    np.testing.assert_allclose(WEIGHTS, BETAS[-1], atol=1e-13)
+    np.testing.assert_allclose(EMBEDDED, BETAS[-2], atol=1e-13)
+
+    def stability(z):
+        return 1 + z * WEIGHTS @ np.linalg.solve(np.eye(8) - z * BETAS, np.ones(8))
+
+    # One pole, 1/γ > 0; bounded by 1 on the imaginary axis; 0 at infinity.
+    assert GAMMA > 0
+    on_axis = [abs(stability(1j * y)) for y in np.geomspace(1e-3, 1e6, 400)]
+    assert max(on_axis) < 1 + 1e-12
+    assert abs(1 - WEIGHTS @ np.linalg.solve(BETAS, np.ones(8))) < 1e-11
+
+
+# --- order on the flow ------------------------------------------------------------------------
+
+S_MAX = 3.0
+OFF_GRID = np.array([0.377, 1.291, 2.113, 2.749])  # inside steps, whatever their number
+STEPS = np.array([32, 48, 64, 96, 128])
+EXACT = 4096
+DECAYS = [0.0, 0.4]
+
+
+def _term(space: str, decay):
+    """Mild: `ε = 0.05`, `d = 4`."""
+    rng = np.random.default_rng(0)
+    if space == "rows":
+        network = dln.UV(np.ones(4), np.zeros(4))
+        X, y = rng.normal(size=(3, 4)), rng.normal(size=3)
+    else:
+        network = dln.USquared(rng.uniform(0.5, 1.5, 4))
+        X, y = rng.normal(size=(6, 4)), rng.normal(size=6) + 1
+    return dual_term(network, dln.LeastSquares(X, y, decay), jnp.log(0.05))
+
+
+@eqx.filter_jit
+def _integrate(space, decays, steps):
+    """States at `S_MAX` and inside steps, and `x` at both."""
+    times = jnp.asarray([*OFF_GRID, S_MAX])
+
+    def one(decay, steps):
+        term = _term(space, decay)
+        solution = diffrax.diffeqsolve(
+            term,
+            dln.Rodas5P(),
+            t0=0,
+            t1=S_MAX,
+            dt0=S_MAX / steps,
+            y0=term.initial(),
+            saveat=diffrax.SaveAt(ts=times),
+            stepsize_controller=diffrax.ConstantStepSize(),
+            max_steps=None,
+        )
+        x, z, g = jax.vmap(term.read)(times, solution.ys)
+        return jnp.stack([x, z, g], axis=1)
+
+    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(decays, steps)
+
+
+@functools.cache
+def _errors(space: str) -> np.ndarray:
+    """Axes: decay, steps, time, (x, z, g)."""
+    steps = jnp.asarray([*STEPS, EXACT], float)
+    values = np.asarray(_integrate(space, jnp.asarray(DECAYS), steps))
+    return np.abs(values[:, :-1] - values[:, -1:]).max(axis=-1)
+
+
+@pytest.mark.parametrize("space, kind", [("rows", RowTerm), ("coordinates", CoordinateTerm)])
+@pytest.mark.parametrize("decay", range(2), ids=["no decay", "decay"])
+def test_order_of_convergence(space, kind, decay):
+    assert isinstance(_term(space, DECAYS[decay]), kind)
+    errors = _errors(space)[decay]
+    end, inside = errors[:, -1].max(axis=-1), errors[:, :-1].max(axis=(1, 2))
+    # Not rounding: the smallest error is far above it.
+    assert end.min() > 1e-12
+    order = lambda error: -np.polyfit(np.log(STEPS), np.log(error), 1)[0]
+    assert order(end) > 4.7
+    assert order(inside) > 3.7
+
+
+@pytest.mark.parametrize("space", ["rows", "coordinates"])
+@pytest.mark.parametrize("decay", DECAYS)
+def test_local_errors(space, decay):
+    # One step from t = 0.4: O(h⁶), the estimate O(h⁵), the continuous extension O(h⁵).
+    term = _term(space, decay)
+    wrapped = types.SimpleNamespace(term=term)  # as diffrax wraps it
+    solver, start = dln.Rodas5P(), jnp.asarray(0.4)
+    state = jax.tree.map(lambda v: v + 0.1, term.initial())
+
+    @jax.jit
+    def step(h):
+        def advance(y, i):
+            t = start + i * h / 64
+            y, *_ = solver.step(wrapped, t, t + h / 64, y, None, None, False)
+            return y, y
+
+        y, error, info, *_ = solver.step(wrapped, start, start + h, state, None, None, False)
+        path = jax.lax.scan(advance, state, jnp.arange(64.0))[1]
+        middle = solver.interpolation_cls(t0=start, t1=start + h, **info)
+        flat = lambda tree: jnp.concatenate(jax.tree.leaves(tree))
+        at = lambda i: flat(jax.tree.map(lambda v: v[i], path))
+        halfway = middle.evaluate(start + h / 2)
+        increment = middle.evaluate(start, start + h / 2)
+        return {
+            "step": jnp.max(jnp.abs(flat(y) - at(63))),
+            "estimate": jnp.max(flat(error)),
+            "dense": jnp.max(jnp.abs(flat(halfway) - at(31))),
+            "increment": jnp.max(jnp.abs(flat(increment) - (flat(halfway) - flat(state)))),
+            "end": jnp.max(jnp.abs(flat(middle.evaluate(start + h)) - flat(y))),
+        }
+
+    h = np.array([0.16, 0.12, 0.08, 0.06])
+    errors = jax.vmap(step)(jnp.asarray(h))
+    order = lambda name: np.polyfit(np.log(h), np.log(errors[name]), 1)[0]
+    assert order("step") > 5.6
+    assert 4.6 < order("estimate") < 5.6
+    assert order("dense") > 4.6
+    assert np.max(errors["increment"]) < 1e-15 and np.max(errors["end"]) < 1e-15
