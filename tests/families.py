@@ -120,8 +120,9 @@ def kkt_violation(X, y, x, kappa, rounding: float = 0.0) -> np.ndarray:
 def exact_path(X, y) -> tuple[list[Fraction], list[list[Fraction]]]:
     """Kinks `κ` and solutions there, in exact rationals, for generic data (no ties)."""
     n, d = len(X), len(X[0])
-    M = [[sum(X[k][i] * X[k][j] for k in range(n)) for j in range(d)] for i in range(d)]
-    r = [sum(X[k][i] * y[k] for k in range(n)) for i in range(d)]
+    zero = Fraction(0)
+    M = [[sum((X[k][i] * X[k][j] for k in range(n)), zero) for j in range(d)] for i in range(d)]
+    r = [sum((X[k][i] * y[k] for k in range(n)), zero) for i in range(d)]
     active: list[tuple[int, int]] = []
     kappa: Fraction | None = None
     kinks, points = [], []
@@ -131,8 +132,8 @@ def exact_path(X, y) -> tuple[list[Fraction], list[list[Fraction]]]:
         w = _solve([[M[i][j] for j in A] for i in A], [Fraction(s) for _, s in active])
         best: tuple[Fraction, int, int] | None = None
         for j in set(range(d)) - set(A):
-            p = r[j] - sum(M[j][i] * ui for i, ui in zip(A, u, strict=True))
-            q = sum(M[j][i] * wi for i, wi in zip(A, w, strict=True))
+            p = r[j] - sum((M[j][i] * ui for i, ui in zip(A, u, strict=True)), zero)
+            q = sum((M[j][i] * wi for i, wi in zip(A, w, strict=True)), zero)
             for s in (1, -1):
                 if 1 - s * q > 0:
                     t = s * p / (1 - s * q)
