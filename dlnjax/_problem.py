@@ -8,7 +8,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
 from equinox import AbstractVar
-from jaxtyping import Array, ArrayLike, Float, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from ._check import (
     as_float,
@@ -60,6 +60,10 @@ class AbstractProblem(eqx.Module):
     @abc.abstractmethod
     def loss(self, x: Real[ArrayLike, "... d"]) -> Float[Array, "..."]:
         """`ℓ(x)`, without weight decay. `(..., d) -> (...)`."""
+
+    def is_in_range(self) -> Bool[Array, ""]:
+        """Whether the squares of the columns neither overflow nor underflow."""
+        return jnp.all(jnp.isfinite(self.gram_diagonal())) & jnp.all(jnp.isfinite(self.r))
 
     def gradient(self, x: Real[ArrayLike, "... d"]) -> Float[Array, "... d"]:
         """`∇ℓ(x) = Mx − r`, without weight decay. `(..., d) -> (..., d)`."""
@@ -124,7 +128,7 @@ class AbstractProblem(eqx.Module):
         linear = jnp.where(x == 0, 0, jnp.where(x > 0, upper, lower) * jnp.abs(x))
         gap = 0.5 * (1 - alpha) ** 2 * square + jnp.sum(linear - alpha * c * x)
         if positive:
-            gap = jnp.where(jnp.all(x >= 0), gap, jnp.inf)
+            gap = jnp.where(jnp.any(x < 0), jnp.inf, gap)
         return gap
 
     def _check_point(self, x: ArrayLike) -> Array:
@@ -215,6 +219,11 @@ class LeastSquares(AbstractProblem):
 
     def gram_diagonal(self):
         return jnp.sum(self.X**2, axis=0)
+
+    def is_in_range(self):
+        square = self.gram_diagonal()
+        lost = (square < jnp.finfo(square.dtype).tiny) & jnp.any(self.X != 0, axis=0)
+        return ~jnp.any(lost) & jnp.all(jnp.isfinite(square)) & jnp.all(jnp.isfinite(self.r))
 
     @property
     def rank_bound(self) -> int:
@@ -343,4 +352,4 @@ def is_valid(problem: AbstractProblem) -> Array:
     """Under tracing: whether the values are ones that the constructors accept."""
     leaves = [a for a in jax.tree.leaves(problem) if eqx.is_inexact_array(a)]
     finite = jnp.stack([jnp.all(jnp.isfinite(a)) for a in leaves]).all()
-    return finite & (problem.weight_decay >= 0)
+    return finite & (problem.weight_decay >= 0) & problem.is_in_range()

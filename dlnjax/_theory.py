@@ -58,10 +58,10 @@ def _gap_at_all(
         linear = cost(x) - cost(best) + problem.gradient(best) * step
         absolute = 0.5 * jnp.sum(step * problem.matvec(step)) + jnp.sum(linear)
         if path.positive:
-            absolute = jnp.where(jnp.all(x >= 0), absolute, jnp.inf)
+            absolute = jnp.where(jnp.any(x < 0), jnp.inf, absolute)
         least = problem.loss(best) + jnp.sum(cost(best))
-        ratio = absolute / jnp.where(least > 0, least, 1)
-        return absolute, jnp.where(least > 0, ratio, jnp.where(absolute == 0, 0, jnp.inf))
+        both_zero = (least == 0) & (absolute == 0)
+        return absolute, jnp.where(both_zero, 0, absolute / jnp.where(both_zero, 1, least))
 
     batch = jnp.broadcast_shapes(x.shape[:-1], mu.shape)
     x, mu = jnp.broadcast_to(x, (*batch, x.shape[-1])), jnp.broadcast_to(mu, batch)

@@ -61,7 +61,7 @@ def gradient_flow(
 
     - `network`: its weights are the shape of the initialisation.
     - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included.
-    - `s`: increasing rescaled times `≥ 0`, shape `(S,)`. (`t = s·log(1/ε)/2` for `UV`,
+    - `s`: non-decreasing rescaled times `≥ 0`, shape `(S,)`. (`t = s·log(1/ε)/2` for `UV`,
         `t = s·log(1/ε)/4` for `USquared`.)
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
     - `formulation`: `DualForm()` (default) or `WeightForm()`.
@@ -178,6 +178,8 @@ def _solve(
         throw=False,
     )
     x, z, dual = jax.vmap(term.read)(times, solution.ys)
+    if network.positive:
+        z = jnp.maximum(z, 0)  # which the error of the steps does not know
     moving = (times > 0)[:, None]
     x_mean = jnp.where(moving, z / jnp.where(moving, times[:, None], 1), x)
 

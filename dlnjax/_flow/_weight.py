@@ -28,7 +28,9 @@ class WeightTerm(AbstractFlowTerm):
 
     def is_valid(self):
         weights = jax.tree.leaves(eqx.filter(self.start, eqx.is_inexact_array))
-        return jnp.stack([jnp.all(jnp.isfinite(w)) for w in weights]).all()
+        finite = jnp.stack([jnp.all(jnp.isfinite(w)) for w in weights]).all()
+        # At tiny ε every weight underflows to 0, and never moves.
+        return finite & jnp.stack([jnp.any(w != 0) for w in weights]).any()
 
     def _network(self, state) -> AbstractNetwork:
         return eqx.combine(state[0], self.start)

@@ -1,0 +1,184 @@
+"""The proximal lasso: against the exact path, against scikit-learn, and its duality gap."""
+
+import functools
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import Lasso
+
+import dlnjax as dln
+
+N, D = 8, 5
+MU = np.geomspace(0.1, 10, 6).reshape(2, 3)
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(N, D))
+Y = X @ RNG.normal(size=D) + RNG.normal(size=N)
+SIDED = RNG.uniform(0.3, 3, (2, D))
+
+least_squares = functools.partial(dln.LeastSquares, X, Y)
+CASES = {
+    "generic": (least_squares(), {}),
+    "weight decay": (least_squares(0.4), {}),
+    "weights": (least_squares(0.4), dict(weights=SIDED[0])),
+    "weights by sign": (least_squares(), dict(weights=SIDED)),
+    "positive": (least_squares(0.2), dict(positive=True)),
+    "positive, weights": (least_squares(), dict(positive=True, weights=SIDED[1])),
+    "quadratic": (dln.Quadratic(X.T @ X, X.T @ Y, 0.5 * np.sum(Y**2), 0.4), {}),
+    "n < d": (dln.LeastSquares(X[:3], Y[:3], 0.1), {}),
+}
+EVERY_CASE = pytest.mark.parametrize("name", CASES)
+
+
+@functools.cache
+def _exact(name):
+    problem, options = CASES[name]
+    return dln.lasso_path(problem, **options)
+
+
+def _objective(problem, x, mu, weights=None) -> np.ndarray:
+    weights = np.broadcast_to(1.0 if weights is None else weights, (2, D))
+    kappa = np.asarray(problem.weight_decay) + weights / np.asarray(mu)[..., None, None]
+    cost = np.where(x > 0, kappa[..., 0, :], kappa[..., 1, :]) * np.abs(x)
+    return np.asarray(problem.loss(x)) + cost.sum(axis=-1)
+
+
+@EVERY_CASE
+def test_against_the_path(name):
+    problem, options = CASES[name]
+    point = dln.lasso(problem, MU, **options)
+    assert point.x.shape == (*MU.shape, D) and point.gap.shape == MU.shape
+    assert bool(jnp.all(point.result == dln.RESULTS.successful))
+    x, best = np.asarray(point.x), np.asarray(_exact(name).x(MU))
+    weights = options.get("weights")
+    objective, least = (_objective(problem, v, MU, weights) for v in (x, best))
+    # The gap is what was asked for, and bounds the suboptimality (to rounding).
+    gap = np.asarray(point.gap)
+    assert np.all(gap >= 0) and np.all(gap <= 1e-8 * objective)
+    assert np.all(objective - least <= gap + 1e-14 * objective)
+    assert np.all(objective - least >= -1e-14 * objective)
+    exact = dln.suboptimality_gap(problem, x, MU, path=_exact(name))
+    assert np.all(np.asarray(exact.absolute) <= gap + 1e-14 * objective)
+    if options.get("positive"):
+        assert np.all(x >= 0)
+    assert 0 < np.sum(best[0] != 0) < best[0].size
+
+
+@EVERY_CASE
+def test_tight_gap(name):
+    problem, options = CASES[name]
+    point = dln.lasso(problem, MU, gap_tol=1e-14, **options)
+    best = np.asarray(_exact(name).x(MU))
+    # The square root of the gap, over the curvature.
+    np.testing.assert_allclose(point.x, best, atol=1e-6 * np.abs(best).max())
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_against_scikit_learn(positive):
+    problem = least_squares(0.2)
+    x = dln.lasso(problem, MU, positive=positive, gap_tol=1e-14).x
+    for where, mu in np.ndenumerate(MU):
+        alpha = (0.2 + 1 / mu) / N  # scikit-learn's loss has a factor 1/n
+        theirs = Lasso(alpha=alpha, fit_intercept=False, positive=positive, tol=1e-13)
+        theirs.set_params(max_iter=100_000).fit(X, Y)
+        np.testing.assert_allclose(x[where], theirs.coef_, atol=1e-6)
+
+
+@pytest.mark.parametrize("mu", [MU[1, 1], MU[1], MU], ids=["()", "(3,)", "(2, 3)"])
+def test_shapes_of_mu(mu):
+    problem, _ = CASES["generic"]
+    point = dln.lasso(problem, mu, gap_tol=1e-14)
+    assert point.x.shape == (*np.shape(mu), D)
+    assert point.gap.shape == point.stats["num_steps"].shape == np.shape(mu)
+    np.testing.assert_allclose(point.x, _exact("generic").x(mu), atol=1e-6)
+
+
+def test_the_order_of_mu_is_free():
+    problem, _ = CASES["generic"]
+    backwards = dln.lasso(problem, MU[::-1, ::-1], gap_tol=1e-14)
+    np.testing.assert_allclose(backwards.x, _exact("generic").x(MU[::-1, ::-1]), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["generic", "weights", "positive", "quadratic"])
+def test_before_the_first_knot(name):
+    # There the solution is 0, exactly, and no step is needed.
+    problem, options = CASES[name]
+    mu = np.asarray(_exact(name).knots[0]) * np.linspace(0.1, 0.999, 6).reshape(MU.shape)
+    point = dln.lasso(problem, mu, **options)
+    np.testing.assert_array_equal(point.x, np.zeros((*MU.shape, D)))
+    assert np.all(np.abs(point.gap) < 1e-15 * np.sum(Y**2))
+    np.testing.assert_array_equal(point.stats["num_steps"], np.zeros(MU.shape))
+
+
+def test_zero_response():
+    point = dln.lasso(dln.LeastSquares(X, np.zeros(N)), MU)
+    np.testing.assert_array_equal(point.x, np.zeros((*MU.shape, D)))
+    np.testing.assert_array_equal(point.gap, np.zeros(MU.shape))
+
+
+def test_zero_design():
+    point = dln.lasso(dln.LeastSquares(np.zeros((N, D)), Y), MU)
+    np.testing.assert_array_equal(point.x, np.zeros((*MU.shape, D)))
+
+
+def test_gap_not_reached():
+    problem, _ = CASES["generic"]
+    with pytest.raises(eqx.EquinoxRuntimeError, match="(?s)`max_steps`.*`gap_tol`"):
+        dln.lasso(problem, MU, gap_tol=1e-14, max_steps=10)
+    point = dln.lasso(problem, MU, gap_tol=1e-14, max_steps=10, throw=False)
+    failed = np.asarray(point.result == dln.RESULTS.gap_not_reached)
+    # The first μ has the solution 0; the last ones need more than ten steps.
+    assert failed[1].all() and not failed.all()
+    assert np.array_equal(np.isnan(point.x).all(axis=-1), failed)
+    assert np.array_equal(np.isnan(point.gap), failed)
+    assert np.all(point.stats["num_steps"] <= 10)
+
+
+def test_bad_lanes():
+    design, response = np.stack([X] * 6), np.stack([Y] * 6)
+    decay, mu, weights = np.full(6, 0.4), np.stack([MU] * 6), np.ones((6, D))
+    design[1, 0, 0] = np.nan
+    response[2, 1] = np.inf
+    decay[3] = -1
+    mu[4, 0, 1] = -1
+    weights[5, 2] = 0
+
+    @jax.jit
+    @jax.vmap
+    def solve(X, y, decay, mu, weights):
+        return dln.lasso(dln.LeastSquares(X, y, decay), mu, weights=weights, throw=False)
+
+    point = solve(design, response, decay, mu, weights)
+    invalid = np.asarray(point.result == dln.RESULTS.invalid_input)
+    want = np.zeros((6, 2, 3), bool)
+    want[[1, 2, 3, 5]] = want[4, 0, 1] = True
+    np.testing.assert_array_equal(invalid, want)
+    np.testing.assert_array_equal(np.isnan(point.x).all(axis=-1), want)
+    alone = dln.lasso(CASES["weight decay"][0], MU)
+    np.testing.assert_allclose(point.x[0], alone.x, atol=1e-12)
+    # The other values of μ of lane 4 stand, from other starts.
+    good = np.asarray(~invalid)[4]
+    np.testing.assert_allclose(point.x[4][good], alone.x[good], atol=1e-3)
+
+
+REFUSED = {
+    "zero mu": (dict(mu=0.0), "`mu` must be positive, got 0.0. Start the grid above 0"),
+    "negative mu": (dict(mu=np.array([1.0, -2.0])), "`mu` must be positive, got -2.0"),
+    "NaN mu": (dict(mu=np.nan), "`mu` must be positive, got nan"),
+    "zero weight": (dict(weights=np.zeros(D)), "`weights` must be positive and finite, got 0.0"),
+    "shape of weights": (
+        dict(weights=np.ones(3)),
+        f"`weights` must have shape ({D},) or (2, {D}), got (3,)",
+    ),
+    "no steps": (dict(max_steps=0), "`max_steps` must be at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses(name):
+    options, message = REFUSED[name]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dln.lasso(CASES["generic"][0], **(dict(mu=1.0) | options))
