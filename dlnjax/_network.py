@@ -67,7 +67,10 @@ class AbstractDualNetwork(AbstractNetwork):
 
 
 def _exponential_link(w: Array, log_eps: Array) -> Array:
-    return jnp.exp(w * log_eps)
+    # Trial steps overshoot: without a cap they overflow, and reverse mode turns the infinity of
+    # a rejected step into NaN. No `x` reaches the fourth root of the largest number.
+    cap = jnp.log(jnp.finfo(w.dtype).max) / 4
+    return jnp.exp(jnp.minimum(w * log_eps, cap))
 
 
 def _exponential_dual(shape: Array, log_eps: Array) -> Array:
