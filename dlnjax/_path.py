@@ -175,4 +175,6 @@ def kkt_violation(
         active = jnp.where(x < 0, jnp.inf, active)
     else:
         active = jnp.where(x < 0, jnp.abs(c + lower), active)
-    return jnp.max(jnp.maximum(jnp.maximum(bound, active), 0))
+    largest = jnp.max(jnp.maximum(jnp.maximum(bound, active), 0))
+    # A maximum may lose a NaN when it is vectorised.
+    return jnp.where(jnp.any(jnp.isnan(x)), jnp.nan, largest)

@@ -102,7 +102,9 @@ def _violation(scaled: Scaled, active: ActiveSet, segment, tau, positive: bool) 
     a, b = scaled.bounds(active)
     is_active = active.sign != 0
     mismatch = jnp.where(is_active, jnp.abs(active.gather(c) * active.sign - a - tau * b), 0)
-    return jnp.maximum(jnp.max(excess), jnp.max(mismatch))
+    largest = jnp.maximum(jnp.max(excess), jnp.max(mismatch))
+    # A maximum may lose a NaN when it is vectorised.
+    return jnp.where(jnp.all(jnp.isfinite(c)), largest, jnp.inf)
 
 
 def _write(record: _Record, state: _State, slope: Array) -> _Record:
