@@ -159,7 +159,9 @@ class CoordinateTerm(AbstractDualTerm):
 
     def factorise(self, jacobian, gamma_h):
         # (I + γhEM)⁻¹ = I − γh E^½ (I + γh E^½ M E^½)⁻¹ E^½ M is stable under any scaling of E.
-        root = jnp.sqrt(gamma_h * jacobian)
+        # Slopes that underflow to 0 stay there; the derivative of √0 would be NaN.
+        moves = jacobian > 0
+        root = jnp.where(moves, jnp.sqrt(gamma_h * jnp.where(moves, jacobian, 1)), 0)
         matrix = root[:, None] * self.M * root[None, :]
         identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
         return cholesky(identity + matrix), root, gamma_h
