@@ -257,7 +257,7 @@ def test_quadratic_is_least_squares(space):
     M, r = np.einsum("bni,bnj->bij", X, X), np.einsum("bni,bn->bi", X, y)
     quadratic = _solve("UV", batch._replace(data=(M, r)), make=dln.Quadratic)
     assert _succeeded(quadratic).all()
-    # Each is within 1e-6 of the truth; the same formulas agree to rounding, amplified by 1/ε.
+    # Each is within 1e-6 of the truth.
     assert np.abs(quadratic.x_mean - flow.x_mean).max() < 2e-6
     assert np.abs(quadratic.dual - flow.dual).max() < 2e-6
 
@@ -266,7 +266,8 @@ def test_quadratic_is_least_squares(space):
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.parametrize("eps", [1e-1, 1e-5])
 def test_the_weight_field_is_the_dual_field(kind, decay, eps):
-    # dq/ds = φ'(w) dw/ds = L q (±(r − Mx) − λ), at any weights.
+    # dq/ds = φ'(w) dw/ds = L q (±(r − Mx) − λ), at any weights. For UV this is also the
+    # conservation of u² − v², which decays at the rate λL.
     weights = [jnp.asarray(w[0]) for w in _batch(kind, "rows").weights]
     X, y = (a[0] for a in _batch(kind, "rows").data)
     network, problem = KINDS[kind](*weights), dln.LeastSquares(X, y, decay)
@@ -285,6 +286,10 @@ def test_the_weight_field_is_the_dual_field(kind, decay, eps):
     sides = g[None, :] if kind == "USquared" else np.stack([g, -g])
     _, speed = jax.jvp(q, (network,), (velocity,))
     np.testing.assert_allclose(speed, L * np.asarray(q(network)) * (sides - decay), rtol=1e-12)
+    if kind == "UV":
+        u, v = weights
+        difference = 2 * (u * velocity.u - v * velocity.v)
+        np.testing.assert_allclose(difference, -decay * L * (u**2 - v**2), atol=1e-12)
 
 
 def test_weight_form_agrees():
@@ -295,8 +300,7 @@ def test_weight_form_agrees():
     assert _succeeded(weight).all()
     assert np.abs(weight.x_mean - dual.x_mean).max() < 1e-6
     assert np.abs(weight.dual - dual.dual).max() < 1e-6
-    # Conserved by the weights, and what the dual form rests on: q± = φ(w±) all along. At λ = 0
-    # the product of the two is that of u² − v².
+    # What the weights conserve, and the dual form rests on: q± = φ(w±) all along.
     for i in range(LANES):
         weights, decay = [w[i] for w in batch.weights], batch.decay[i]
         for s, x, g in zip(TIMES, weight.x[i], weight.dual[i], strict=True):

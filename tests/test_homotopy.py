@@ -454,11 +454,11 @@ REFUSED = {
     "one weight": ({"weights": 2.0}, "`weights` must have shape (6,) or (2, 6), got ()"),
     "zero weight": (
         {"weights": np.array([1, 1, 0, 1, 1, 1.0])},
-        "`weights` must be positive and finite, got 0.0",
+        "positive and finite, got 0.0",
     ),
-    "negative weight": ({"weights": -np.ones(6)}, "`weights` must be positive and finite, got -1.0"),
-    "NaN weight": ({"weights": np.full(6, np.nan)}, "`weights` must be positive and finite, got nan"),
-    "infinite weight": ({"weights": np.full(6, np.inf)}, "`weights` must be positive and finite, got inf"),
+    "negative weight": ({"weights": -np.ones(6)}, "positive and finite, got -1.0"),
+    "NaN weight": ({"weights": np.full(6, np.nan)}, "positive and finite, got nan"),
+    "infinite weight": ({"weights": np.full(6, np.inf)}, "positive and finite, got inf"),
     "max_knots": ({"max_knots": 0}, "`max_knots` must be at least 1, got 0"),
 }
 

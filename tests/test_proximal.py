@@ -72,7 +72,7 @@ def test_tight_gap(name):
     problem, options = CASES[name]
     point = dln.lasso(problem, MU, gap_tol=1e-14, **options)
     best = np.asarray(_exact(name).x(MU))
-    # The square root of the gap, over the curvature.
+    # A gap of 1e-14 leaves x uncertain by about its root.
     np.testing.assert_allclose(point.x, best, atol=1e-6 * np.abs(best).max())
 
 
