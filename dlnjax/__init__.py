@@ -1,5 +1,6 @@
 """Diagonal linear networks and the lasso regularisation path."""
 
+from ._batched import batched as batched
 from ._flow._formulation import DualForm as DualForm, WeightForm as WeightForm
 from ._flow._gradient_flow import Flow as Flow, gradient_flow as gradient_flow
 from ._flow._rosenbrock import Rodas5P as Rodas5P

@@ -1,8 +1,59 @@
-"""Matrix products at full precision, whatever the device's default is (TF32 on GPUs)."""
+"""Linear algebra at full precision, whatever the device's default is (TF32 on GPUs)."""
 
 import functools as ft
 
+import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 matmul = ft.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+
+# Up to this size a factorisation is written out in scalars, which a batch turns into vectors
+# over its lanes: a LAPACK call per lane costs more than the arithmetic. `python -m
+# benchmarks.cholesky` measures where that ends.
+UNROLLED = 6
+
+
+class Cholesky(eqx.Module):
+    """The factorisation of a symmetric positive definite matrix."""
+
+    factor: Float[Array, "m m"] | tuple[tuple[Array, ...], ...]  # rows; 1/Lᵢᵢ on the diagonal
+
+    def __init__(self, matrix: Float[Array, "m m"]):
+        if matrix.shape[0] <= UNROLLED:
+            self.factor = _unrolled(matrix)
+        else:
+            self.factor = lax.linalg.cholesky(matrix, symmetrize_input=False)
+
+    def solve(self, rhs: Float[Array, " m"]) -> Float[Array, " m"]:
+        if isinstance(self.factor, tuple):
+            return _unrolled_solve(self.factor, rhs)
+        solve = ft.partial(lax.linalg.triangular_solve, self.factor, left_side=True, lower=True)
+        return solve(solve(rhs[:, None]), transpose_a=True)[:, 0]
+
+
+def _unrolled(matrix: Float[Array, "m m"]) -> tuple[tuple[Array, ...], ...]:
+    rows: list[list[Array]] = []
+    for i in range(matrix.shape[0]):
+        row: list[Array] = []
+        for j in range(i + 1):
+            other = rows[j] if j < i else row
+            rest = matrix[i, j] - sum(row[k] * other[k] for k in range(j))
+            row.append(rest * other[j] if j < i else lax.rsqrt(rest))
+        rows.append(row)
+    return tuple(map(tuple, rows))
+
+
+def _unrolled_solve(
+    factor: tuple[tuple[Array, ...], ...], rhs: Float[Array, " m"]
+) -> Float[Array, " m"]:
+    m = len(factor)
+    x: list[Array] = []
+    for i, row in enumerate(factor):
+        x.append((rhs[i] - sum(row[k] * x[k] for k in range(i))) * row[i])
+    for i in reversed(range(m)):
+        rest = x[i] - sum(factor[k][i] * x[k] for k in range(i + 1, m))
+        x[i] = rest * factor[i][i]
+    # Materialised: fused into what reads it, the solve would be repeated there.
+    return lax.optimization_barrier(jnp.stack(x))

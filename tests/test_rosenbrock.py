@@ -179,20 +179,18 @@ def test_order_of_convergence(space, kind, decay):
     assert order(inside) > 3.7
 
 
-def _flat(tree) -> np.ndarray:
-    return np.concatenate(jax.tree.leaves(tree), axis=-1)
-
-
 @eqx.filter_jit
 def _linear_algebra(space, decay, s, gamma_h, state, rhs):
     """What the term says of its derivatives, beside derivatives of its field."""
     term = _term(space, decay)
-    in_time, jacobian = term.linearise(s, state)
-    field = lambda s, state: term.vf(s, state, None)
-    _, want = jax.jvp(lambda s: field(s, state), (s,), (jnp.ones_like(s),))
-    x = term.solve(term.factorise(jacobian, gamma_h), rhs)
-    _, product = jax.jvp(lambda state: field(s, state), (state,), (x,))
-    return in_time, want, x, product
+    quadrature = state[1]
+    field = lambda s, feedback: term.vf(s, (feedback, quadrature), None)[0]
+    response = term.response(s, term.dual(s, state))
+    in_time = term.push(response.in_time)
+    _, want = jax.jvp(lambda s: field(s, state[0]), (s,), (jnp.ones_like(s),))
+    x = term.solve(term.factorise(response.slope, gamma_h), rhs)
+    _, product = jax.jvp(lambda feedback: field(s, feedback), (state[0],), (x,))
+    return in_time, want, x, product, field(s, state[0]), term.constant + term.push(response.x)
 
 
 @pytest.mark.parametrize("space", ["rows", "coordinates"])
@@ -203,20 +201,21 @@ def test_the_jacobian_is_exact(space, decay, gamma_h):
     rng = np.random.default_rng(1)
     random = lambda v: jnp.asarray(rng.normal(size=v.shape)) / 4
     start = _term(space, 0.0).initial()
-    state, rhs = jax.tree.map(random, start), jax.tree.map(random, start)
+    state, rhs = jax.tree.map(random, start), random(start[0])
     decay, s, gamma_h = map(jnp.asarray, (decay, 0.7, gamma_h))
     out = _linear_algebra(space, decay, s, gamma_h, state, rhs)
-    in_time, want, x, product = map(_flat, out)
+    in_time, want, x, product, field, parts = map(np.asarray, out)
     np.testing.assert_allclose(in_time, want, rtol=1e-12)
-    residual = x / gamma_h - product - _flat(rhs)
+    np.testing.assert_allclose(parts, field, rtol=1e-12)
+    residual = x / gamma_h - product - rhs
     assert np.abs(residual).max() < 1e-12 * (1 + np.abs(product).max())
 
 
 def test_interpolation_meets_both_ends():
     rng = np.random.default_rng(2)
-    y0, y1, k = (jnp.asarray(rng.normal(size=shape)) for shape in (4, 4, (3, 4)))
+    y0, y1, *inner = coefficients = tuple(jnp.asarray(rng.normal(size=(5, 4))))
     t0, t1, middle = jnp.asarray([0.3, 0.8, 0.45])
-    piece = dln.Rodas5P.interpolation_cls(t0=t0, t1=t1, y0=y0, y1=y1, k=k)
+    piece = dln.Rodas5P.interpolation_cls(t0=t0, t1=t1, coefficients=coefficients)
     np.testing.assert_allclose(piece.evaluate(t0), y0, rtol=1e-14)
     np.testing.assert_allclose(piece.evaluate(t1), y1, rtol=1e-14)
     np.testing.assert_allclose(piece.evaluate(t0, t1), y1 - y0, rtol=1e-14)
@@ -224,5 +223,6 @@ def test_interpolation_meets_both_ends():
         piece.evaluate(t0, middle) + piece.evaluate(middle, t1), y1 - y0, rtol=1e-13
     )
     # A step of length 0 is where it starts.
-    empty = dln.Rodas5P.interpolation_cls(t0=t0, t1=t0, y0=y0, y1=y0, k=k)
+    coefficients = (y0, y0, *inner)
+    empty = dln.Rodas5P.interpolation_cls(t0=t0, t1=t0, coefficients=coefficients)
     np.testing.assert_array_equal(empty.evaluate(t0), y0)

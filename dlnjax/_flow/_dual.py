@@ -16,49 +16,56 @@ import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, Float, PyTree
 
-from .._linalg import matmul
+from .._linalg import Cholesky, matmul
 from .._network import AbstractDualNetwork
 from .._problem import AbstractProblem, LeastSquares
 from ._term import AbstractFlowTerm, RealScalarLike
 
+State = tuple[Float[Array, " m"], Float[Array, " d"] | None]
+
 
 class Response(eqx.Module):
-    """`x` as a function of the dual `g = Xᵀν` and of `s`, with its derivatives."""
+    """`x` as a function of the dual `g` and of `s`, with its derivatives, in units of `σ²`."""
 
     x: Float[Array, " d"]
     slope: Float[Array, " d"]  # ∂x/∂g ≥ 0, the diagonal E
-    time_derivative: Float[Array, " d"]  # ∂x/∂s at fixed g, 0 without weight decay
+    in_time: Float[Array, " d"]  # ∂x/∂s where the feedback is held
 
 
 class AbstractDualTerm(AbstractFlowTerm):
-    """The vector field, and what a Rosenbrock method needs besides: its derivative in time and
-    solves with `I/(γh) − J`. The problem is scaled by `σ`, the largest column norm, so that
-    tolerances are in units of the dual variable `w`: the state is `(σν, σ²z)`."""
+    """The vector field, as a loop: the *feedback* `f`, that part of the state which acts on
+    itself, has the dual `g = s·drift + image(f)`; `g` has `x`; and `df/ds = constant + push(x)`.
+    The other part, the *quadrature* `∫x`, is `None` where the feedback already is that.
+
+    The problem is scaled by `σ`, the largest column norm, so that tolerances are in units of
+    the dual variable `w`: the state is `(σν, σ²z)` or `(σ²z, None)`.
+    """
 
     network: AbstractVar[AbstractDualNetwork]
     log_eps: AbstractVar[Float[Array, ""]]
     weight_decay: AbstractVar[Float[Array, ""]]
     scale: AbstractVar[Float[Array, ""]]
+    drift: AbstractVar[Float[Array, " d"]]
+    constant: AbstractVar[Float[Array, " m"]]
 
     @abc.abstractmethod
-    def dual(self, s: RealScalarLike, state: PyTree[Array]) -> Float[Array, " d"]:
-        """`g = Xᵀν`."""
+    def initial(self) -> State: ...
 
     @abc.abstractmethod
-    def linearise(self, s, state) -> tuple[PyTree[Array], PyTree[Array]]:
-        """The derivative of the field in time, and what `solve` needs of the Jacobian."""
+    def image(self, feedback: Float[Array, " m"]) -> Float[Array, " d"]:
+        """What the feedback adds to the dual; linear."""
 
     @abc.abstractmethod
-    def factorise(self, jacobian: PyTree[Array], gamma_h) -> PyTree[Array]:
-        """Factorise `I/(γh) − J`."""
+    def push(self, x: Float[Array, " d"]) -> Float[Array, " m"]:
+        """What `σ²x` adds to the velocity of the feedback; linear."""
 
     @abc.abstractmethod
-    def solve(self, factors: PyTree[Array], rhs: PyTree[Array]) -> PyTree[Array]:
+    def factorise(self, slope: Float[Array, " d"], gamma_h) -> PyTree[Array]:
+        """Factorise `I/(γh) − J`, with `J` the Jacobian of the feedback."""
+
+    @abc.abstractmethod
+    def solve(self, factors: PyTree[Array], rhs: Float[Array, " m"]) -> Float[Array, " m"]:
         """`(I/(γh) − J)⁻¹ rhs`."""
-
-    @abc.abstractmethod
-    def z(self, state: PyTree[Array]) -> Float[Array, " d"]:
-        """`z = ∫x`, in the user's units."""
 
     def _w(self, g: Array, s: RealScalarLike) -> Array:
         sides = (g,) if self.network.positive else (g, -g)
@@ -68,19 +75,27 @@ class AbstractDualTerm(AbstractFlowTerm):
     def _combine(self, q: Array) -> Array:
         return q[0] if self.network.positive else q[0] - q[1]
 
+    def dual(self, s: RealScalarLike, state: State) -> Float[Array, " d"]:
+        """`g = Xᵀν`."""
+        return s * self.drift + self.image(state[0])
+
     def x(self, s: RealScalarLike, g: Float[Array, " d"]) -> Float[Array, " d"]:
-        """The network's `x` where its dual is `g`, in the user's units."""
-        return self._combine(self.network.link(self._w(g, s), self.log_eps))
+        """`σ²x` of the network whose dual is `g`."""
+        return self.scale**2 * self._combine(self.network.link(self._w(g, s), self.log_eps))
 
     def response(self, s: RealScalarLike, g: Float[Array, " d"]) -> Response:
         w = self._w(g, s)
         link = lambda w: self.network.link(w, self.log_eps)
         q, derivative = jax.jvp(link, (w,), (jnp.ones_like(w),))
+        slope = -jnp.sum(derivative, axis=0)
+        in_time = self.weight_decay * self._combine(derivative) + slope * self.drift
         return Response(
-            self._combine(q),
-            -jnp.sum(derivative, axis=0),
-            self.weight_decay * self._combine(derivative),
+            self.scale**2 * self._combine(q), self.scale**2 * slope, self.scale**2 * in_time
         )
+
+    def vf(self, t, y, args):
+        x = self.x(t, self.dual(t, y))
+        return self.constant + self.push(x), None if y[1] is None else x
 
     def is_valid(self):
         # A degenerate shape is an infinite dual variable, which never moves.
@@ -88,101 +103,73 @@ class AbstractDualTerm(AbstractFlowTerm):
 
     def read(self, s, state):
         g = self.dual(s, state)
-        return self.x(s, g), self.z(state), g
+        feedback, quadrature = state
+        z = feedback if quadrature is None else quadrature
+        return self.x(s, g) / self.scale**2, z / self.scale**2, g
 
 
 class RowTerm(AbstractDualTerm):
     """State `(σν, σ²z)`, of shapes `(n,)` and `(d,)`."""
 
     X: Float[Array, "n d"]  # X/σ
-    y: Float[Array, " n"]  # σy
     network: AbstractDualNetwork
     log_eps: Float[Array, ""]
     weight_decay: Float[Array, ""]
     scale: Float[Array, ""]
+    drift: Float[Array, " d"]  # 0
+    constant: Float[Array, " n"]  # σy
 
     def initial(self):
-        return jnp.zeros_like(self.y), jnp.zeros(self.X.shape[1], self.y.dtype)
+        return jnp.zeros_like(self.constant), jnp.zeros_like(self.drift)
 
-    def dual(self, s, state):
-        nu, _ = state
-        return matmul(nu, self.X)
+    def image(self, feedback):
+        return matmul(feedback, self.X)
 
-    def vf(self, t, y, args):
-        x = self.scale**2 * self.x(t, self.dual(t, y))
-        return self.y - matmul(self.X, x), x
+    def push(self, x):
+        return -matmul(self.X, x)
 
-    def linearise(self, s, state):
-        response = self.response(s, self.dual(s, state))
-        dx = self.scale**2 * response.time_derivative
-        return (-matmul(self.X, dx), dx), self.scale**2 * response.slope
-
-    def factorise(self, jacobian, gamma_h):
-        slope = jacobian
+    def factorise(self, slope, gamma_h):
         matrix = matmul(self.X * slope[None, :], self.X.T)
         identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-        return cholesky(identity / gamma_h + matrix), slope, gamma_h
+        return Cholesky(identity / gamma_h + matrix)
 
     def solve(self, factors, rhs):
-        factor, slope, gamma_h = factors
-        nu = cholesky_solve(factor, rhs[0])
-        return nu, gamma_h * (rhs[1] + slope * matmul(nu, self.X))
-
-    def z(self, state):
-        return state[1] / self.scale**2
+        return factors.solve(rhs)
 
 
 class CoordinateTerm(AbstractDualTerm):
-    """State `σ²z`, of shape `(d,)`; `M` in units of `σ²`."""
+    """State `(σ²z, None)`, of shape `(d,)`; `M` in units of `σ²`."""
 
     M: Float[Array, "d d"]
-    r: Float[Array, " d"]
     network: AbstractDualNetwork
     log_eps: Float[Array, ""]
     weight_decay: Float[Array, ""]
     scale: Float[Array, ""]
+    drift: Float[Array, " d"]  # r
+    constant: Float[Array, " d"]  # 0
 
     def initial(self):
-        return jnp.zeros_like(self.r)
+        return jnp.zeros_like(self.drift), None
 
-    def dual(self, s, state):
-        return s * self.r - matmul(self.M, state)
+    def image(self, feedback):
+        return -matmul(self.M, feedback)
 
-    def vf(self, t, y, args):
-        return self.scale**2 * self.x(t, self.dual(t, y))
+    def push(self, x):
+        return x
 
-    def linearise(self, s, state):
-        # Along the state space time enters through g = s r − Mz as well.
-        response = self.response(s, self.dual(s, state))
-        dx = response.time_derivative + response.slope * self.r
-        return self.scale**2 * dx, self.scale**2 * response.slope
-
-    def factorise(self, jacobian, gamma_h):
+    def factorise(self, slope, gamma_h):
         # (I + γhEM)⁻¹ = I − γh E^½ (I + γh E^½ M E^½)⁻¹ E^½ M is stable under any scaling of E.
         # Slopes that underflow to 0 stay there; the derivative of √0 would be NaN.
-        moves = jacobian > 0
-        root = jnp.where(moves, jnp.sqrt(gamma_h * jnp.where(moves, jacobian, 1)), 0)
+        moves = slope > 0
+        root = jnp.where(moves, jnp.sqrt(gamma_h * jnp.where(moves, slope, 1)), 0)
         matrix = root[:, None] * self.M * root[None, :]
         identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-        return cholesky(identity + matrix), root, gamma_h
+        return Cholesky(identity + matrix), root, gamma_h
 
     def solve(self, factors, rhs):
         factor, root, gamma_h = factors
-        correction = root * cholesky_solve(factor, root * matmul(self.M, rhs))
+        correction = root * factor.solve(root * matmul(self.M, rhs))
         return gamma_h * (rhs - correction)
-
-    def z(self, state):
-        return state / self.scale**2
-
-
-def cholesky(matrix: Float[Array, "m m"]) -> Float[Array, "m m"]:
-    return lax.linalg.cholesky(matrix, symmetrize_input=False)
-
-
-def cholesky_solve(factor: Float[Array, "m m"], rhs: Float[Array, " m"]) -> Float[Array, " m"]:
-    half = lax.linalg.triangular_solve(factor, rhs[:, None], left_side=True, lower=True)
-    full = lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)
-    return full[:, 0]
 
 
 def dual_term(
@@ -194,17 +181,19 @@ def dual_term(
     if isinstance(problem, LeastSquares) and problem.X.shape[0] < problem.X.shape[1]:
         return RowTerm(
             X=problem.X / scale,
-            y=problem.y * scale,
             network=network,
             log_eps=log_eps,
             weight_decay=problem.weight_decay,
             scale=scale,
+            drift=jnp.zeros_like(problem.r),
+            constant=problem.y * scale,
         )
     return CoordinateTerm(
         M=problem.gram() / scale**2,
-        r=problem.r,
         network=network,
         log_eps=log_eps,
         weight_decay=problem.weight_decay,
         scale=scale,
+        drift=problem.r,
+        constant=jnp.zeros_like(problem.r),
     )

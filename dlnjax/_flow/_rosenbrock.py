@@ -1,6 +1,6 @@
 """Rodas5P, a Rosenbrock method of order 5(4), for the dual form of the flow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import diffrax
@@ -121,20 +121,26 @@ H = np.array(
 )
 
 
-def _combine(base: PyTree[Array], coefficients, stages: list[PyTree[Array]]) -> PyTree[Array]:
-    return jax.tree.map(
-        lambda b, *ks: b + sum(c * k for c, k in zip(coefficients, ks, strict=True)),
-        base,
-        *stages,
-    )
+def _square(rows) -> np.ndarray:
+    return np.array([[*row, *[0.0] * (8 - len(row))] for row in rows])
+
+
+# What a step makes of its stages: the increment, the error estimate (the last stage) and the
+# continuous extension. A quadrature has the same stages up to a linear map that can be applied
+# once: U/(γh) = C U/h + R, where R is its field plus derivatives times stages.
+_OUTPUTS = np.vstack([[*_LAST, 1.0, 1.0, 1.0], np.eye(8)[7], H])
+_QUADRATURE = _OUTPUTS @ np.linalg.inv(np.eye(8) / GAMMA - _square(C))
+
+
+# Sums are written term by term: stacked into a matrix product, they cost copies on CPU.
+def _sum(coefficients, terms: Sequence[Array]) -> Array | float:
+    return sum((float(c) * k for c, k in zip(coefficients, terms, strict=True)), 0.0)
 
 
 class _Interpolation(diffrax.AbstractLocalInterpolation):
     t0: RealScalarLike  # pyright: ignore[reportIncompatibleVariableOverride]
     t1: RealScalarLike  # pyright: ignore[reportIncompatibleVariableOverride]
-    y0: PyTree[Array]
-    y1: PyTree[Array]
-    k: PyTree[Array]  # leaves (3, ...)
+    coefficients: tuple[PyTree[Array], ...]  # y₀, y₁, H₀k, H₁k, H₂k
 
     def evaluate(self, t0, t1=None, left=True):
         if t1 is not None:
@@ -142,12 +148,10 @@ class _Interpolation(diffrax.AbstractLocalInterpolation):
             return jax.tree.map(lambda a, b: a - b, later, earlier)
         h = self.t1 - self.t0
         theta = jnp.where(h == 0, 0, (t0 - self.t0) / jnp.where(h == 0, 1, h))
-
-        def at(y0, y1, k):
-            inner = k[0] + theta * (k[1] + theta * k[2])
-            return (1 - theta) * y0 + theta * (y1 + (1 - theta) * inner)
-
-        return jax.tree.map(at, self.y0, self.y1, self.k)
+        bump = theta * (1 - theta)
+        basis = (1 - theta, theta, bump, bump * theta, bump * theta**2)
+        combine = lambda *cs: sum(b * c for b, c in zip(basis, cs, strict=True))
+        return jax.tree.map(combine, *self.coefficients)
 
 
 class Rodas5P(diffrax.AbstractAdaptiveSolver):
@@ -176,27 +180,39 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         if not isinstance(term, AbstractDualTerm):
             raise ValueError("`Rodas5P` integrates the dual form only.")
         h = t1 - t0
-        time_derivative, jacobian = term.linearise(t0, y0)
-        factors = term.factorise(jacobian, GAMMA * h)
+        g = term.dual(t0, y0)
+        response = term.response(t0, g)
+        velocity_in_time = term.push(response.in_time)
+        factors = term.factorise(response.slope, GAMMA * h)
 
-        stages: list[PyTree[Array]] = []
+        stages: list[Array] = []
+        images: list[Array] = []
+        xs: list[Array] = []
         for a, c, node, time in zip(A, C, NODES, TIME, strict=True):
-            y = _combine(y0, a, stages)
-            field = term.vf(t0 + node * h, y, args)
-            rhs = jax.tree.map(lambda f, dt, time=time: f + time * h * dt, field, time_derivative)
-            rhs = _combine(rhs, [value / h for value in c], stages)
-            stages.append(term.solve(factors, rhs))
+            at = g + (node * h) * term.drift + _sum(a, images)
+            x = term.x(t0 + node * h, at) if images else response.x
+            rhs = term.constant + term.push(x) + (time * h) * velocity_in_time
+            stage = term.solve(factors, rhs + _sum(c, stages) / h)
+            stages.append(stage)
+            images.append(term.image(stage))
+            xs.append(x)
 
-        y1 = _combine(y0, [*A[-1], 1.0], stages)
-        error = stages[-1]
+        outputs = []  # increment, error, and what the interpolation needs
+        for own, other in zip(_OUTPUTS, _QUADRATURE, strict=True):
+            quadrature = None
+            if y0[1] is not None:
+                quadrature = response.slope * _sum(other, images) + _sum(other, xs)
+                quadrature += (float(other @ TIME) * h) * response.in_time
+                quadrature *= h
+            outputs.append((_sum(own, stages), quadrature))
+        increment, error, *inner = outputs
+
         # Overflow in a trial step is a rejection, not a failure.
-        leaves = jax.tree.leaves((y1, error))
+        leaves = jax.tree.leaves((increment, error))
         good = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
-        y1 = jax.tree.map(lambda new, old: jnp.where(good, new, old), y1, y0)
+        y1 = jax.tree.map(lambda y, dy: jnp.where(good, y + dy, y), y0, increment)
         error = jax.tree.map(lambda e: jnp.where(good, jnp.abs(e), jnp.inf), error)
-        weights = jnp.asarray(H, jnp.result_type(h))
-        k = jax.tree.map(lambda *ks: jnp.tensordot(weights, jnp.stack(ks), axes=1), *stages)
-        dense_info = dict(y0=y0, y1=y1, k=k)
+        dense_info = dict(coefficients=(y0, y1, *inner))
         return y1, error, dense_info, None, diffrax.RESULTS.successful
 
     def func(self, terms, t0, y0, args):

@@ -1,0 +1,99 @@
+"""Batches whose lanes differ in difficulty."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PyTree, Real
+
+from ._check import is_concrete
+
+# Large enough that a device is filled, small enough that a batch stays in cache on a CPU.
+_CHUNK = 256
+
+
+@eqx.filter_jit
+def _run(fn: Callable, args: PyTree, lanes: Int[Array, " chunk"]) -> PyTree:
+    arrays, rest = eqx.partition(args, eqx.is_array)
+    arrays = jax.tree.map(lambda a: a[lanes], arrays)
+    return eqx.filter_vmap(fn)(*eqx.combine(arrays, rest))
+
+
+def batched(
+    fn: Callable[..., PyTree],
+    *args: PyTree,
+    difficulty: Callable[..., Any] | Real[Array | np.ndarray, " lanes"] | None = None,
+    chunk: int | None = None,
+) -> PyTree:
+    """`jax.vmap(fn)(*args)` for lanes of unequal difficulty, in chunks. Outside `jit`.
+
+    Under `vmap` a loop ends with its slowest lane: the others wait. Here lanes of similar
+    difficulty share a chunk, each chunk ends when its own lanes do, and the chunks run
+    one beside the other where the device allows it.
+
+    **Arguments:**
+
+    - `fn`: a function of one lane, compiled once per function object: define it once, and pass
+        what changes in `args`. Give it `throw=False` where it has that option.
+    - `args`: pytrees whose arrays all have a leading axis of the same length, the lanes.
+    - `difficulty`: shape `(lanes,)`, anything that grows with the number of steps; or a function
+        of the same arguments as `fn` that returns it for one lane, a cheap probe. For a
+        `gradient_flow`, the `num_knots` of the `lasso_path` is a good one. Default: lanes
+        stay in the order in which they come.
+    - `chunk`: lanes per chunk, default 256. The last chunk is filled up with copies, so that
+        all share one compiled program.
+
+    **Returns:** what `jax.vmap(fn)(*args)` returns, lanes in the order of `args`.
+
+    **Raises:** `ValueError` under `jit`, or where the arrays have no common leading axis.
+
+    !!! example
+
+        ```python
+        flows = dln.batched(
+            lambda X, y: dln.gradient_flow(net, dln.LeastSquares(X, y), s, eps=1e-5, throw=False),
+            X,  # (1000, 3, 4)
+            y,  # (1000, 3)
+            difficulty=lambda X, y: dln.lasso_path(dln.LeastSquares(X, y), throw=False).num_knots,
+        )
+        ```
+    """
+    args = jax.tree.map(lambda a: jnp.asarray(a) if eqx.is_array_like(a) else a, args)
+    arrays = jax.tree.leaves(eqx.filter(args, eqx.is_array))
+    if not is_concrete(*arrays):
+        raise ValueError(
+            "`batched` chooses chunks by values, so it runs outside `jit`, `vmap` and `grad`. "
+            "Use `jax.vmap(fn)` inside."
+        )
+    lengths = {a.shape[0] if a.ndim else None for a in arrays}
+    if len(lengths) != 1 or None in lengths or 0 in lengths:
+        shapes = ", ".join(str(a.shape) for a in arrays)
+        raise ValueError(
+            "Every array in `args` needs the same leading axis, one entry per lane; got shapes "
+            f"{shapes or 'of no arrays'}. Close over what all lanes share."
+        )
+    (lanes,) = lengths
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"`chunk` must be at least 1, got {chunk}.")
+    size = min(lanes, _CHUNK if chunk is None else chunk)
+
+    if callable(difficulty):
+        difficulty = batched(difficulty, *args, chunk=chunk)
+    order = np.arange(lanes)
+    if difficulty is not None:
+        difficulty = np.asarray(difficulty)
+        if difficulty.shape != (lanes,):
+            raise ValueError(
+                f"`difficulty` must be one number per lane, shape ({lanes},), got "
+                f"{difficulty.shape}."
+            )
+        order = np.argsort(-difficulty, kind="stable")  # the hardest first
+
+    # Copies of the easiest lane are over first.
+    filled = np.concatenate([order, np.repeat(order[-1:], -lanes % size)]).reshape(-1, size)
+    chunks = [_run(fn, args, jnp.asarray(members)) for members in filled]
+    back = jnp.asarray(np.argsort(order, kind="stable"))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[back], *chunks)
