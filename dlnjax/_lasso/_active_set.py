@@ -1,7 +1,6 @@
 """The active set of the homotopy: `k` slots, the inverse of their block of `M`, and its updates."""
 
 import equinox as eqx
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -19,21 +18,6 @@ def indices(size: int) -> Int[Array, " size"]:
 def gather(v: Float[Array, "... d"], index: Int[Array, " k"]) -> Float[Array, "... k"]:
     """`v` at the active coordinates, 0 in empty slots."""
     return v.at[..., index].get(mode="fill", fill_value=0)
-
-
-@jax.custom_batching.custom_vmap
-def any_lane(flag: Bool[Array, ""]) -> Bool[Array, ""]:
-    """`flag`; under `vmap`, whether it holds in any lane.
-
-    As the predicate of a loop or a branch it stays a single one for all lanes. (A predicate for
-    each lane makes `vmap` copy the whole carry of the loop at every step, and run both branches.)
-    """
-    return flag
-
-
-@any_lane.def_vmap
-def _(_, is_batched, flag):
-    return any_lane(jnp.any(flag) if is_batched[0] else flag), False
 
 
 class Scaled(eqx.Module):

@@ -9,7 +9,10 @@ complementarity problem on the binding set. Every tolerance is relative, columns
 to unit norm, and `u, w, p, q` come afresh from the active set at every event.
 """
 
+import functools as ft
+
 import equinox as eqx
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
@@ -18,7 +21,8 @@ from .._check import as_weights
 from .._path import PiecewiseLinearPath
 from .._problem import AbstractProblem, is_valid
 from .._solution import RESULTS, raise_on_failure
-from ._active_set import ActiveSet, Event, Scaled, any_lane, indices
+from ._active_set import ActiveSet, Event, Scaled, indices
+from ._lanes import any_lane, in_chunks
 
 
 class _Record(eqx.Module):
@@ -129,6 +133,16 @@ class _Tolerances(eqx.Module):
 @eqx.filter_jit
 def _homotopy(
     problem: AbstractProblem, weights: Array, positive: bool, max_knots: int
+) -> PiecewiseLinearPath:
+    k, d = problem.rank_bound, weights.shape[1]
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(problem)) + k * d + k * k + 24 * d
+    # Jitted to be traced once.
+    follow = jax.jit(ft.partial(_follow, positive=positive, max_knots=max_knots))
+    return in_chunks(follow, numbers * weights.dtype.itemsize)(problem, weights)
+
+
+def _follow(
+    problem: AbstractProblem, weights: Array, *, positive: bool, max_knots: int
 ) -> PiecewiseLinearPath:
     k, tol = problem.rank_bound, _Tolerances(weights.dtype)
     scaled = Scaled(problem, weights, positive)
