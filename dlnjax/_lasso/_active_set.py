@@ -53,7 +53,11 @@ class Event(eqx.Module):
 
 
 class ActiveSet(eqx.Module):
-    """Active coordinates in `k` slots. Empty slots have index `d` and zeros elsewhere.
+    """Active coordinates in `k` slots. Empty slots have index `d` and zeros elsewhere
+    (but for `rows`, where they may have anything).
+
+    Updates of the inverse wait for the next event because XLA would otherwise compute `v` and its
+    factor again for each entry.
 
     Pairs of vectors are rows, since `(2, k) @ (k, d)` costs no more than one product with a vector.
     """
@@ -66,7 +70,8 @@ class ActiveSet(eqx.Module):
     product: Float[Array, "2 d"]  # Mu and Mw
     residual: Float[Array, "2 k"]  # rhs − M_AA solution
     rows: Float[Array, "k d"]  # rows A of M
-    inverse: Float[Array, "k k"]  # of M_AA, by rank-one updates
+    inverse: Float[Array, "k k"]  # of M_AA, by rank-one updates, one update behind
+    update: Float[Array, "2 k"]  # its next update is the product of these two
     pivots: Float[Array, " d"]  # squared norm of each column, projected off the active ones
     is_active: Bool[Array, " d"]
 
@@ -84,6 +89,7 @@ class ActiveSet(eqx.Module):
             residual=zeros(2, k),
             rows=zeros(k, d),
             inverse=zeros(k, k),
+            update=zeros(2, k),
             pivots=(scale > 0).astype(dtype),
             is_active=jnp.zeros(d, bool),
         )
@@ -92,12 +98,13 @@ class ActiveSet(eqx.Module):
         """`inverse` and `pivots` from scratch, `O(k²(k + d))`."""
         is_empty = self.sign == 0
         k = is_empty.shape[0]
-        block = gather(self.rows, self.index) + jnp.diag(is_empty.astype(self.rows.dtype))
+        block = jnp.where(is_empty[:, None], 0, gather(self.rows, self.index))
+        block = block + jnp.diag(is_empty.astype(block.dtype))
         factor = lax.linalg.cholesky(block)
         half = lax.linalg.triangular_solve(
             factor, jnp.eye(k, dtype=factor.dtype), left_side=True, lower=True
         )
-        half = jnp.where(is_empty[None, :], 0, half)
+        half = jnp.where(is_empty[None, :], 0, half)  # the identity there
         projected = 1 - jnp.sum(matmul(half, self.rows) ** 2, axis=0)
         # Not positive definite to rounding: keep what the updates gave.
         good = jnp.all(jnp.isfinite(factor))
@@ -112,58 +119,62 @@ class ActiveSet(eqx.Module):
         is the new column's expansion in the active ones, for a drop a column of the inverse. The
         solution is corrected by its residual beforehand, so that its errors do not add up.
         """
-        here = indices(self.sign.shape[0]) == event.slot
-        there = indices(column.shape[0]) == event.j
+        k, d = self.rows.shape
         joins, leaves = ~event.leaves, event.leaves
+        here, there = indices(k) == event.slot, indices(d) == event.j
         dot = lambda a, b: jnp.sum(a * b, axis=-1)
 
+        active = (self.sign != 0).astype(column.dtype)
+        inverse = self.inverse + self.update[0][:, None] * self.update[1][None, :]
+        inverse = inverse * (active[:, None] * active[None, :])
+        # At a drop this changes nothing. If a join turns out impossible, its slot stays empty.
+        rows = self.rows.at[event.slot].set(column, mode="promise_in_bounds")
         joined = gather(column, self.index)
-        rhs = jnp.where(leaves, here.astype(column.dtype), joined)
-        change = matmul(jnp.concatenate([rhs[None], self.residual]), self.inverse)
-        image = matmul(change[:1], self.rows)[0]
-        residual = rhs - gather(image, self.index)
-        expansion = change[0] + matmul(residual[None], self.inverse)[0]
+        unit = here.astype(column.dtype)
+        rhs = jnp.where(leaves, unit, joined)
+        change = matmul(jnp.concatenate([rhs[None], self.residual]), inverse)
+        image = matmul(jnp.where(here & joins, -1, change[0])[None], rows)[0]
+        residual = jnp.where(leaves, unit, 0) - gather(image, self.index)
+        expansion = change[0] + matmul(residual[None], inverse)[0]
         defect = jnp.max(jnp.abs(residual)) / jnp.maximum(jnp.max(jnp.abs(rhs)), TINY)
         is_stale = ~is_frozen & ~is_fresh & ~(defect < tol.defect)
         is_kept = is_frozen | is_stale
 
-        size = jnp.where(leaves, -dot(here, expansion), column[event.j] - dot(joined, expansion))
+        size = jnp.where(leaves, -dot(unit, expansion), column[event.j] - dot(joined, expansion))
         is_dependent = joins & ~(size > tol.pivot)
         possible = ~is_dependent & ~is_kept
-        here = here & possible
-
-        v = jnp.where(here & joins, -1, expansion)
         shift = jnp.where(possible, 1 / jnp.where(possible, size, 1), 0)
-        image = jnp.where(joins, image - column, image)
+        solution = self.solution + jnp.where(is_kept, 0, change[1:])
+        mismatch = dot(solution, jnp.where(leaves, unit, joined)[None, :])
+        mismatch = shift * (mismatch - jnp.where(leaves, 0, event.rhs))
+        v = jnp.where(here & joins, -1, expansion)
+        v = jnp.where(possible, v, 0)
         pivots = self.pivots - shift * image**2
         # The drift of the update cannot hide a dependence that was just measured.
         pivots = jnp.where(there & is_dependent & ~is_kept, 0, pivots)
 
-        solution = self.solution + jnp.where(is_kept, 0, change[1:])
-        at_slot = lambda a: jnp.sum(jnp.where(here, a, 0), axis=-1)
-        mismatch = jnp.where(
-            leaves, at_slot(solution), dot(solution, joined[None, :]) - event.rhs
-        )
+        here = here & possible
         put = lambda old, new: jnp.where(here, jnp.where(leaves, 0, new), old)
-        solution = solution + (shift * mismatch)[:, None] * v[None, :]
+        solution = solution + mismatch[:, None] * v[None, :]
         solution = jnp.where(here & leaves, 0, solution)
-        touched = (here[:, None] | here[None, :]) & leaves
-        inverse = jnp.where(touched, 0, self.inverse + (shift * v)[:, None] * v[None, :])
-        index = jnp.where(here, jnp.where(leaves, column.shape[0], event.j), self.index)
-        active_rhs = put(self.rhs, event.rhs[:, None])
-        row = jnp.where(possible, event.slot, here.shape[0])
-        rows = self.rows.at[row].set(jnp.where(leaves, 0, column), mode="drop")
         product = matmul(solution, rows)
-        return ActiveSet(
-            index=index,
-            sign=put(self.sign, event.sign),
-            x=jnp.where(here, 0, self.x),
-            rhs=active_rhs,
-            solution=solution,
-            product=product,
-            residual=active_rhs - gather(product, index),
-            rows=rows,
-            inverse=inverse,
-            pivots=pivots,
-            is_active=jnp.where(there & possible, joins, self.is_active),
-        ), possible, is_stale
+        index = jnp.where(here, jnp.where(leaves, d, event.j), self.index)
+        active_rhs = put(self.rhs, event.rhs[:, None])
+        return (
+            ActiveSet(
+                index=index,
+                sign=put(self.sign, event.sign),
+                x=jnp.where(here, 0, self.x),
+                rhs=active_rhs,
+                solution=solution,
+                product=product,
+                residual=active_rhs - gather(product, index),
+                rows=rows,
+                inverse=inverse,
+                update=jnp.stack([shift * v, v]),
+                pivots=pivots,
+                is_active=jnp.where(there & possible, joins, self.is_active),
+            ),
+            possible,
+            is_stale,
+        )

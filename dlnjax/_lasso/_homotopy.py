@@ -80,11 +80,13 @@ def _next_event(scaled: Scaled, state: _State, excess, slack, tol) -> Event:
     side = (join[-1] > join[0]).astype(jnp.int32)
     sign = 1 - 2 * side.astype(u.dtype)
     return Event(
-        tau=jnp.where(is_leave, jnp.max(jnp.where(active.index == j, leave, -jnp.inf)), jnp.max(join)),
+        tau=jnp.where(
+            is_leave, jnp.max(jnp.where(active.index == j, leave, -jnp.inf)), jnp.max(join)
+        ),
         j=j,
         sign=sign,
         rhs=sign * jnp.stack([scaled.excess[side, j], scaled.b[side, j]]),
-        slot=slot,
+        slot=jnp.minimum(slot, k - 1),  # full, and nothing happens
         leaves=is_leave,
     )
 

@@ -38,32 +38,34 @@ def in_chunks(fn: Callable, size: int) -> Callable:
     @wrapped.def_vmap
     def _(lanes, is_batched, *args):
         axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(is_batched))
-        batched_fn = jax.vmap(fn, in_axes=axes)
         cache = CACHE_PER_CORE * (os.cpu_count() or 1)
         chunk = max(1, cache // size) if jax.default_backend() == "cpu" else lanes
         chunks = math.ceil(lanes / chunk)
         chunk = math.ceil(lanes / chunks)
+        # The last chunk overlaps the one before it rather than being padded.
+        last = lanes - chunk
+        batched_fn = jax.vmap(fn, in_axes=axes)
+
+        def one_chunk(start, args):
+            if chunk == 1:
+                out = fn(*jax.tree.map(lambda a, axis: a if axis is None else a[start], args, axes))
+                return jax.tree.map(lambda a: a[None], out)
+            take = lambda a, axis: a if axis is None else lax.dynamic_slice_in_dim(a, start, chunk)
+            return batched_fn(*jax.tree.map(take, args, axes))
 
         def all_lanes(*args):
-            # The last chunk overlaps the one before it rather than being padded.
-            def one_chunk(start):
-                take = lambda a, batched: (
-                    lax.dynamic_slice_in_dim(a, start, chunk) if batched else a
-                )
-                return batched_fn(*jax.tree.map(take, args, tuple(is_batched)))
-
-            last = lanes - chunk
-            out = lax.map(one_chunk, jnp.minimum(jnp.arange(chunks) * chunk, last))
-            join = lambda a: a.reshape(chunks * chunk, *a.shape[2:])
-            if chunks * chunk == lanes:
-                return jax.tree.map(join, out)
+            if chunks == 1:
+                return one_chunk(0, args)
+            starts = jnp.minimum(jnp.arange(chunks) * chunk, last)
+            out = lax.map(lambda start: one_chunk(start, args), starts)
             cut = (chunks - 1) * chunk
-            return jax.tree.map(
-                lambda a: jnp.concatenate([join(a)[:cut], a[-1, cut - last :]]), out
-            )
+            join = lambda a: a.reshape(chunks * chunk, *a.shape[2:])
+            if chunks * chunk > lanes:
+                join = lambda a: jnp.concatenate(
+                    [*a[:-1].reshape(1, cut, *a.shape[2:]), a[-1, cut - last :]]
+                )
+            return jax.tree.map(join, out)
 
-        if chunks == 1:
-            all_lanes = batched_fn
         # An outer `vmap` shares the cache.
         out = in_chunks(all_lanes, size * chunk)(*args)
         return out, jax.tree.map(lambda _: True, out)
