@@ -523,20 +523,6 @@ def test_vmap_over_weight_decay_alone(medium):
     assert np.all(_violations(X, y, np.asarray(p), np.asarray(x), decay=decay) <= 1e-9)
 
 
-def test_loops_have_one_predicate_for_all_lanes():
-    # One for each lane would copy the whole state of the loop at every event.
-    solve = lambda X, y: dln.lasso_path(dln.LeastSquares(X, y), throw=False)
-    X, y = _instances(MEDIUM)
-    text = jax.jit(jax.vmap(solve)).lower(X[:7], y[:7]).as_text()
-    k, d, K = 6, 6, 40
-    rows = f"tensor<7x{K}x{k}xf64>"
-    assert "stablehlo.while" in text
-    assert rows in text
-    wide = [line for line in text.splitlines() if "stablehlo.select" in line and rows in line]
-    # One, for the last ray, comes after the loop.
-    assert len(wide) <= 1, wide
-
-
 def test_weights_of_shape_d_are_for_both_signs(medium):
     X, y, plain = medium
     weights = _random_weights(1, 6)[0, 0]

@@ -37,6 +37,9 @@ def in_chunks(fn: Callable, size: int) -> Callable:
 
     @wrapped.def_vmap
     def _(lanes, is_batched, *args):
+        if not any(jax.tree.leaves(is_batched)):  # where only tangents are
+            out = fn(*args)
+            return out, jax.tree.map(lambda _: False, out)
         axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(is_batched))
         cache = CACHE_PER_CORE * (os.cpu_count() or 1)
         chunk = max(1, cache // size) if jax.default_backend() == "cpu" else lanes
