@@ -15,6 +15,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Lasso, lars_path
 
 import dlnjax as dln
+from dlnjax._lasso import _lanes
 
 LANES = 40
 GENERIC = ["generic 3×4", "generic 10×6", "generic 20×40"]
@@ -489,6 +490,37 @@ def test_batch_is_a_loop(medium):
         for field in ("knots", "values", "slopes"):
             a, b = getattr(one, field), getattr(batch, field)[i]
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12 * np.abs(b).max())
+
+
+def test_chunks_and_nested_vmaps_change_nothing(monkeypatch):
+    X, y = _instances(MEDIUM)
+    want, _, _ = _solve(X, y)
+    # 39 lanes, since programs are cached by their number; several chunks, the last one overlaps.
+    X, y = X[:39], y[:39]
+    monkeypatch.setattr(_lanes, "CACHE_PER_CORE", 2**14)
+    solve = lambda X, y: dln.lasso_path(dln.LeastSquares(X, y), throw=False)
+    flat = jax.jit(jax.vmap(solve))(X, y)
+    nested = jax.jit(jax.vmap(jax.vmap(solve)))(X.reshape(3, 13, 10, 6), y.reshape(3, 13, 10))
+    for field in ("knots", "values", "slopes", "num_knots"):
+        a = np.asarray(getattr(want, field))[:39]
+        assert np.all(_close(getattr(flat, field), a, 1e-12))
+        assert np.all(_close(np.asarray(getattr(nested, field)).reshape(a.shape), a, 1e-12))
+
+
+def test_vmap_over_weight_decay_alone(medium):
+    X, y, _ = medium
+    decay = np.linspace(0, 1, 5)
+
+    @jax.jit
+    @jax.vmap
+    def solve(decay):
+        problem = dln.LeastSquares(X, y, weight_decay=decay)
+        return _sample(dln.lasso_path(problem, throw=False))
+
+    path, p, x = solve(decay)
+    assert not np.any(_is_flagged(path))
+    X, y = np.broadcast_to(X, (5, *X.shape)), np.broadcast_to(y, (5, *y.shape))
+    assert np.all(_violations(X, y, np.asarray(p), np.asarray(x), decay=decay) <= 1e-9)
 
 
 def test_weights_of_shape_d_are_for_both_signs(medium):

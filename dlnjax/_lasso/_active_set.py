@@ -15,136 +15,166 @@ def indices(size: int) -> Int[Array, " size"]:
     return jnp.arange(size, dtype=jnp.int32)
 
 
+def gather(v: Float[Array, "... d"], index: Int[Array, " k"]) -> Float[Array, "... k"]:
+    """`v` at the active coordinates, 0 in empty slots."""
+    return v.at[..., index].get(mode="fill", fill_value=0)
+
+
 class Scaled(eqx.Module):
-    """The problem in units where every column has norm 1; bounds `a + τb`, rows `+`, `−`."""
+    """The problem in units where every column has norm 1. Rows are signs: `+`, then `−` unless
+    only `x ≥ 0` is asked."""
 
     scale: Float[Array, " d"]  # 1/‖Xⱼ‖, and 0 for a zero column
     r: Float[Array, " d"]
-    a: Float[Array, "2 d"]
-    b: Float[Array, "2 d"]
+    excess: Float[Array, "s d"]  # ±r − λ: correlation beyond its bound at x = 0, as τ → 0
+    b: Float[Array, "s d"]  # the bound's growth with τ
 
-    def __init__(self, problem: AbstractProblem, weights: Array):
+    def __init__(self, problem: AbstractProblem, weights: Array, positive: bool):
         diagonal = problem.gram_diagonal()
         is_zero = diagonal <= 0
         self.scale = jnp.where(is_zero, 0, 1 / jnp.sqrt(jnp.where(is_zero, 1, diagonal)))
         self.r = self.scale * problem.r
-        self.a = jnp.broadcast_to((problem.weight_decay * self.scale)[None, :], weights.shape)
-        self.b = weights * self.scale[None, :]
+        a = problem.weight_decay * self.scale
+        signs = 1 if positive else 2
+        self.excess = jnp.stack([self.r - a, -self.r - a][:signs])
+        self.b = weights[:signs] * self.scale[None, :]
 
     def column(self, problem: AbstractProblem, j: Array) -> Array:
         return self.scale[j] * self.scale * problem.gram_column(j)
-
-    def bounds(self, active: "ActiveSet") -> tuple[Array, Array]:
-        """`a` and `b` of the active coordinates, for their signs."""
-        side = (active.sign < 0).astype(jnp.int32)
-        at = lambda v: v.at[side, active.index].get(mode="fill", fill_value=0)
-        return at(self.a), at(self.b)
-
-
-class ActiveSet(eqx.Module):
-    """Active coordinates in `k` slots. Empty slots have index `d`, sign 0 and zero rows."""
-
-    index: Int[Array, " k"]
-    sign: Float[Array, " k"]
-    x: Float[Array, " k"]  # at the current τ; exactly 0 where it has just joined
-    rows: Float[Array, "k d"]  # rows A of M
-    block: Float[Array, "k k"]  # M_AA
-    inverse: Float[Array, "k k"]  # its inverse, by rank-one updates
-    pivots: Float[Array, " d"]  # squared norm of each column, projected off the active ones
-
-    @classmethod
-    def empty(cls, k: int, scale: Array) -> "ActiveSet":
-        d, dtype = scale.shape[0], scale.dtype
-        return cls(
-            index=jnp.full(k, d, jnp.int32),
-            sign=jnp.zeros(k, dtype),
-            x=jnp.zeros(k, dtype),
-            rows=jnp.zeros((k, d), dtype),
-            block=jnp.zeros((k, k), dtype),
-            inverse=jnp.zeros((k, k), dtype),
-            pivots=(scale > 0).astype(dtype),
-        )
-
-    def gather(self, v: Float[Array, " d"]) -> Float[Array, " k"]:
-        return v.at[self.index].get(mode="fill", fill_value=0)
-
-    def solve(self, rhs: Float[Array, "k m"]) -> tuple[Float[Array, "k m"], Array]:
-        """`M_AA⁻¹ rhs`, refined twice, and the relative residual before refinement."""
-        x = matmul(self.inverse, rhs)
-        residual = rhs - matmul(self.block, x)
-        defect = jnp.max(jnp.abs(residual)) / jnp.maximum(jnp.max(jnp.abs(rhs)), TINY)
-        x = x + matmul(self.inverse, residual)
-        return x + matmul(self.inverse, rhs - matmul(self.block, x)), defect
-
-    def factorise(self) -> "ActiveSet":
-        """`inverse` and `pivots` from scratch, `O(k²(k + d))`."""
-        is_active = self.sign != 0
-        k = is_active.shape[0]
-        padded = self.block + jnp.diag((~is_active).astype(self.block.dtype))
-        factor = lax.linalg.cholesky(padded)
-        half = lax.linalg.triangular_solve(
-            factor, jnp.eye(k, dtype=factor.dtype), left_side=True, lower=True
-        )
-        inverse = matmul(half.T, half)
-        inverse = jnp.where(is_active[:, None] & is_active[None, :], inverse, 0)
-        projected = 1 - jnp.sum(matmul(half, self.rows) ** 2, axis=0)
-        # Not positive definite to rounding: keep what the updates gave.
-        good = jnp.all(jnp.isfinite(factor))
-        pivots = jnp.where(self.pivots == 0, 0, projected)
-        return eqx.tree_at(
-            lambda active: (active.inverse, active.pivots),
-            self,
-            (
-                jnp.where(good, inverse, self.inverse),
-                jnp.where(good, pivots, self.pivots),
-            ),
-        )
 
 
 class Event(eqx.Module):
     tau: Float[Array, ""]
     j: Int[Array, ""]
     sign: Float[Array, ""]
+    rhs: Float[Array, "2"]  # of a coordinate that joins
     slot: Int[Array, ""]
     leaves: Bool[Array, ""]
 
 
-def pivot(active: ActiveSet, event: Event, column: Array, min_pivot) -> tuple:
-    """The active set after `event`, by one rank-one update, and whether it was possible.
+class ActiveSet(eqx.Module):
+    """Active coordinates in `k` slots. Empty slots have index `d` and zeros elsewhere
+    (but for `rows`, where they may have anything).
 
-    Inverse and projected norms change by `±v vᵀ`: for a join `v` is the new column's
-    expansion in the active ones, for a drop it is a column of the inverse.
+    Updates of the inverse wait for the next event because XLA would otherwise compute `v` and its
+    factor again for each entry.
+
+    Pairs of vectors are rows, since `(2, k) @ (k, d)` costs no more than one product with a vector.
     """
-    k, d = active.rows.shape
-    here = indices(k) == event.slot
-    joined = active.gather(column)
-    rhs = jnp.where(event.leaves, here.astype(column.dtype), joined)
-    expansion = active.solve(rhs[:, None])[0][:, 0]
-    pivot = column[event.j] - jnp.sum(joined * expansion)
-    is_dependent = ~event.leaves & ~(pivot > min_pivot)
-    possible = ~is_dependent
 
-    v = jnp.where(here & ~event.leaves, -1, expansion)
-    size = jnp.where(event.leaves, -expansion[event.slot], pivot)
-    rows = jnp.where(here[:, None] & ~event.leaves, column[None, :], active.rows)
-    shift = jnp.where(possible, 1 / jnp.where(possible, size, 1), 0)
-    pivots = active.pivots - shift * matmul(v, rows) ** 2
-    # The drift of the update cannot hide a dependence that was just measured.
-    pivots = jnp.where((indices(d) == event.j) & is_dependent, 0, pivots)
+    index: Int[Array, " k"]
+    sign: Float[Array, " k"]
+    x: Float[Array, " k"]  # at the current τ; exactly 0 where it has just joined
+    rhs: Float[Array, "2 k"]  # (r − λs)_A and (ωs)_A
+    solution: Float[Array, "2 k"]  # u and w
+    product: Float[Array, "2 d"]  # Mu and Mw
+    residual: Float[Array, "2 k"]  # rhs − M_AA solution
+    rows: Float[Array, "k d"]  # rows A of M
+    inverse: Float[Array, "k k"]  # of M_AA, by rank-one updates, one update behind
+    update: Float[Array, "2 k"]  # its next update is the product of these two
+    pivots: Float[Array, " d"]  # squared norm of each column, projected off the active ones
+    is_active: Bool[Array, " d"]
 
-    touched = here[:, None] | here[None, :]
-    cross = jnp.where(event.leaves, 0, jnp.where(here, column[event.j], joined))
-    block = jnp.where(here[:, None], cross[None, :], active.block)
-    block = jnp.where(here[None, :], cross[:, None], block)
-    inverse = active.inverse + shift * v[:, None] * v[None, :]
-    inverse = jnp.where(touched & event.leaves, 0, inverse)
-    here = here & possible
-    return ActiveSet(
-        index=jnp.where(here, jnp.where(event.leaves, d, event.j), active.index),
-        sign=jnp.where(here, jnp.where(event.leaves, 0, event.sign), active.sign),
-        x=jnp.where(here, 0, active.x),
-        rows=jnp.where(here[:, None], jnp.where(event.leaves, 0, rows), active.rows),
-        block=jnp.where(possible, block, active.block),
-        inverse=inverse,
-        pivots=pivots,
-    ), possible
+    @classmethod
+    def empty(cls, k: int, scale: Array) -> "ActiveSet":
+        d, dtype = scale.shape[0], scale.dtype
+        zeros = lambda *shape: jnp.zeros(shape, dtype)
+        return cls(
+            index=jnp.full(k, d, jnp.int32),
+            sign=zeros(k),
+            x=zeros(k),
+            rhs=zeros(2, k),
+            solution=zeros(2, k),
+            product=zeros(2, d),
+            residual=zeros(2, k),
+            rows=zeros(k, d),
+            inverse=zeros(k, k),
+            update=zeros(2, k),
+            pivots=(scale > 0).astype(dtype),
+            is_active=jnp.zeros(d, bool),
+        )
+
+    def factorise(self) -> tuple[Array, Array]:
+        """`inverse` and `pivots` from scratch, `O(k²(k + d))`."""
+        is_empty = self.sign == 0
+        k = is_empty.shape[0]
+        block = jnp.where(is_empty[:, None], 0, gather(self.rows, self.index))
+        block = block + jnp.diag(is_empty.astype(block.dtype))
+        factor = lax.linalg.cholesky(block)
+        half = lax.linalg.triangular_solve(
+            factor, jnp.eye(k, dtype=factor.dtype), left_side=True, lower=True
+        )
+        half = jnp.where(is_empty[None, :], 0, half)  # the identity there
+        projected = 1 - jnp.sum(matmul(half, self.rows) ** 2, axis=0)
+        # Not positive definite to rounding: keep what the updates gave.
+        good = jnp.all(jnp.isfinite(factor))
+        inverse = jnp.where(good, matmul(half.T, half), self.inverse)
+        return inverse, jnp.where(good & (self.pivots != 0), projected, self.pivots)
+
+    def pivot(self, event: Event, column: Array, tol, is_frozen: Array, is_fresh: Array) -> tuple:
+        """The active set after `event`, whether that was possible, and whether the inverse is too
+        stale to tell. A frozen set stays as it is, and so does one that is stale.
+
+        The inverse, the solution and the projected norms change by multiples of `v`: for a join it
+        is the new column's expansion in the active ones, for a drop a column of the inverse. The
+        solution is corrected by its residual beforehand, so that its errors do not add up.
+        """
+        k, d = self.rows.shape
+        joins, leaves = ~event.leaves, event.leaves
+        here, there = indices(k) == event.slot, indices(d) == event.j
+        dot = lambda a, b: jnp.sum(a * b, axis=-1)
+
+        active = (self.sign != 0).astype(column.dtype)
+        inverse = self.inverse + self.update[0][:, None] * self.update[1][None, :]
+        inverse = inverse * (active[:, None] * active[None, :])
+        # At a drop this changes nothing. If a join turns out impossible, its slot stays empty.
+        rows = self.rows.at[event.slot].set(column, mode="promise_in_bounds")
+        joined = gather(column, self.index)
+        unit = here.astype(column.dtype)
+        rhs = jnp.where(leaves, unit, joined)
+        change = matmul(jnp.concatenate([rhs[None], self.residual]), inverse)
+        image = matmul(jnp.where(here & joins, -1, change[0])[None], rows)[0]
+        residual = jnp.where(leaves, unit, 0) - gather(image, self.index)
+        expansion = change[0] + matmul(residual[None], inverse)[0]
+        defect = jnp.max(jnp.abs(residual)) / jnp.maximum(jnp.max(jnp.abs(rhs)), TINY)
+        is_stale = ~is_frozen & ~is_fresh & ~(defect < tol.defect)
+        is_kept = is_frozen | is_stale
+
+        size = jnp.where(leaves, -dot(unit, expansion), column[event.j] - dot(joined, expansion))
+        is_dependent = joins & ~(size > tol.pivot)
+        possible = ~is_dependent & ~is_kept
+        shift = jnp.where(possible, 1 / jnp.where(possible, size, 1), 0)
+        solution = self.solution + jnp.where(is_kept, 0, change[1:])
+        mismatch = dot(solution, jnp.where(leaves, unit, joined)[None, :])
+        mismatch = shift * (mismatch - jnp.where(leaves, 0, event.rhs))
+        v = jnp.where(here & joins, -1, expansion)
+        v = jnp.where(possible, v, 0)
+        pivots = self.pivots - shift * image**2
+        # The drift of the update cannot hide a dependence that was just measured.
+        pivots = jnp.where(there & is_dependent & ~is_kept, 0, pivots)
+
+        here = here & possible
+        put = lambda old, new: jnp.where(here, jnp.where(leaves, 0, new), old)
+        solution = solution + mismatch[:, None] * v[None, :]
+        solution = jnp.where(here & leaves, 0, solution)
+        product = matmul(solution, rows)
+        index = jnp.where(here, jnp.where(leaves, d, event.j), self.index)
+        active_rhs = put(self.rhs, event.rhs[:, None])
+        return (
+            ActiveSet(
+                index=index,
+                sign=put(self.sign, event.sign),
+                x=jnp.where(here, 0, self.x),
+                rhs=active_rhs,
+                solution=solution,
+                product=product,
+                residual=active_rhs - gather(product, index),
+                rows=rows,
+                inverse=inverse,
+                update=jnp.stack([shift * v, v]),
+                pivots=pivots,
+                is_active=jnp.where(there & possible, joins, self.is_active),
+            ),
+            possible,
+            is_stale,
+        )

@@ -9,6 +9,8 @@ complementarity problem on the binding set. Every tolerance is relative, columns
 to unit norm, and `u, w, p, q` come afresh from the active set at every event.
 """
 
+import functools as ft
+
 import equinox as eqx
 import jax
 import jax.lax as lax
@@ -16,11 +18,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from .._check import as_weights
-from .._linalg import matmul
 from .._path import PiecewiseLinearPath
 from .._problem import AbstractProblem, is_valid
 from .._solution import RESULTS, raise_on_failure
-from ._active_set import ActiveSet, Event, Scaled, indices, pivot
+from ._active_set import ActiveSet, Event, Scaled, indices
+from ._lanes import any_lane, in_chunks
 
 
 class _Record(eqx.Module):
@@ -41,36 +43,27 @@ class _State(eqx.Module):
     violation: Float[Array, ""]
     result: RESULTS
     is_done: Bool[Array, ""]
-    is_factorised: Bool[Array, ""]  # the inverse is fresh
+    is_fresh: Bool[Array, ""]  # the inverse was just factorised
     is_stale: Bool[Array, ""]  # the inverse has drifted too far for refinement
 
 
-def _solve_segment(scaled: Scaled, active: ActiveSet) -> tuple[tuple, Array]:
-    """`u, w` of shape `(k,)` and `p, q` of shape `(d,)` on the current active set, and the
-    defect of the inverse that gave them."""
-    a, b = scaled.bounds(active)
-    rhs = jnp.stack([active.gather(scaled.r) - a * active.sign, b * active.sign], axis=1)
-    solution, defect = active.solve(rhs)
-    product = matmul(solution.T, active.rows)
-    u, w = solution[:, 0], solution[:, 1]
-    return (u, w, scaled.r - product[0], product[1]), defect
+def _slacks(scaled: Scaled, active: ActiveSet) -> tuple[Array, Array]:
+    """`e, f` such that correlations exceed their bounds by `e − τf`, shape `(s, d)`."""
+    signs = jnp.array([1.0, -1.0], scaled.r.dtype)[: scaled.b.shape[0], None]
+    image, speed = active.product[:, None, :]
+    return scaled.excess - signs * image, scaled.b - signs * speed
 
 
-def _next_event(scaled, state: _State, segment, positive: bool, tol) -> Event:
-    active, (u, w, p, q) = state.active, segment
-    k, d = active.rows.shape
-    is_active = jnp.zeros(d, bool).at[active.index].set(True, mode="drop")
-    has_room = jnp.any(active.sign == 0)
+def _next_event(scaled: Scaled, state: _State, excess, slack, tol) -> Event:
+    active, (u, w) = state.active, state.active.solution
+    d, k = active.pivots.shape[0], active.sign.shape[0]
+    is_empty = active.sign == 0
+    first_where = lambda flags, values, size: jnp.min(jnp.where(flags, values, size))
 
-    slack_closes = jnp.stack([scaled.b[0] - q, scaled.b[1] + q])
-    excess = jnp.stack([p - scaled.a[0], -p - scaled.a[1]])
-    joins = (active.pivots > tol.pivot) & ~is_active & has_room
-    joins = joins[None, :] & (slack_closes > tol.direction * scaled.b)
-    if positive:
-        joins = joins.at[1].set(False)
-    join = jnp.where(joins, excess / jnp.where(joins, slack_closes, 1), -jnp.inf)
-    side = jnp.argmax(join, axis=0)
-    join = jnp.minimum(jnp.max(join, axis=0), state.tau)
+    joins = (active.pivots > tol.pivot) & ~active.is_active & jnp.any(is_empty)
+    joins = joins[None, :] & (slack > tol.direction * scaled.b)
+    join = jnp.where(joins, excess / jnp.where(joins, slack, 1), -jnp.inf)
+    join = jnp.minimum(join, state.tau)
 
     leaves = -active.sign * w > tol.direction * jnp.max(jnp.abs(w))
     leave = jnp.where(leaves, u / jnp.where(leaves, w, 1), -jnp.inf)
@@ -78,41 +71,32 @@ def _next_event(scaled, state: _State, segment, positive: bool, tol) -> Event:
 
     first = jnp.maximum(jnp.max(join), jnp.max(leave))
     near = first - tol.window * jnp.abs(first)
-    j_join = jnp.min(jnp.where(join >= near, indices(d), d))
-    j_leave = jnp.min(jnp.where(leave >= near, active.index, d))
+    j_join = first_where(join >= near, indices(d)[None, :], d)
+    j_leave = first_where(leave >= near, active.index, d)
     is_leave = j_leave < j_join
     j = jnp.minimum(jnp.minimum(j_join, j_leave), d - 1)
-    slot = jnp.where(is_leave, jnp.argmax(active.index == j), jnp.argmin(active.sign != 0))
+    slot = first_where(jnp.where(is_leave, active.index == j, is_empty), indices(k), k)
+    join = join[:, j]
+    side = (join[-1] > join[0]).astype(jnp.int32)
+    sign = 1 - 2 * side.astype(u.dtype)
     return Event(
-        tau=jnp.where(is_leave, leave[slot], join[j]),
+        tau=jnp.where(
+            is_leave, jnp.max(jnp.where(active.index == j, leave, -jnp.inf)), jnp.max(join)
+        ),
         j=j,
-        sign=jnp.where(side[j] == 0, 1, -1).astype(p.dtype),
-        slot=slot.astype(jnp.int32),
+        sign=sign,
+        rhs=sign * jnp.stack([scaled.excess[side, j], scaled.b[side, j]]),
+        slot=jnp.minimum(slot, k - 1),  # full, and nothing happens
         leaves=is_leave,
     )
 
 
-def _violation(scaled: Scaled, active: ActiveSet, segment, tau, positive: bool) -> Array:
-    """Largest violation of the optimality conditions at `τ`, in scaled units."""
-    _, _, p, q = segment
-    c, bound = p + tau * q, scaled.a + tau * scaled.b
-    excess = c - bound[0]
-    if not positive:
-        excess = jnp.maximum(excess, -c - bound[1])
-    a, b = scaled.bounds(active)
-    is_active = active.sign != 0
-    mismatch = jnp.where(is_active, jnp.abs(active.gather(c) * active.sign - a - tau * b), 0)
-    largest = jnp.maximum(jnp.max(excess), jnp.max(mismatch))
-    # A maximum may lose a NaN when it is vectorised.
-    return jnp.where(jnp.all(jnp.isfinite(c)), largest, jnp.inf)
-
-
-def _write(record: _Record, state: _State, slope: Array) -> _Record:
-    size = record.tau.shape[0]
-    row = jnp.where(state.row < 0, size, state.row)
+def _write(record: _Record, state: _State, is_live: Array) -> _Record:
+    row = jnp.where(is_live & (state.row >= 0), state.row, record.tau.shape[0])
     put = lambda buffer, value: buffer.at[row].set(value, mode="drop")
     # From 0, only rounding can move a coordinate against its sign (or it would have left).
     active = state.active
+    slope = active.solution[0]
     slope = jnp.where((active.x == 0) & (slope * active.sign < 0), 0, slope)
     return _Record(
         tau=put(record.tau, state.tau),
@@ -152,89 +136,102 @@ class _Tolerances(eqx.Module):
 def _homotopy(
     problem: AbstractProblem, weights: Array, positive: bool, max_knots: int
 ) -> PiecewiseLinearPath:
+    k, d = problem.rank_bound, weights.shape[1]
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(problem)) + k * d + k * k + 24 * d
+    # Jitted to be traced once.
+    follow = jax.jit(ft.partial(_follow, positive=positive, max_knots=max_knots))
+    return in_chunks(follow, numbers * weights.dtype.itemsize)(problem, weights)
+
+
+def _follow(
+    problem: AbstractProblem, weights: Array, *, positive: bool, max_knots: int
+) -> PiecewiseLinearPath:
     k, tol = problem.rank_bound, _Tolerances(weights.dtype)
-    scaled = Scaled(problem, weights)
+    scaled = Scaled(problem, weights, positive)
     size = jnp.max(jnp.abs(scaled.r))
-    b_min = jnp.where(scaled.scale > 0, jnp.min(scaled.b, axis=0), 1)
+    b_min = jnp.where(scaled.scale > 0, jnp.min(weights * scaled.scale[None, :], axis=0), 1)
     floor = tol.floor * jnp.max(jnp.abs(scaled.r) / b_min)
 
-    def advance(state: _State, segment) -> _State:
-        u, w, _, _ = segment
-        event = _next_event(scaled, state, segment, positive, tol)
+    def step(carry: tuple[_State, _Record]) -> tuple[_State, _Record]:
+        state, record = carry
+        active, (u, w) = state.active, state.active.solution
+        excess, slack = _slacks(scaled, active)
+        event = _next_event(scaled, state, excess, slack, tol)
         ends = ~(event.tau > floor)
-        moves = event.tau < state.tau * (1 - tol.merge)
+        column = scaled.column(problem, event.j)
+        new, possible, is_stale = active.pivot(
+            event, column, tol, state.is_done | ends, state.is_fresh
+        )
+        moved = possible & (event.tau < state.tau * (1 - tol.merge))
+        tau = jnp.where(possible, jnp.minimum(event.tau, state.tau), state.tau)
         # The segment that ends gives the values at the knot: they keep the residual at
         # rounding, where those of the next segment carry its condition number.
         x = u - event.tau * w
         rounding = tol.merge * jnp.max(jnp.abs(x))
-        x = jnp.where(x * state.active.sign > rounding, x, 0)
-        arrived = eqx.tree_at(
-            lambda active: active.x, state.active, jnp.where(moves, x, state.active.x)
-        )
-        column = scaled.column(problem, event.j)
-        active, possible = pivot(arrived, event, column, tol.pivot)
-        active = eqx.tree_at(
-            lambda active: active.x, active, jnp.where(possible, active.x, state.active.x)
-        )
-        tau = jnp.where(possible, jnp.minimum(event.tau, state.tau), state.tau)
-        moved = possible & moves
+        x = jnp.where((x * active.sign > rounding) & (new.sign != 0), x, 0)
+        new = eqx.tree_at(lambda active: active.x, new, jnp.where(moved, x, new.x))
 
         # Both ends of the segment just left certify it: everything is affine in τ.
         stop = jnp.where(ends, floor, tau)
         start = jnp.where(jnp.isinf(state.tau), stop, state.tau)
-        at = lambda tau: _violation(scaled, state.active, segment, tau, positive)
-        violation = jnp.maximum(at(start), at(stop))
+        largest = jnp.max(jnp.maximum(excess - start * slack, excess - stop * slack))
+        fit, speed = jnp.abs(active.residual)
+        largest = jnp.maximum(largest, jnp.max(fit + start * speed))
+        # A maximum may lose a NaN when it is vectorised.
+        largest = jnp.where(jnp.isfinite(jnp.sum(active.product)), largest, jnp.inf)
         # So does the end of the segment as it is stored, by its start and its slope: where the
         # active columns are almost dependent, rounding may carry it beyond 0. Positions are
         # relative, and worse conditioned than residuals by nature: they have their own bound.
         ratio = jnp.where(jnp.isinf(state.tau), 0, stop / start)
-        x = ratio * state.active.x + (1 - ratio) * u
-        largest = jnp.maximum(jnp.max(jnp.abs(x)), size)
-        beyond = jnp.max(-state.active.sign * x) / largest
-        violation = jnp.maximum(violation, beyond * size * tol.violation / tol.position)
+        x = ratio * active.x + (1 - ratio) * u
+        beyond = jnp.max(-active.sign * x) / jnp.maximum(jnp.max(jnp.abs(x)), size)
+        largest = jnp.maximum(largest, beyond * size * tol.violation / tol.position)
         # What rounding in M itself may hide.
-        violation = violation + tol.unit * jnp.sum(jnp.abs(x))
-        violation = jnp.where(moved | ends, violation, 0)
+        violation = largest + tol.unit * jnp.sum(jnp.abs(x))
+        violation = jnp.where((moved | ends) & ~state.is_done, violation, 0)
 
-        stalled = jnp.where(moved, 0, jnp.where(possible, state.stalled + 1, state.stalled))
-        is_full = moved & ~ends & (state.row == max_knots - 1)
+        stalled = jnp.where(moved, 0, state.stalled + possible.astype(jnp.int32))
+        is_full = moved & (state.row == max_knots - 1)
         has_cycled = ~ends & (stalled > 16 * k + 64)
         result = RESULTS.where(is_full, RESULTS.max_knots_reached, state.result)
         result = RESULTS.where(has_cycled, RESULTS.path_cycled, result)
         # Never go on from a segment that is wrong, rather than inaccurate.
         is_wrong = ~(violation <= tol.wrong * size)
-        is_done = ends | is_full | has_cycled | is_wrong
-        return _State(
-            active=active,
+        is_done = state.is_done | ends | is_full | has_cycled | is_wrong
+        is_taken = ~(state.is_done | is_stale)
+        state = _State(
+            active=new,
             tau=tau,
-            row=jnp.where(moved & ~is_done, state.row + 1, state.row),
-            steps=state.steps + 1,
+            row=state.row + (moved & ~is_done).astype(jnp.int32),
+            steps=state.steps + is_taken.astype(jnp.int32),
             stalled=stalled,
             violation=jnp.maximum(state.violation, violation),
             result=result,
             is_done=is_done,
-            is_factorised=jnp.asarray(False),
-            is_stale=jnp.asarray(False),
+            is_fresh=state.is_fresh & ~is_taken,
+            is_stale=is_stale,
         )
+        return state, _write(record, state, ~is_done)
 
-    def step(carry: tuple[_State, _Record]) -> tuple[_State, _Record]:
-        state, record = carry
-        segment, defect = _solve_segment(scaled, state.active)
-        new = advance(state, segment)
-        # A step with a stale inverse is not taken, but repeated after a factorisation.
-        is_stale = ~state.is_factorised & ~(defect < tol.defect)
-        state_or_new = jax.tree.map(lambda old, new: jnp.where(is_stale, old, new), state, new)
-        state_or_new = eqx.tree_at(lambda s: s.is_stale, state_or_new, is_stale)
-        return state_or_new, _write(record, state, segment[0])
+    def factorise(state: _State) -> _State:
+        inverse, pivots = state.active.factorise()
+        choose = lambda new, old: jnp.where(state.is_stale, new, old)
+        return eqx.tree_at(
+            lambda s: (s.active.inverse, s.active.pivots, s.is_fresh, s.is_stale),
+            state,
+            (
+                choose(inverse, state.active.inverse),
+                choose(pivots, state.active.pivots),
+                state.is_stale | state.is_fresh,
+                jnp.zeros_like(state.is_stale),
+            ),
+        )
 
     def until_stale(carry: tuple[_State, _Record]) -> tuple[_State, _Record]:
-        state, record = carry
-        state = eqx.tree_at(
-            lambda s: (s.active, s.is_factorised, s.is_stale),
-            state,
-            (state.active.factorise(), jnp.asarray(True), jnp.asarray(False)),
-        )
-        return lax.while_loop(lambda c: ~(c[0].is_done | c[0].is_stale), step, (state, record))
+        is_running = lambda c: any_lane(~(c[0].is_done | c[0].is_stale))
+        state, record = lax.while_loop(is_running, step, carry)
+        state = lax.cond(any_lane(state.is_stale), factorise, lambda state: state, state)
+        return state, record
 
     valid = is_valid(problem) & jnp.all(weights > 0) & jnp.all(jnp.isfinite(weights))
     result = RESULTS.where(valid, RESULTS.successful, RESULTS.invalid_input)
@@ -248,7 +245,7 @@ def _homotopy(
         violation=zero,
         result=result,
         is_done=~valid | ~(size > 0),
-        is_factorised=jnp.asarray(True),
+        is_fresh=jnp.asarray(True),
         is_stale=jnp.asarray(False),
     )
     record = _Record(
@@ -259,7 +256,7 @@ def _homotopy(
     )
     # Rank-one updates until the inverse has drifted, which ill-conditioned problems do; then
     # a factorisation. Under `vmap` the outer loop runs as often as the worst lane needs.
-    state, record = lax.while_loop(lambda c: ~c[0].is_done, until_stale, (state, record))
+    state, record = lax.while_loop(lambda c: any_lane(~c[0].is_done), until_stale, (state, record))
     inaccurate = ~(state.violation <= tol.violation * size)
     inaccurate = inaccurate & (state.result == RESULTS.successful)
     result = RESULTS.where(inaccurate, RESULTS.path_inaccurate, state.result)

@@ -1,0 +1,76 @@
+"""Loops under `vmap`: one predicate for all lanes, and as many lanes at a time as a cache holds."""
+
+import math
+import os
+from collections.abc import Callable
+
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+CACHE_PER_CORE = 2**20  # bytes; half of a typical second-level cache
+
+
+@jax.custom_batching.custom_vmap
+def any_lane(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+    """`flag`; under `vmap`, whether it holds in any lane.
+
+    As the predicate of a loop or a branch it stays a single one for all lanes. (A predicate for
+    each lane makes `vmap` copy the whole carry of the loop at every step, and run both branches.)
+    """
+    return flag
+
+
+@any_lane.def_vmap
+def _(_, is_batched, flag):
+    return any_lane(jnp.any(flag) if is_batched[0] else flag), False
+
+
+def in_chunks(fn: Callable, size: int) -> Callable:
+    """`fn`, whose loop works on `size` bytes; under `vmap` on a CPU, in chunks that fit its caches.
+
+    An event of one lane is a few passes over a few small matrices. All lanes of a large batch in
+    step would fetch them from memory at each pass, and go on until the slowest lane ends.
+    """
+    wrapped = jax.custom_batching.custom_vmap(fn)
+
+    @wrapped.def_vmap
+    def _(lanes, is_batched, *args):
+        if not any(jax.tree.leaves(is_batched)):  # where only tangents are
+            out = fn(*args)
+            return out, jax.tree.map(lambda _: False, out)
+        axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(is_batched))
+        cache = CACHE_PER_CORE * (os.cpu_count() or 1)
+        chunk = max(1, cache // size) if jax.default_backend() == "cpu" else lanes
+        chunks = math.ceil(lanes / chunk)
+        chunk = math.ceil(lanes / chunks)
+        # The last chunk overlaps the one before it rather than being padded.
+        last = lanes - chunk
+        batched_fn = jax.vmap(fn, in_axes=axes)
+
+        def one_chunk(start, args):
+            if chunk == 1:
+                out = fn(*jax.tree.map(lambda a, axis: a if axis is None else a[start], args, axes))
+                return jax.tree.map(lambda a: a[None], out)
+            take = lambda a, axis: a if axis is None else lax.dynamic_slice_in_dim(a, start, chunk)
+            return batched_fn(*jax.tree.map(take, args, axes))
+
+        def all_lanes(*args):
+            if chunks == 1:
+                return one_chunk(0, args)
+            starts = jnp.minimum(jnp.arange(chunks) * chunk, last)
+            out = lax.map(lambda start: one_chunk(start, args), starts)
+            cut = (chunks - 1) * chunk
+            join = lambda a: a.reshape(chunks * chunk, *a.shape[2:])
+            if chunks * chunk > lanes:
+                join = lambda a: jnp.concatenate(
+                    [*a[:-1].reshape(1, cut, *a.shape[2:]), a[-1, cut - last :]]
+                )
+            return jax.tree.map(join, out)
+
+        # An outer `vmap` shares the cache.
+        out = in_chunks(all_lanes, size * chunk)(*args)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return wrapped
