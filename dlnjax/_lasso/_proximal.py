@@ -52,7 +52,8 @@ class _State(eqx.Module):
     is_balanced: Bool[Array, ""]  # A solves its own equations: another may enter
     is_stale: Bool[Array, ""]  # the inverse has failed
     pivots: Array  # since the last factorisation
-    safe: Float[Array, " d"]  # where the last factorisation was made
+    safe: Float[Array, " d"]  # where the last factorisation was made, or this μ began
+    safe_objective: Float[Array, ""]
     burst: Array  # steps that the next recovery takes
     curvature: Float[Array, ""]  # the largest of M; 0 until it is needed
     steps: Array
@@ -209,7 +210,7 @@ def _solve(problem, mu, weights, positive: bool, gap_tol, max_steps) -> LassoPoi
             weight = jnp.where(uphill, 0, (momentum - 1) / after)
             return x, x + weight * (x - last), after
 
-        is_better = at(kappa, state.x, state).objective <= at(kappa, state.safe, state).objective
+        is_better = state.objective <= state.safe_objective
         start = jnp.where(is_better, state.x, state.safe)
         x, _, _ = lax.fori_loop(0, state.burst, advance, (start, start, jnp.ones((), dtype)))
         index, inverse, usable = _invert(problem, x, k, min_pivot)
@@ -223,6 +224,7 @@ def _solve(problem, mu, weights, positive: bool, gap_tol, max_steps) -> LassoPoi
                 s.is_stale,
                 s.pivots,
                 s.safe,
+                s.safe_objective,
                 s.burst,
                 s.curvature,
                 s.steps,
@@ -236,6 +238,7 @@ def _solve(problem, mu, weights, positive: bool, gap_tol, max_steps) -> LassoPoi
                 ~usable,
                 jnp.zeros_like(state.pivots),
                 x,
+                state.objective,
                 2 * state.burst,
                 curvature,
                 state.steps + state.burst,
@@ -250,6 +253,7 @@ def _solve(problem, mu, weights, positive: bool, gap_tol, max_steps) -> LassoPoi
             (jnp.asarray(10), jnp.asarray(0), jnp.asarray(0), jnp.asarray(False)),
         )
         state = at(kappa, state.x, state)
+        state = eqx.tree_at(lambda s: (s.safe, s.safe_objective), state, (state.x, state.objective))
 
         def goes_on(s: _State):
             return valid & (mu > 0) & ~(s.gap <= gap_tol * s.objective) & (s.steps < max_steps)
@@ -284,6 +288,7 @@ def _solve(problem, mu, weights, positive: bool, gap_tol, max_steps) -> LassoPoi
         is_stale=jnp.asarray(False),
         pivots=jnp.asarray(0),
         safe=jnp.zeros(d, dtype),
+        safe_objective=zero,
         burst=jnp.asarray(10),
         curvature=zero,
         steps=jnp.asarray(0),
