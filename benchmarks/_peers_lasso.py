@@ -4,7 +4,7 @@
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -28,22 +28,16 @@ def _load(name: str) -> Any:
 def lars(X: np.ndarray, y: np.ndarray) -> Path:
     from sklearn.linear_model import lars_path
 
-    alpha, _, coef = lars_path(X, y, method="lasso")
-    return np.asarray(alpha) * len(y), np.asarray(coef).T
+    alpha, _, coef = cast(Any, lars_path(X, y, method="lasso"))
+    return alpha * len(y), coef.T
 
 
 def spams(X: np.ndarray, y: np.ndarray) -> Path:
     """SPAMS takes Fortran order (given here, so that nothing is copied) and does not return `κ`."""
     import spams
 
-    _, path = spams.lasso(
-        y[:, None],
-        X,
-        return_reg_path=True,
-        lambda1=0.0,
-        mode=spams.PENALTY,
-        numThreads=1,
-    )
+    options = {"return_reg_path": True, "lambda1": 0.0, "mode": spams.PENALTY, "numThreads": 1}
+    _, path = cast(Any, spams.lasso(y[:, None], X, **options))
     return np.empty(0), path.T
 
 

@@ -1,8 +1,9 @@
 """The flow against diffrax and SciPy, at equal accuracy.
 
-Each solver runs at the loosest tolerance, by decades, at which its `x_mean` is within `ACCURACY` of
-the reference on a few lanes (maximum over lanes, grid and coordinates, relative to the lane's
-max |x_mean|); `atol` is a tenth of `rtol`. The error that is printed is over all lanes that ran.
+Each solver runs at the loosest tolerance, by decades, at which its `x_mean` is within `ACCURACY`
+of the reference (maximum over the grid and coordinates, relative to the lane's max |x_mean|) on 9
+lanes of 10; `atol` is a tenth of `rtol`. The worst lane is left out because a few hard lanes of a
+thousand would ask for decades more of some peers. A looped peer is calibrated on a few lanes.
 The reference is `gradient_flow` at rtol 1e-11, itself compared with SciPy's Radau at 1e-12.
 """
 
@@ -27,9 +28,10 @@ from ._timing import Contender, compete
 from .loop import loop_overhead
 
 ACCURACY = 1e-6
+PART = 0.9  # of the lanes must reach it
 TOLERANCES = [10.0**-k for k in range(3, 12)]
 REFERENCE = 1e-11
-CALIBRATION_LANES = 8
+CALIBRATION_LANES = 20
 LOOP_SECONDS = 2.0  # a looped peer gets as many lanes as it does in this time, and at least 2
 PATIENCE = 30.0  # a peer whose calibration run takes longer does not try a tighter tolerance
 
@@ -53,11 +55,11 @@ class Work(NamedTuple):
 
 
 BOTH = ("diffrax Kvaerno5, dual form", "diffrax Tsit5, dual form")
-WEIGHTS = ("diffrax Kvaerno5, weight form", "diffrax Tsit5, weight form")
+WEIGHTS = "diffrax Kvaerno5, weight form"
 LSODA, RADAU = "SciPy LSODA, dual form", "SciPy Radau, dual form"
 LSODA_WEIGHTS = "SciPy LSODA, weight form"
 FULL = [
-    Work(3, 4, 1e-5, 1000, BOTH + WEIGHTS, (LSODA, RADAU, LSODA_WEIGHTS)),
+    Work(3, 4, 1e-5, 1000, (*BOTH, WEIGHTS), (LSODA, RADAU, LSODA_WEIGHTS)),
     Work(20, 40, 1e-20, 50, BOTH, (LSODA, RADAU)),
     Work(50, 100, 1e-20, 16, BOTH, (LSODA, RADAU)),
     # Kvaerno5 and Radau would factorise 2371 × 2371 matrices at every step.
@@ -69,8 +71,7 @@ QUICK = [
 FORMS = {
     BOTH[0]: lambda: _peers_diffrax.dual_form(diffrax.Kvaerno5()),
     BOTH[1]: lambda: _peers_diffrax.dual_form(diffrax.Tsit5()),
-    WEIGHTS[0]: lambda: _peers_diffrax.weight_form(diffrax.Kvaerno5()),
-    WEIGHTS[1]: lambda: _peers_diffrax.weight_form(diffrax.Tsit5()),
+    WEIGHTS: lambda: _peers_diffrax.weight_form(diffrax.Kvaerno5()),
 }
 LOOPS = {
     LSODA: (_peers_scipy.dual_form, _peers_scipy.lsoda),
@@ -97,22 +98,28 @@ def dlnjax_flow(d: int):
     return jax.jit(jax.vmap(solve, in_axes=(0, 0, None, None, None)))
 
 
-def relative_error(x_mean: np.ndarray, reference: np.ndarray) -> float:
+def relative_errors(x_mean: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """What `PART` of the lanes are within, and the worst lane."""
     difference = np.abs(np.asarray(x_mean) - reference).max(axis=(1, 2))
-    worst = float(np.max(difference / np.abs(reference).max(axis=(1, 2))))
-    return worst if math.isfinite(worst) else math.inf
+    errors = difference / np.abs(reference).max(axis=(1, 2))
+    errors = np.sort(np.where(np.isfinite(errors), errors, np.inf))
+    return float(errors[math.ceil(PART * len(errors)) - 1]), float(errors[-1])
 
 
-def calibrate(solve: Solve, X, y, reference) -> tuple[float, float]:
+def calibrate(name: str, solve: Solve, X, y, reference) -> tuple[float, float]:
     """The loosest tolerance that is accurate enough (or the best one there was time for), and
     the seconds a lane takes with it."""
     best = (math.inf, TOLERANCES[0], math.inf)
+    solve(X, y, TOLERANCES[0])  # to compile before patience is measured
     for rtol in TOLERANCES:
         start = time.perf_counter()
-        error = relative_error(solve(X, y, rtol), reference)
+        error, _ = relative_errors(solve(X, y, rtol), reference)
         seconds = time.perf_counter() - start
+        print(f"  [{name}, rtol {rtol:.0e}: error {error:.1e}, {seconds:.2g} s]", flush=True)
         best = min(best, (error, rtol, seconds / len(X)))
-        if error <= ACCURACY or seconds > PATIENCE:
+        # A solver that fails at two tolerances in a row is not going to do better.
+        hopeless = math.isinf(error) and rtol < TOLERANCES[0]
+        if error <= ACCURACY or seconds > PATIENCE or hopeless:
             break
     return best[1], best[2]
 
@@ -130,7 +137,7 @@ def measure(work: Work, repetitions: int, pool: Parallel) -> dict:
     outside = _peers_scipy.loop(
         _peers_scipy.dual_form, check, X[some], y[some], log_eps, s, 0.1 * REFERENCE
     )
-    agreement = relative_error(outside, reference[some])
+    _, agreement = relative_errors(outside, reference[some])
 
     def contender(name: str, solve: Solve, lanes: slice, rtol: float, compiles: bool):
         part = len(X[lanes]) / work.lanes
@@ -138,17 +145,17 @@ def measure(work: Work, repetitions: int, pool: Parallel) -> dict:
 
     everything = slice(0, work.lanes)
     our_solve = lambda X, y, rtol: ours(X, y, log_eps, s, rtol).x_mean
-    rtol, _ = calibrate(our_solve, X[few], y[few], reference[few])
+    rtol, _ = calibrate("dlnjax", our_solve, X, y, reference)
     entries = [contender("dlnjax", our_solve, everything, rtol, True)]
     for name in work.vmapped:
         function = FORMS[name]()
         solve = lambda X, y, rtol, f=function: f(X, y, log_eps, s, rtol)
-        rtol, _ = calibrate(solve, X[few], y[few], reference[few])
+        rtol, _ = calibrate(name, solve, X, y, reference)
         entries.append(contender(name, solve, everything, rtol, True))
     for name in work.looped:
         form, method = LOOPS[name]
         solve = lambda X, y, rtol, f=form, m=method: _peers_scipy.loop(f, m, X, y, log_eps, s, rtol)
-        rtol, seconds = calibrate(solve, X[few], y[few], reference[few])
+        rtol, seconds = calibrate(name, solve, X[few], y[few], reference[few])
         lanes = slice(0, min(work.lanes, max(2, int(LOOP_SECONDS / seconds))))
         entries.append(contender(name, solve, lanes, rtol, False))
         if name == LSODA and work.lanes > 1:
@@ -160,11 +167,13 @@ def measure(work: Work, repetitions: int, pool: Parallel) -> dict:
     us, them = compete(entries[0][0], [e[0] for e in entries[1:]], repetitions)
     solvers = []
     for measured, (_, lanes, rtol) in zip([us, *them], entries, strict=True):
-        error = relative_error(measured.output, reference[lanes])
-        missed = "" if error <= 10 * ACCURACY else "accuracy not reached"
+        error, worst = relative_errors(measured.output, reference[lanes])
+        note = f"rtol {rtol:.0e}, worst lane {worst:.0e}"
+        if error > 2 * ACCURACY:
+            note += ", accuracy not reached"
         if not math.isfinite(error) and "Tsit5" in measured.contender.name:
-            missed = f"stopped at {_peers_diffrax.MAX_STEPS} steps"
-        solvers.append(measured.record(error, missed) | {"rtol": rtol})
+            note += f", stopped at {_peers_diffrax.MAX_STEPS} steps"
+        solvers.append(measured.record(error, note) | {"rtol": rtol, "worst": worst})
     steps = np.asarray(ours(X, y, log_eps, s, entries[0][2]).stats["num_steps"])
     row = {
         "work": work.label,
@@ -183,10 +192,12 @@ def measure(work: Work, repetitions: int, pool: Parallel) -> dict:
 
 
 def main(out: Path, quick: bool) -> None:
-    repetitions = 3 if quick else 5
+    repetitions = 3
     with Parallel(n_jobs=2) as pool:
-        rows = [measure(work, repetitions, pool) for work in (QUICK if quick else FULL)]
-    loops = loop_overhead(quick)
-    settings = {"accuracy": ACCURACY, "s": "50 points on (0, 20]", "quick": quick}
-    write(out, "flow", {"settings": settings, "rows": rows, "loop": loops})
+        settings = {"accuracy": ACCURACY, "s": "50 points on (0, 20]", "quick": quick}
+        content = {"settings": settings, "rows": [], "loop": loop_overhead(quick)}
+        for work in QUICK if quick else FULL:
+            content["rows"].append(measure(work, repetitions, pool))
+            write(out, "flow", content)  # a row at a time: the last ones take long
+    rows = content["rows"]
     draw_ratios(out, "flow", rows, f"Averaged flow to a relative accuracy of {ACCURACY:g}")

@@ -12,7 +12,7 @@ orders of magnitude, and by more for some packages than for others.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -93,7 +93,7 @@ def race(
     return row
 
 
-def grids(quick: bool) -> list[dict]:
+def grids(quick: bool) -> Iterator[dict]:
     (n, d), count = ((20, 60), 20) if quick else ((200, 1000), 100)
     problem = Problem(n, d)
     fortran = np.asfortranarray(problem.X)
@@ -117,9 +117,8 @@ def grids(quick: bool) -> list[dict]:
 
     entries = [Entry("dlnjax lasso", ours), Entry("dlnjax lasso, gap_tol=1e-8", ours, 1e-8), *peers]
     kappa = problem.largest * np.geomspace(1, 1e-2, count)
-    first = race(problem, f"{label}/100, relative gap ≤ 1e-8", 1e-8, entries, kappa, 3)
+    yield race(problem, f"{label}/100, relative gap ≤ 1e-8", 1e-8, entries, kappa, 3)
 
     entries = [Entry("dlnjax lasso_path, interpolated", exact, 0.0), *peers]
     kappa = problem.largest * np.geomspace(1, 1e-3, count)
-    second = race(problem, f"{label}/1000, relative gap ≤ 1e-10", 1e-10, entries, kappa, 3)
-    return [first, second]
+    yield race(problem, f"{label}/1000, relative gap ≤ 1e-10", 1e-10, entries, kappa, 3)

@@ -112,9 +112,13 @@ def measure(work: Work, repetitions: int, pool: Parallel) -> dict:
 
 
 def main(out: Path, quick: bool) -> None:
-    repetitions = 3 if quick else 5
+    repetitions = 3
     with Parallel(n_jobs=2) as pool:
-        rows = [measure(work, repetitions, pool) for work in (QUICK if quick else FULL)]
-    rows += grids(quick)
-    write(out, "lasso", {"settings": {"quick": quick}, "rows": rows})
+        rows = []
+        for work in QUICK if quick else FULL:
+            rows.append(measure(work, repetitions, pool))
+            write(out, "lasso", {"settings": {"quick": quick}, "rows": rows})
+    for row in grids(quick):
+        rows.append(row)
+        write(out, "lasso", {"settings": {"quick": quick}, "rows": rows})
     draw_ratios(out, "lasso", rows, "Lasso: exact paths, and grids of μ")

@@ -1,6 +1,7 @@
 """The README's table of speed, from the JSON.
 
-`python -m benchmarks.table [--results DIR] [--write]` prints it; `--write` puts it between the markers of the README.
+`python -m benchmarks.table [--results DIR] [--write]` prints it; `--write` puts it between
+the markers of the README.
 """
 
 import argparse
