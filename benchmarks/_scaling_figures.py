@@ -36,7 +36,8 @@ def _eps(axes, results) -> None:
         axes[1].plot(
             size, [1e3 * r["seconds"] / r["lanes"] for r in some], marker=marker, label=label
         )
-    axes[0].set(ylabel="steps of a lane (mean)", ylim=(0, None), title="Steps")
+    top = 1.2 * max(r["steps"] for r in rows)
+    axes[0].set(ylabel="steps of a lane (mean)", ylim=(0, top), title="Steps")
     axes[1].set(ylabel="time of a lane (ms)", yscale="log", title="Time")
     for ax in axes:
         ax.set(xscale="log", xlabel="log(1/ε)")

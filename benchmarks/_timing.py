@@ -29,8 +29,9 @@ class Measured(NamedTuple):
     seconds: list[float]  # of the whole work
     ratios: list[float]  # to the run of ours just before
 
-    def record(self, error: float, note: str = "") -> dict[str, Any]:
-        """What the JSON keeps of it."""
+    def record(self, error: float, ours: "Measured", note: str = "") -> dict[str, Any]:
+        """What the JSON keeps of it. The ratio of least times is there because a busy machine
+        only ever adds time: where it is far from the median, trust neither."""
         notes = [self.contender.note, note]
         if self.contender.share < 1:
             notes.insert(0, f"timed on {100 * self.contender.share:.3g} % of the lanes, scaled")
@@ -42,6 +43,7 @@ class Measured(NamedTuple):
             "share": self.contender.share,
             "error": error,
             "ratio": statistics.median(self.ratios),
+            "ratio_of_least": min(self.seconds) / min(ours.seconds),
             "ratio_range": [min(self.ratios), max(self.ratios)],
             "note": "; ".join(n for n in notes if n),
         }

@@ -173,7 +173,7 @@ def measure(work: Work, repetitions: int, pool: Parallel) -> dict:
             note += ", accuracy not reached"
         if not math.isfinite(error) and "Tsit5" in measured.contender.name:
             note += f", stopped at {_peers_diffrax.MAX_STEPS} steps"
-        solvers.append(measured.record(error, note) | {"rtol": rtol, "worst": worst})
+        solvers.append(measured.record(error, us, note) | {"rtol": rtol, "worst": worst})
     steps = np.asarray(ours(X, y, log_eps, s, entries[0][2]).stats["num_steps"])
     row = {
         "work": work.label,

@@ -87,7 +87,7 @@ def race(
     solvers = []
     for measured in (us, *them):
         gap = problem.gap(kappa, np.asarray(measured.output))
-        solvers.append(measured.record(gap, "" if gap <= target else "target not reached"))
+        solvers.append(measured.record(gap, us, "" if gap <= target else "target not reached"))
     row = {"work": work, "lanes": 1, "accuracy": target, "solvers": solvers}
     print_row(row)
     return row

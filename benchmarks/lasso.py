@@ -90,7 +90,7 @@ def measure(work: Work, repetitions: int, pool: Parallel) -> dict:
     kappa = [1 / np.asarray(path.knots[i][: count[i]]) for i in checked]
     points = [np.asarray(path.values[i][: count[i]]) * kappa[i][:, None] for i in checked]
     error = max(violation(X[i], y[i], kappa[i], points[i]) for i in checked)
-    solvers = [us.record(error, f"{failed} lanes flagged" if failed else "")]
+    solvers = [us.record(error, us, f"{failed} lanes flagged" if failed else "")]
     for measured in them:
         lanes = range(min(len(measured.output), len(checked)))
         error = max(violation(X[i], y[i], *measured.output[i]) for i in lanes)
@@ -98,7 +98,7 @@ def measure(work: Work, repetitions: int, pool: Parallel) -> dict:
         theirs = np.array([knots(measured.output[i][1]) for i in lanes])
         fewer = int(np.sum(theirs < count[: len(theirs)] - 1))
         note = f"{fewer} of {len(theirs)} paths have fewer knots" if fewer else ""
-        solvers.append(measured.record(error, note))
+        solvers.append(measured.record(error, us, note))
     row = {
         "work": work.label,
         "lanes": work.lanes,
