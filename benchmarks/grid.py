@@ -64,6 +64,7 @@ class Entry(NamedTuple):
 def tune(problem: Problem, solve: Solve, kappa: np.ndarray, target: float) -> float:
     """The loosest tolerance that reaches the target, on every tenth μ and then on all."""
     some = kappa[9::10]
+    solve(some, TOLERANCES[0])  # to compile (numba takes half a minute) before patience is measured
     for tol in TOLERANCES:
         seconds, x = once(partial(solve, some, tol))
         if seconds > PATIENCE:
