@@ -162,5 +162,7 @@ def main(out: Path, quick: bool) -> None:
         (63, 2308, 1),
     ]
     cases = [(20, 40, 1)] if quick else full
-    rows = [bound(n, d, lanes, limits) for n, d, lanes in cases]
-    write(out, "limits", {"settings": {"quick": quick}, "limits": limits, "flow": rows})
+    content = {"settings": {"quick": quick}, "limits": limits, "flow": []}
+    for n, d, lanes in cases:
+        content["flow"].append(bound(n, d, lanes, limits))
+        write(out, "limits", content)

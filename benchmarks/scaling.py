@@ -179,5 +179,5 @@ def main(out: Path, quick: bool) -> None:
     for name, part in PARTS.items():
         print(f"\n{name}")
         results[name] = part(quick)
-    write(out, "scaling", results)
+        write(out, "scaling", results)
     draw(out, results)
