@@ -1,0 +1,18 @@
+"""The problems that every benchmark runs on."""
+
+import numpy as np
+
+
+def normal_batch(lanes: int, n: int, d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """`X` of shape `(lanes, n, d)` and `y` of shape `(lanes, n)`, iid normal / √n."""
+    rng = np.random.default_rng([seed, n, d])
+    size = n**-0.5
+    return size * rng.normal(size=(lanes, n, d)), size * rng.normal(size=(lanes, n))
+
+
+def khan() -> tuple[np.ndarray, np.ndarray]:
+    """One lane of 63 × 2308 gene expressions, standardised as by the command line."""
+    from dlnjax._data import load, standardise
+
+    data = standardise(load("khan"))
+    return data.X[None], data.y[None]
