@@ -96,4 +96,5 @@ def batched(
     filled = np.concatenate([order, np.repeat(order[-1:], -lanes % size)]).reshape(-1, size)
     chunks = [_run(fn, args, jnp.asarray(members)) for members in filled]
     back = jnp.asarray(np.argsort(order, kind="stable"))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[back], *chunks)
+    join = lambda *parts: jnp.concatenate(parts)[back] if eqx.is_array(parts[0]) else parts[0]
+    return jax.tree.map(join, *chunks)

@@ -37,9 +37,6 @@ def in_chunks(fn: Callable, size: int) -> Callable:
 
     @wrapped.def_vmap
     def _(lanes, is_batched, *args):
-        if not any(jax.tree.leaves(is_batched)):  # where only tangents are
-            out = fn(*args)
-            return out, jax.tree.map(lambda _: False, out)
         axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(is_batched))
         cache = CACHE_PER_CORE * (os.cpu_count() or 1)
         chunk = max(1, cache // size) if jax.default_backend() == "cpu" else lanes
@@ -73,4 +70,8 @@ def in_chunks(fn: Callable, size: int) -> Callable:
         out = in_chunks(all_lanes, size * chunk)(*args)
         return out, jax.tree.map(lambda _: True, out)
 
-    return wrapped
+    # The rule above cannot be differentiated (a tangent may be shared by lanes whose values are
+    # not); derivatives go through all lanes at once.
+    differentiable = jax.custom_jvp(wrapped)
+    differentiable.defjvp(lambda primals, tangents: jax.jvp(fn, primals, tangents))
+    return differentiable
