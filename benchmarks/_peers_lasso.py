@@ -34,7 +34,7 @@ def lars(X: np.ndarray, y: np.ndarray) -> Path:
 
 def spams(X: np.ndarray, y: np.ndarray) -> Path:
     """SPAMS takes Fortran order (given here, so that nothing is copied) and does not return `κ`."""
-    import spams
+    import spams  # pyright: ignore[reportMissingImports]
 
     options = {"return_reg_path": True, "lambda1": 0.0, "mode": spams.PENALTY, "numThreads": 1}
     _, path = cast(Any, spams.lasso(y[:, None], X, **options))
@@ -70,20 +70,20 @@ def _scikit_learn(X, y, kappa, tol):
 
 
 def _skglm(X, y, kappa, tol):
-    from skglm import Lasso
+    from skglm import Lasso  # pyright: ignore[reportMissingImports]
 
     model = Lasso(tol=tol, fit_intercept=False, max_iter=1000, max_epochs=100_000)
     return model.path(X, y, alphas=kappa / len(y))[1].T
 
 
 def _celer(X, y, kappa, tol):
-    from celer import celer_path
+    from celer import celer_path  # pyright: ignore[reportMissingImports]
 
     return celer_path(X, y, "lasso", alphas=kappa / len(y), tol=tol, max_iter=1000)[1].T
 
 
 def _adelie(X, y, kappa, tol):
-    import adelie
+    import adelie  # pyright: ignore[reportMissingImports]
 
     state = adelie.grpnet(
         X,

@@ -1,6 +1,7 @@
 """Batches whose lanes differ in difficulty."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import equinox as eqx
@@ -12,7 +13,9 @@ from jaxtyping import Array, Int, PyTree, Real
 from ._check import is_concrete
 
 # Large enough that a device is filled, small enough that a batch stays in cache on a CPU.
-_CHUNK = 256
+_CHUNK = 128
+# One chunk fills the gaps that the many small steps of another leave.
+_AT_ONCE = 2
 
 
 @eqx.filter_jit
@@ -31,8 +34,8 @@ def batched(
     """`jax.vmap(fn)(*args)` for lanes of unequal difficulty, in chunks. Outside `jit`.
 
     Under `vmap` a loop ends with its slowest lane: the others wait. Here lanes of similar
-    difficulty share a chunk, each chunk ends when its own lanes do, and the chunks run
-    one beside the other where the device allows it.
+    difficulty share a chunk, each chunk ends when its own lanes do, and two chunks run
+    at a time.
 
     **Arguments:**
 
@@ -41,9 +44,9 @@ def batched(
     - `args`: pytrees whose arrays all have a leading axis of the same length, the lanes.
     - `difficulty`: shape `(lanes,)`, anything that grows with the number of steps; or a function
         of the same arguments as `fn` that returns it for one lane, a cheap probe. For a
-        `gradient_flow`, the `num_knots` of the `lasso_path` is a good one. Default: lanes
-        stay in the order in which they come.
-    - `chunk`: lanes per chunk, default 256. The last chunk is filled up with copies, so that
+        `gradient_flow`, its own number of steps at loose tolerances is one (the number of knots
+        of the lasso path is not). Default: lanes stay in the order in which they come.
+    - `chunk`: lanes per chunk, default 128. The last chunk is filled up with copies, so that
         all share one compiled program.
 
     **Returns:** what `jax.vmap(fn)(*args)` returns, lanes in the order of `args`.
@@ -53,12 +56,16 @@ def batched(
     !!! example
 
         ```python
-        flows = dln.batched(
-            lambda X, y: dln.gradient_flow(net, dln.LeastSquares(X, y), s, eps=1e-5, throw=False),
-            X,  # (1000, 3, 4)
-            y,  # (1000, 3)
-            difficulty=lambda X, y: dln.lasso_path(dln.LeastSquares(X, y), throw=False).num_knots,
-        )
+        def solve(X, y, s=s, **tolerances):
+            problem = dln.LeastSquares(X, y)
+            return dln.gradient_flow(net, problem, s, eps=1e-5, throw=False, **tolerances)
+
+
+        def probe(X, y):
+            return solve(X, y, s[-1:], rtol=1e-2, atol=1e-2).stats["num_steps"]
+
+
+        flows = dln.batched(solve, X, y, difficulty=probe)  # X (1000, 3, 4), y (1000, 3)
         ```
     """
     args = jax.tree.map(lambda a: jnp.asarray(a) if eqx.is_array_like(a) else a, args)
@@ -94,7 +101,10 @@ def batched(
 
     # Copies of the easiest lane are over first.
     filled = np.concatenate([order, np.repeat(order[-1:], -lanes % size)]).reshape(-1, size)
-    chunks = [_run(fn, args, jnp.asarray(members)) for members in filled]
+    solve = lambda members: jax.block_until_ready(_run(fn, args, jnp.asarray(members)))
+    chunks = [solve(filled[0])]  # compiles
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        chunks += pool.map(solve, filled[1:])
     back = jnp.asarray(np.argsort(order, kind="stable"))
     join = lambda *parts: jnp.concatenate(parts)[back] if eqx.is_array(parts[0]) else parts[0]
     return jax.tree.map(join, *chunks)

@@ -1,0 +1,82 @@
+"""`batched`: the same as `vmap`, in another order."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dlnjax as dln
+
+LANES = 7
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(LANES, 3, 4)), RNG.normal(size=(LANES, 3))
+S = jnp.asarray([0.5, 5.0, 20.0])
+
+
+def _flow(X, y):
+    network = dln.UV(jnp.ones(4), jnp.zeros(4))
+    return dln.gradient_flow(network, dln.LeastSquares(X, y), S, eps=1e-5, throw=False)
+
+
+def _path(X, y):
+    return dln.lasso_path(dln.LeastSquares(X, y), throw=False)
+
+
+@pytest.mark.parametrize("chunk", [3, 7, 100])
+def test_the_same_as_vmap(chunk):
+    want = eqx.filter_vmap(_path)(X, Y)
+    got = dln.batched(_path, X, Y, chunk=chunk, difficulty=RNG.permutation(LANES))
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    np.testing.assert_array_equal(got.num_knots, want.num_knots)
+    np.testing.assert_allclose(got.slopes, want.slopes, rtol=1e-12, atol=1e-13)
+    assert bool(jnp.all(got.result == dln.RESULTS.successful))
+
+
+def test_a_flow_probed_and_one_trace():
+    traces = []
+
+    def solve(X, y):
+        traces.append(None)
+        return _flow(X, y)
+
+    probe = lambda X, y: jnp.max(jnp.abs(X.T @ y))
+    flow = dln.batched(solve, X, Y, chunk=2, difficulty=probe)
+    assert len(traces) == 1
+    want = jax.vmap(_flow)(X, Y)
+    np.testing.assert_allclose(flow.x_mean, want.x_mean, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(flow.stats["num_steps"], want.stats["num_steps"])
+
+
+def test_lanes_of_a_chunk_are_neighbours_in_difficulty():
+    # A loop under `vmap` counts, in every lane, up to the largest of its chunk.
+    @jax.custom_batching.custom_vmap
+    def largest(v):
+        return v
+
+    largest.def_vmap(lambda size, _, v: (jnp.full(size, jnp.max(v)), True))
+    steps = RNG.permutation(6).astype(float)
+    seen = dln.batched(largest, steps, chunk=2, difficulty=steps)
+    np.testing.assert_array_equal(seen, 2 * (steps // 2) + 1)
+
+
+def test_pytrees_and_shared_values():
+    problems = eqx.filter_vmap(dln.LeastSquares)(X, Y)
+    out = dln.batched(lambda p, n: (p.loss(jnp.ones(4)), n[0]), problems, ("a",), chunk=4)
+    np.testing.assert_allclose(out[0], jax.vmap(lambda p: p.loss(jnp.ones(4)))(problems))
+    assert out[1] == "a"
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: dln.batched(_path, X, Y[:3]), "same leading axis"),
+        (lambda: dln.batched(_path), "no arrays"),
+        (lambda: dln.batched(_path, X, Y, chunk=0), "at least 1"),
+        (lambda: dln.batched(_path, X, Y, difficulty=np.ones(3)), r"shape \(7,\)"),
+        (lambda: jax.jit(lambda X: dln.batched(_path, X, Y))(X), "outside `jit`"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
