@@ -7,6 +7,7 @@ thousand would ask for decades more of some peers. A looped peer is calibrated o
 The reference is `gradient_flow` at rtol 1e-11, itself compared with SciPy's Radau at 1e-12.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -80,21 +81,21 @@ LOOPS = {
 }
 
 
+def dlnjax_lane(d: int, log_eps, s, X, y, rtol) -> dln.Flow:
+    return dln.gradient_flow(
+        dln.UV(jnp.ones(d), jnp.zeros(d)),
+        dln.LeastSquares(X, y),
+        s,
+        log_eps=log_eps,
+        rtol=rtol,
+        atol=0.1 * rtol,
+        throw=False,
+    )
+
+
 def dlnjax_flow(d: int):
-    """`(X, y, log_eps, s, rtol) -> Flow`, as a user would batch it."""
-    network = dln.UV(jnp.ones(d), jnp.zeros(d))
-
-    def solve(X, y, log_eps, s, rtol):
-        return dln.gradient_flow(
-            network,
-            dln.LeastSquares(X, y),
-            s,
-            log_eps=log_eps,
-            rtol=rtol,
-            atol=0.1 * rtol,
-            throw=False,
-        )
-
+    """`(X, y, log_eps, s, rtol) -> Flow`, all lanes in step."""
+    solve = lambda X, y, log_eps, s, rtol: dlnjax_lane(d, log_eps, s, X, y, rtol)
     return jax.jit(jax.vmap(solve, in_axes=(0, 0, None, None, None)))
 
 
@@ -144,7 +145,8 @@ def measure(work: Work, repetitions: int, pool: Parallel) -> dict:
         return Contender(name, lambda: solve(X[lanes], y[lanes], rtol), part, compiles), lanes, rtol
 
     everything = slice(0, work.lanes)
-    our_solve = lambda X, y, rtol: ours(X, y, log_eps, s, rtol).x_mean
+    one = functools.partial(dlnjax_lane, work.d, log_eps, s)
+    our_solve = lambda X, y, rtol: dln.batched(one, X, y, np.full(len(X), rtol)).x_mean
     rtol, _ = calibrate("dlnjax", our_solve, X, y, reference)
     entries = [contender("dlnjax", our_solve, everything, rtol, True)]
     for name in work.vmapped:

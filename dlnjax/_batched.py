@@ -1,7 +1,6 @@
 """Batches whose lanes differ in difficulty."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import equinox as eqx
@@ -12,10 +11,10 @@ from jaxtyping import Array, Int, PyTree, Real
 
 from ._check import is_concrete
 
-# Large enough that a device is filled, small enough that a batch stays in cache on a CPU.
-_CHUNK = 128
-# One chunk fills the gaps that the many small steps of another leave.
-_AT_ONCE = 2
+
+def _default_chunk() -> int:
+    # On a CPU a chunk should stay in cache; elsewhere it should fill the device.
+    return 128 if jax.default_backend() == "cpu" else 4096
 
 
 @eqx.filter_jit
@@ -34,8 +33,7 @@ def batched(
     """`jax.vmap(fn)(*args)` for lanes of unequal difficulty, in chunks. Outside `jit`.
 
     Under `vmap` a loop ends with its slowest lane: the others wait. Here lanes of similar
-    difficulty share a chunk, each chunk ends when its own lanes do, and two chunks run
-    at a time.
+    difficulty share a chunk, and each chunk ends when its own lanes do.
 
     **Arguments:**
 
@@ -46,8 +44,8 @@ def batched(
         of the same arguments as `fn` that returns it for one lane, a cheap probe. For a
         `gradient_flow`, its own number of steps at loose tolerances is one (the number of knots
         of the lasso path is not). Default: lanes stay in the order in which they come.
-    - `chunk`: lanes per chunk, default 128. The last chunk is filled up with copies, so that
-        all share one compiled program.
+    - `chunk`: lanes per chunk, default 128 on CPU and 4096 elsewhere. The last chunk is filled up
+        with copies, so that all share one compiled program.
 
     **Returns:** what `jax.vmap(fn)(*args)` returns, lanes in the order of `args`.
 
@@ -85,7 +83,7 @@ def batched(
     (lanes,) = lengths
     if chunk is not None and chunk < 1:
         raise ValueError(f"`chunk` must be at least 1, got {chunk}.")
-    size = min(lanes, _CHUNK if chunk is None else chunk)
+    size = min(lanes, _default_chunk() if chunk is None else chunk)
 
     if callable(difficulty):
         difficulty = batched(difficulty, *args, chunk=chunk)
@@ -101,10 +99,8 @@ def batched(
 
     # Copies of the easiest lane are over first.
     filled = np.concatenate([order, np.repeat(order[-1:], -lanes % size)]).reshape(-1, size)
-    solve = lambda members: jax.block_until_ready(_run(fn, args, jnp.asarray(members)))
-    chunks = [solve(filled[0])]  # compiles
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        chunks += pool.map(solve, filled[1:])
+    # One at a time: on a CPU, programs that run side by side can starve each other of threads.
+    chunks = [jax.block_until_ready(_run(fn, args, jnp.asarray(members))) for members in filled]
     back = jnp.asarray(np.argsort(order, kind="stable"))
     join = lambda *parts: jnp.concatenate(parts)[back] if eqx.is_array(parts[0]) else parts[0]
     return jax.tree.map(join, *chunks)
