@@ -30,7 +30,7 @@ def batched(
     difficulty: Callable[..., Any] | Real[Array | np.ndarray, " lanes"] | None = None,
     chunk: int | None = None,
 ) -> PyTree:
-    """`jax.vmap(fn)(*args)` for lanes of unequal difficulty, in chunks. Outside `jit`.
+    """`eqx.filter_vmap(fn)(*args)` for lanes of unequal difficulty, in chunks. Outside `jit`.
 
     Under `vmap` a loop ends with its slowest lane: the others wait. Here lanes of similar
     difficulty share a chunk, and each chunk ends when its own lanes do.
@@ -38,7 +38,7 @@ def batched(
     **Arguments:**
 
     - `fn`: a function of one lane, compiled once per function object: define it once, and pass
-        what changes in `args`. Give it `throw=False` where it has that option.
+        what changes in `args`, one entry per lane. Give it `throw=False` where it has that option.
     - `args`: pytrees whose arrays all have a leading axis of the same length, the lanes.
     - `difficulty`: shape `(lanes,)`, anything that grows with the number of steps; or a function
         of the same arguments as `fn` that returns it for one lane, a cheap probe. For a
@@ -47,7 +47,7 @@ def batched(
     - `chunk`: lanes per chunk, default 128 on CPU and 4096 elsewhere. The last chunk is filled up
         with copies, so that all share one compiled program.
 
-    **Returns:** what `jax.vmap(fn)(*args)` returns, lanes in the order of `args`.
+    **Returns:** what `eqx.filter_vmap(fn)(*args)` returns, lanes in the order of `args`.
 
     **Raises:** `ValueError` under `jit`, or where the arrays have no common leading axis.
 
@@ -66,7 +66,7 @@ def batched(
         flows = dln.batched(solve, X, y, difficulty=probe)  # X (1000, 3, 4), y (1000, 3)
         ```
     """
-    args = jax.tree.map(lambda a: jnp.asarray(a) if eqx.is_array_like(a) else a, args)
+    args = jax.tree.map(lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, args)
     arrays = jax.tree.leaves(eqx.filter(args, eqx.is_array))
     if not is_concrete(*arrays):
         raise ValueError(
@@ -95,7 +95,7 @@ def batched(
                 f"`difficulty` must be one number per lane, shape ({lanes},), got "
                 f"{difficulty.shape}."
             )
-        order = np.argsort(-difficulty, kind="stable")  # the hardest first
+        order = np.argsort(difficulty, kind="stable")[::-1]  # the hardest first, NaN before
 
     # Copies of the easiest lane are over first.
     filled = np.concatenate([order, np.repeat(order[-1:], -lanes % size)]).reshape(-1, size)

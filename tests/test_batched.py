@@ -55,8 +55,8 @@ def test_lanes_of_a_chunk_are_neighbours_in_difficulty():
         return v
 
     largest.def_vmap(lambda size, _, v: (jnp.full(size, jnp.max(v)), True))
-    steps = RNG.permutation(6).astype(float)
-    seen = dln.batched(largest, steps, chunk=2, difficulty=steps)
+    steps = RNG.permutation(6)
+    seen = dln.batched(largest, steps, chunk=2, difficulty=steps.astype(np.uint8))
     np.testing.assert_array_equal(seen, 2 * (steps // 2) + 1)
 
 
@@ -65,6 +65,7 @@ def test_pytrees_and_shared_values():
     out = dln.batched(lambda p, n: (p.loss(jnp.ones(4)), n[0]), problems, ("a",), chunk=4)
     np.testing.assert_allclose(out[0], jax.vmap(lambda p: p.loss(jnp.ones(4)))(problems))
     assert out[1] == "a"
+    np.testing.assert_array_equal(dln.batched(lambda a, c: a * c, Y, 2.0, chunk=4), 2 * Y)
 
 
 @pytest.mark.parametrize(

@@ -696,3 +696,26 @@ def test_refuses(name):
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         dln.gradient_flow(**(inputs | options))
+
+
+def test_gradients_of_lanes_that_end_apart():
+    # Lanes that have ended, or never began, go on with steps of length 0 beside the others.
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(4, 2, 3)), rng.normal(size=(4, 2))
+    X[1] *= 5
+    s = np.tile([0.5, 20.0], (4, 1))
+    s[2] = 0
+    ones = jnp.ones(3)
+
+    def loss(u, X, y, s):
+        problem = dln.LeastSquares(X, y)
+        flow = dln.gradient_flow(dln.UV(u, 0 * ones), problem, s, eps=1e-5, throw=False)
+        return jnp.sum(flow.x_mean**2)
+
+    gradient = jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 2)), in_axes=(None, 0, 0, 0)))
+    together = gradient(ones, X, y, s)
+    assert all(np.all(np.isfinite(g)) for g in together)
+    alone = jax.jit(jax.grad(loss, argnums=(0, 2)))
+    for i in range(4):
+        for ours, theirs in zip(together, alone(ones, X[i], y[i], s[i]), strict=True):
+            np.testing.assert_allclose(ours[i], theirs, rtol=1e-8, atol=1e-12)

@@ -566,3 +566,21 @@ def test_single_precision(name):
     assert not np.any(_is_flagged(path))
     p, x = p.astype(float), x.astype(float)
     assert np.all(_violations(X.astype(float), y.astype(float), p, x) <= 1e-4)
+
+
+def test_derivatives_in_either_order_with_vmap():
+    X, y = _instances(MEDIUM)
+    mu = jnp.asarray([0.3, 3.0])
+
+    def tangent(X, y):
+        x = lambda y: dln.lasso_path(dln.LeastSquares(X, y), throw=False).x(mu)
+        return jax.jvp(x, (y,), (jnp.ones_like(y),))[1]
+
+    both = jax.jit(jax.vmap(tangent))(X[:2], y[:2])
+    for i in range(2):
+        np.testing.assert_allclose(both[i], tangent(X[i], y[i]), rtol=1e-9, atol=1e-12)
+
+
+def test_no_lanes():
+    knots = lambda y: dln.lasso_path(dln.LeastSquares(np.eye(3), y), throw=False).num_knots
+    assert jax.vmap(knots)(jnp.zeros((0, 3))).shape == (0,)

@@ -200,6 +200,16 @@ def test_warm_starts_need_few_steps():
     np.testing.assert_allclose(jumps.x, path.x(mu[[-1, 50, -1, 10]]), atol=1e-6)
 
 
+@pytest.mark.parametrize("X", [[[2.0, -2.0, 1.0]], [[-1.0, 2.0, -2.0]]])
+def test_ties_far_apart_in_mu(X):
+    # Proximal gradient splits evenly between tied columns: too many for any active set.
+    X, y, mu = np.asarray(X), np.ones(1), np.asarray([0.3, 1e3, 2.0, 50.0, 0.5, 1e6])
+    point = dln.lasso(dln.LeastSquares(X, y), mu)
+    assert np.all(point.stats["num_steps"] < 10)
+    path = dln.lasso_path(dln.LeastSquares(X, y))
+    np.testing.assert_allclose(X @ point.x.T, X @ path.x(mu).T, rtol=1e-6)
+
+
 def test_near_duplicates_beside_a_generic_lane():
     X, y = FAMILIES["near-duplicates at 1e-8"](np.random.default_rng(1))
     easy = RNG.normal(size=X.shape)

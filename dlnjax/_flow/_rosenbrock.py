@@ -134,7 +134,7 @@ _QUADRATURE = _OUTPUTS @ np.linalg.inv(np.eye(8) / GAMMA - _square(C))
 
 # Sums are written term by term: stacked into a matrix product, they cost copies on CPU.
 def _sum(coefficients, terms: Sequence[Array]) -> Array | float:
-    return sum((float(c) * k for c, k in zip(coefficients, terms, strict=True)), 0.0)
+    return sum((float(c) * k for c, k in zip(coefficients, terms, strict=True) if c), 0.0)
 
 
 class _Interpolation(diffrax.AbstractLocalInterpolation):
@@ -179,7 +179,9 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         term = terms.term  # diffrax wraps every term in the direction of integration
         if not isinstance(term, AbstractDualTerm):
             raise ValueError("`Rodas5P` integrates the dual form only.")
-        h = t1 - t0
+        # Lanes that have ended go on with steps of length 0, which are thrown away: but what
+        # divides by 0 there is NaN in the derivatives of the others.
+        h = jnp.where(t1 > t0, t1 - t0, 1)
         g = term.dual(t0, y0)
         response = term.response(t0, g)
         velocity_in_time = term.push(response.in_time)

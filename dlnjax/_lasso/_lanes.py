@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool
 
 CACHE_PER_CORE = 2**20  # bytes; half of a typical second-level cache
@@ -39,8 +40,8 @@ def in_chunks(fn: Callable, size: int) -> Callable:
     def _(lanes, is_batched, *args):
         axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(is_batched))
         cache = CACHE_PER_CORE * (os.cpu_count() or 1)
-        chunk = max(1, cache // size) if jax.default_backend() == "cpu" else lanes
-        chunks = math.ceil(lanes / chunk)
+        chunk = max(1, cache // size) if jax.default_backend() == "cpu" else max(1, lanes)
+        chunks = max(1, math.ceil(lanes / chunk))
         chunk = math.ceil(lanes / chunks)
         # The last chunk overlaps the one before it rather than being padded.
         last = lanes - chunk
@@ -59,12 +60,8 @@ def in_chunks(fn: Callable, size: int) -> Callable:
             starts = jnp.minimum(jnp.arange(chunks) * chunk, last)
             out = lax.map(lambda start: one_chunk(start, args), starts)
             cut = (chunks - 1) * chunk
-            join = lambda a: a.reshape(chunks * chunk, *a.shape[2:])
-            if chunks * chunk > lanes:
-                join = lambda a: jnp.concatenate(
-                    [*a[:-1].reshape(1, cut, *a.shape[2:]), a[-1, cut - last :]]
-                )
-            return jax.tree.map(join, out)
+            keep = np.r_[:cut, chunks * chunk - (lanes - cut) : chunks * chunk]
+            return jax.tree.map(lambda a: a.reshape(chunks * chunk, *a.shape[2:])[keep], out)
 
         # An outer `vmap` shares the cache.
         out = in_chunks(all_lanes, size * chunk)(*args)

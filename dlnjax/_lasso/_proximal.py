@@ -6,8 +6,9 @@ keeps `A` optimal. A coordinate that reaches 0 on the way leaves. So a coordinat
 linearly on `A` replaces one of `A`, `M_AA` is never singular, and its inverse changes by rank one.
 From the solution at the `μ` before, few such pivots are needed.
 
-Where rounding defeats them, accelerated proximal gradient, in bursts that double, goes on from the
-best point known, and pivots resume from its support.
+Where rounding defeats them, the inverse is made afresh. If that does not help, accelerated
+proximal gradient, in bursts that double, goes on from the best point known, and pivots resume from
+its support.
 """
 
 import equinox as eqx
@@ -20,6 +21,7 @@ from .._check import as_float, as_positive, as_weights
 from .._linalg import matmul
 from .._problem import AbstractProblem, LeastSquares, is_valid
 from .._solution import RESULTS, raise_on_failure
+from ._active_set import gather
 
 
 class LassoPoint(eqx.Module):
@@ -51,7 +53,7 @@ class _State(eqx.Module):
     entering: Int[Array, ""]  # the coordinate on its way into A; d if none
     is_balanced: Bool[Array, ""]  # A solves its own equations: another may enter
     is_stale: Bool[Array, ""]  # the inverse has failed
-    pivots: Array  # since the last factorisation
+    pivots: Array  # at this μ, since the last factorisation
     safe: Float[Array, " d"]  # where the last factorisation was made, or this μ began
     safe_objective: Float[Array, ""]
     burst: Array  # steps that the next recovery takes
@@ -67,19 +69,15 @@ def _largest_curvature(problem: AbstractProblem) -> Array:
     return jnp.linalg.eigvalsh(matrix)[-1]
 
 
-def _gather(v: Array, index: Array) -> Array:
-    return v.at[..., index].get(mode="fill", fill_value=0)
-
-
 def _invert(problem: AbstractProblem, x: Array, k: int, min_pivot: float) -> tuple:
     """Slots for the support of `x`, the inverse of their block of `M`, and whether it exists."""
     d = x.shape[0]
     index = jnp.nonzero(x, size=k, fill_value=d)[0].astype(jnp.int32)
     if isinstance(problem, LeastSquares):
-        columns = _gather(problem.X, index)
+        columns = gather(problem.X, index)
         block = matmul(columns.T, columns)
     else:
-        block = _gather(_gather(problem.gram(), index).T, index)
+        block = gather(gather(problem.gram(), index).T, index)
     scale = jnp.where(index < d, 1 / jnp.sqrt(jnp.diagonal(block)), 0)
     block = scale[:, None] * block * scale[None, :] + jnp.diag((index == d).astype(x.dtype))
     factor = lax.linalg.cholesky(block)
@@ -120,8 +118,8 @@ def _solve(problem, mu, weights, positive: bool, gap_tol, max_steps) -> LassoPoi
     def pivot(kappa, state: _State) -> _State:
         x, c, index = state.x, state.correlation, state.index
         is_active = index < d
-        x_A, sign = _gather(x, index), jnp.sign(_gather(x, index))
-        mismatch = _gather(c - jnp.where(x > 0, kappa[0], -kappa[1]), index)
+        x_A, sign = gather(x, index), jnp.sign(gather(x, index))
+        mismatch = gather(c - jnp.where(x > 0, kappa[0], -kappa[1]), index)
 
         excess = jnp.stack([c - kappa[0], -c - kappa[1]])
         if positive:
@@ -130,13 +128,13 @@ def _solve(problem, mu, weights, positive: bool, gap_tol, max_steps) -> LassoPoi
         excess = jnp.take_along_axis(excess, side[None, :], axis=0)[0]
         violation = jnp.where(x == 0, excess * scale, -jnp.inf)
         worst = jnp.argmax(violation).astype(jnp.int32)
-        worst_mismatch = jnp.max(jnp.abs(mismatch * _gather(scale, index)))
+        worst_mismatch = jnp.max(jnp.abs(mismatch * gather(scale, index)))
         is_pending = state.entering < d
         enters = state.is_balanced & (is_pending | (violation[worst] > worst_mismatch))
         j = jnp.where(is_pending, state.entering, worst)
         sigma = jnp.where(side[j] == 0, 1, -1).astype(dtype)
 
-        cross = _gather(problem.gram_column(j), index)
+        cross = gather(problem.gram_column(j), index)
         step = matmul(state.inverse, jnp.where(enters, -sigma * cross, mismatch))
         pivot = diagonal[j] + sigma * jnp.sum(cross * step)
         can_join = (pivot > min_pivot * diagonal[j]) & ~jnp.all(is_active)
@@ -179,7 +177,7 @@ def _solve(problem, mu, weights, positive: bool, gap_tol, max_steps) -> LassoPoi
         new = at(kappa, x, new)
         left = jnp.max(
             jnp.abs(
-                _gather((new.correlation - jnp.where(x > 0, kappa[0], -kappa[1])) * scale, index)
+                gather((new.correlation - jnp.where(x > 0, kappa[0], -kappa[1])) * scale, index)
             )
         )
         is_lost = ~jnp.isfinite(new.objective) | (
@@ -192,11 +190,14 @@ def _solve(problem, mu, weights, positive: bool, gap_tol, max_steps) -> LassoPoi
     def recover(kappa, state: _State) -> _State:
         # Zero or one trip: under `vmap` a conditional would always pay.
         curvature = lax.while_loop(
-            lambda L: L == 0,
+            lambda L: (L == 0) & state.is_stale & (state.burst > 0),
             lambda _: jnp.maximum(_largest_curvature(problem), jnp.finfo(dtype).tiny),
             state.curvature,
         )
-        step = 0.999 / curvature
+        step = 0.999 / jnp.where(
+            curvature > 0, curvature, 1
+        )  # a little below 1/L, which is rounded
+        burst = jnp.minimum(state.burst, max_steps - state.steps)
 
         def advance(_, carry):
             last, ahead, momentum = carry
@@ -212,7 +213,7 @@ def _solve(problem, mu, weights, positive: bool, gap_tol, max_steps) -> LassoPoi
 
         is_better = state.objective <= state.safe_objective
         start = jnp.where(is_better, state.x, state.safe)
-        x, _, _ = lax.fori_loop(0, state.burst, advance, (start, start, jnp.ones((), dtype)))
+        x, _, _ = lax.fori_loop(0, burst, advance, (start, start, jnp.ones((), dtype)))
         index, inverse, usable = _invert(problem, x, k, min_pivot)
         state = at(kappa, x, state)
         return eqx.tree_at(
@@ -239,9 +240,9 @@ def _solve(problem, mu, weights, positive: bool, gap_tol, max_steps) -> LassoPoi
                 jnp.zeros_like(state.pivots),
                 x,
                 state.objective,
-                2 * state.burst,
+                jnp.maximum(10, 2 * state.burst),
                 curvature,
-                state.steps + state.burst,
+                state.steps + jnp.maximum(burst, 1),
             ),
         )
 
@@ -250,9 +251,10 @@ def _solve(problem, mu, weights, positive: bool, gap_tol, max_steps) -> LassoPoi
         state = eqx.tree_at(
             lambda s: (s.burst, s.steps, s.pivots, s.is_balanced),
             state,
-            (jnp.asarray(10), jnp.asarray(0), jnp.asarray(0), jnp.asarray(False)),
+            (jnp.asarray(0), jnp.asarray(0), jnp.asarray(0), jnp.asarray(False)),
         )
-        state = at(kappa, state.x, state)
+        # Where the last μ ended on a step that was lost.
+        state = at(kappa, jnp.where(jnp.all(jnp.isfinite(state.x)), state.x, state.safe), state)
         state = eqx.tree_at(lambda s: (s.safe, s.safe_objective), state, (state.x, state.objective))
 
         def goes_on(s: _State):
@@ -289,7 +291,7 @@ def _solve(problem, mu, weights, positive: bool, gap_tol, max_steps) -> LassoPoi
         pivots=jnp.asarray(0),
         safe=jnp.zeros(d, dtype),
         safe_objective=zero,
-        burst=jnp.asarray(10),
+        burst=jnp.asarray(0),
         curvature=zero,
         steps=jnp.asarray(0),
     )
@@ -315,7 +317,8 @@ def lasso(
     **Arguments:**
 
     - `problem`: a `LeastSquares` or `Quadratic` problem.
-    - `mu`: `μ > 0`, any shape `(...)`; each solution starts from the one before, so an
+    - `mu`: `μ > 0`, any shape `(...)` (where the least loss is positive and `λ = 0`, no finite
+        number of steps certifies `μ = inf`); each solution starts from the one before, so an
         increasing grid is fastest.
     - `positive`: restrict to `x ≥ 0`.
     - `weights`: `ω > 0`, shape `(d,)`, or `(2, d)` for positive and negative entries.
