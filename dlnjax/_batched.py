@@ -73,8 +73,8 @@ def batched(
             "`batched` chooses chunks by values, so it runs outside `jit`, `vmap` and `grad`. "
             "Use `jax.vmap(fn)` inside."
         )
-    lengths = {a.shape[0] if a.ndim else None for a in arrays}
-    if len(lengths) != 1 or None in lengths or 0 in lengths:
+    lengths = {a.shape[0] if a.ndim else 0 for a in arrays}
+    if len(lengths) != 1 or 0 in lengths:
         shapes = ", ".join(str(a.shape) for a in arrays)
         raise ValueError(
             "Every array in `args` needs the same leading axis, one entry per lane; got shapes "
