@@ -1,4 +1,4 @@
-"""`python -m benchmarks [flow|lasso|scaling|startup|limits|all] [--out DIR] [--quick]`.
+"""`python -m benchmarks [flow|lasso|lanes|scaling|startup|limits|all] [--out DIR] [--quick]`.
 
 dlnjax and its peers in one process run, interleaved. Needs `pip install -e '.[bench]'`, and
 `--no-deps ISLP` for the Khan data; peers that are not installed are left out. adelie 1.1.52 asks
@@ -11,7 +11,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-NAMES = ("flow", "lasso", "scaling", "startup", "limits")
+NAMES = ("flow", "lasso", "lanes", "scaling", "startup", "limits")
 
 
 def main() -> None:

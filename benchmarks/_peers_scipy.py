@@ -68,7 +68,7 @@ def weight_form(X: np.ndarray, y: np.ndarray, log_eps: float) -> System:
 
 
 def lsoda(system: System, s: np.ndarray, rtol: float) -> np.ndarray:
-    """By `odeint`, whose loop over steps is compiled: `solve_ivp` takes up to twice as long."""
+    """By `odeint`, whose loop over steps is compiled."""
     states = odeint(
         system.field,
         system.start,
@@ -82,12 +82,21 @@ def lsoda(system: System, s: np.ndarray, rtol: float) -> np.ndarray:
     return states[1:]
 
 
+def lsoda_ivp(system: System, s: np.ndarray, rtol: float) -> np.ndarray:
+    """By `solve_ivp`, whose loop over steps is Python."""
+    return _ivp("LSODA", system, s, rtol)
+
+
 def radau(system: System, s: np.ndarray, rtol: float) -> np.ndarray:
+    return _ivp("Radau", system, s, rtol)
+
+
+def _ivp(method: str, system: System, s: np.ndarray, rtol: float) -> np.ndarray:
     return solve_ivp(
         system.field,
         (0.0, s[-1]),
         system.start,
-        "Radau",
+        method,
         s,
         rtol=rtol,
         atol=0.1 * rtol * system.unit,

@@ -1,5 +1,6 @@
 """Batches whose lanes differ in difficulty."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,14 @@ from jaxtyping import Array, Int, PyTree, Real
 from ._check import is_concrete
 
 
-def _default_chunk() -> int:
-    # On a CPU a chunk should stay in cache; elsewhere it should fill the device.
-    return 128 if jax.default_backend() == "cpu" else 4096
+def _default_chunk(lanes: int, arrays: list[Array]) -> int:
+    if jax.default_backend() != "cpu":
+        return min(lanes, 4096)  # fills a device
+    # A loop passes over its lanes' data at every step, which had better stay in the first or
+    # second level of cache: `python -m benchmarks lanes`.
+    each = sum(a.nbytes for a in arrays) / lanes
+    largest = max(1, min(128, int(2**18 / max(each, 1))))
+    return math.ceil(lanes / math.ceil(lanes / largest))
 
 
 @eqx.filter_jit
@@ -44,8 +50,9 @@ def batched(
         of the same arguments as `fn` that returns it for one lane, a cheap probe. For a
         `gradient_flow`, its own number of steps at loose tolerances is one (the number of knots
         of the lasso path is not). Default: lanes stay in the order in which they come.
-    - `chunk`: lanes per chunk, default 128 on CPU and 4096 elsewhere. The last chunk is filled up
-        with copies, so that all share one compiled program.
+    - `chunk`: lanes per chunk. Default: 4096; on CPU up to 128, and as few as keep their `args`
+        within 256 kB. The last chunk is filled up with copies, so that all share one compiled
+        program.
 
     **Returns:** what `eqx.filter_vmap(fn)(*args)` returns, lanes in the order of `args`.
 
@@ -83,7 +90,7 @@ def batched(
     (lanes,) = lengths
     if chunk is not None and chunk < 1:
         raise ValueError(f"`chunk` must be at least 1, got {chunk}.")
-    size = min(lanes, _default_chunk() if chunk is None else chunk)
+    size = _default_chunk(lanes, arrays) if chunk is None else min(lanes, chunk)
 
     if callable(difficulty):
         difficulty = batched(difficulty, *args, chunk=chunk)

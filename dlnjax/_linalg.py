@@ -13,22 +13,33 @@ matmul = ft.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 # over its lanes: a LAPACK call per lane costs more than the arithmetic. `python -m
 # benchmarks.cholesky` measures where that ends.
 UNROLLED = 6
+# Up to this one the triangular factor is inverted, so that solves are products, which a batch runs
+# faster than one LAPACK call per lane and right-hand side.
+INVERTED = 24
 
 
 class Cholesky(eqx.Module):
     """The factorisation of a symmetric positive definite matrix."""
 
-    factor: Float[Array, "m m"] | tuple[tuple[Array, ...], ...]  # rows; 1/Lᵢᵢ on the diagonal
+    # L, or L⁻¹ up to size `INVERTED`; rows with 1/Lᵢᵢ on the diagonal up to size `UNROLLED`.
+    factor: Float[Array, "m m"] | tuple[tuple[Array, ...], ...]
 
     def __init__(self, matrix: Float[Array, "m m"]):
-        if matrix.shape[0] <= UNROLLED:
+        m = matrix.shape[0]
+        if m <= UNROLLED:
             self.factor = _unrolled(matrix)
-        else:
-            self.factor = lax.linalg.cholesky(matrix, symmetrize_input=False)
+            return
+        factor = lax.linalg.cholesky(matrix, symmetrize_input=False)
+        if m <= INVERTED:
+            identity = jnp.eye(m, dtype=matrix.dtype)
+            factor = lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
+        self.factor = factor
 
     def solve(self, rhs: Float[Array, " m"]) -> Float[Array, " m"]:
         if isinstance(self.factor, tuple):
             return _unrolled_solve(self.factor, rhs)
+        if rhs.shape[0] <= INVERTED:
+            return matmul(matmul(self.factor, rhs), self.factor)
         solve = ft.partial(lax.linalg.triangular_solve, self.factor, left_side=True, lower=True)
         return solve(solve(rhs[:, None]), transpose_a=True)[:, 0]
 

@@ -68,6 +68,34 @@ def test_pytrees_and_shared_values():
     np.testing.assert_array_equal(dln.batched(lambda a, c: a * c, Y, 2.0, chunk=4), 2 * Y)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="chunks on CPU")
+def test_default_chunks_stay_in_cache():
+    def lanes_together(nbytes, lanes=300):
+        sizes = []
+
+        @jax.custom_batching.custom_vmap
+        def see(v):
+            return v
+
+        @see.def_vmap
+        def _(size, _, v):
+            sizes.append(size)
+            return v, True
+
+        dln.batched(see, np.zeros((lanes, nbytes // 8)))
+        return sizes[-1]
+
+    assert lanes_together(8) == 100  # three chunks of at most 128
+    assert lanes_together(40_000) == 6
+    assert lanes_together(10**6, lanes=3) == 1
+
+
+def test_lanes_of_keys():
+    keys = jax.random.split(jax.random.key(0), 5)
+    draw = lambda key: jax.random.normal(key)
+    np.testing.assert_array_equal(dln.batched(draw, keys), jax.vmap(draw)(keys))
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

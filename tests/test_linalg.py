@@ -9,7 +9,7 @@ from dlnjax import _linalg
 from dlnjax._linalg import Cholesky, matmul
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, _linalg.UNROLLED, _linalg.UNROLLED + 1, 20])
+@pytest.mark.parametrize("size", [1, 2, 3, _linalg.UNROLLED, _linalg.UNROLLED + 1, 20, 30])
 def test_solves_are_backward_stable(size):
     rng = np.random.default_rng(size)
     # Slopes of the link spread over any number of decades: condition 1e16 and more.

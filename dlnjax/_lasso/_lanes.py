@@ -13,6 +13,12 @@ from jaxtyping import Array, Bool
 CACHE_PER_CORE = 2**20  # bytes; half of a typical second-level cache
 
 
+def _cores() -> int:
+    # What the process may use, where the system says so: containers often have less than all.
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 @jax.custom_batching.custom_vmap
 def any_lane(flag: Bool[Array, ""]) -> Bool[Array, ""]:
     """`flag`; under `vmap`, whether it holds in any lane.
@@ -39,7 +45,7 @@ def in_chunks(fn: Callable, size: int) -> Callable:
     @wrapped.def_vmap
     def _(lanes, is_batched, *args):
         axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(is_batched))
-        cache = CACHE_PER_CORE * (os.cpu_count() or 1)
+        cache = CACHE_PER_CORE * _cores()
         chunk = max(1, cache // size) if jax.default_backend() == "cpu" else max(1, lanes)
         chunks = max(1, math.ceil(lanes / chunk))
         chunk = math.ceil(lanes / chunks)
