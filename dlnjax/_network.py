@@ -4,6 +4,7 @@ import abc
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
@@ -63,7 +64,20 @@ class AbstractDualNetwork(AbstractNetwork):
 
     @abc.abstractmethod
     def initial_dual(self, log_eps: Float[Array, ""]) -> Float[Array, "signs d"]:
-        """`w(0)`: `φ_ε(w(0))` is the initialisation."""
+        """`w(0)`: `φ_ε(w(0))` is the initialisation. Its limit at `log_eps = −inf`."""
+
+
+def matched(network: _N, r: Array) -> _N:
+    """`network` in the dtype of the problem whose linear term is `r`, which has its size."""
+    d = r.shape[0]
+    size = jax.eval_shape(lambda net: net(), network).shape
+    if size != (d,):
+        raise ValueError(
+            f"The network has {size[0] if size else 'no'} coordinates, the problem has {d}. "
+            f"Build it with weights of shape ({d},)."
+        )
+    cast = lambda w: w.astype(r.dtype) if eqx.is_inexact_array(w) else w
+    return jax.tree.map(cast, network)
 
 
 def _exponential_link(w: Array, log_eps: Array) -> Array:

@@ -17,11 +17,11 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
+from .._active_set import gather
 from .._check import as_float, as_positive, as_weights
 from .._linalg import matmul
 from .._problem import AbstractProblem, LeastSquares, is_valid
 from .._solution import RESULTS, raise_on_failure
-from ._active_set import gather
 
 
 class LassoPoint(eqx.Module):
