@@ -2,7 +2,7 @@
 of `M`, and its updates."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import equinox as eqx
 import jax.lax as lax
@@ -224,14 +224,17 @@ class Pivoting(eqx.Module):
     is_stale: AbstractVar[Bool[Array, ""]]  # the inverse has drifted too far for refinement
 
 
-_C = TypeVar("_C", bound=tuple[Pivoting, Any])
+_S = TypeVar("_S", bound=Pivoting)
+_R = TypeVar("_R")
 
 
-def pivot_until_done(step: Callable[[_C], _C], carry: _C) -> _C:
+def pivot_until_done(
+    step: Callable[[tuple[_S, _R]], tuple[_S, _R]], carry: tuple[_S, _R]
+) -> tuple[_S, _R]:
     """Rank-one updates until the inverse has drifted, which ill-conditioned problems do; then a
     factorisation. Under `vmap` the outer loop runs as often as the worst lane needs."""
 
-    def factorise(state: Pivoting) -> Pivoting:
+    def factorise(state: _S) -> _S:
         inverse, pivots = state.active.factorise()
         choose = lambda new, old: jnp.where(state.is_stale, new, old)
         return eqx.tree_at(
@@ -245,7 +248,7 @@ def pivot_until_done(step: Callable[[_C], _C], carry: _C) -> _C:
             ),
         )
 
-    def until_stale(carry):
+    def until_stale(carry: tuple[_S, _R]) -> tuple[_S, _R]:
         is_running = lambda c: any_lane(~(c[0].is_done | c[0].is_stale))
         state, record = lax.while_loop(is_running, step, carry)
         state = lax.cond(any_lane(state.is_stale), factorise, lambda state: state, state)

@@ -201,7 +201,6 @@ def _follow(
         has_cycled = ~ends & (stalled > 16 * k + 64)
         result = RESULTS.where(is_full, RESULTS.max_knots_reached, state.result)
         result = RESULTS.where(has_cycled, RESULTS.path_cycled, result)
-        waits = replaces | (leaves & (state.entering < d))
         excluded = state.excluded | ((indices(d) == event.j) & is_dependent & ~replaces)
         state = _State(
             active=new,
@@ -210,16 +209,8 @@ def _follow(
             row=state.row + (opens & ~is_full).astype(jnp.int32),
             steps=state.steps + is_taken.astype(jnp.int32),
             stalled=stalled,
-            entering=jnp.where(
-                is_taken,
-                jnp.where(replaces, event.j, jnp.where(waits, state.entering, d)),
-                state.entering,
-            ),
-            position=jnp.where(
-                is_taken,
-                jnp.where(leaves, state.position, move.position + until),
-                state.position,
-            ),
+            entering=jnp.where(replaces, event.j, jnp.where(joins & is_taken, d, state.entering)),
+            position=jnp.where(replaces, move.position + until, state.position),
             excluded=jnp.where(leaves & possible, False, excluded),
             result=result,
             is_done=state.is_done | (is_taken & (ends | is_full | has_cycled)),
@@ -295,11 +286,8 @@ def _assemble(
     image = scale * problem.matvec(scale * points)
     s = jnp.append(knots, 1)[:, None, None]
     is_ray = (indices(K + 1) == K)[:, None, None]
-    w = (
-        jnp.where(is_ray, 0, scaled.b[None])
-        - s * scaled.excess[None]
-        + signs[None] * image[:, None, :]
-    )
+    w = jnp.where(is_ray, 0, scaled.b[None]) - s * scaled.excess[None]
+    w = w + signs[None] * image[:, None, :]
     w = jnp.where((s > 0) & ~(is_ray & ends_early), w / jnp.where(s > 0, s, 1), 0)
     moves = signs[None] * slopes[:, None, :] > 0
     violation = jnp.maximum(

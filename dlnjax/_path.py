@@ -138,20 +138,24 @@ class PiecewiseLinearPath(eqx.Module):
     @eqx.filter_jit
     def kkt_residual(self, problem: AbstractProblem) -> Float[Array, " K"]:
         """Violation of the lasso's optimality conditions, at each knot and in the middle of the
-        segment that follows (at twice the last knot on the last ray), relative to `‖r‖_∞`.
-        Shape `(K,)`; 0 for padding and, since both are linear, a bound in between.
+        segment that follows (at twice the last knot on the last ray, or `1/‖r‖_∞` if that is 0),
+        relative to `‖r‖_∞`. Shape `(K,)`; 0 for padding and, since both are linear, a bound in
+        between.
 
         The violation at `x` is the largest of `|rⱼ − (Mx)ⱼ| − κⱼ` and, where `xᵢ ≠ 0`, of
         `|rᵢ − (Mx)ᵢ − κᵢ sign xᵢ|`, with `κ = λ + ω/p`.
         """
         start, end = self._segments()
-        middle = jnp.where(jnp.isinf(end), 2 * start, 0.5 * (start + end))
         scale = jnp.max(jnp.abs(problem.r))
+        unit = 1 / jnp.where(scale > 0, scale, 1)
+        beyond = jnp.where(start > 0, 2 * start, unit)
+        middle = jnp.where(jnp.isinf(end), beyond, 0.5 * (start + end))
 
         def at(p):
             x = self.x(p)
-            kappa = problem.weight_decay + self.weights / p
-            return kkt_violation(problem, x, kappa, self.positive)
+            kappa = problem.weight_decay + self.weights / jnp.where(p == 0, 1, p)
+            # At p = 0 there is no lasso.
+            return jnp.where(p == 0, 0, kkt_violation(problem, x, kappa, self.positive))
 
         violation = jnp.maximum(jax.vmap(at)(start), jax.vmap(at)(middle))
         counted = (self._rows < self.num_knots) | jnp.isnan(self.knots)
