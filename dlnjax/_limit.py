@@ -18,7 +18,7 @@ import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ._active_set import (
     ActiveSet,
@@ -157,7 +157,7 @@ def _follow(
     signs = _signs(scaled)
     is_decayed = problem.weight_decay > 0
     # What is known includes `s_max`.
-    s_end = lax.stop_gradient(jnp.nextafter(s_max, jnp.full_like(s_max, jnp.inf)))
+    s_end = jnp.nextafter(lax.stop_gradient(s_max), jnp.full_like(s_max, jnp.inf))
 
     def step(carry: tuple[_State, _Record]) -> tuple[_State, _Record]:
         state, record = carry
@@ -324,9 +324,9 @@ def _assemble(
 def limit_flow(
     network: AbstractNetwork,
     problem: AbstractProblem,
-    s_max: Real[ArrayLike, ""] = jnp.inf,
+    s_max: ArrayLike = jnp.inf,
     *,
-    start: Real[ArrayLike, " d"] | None = None,
+    start: ArrayLike | None = None,
     max_knots: int | None = None,
     throw: bool = True,
 ) -> LimitFlow:
