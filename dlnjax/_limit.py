@@ -17,7 +17,6 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ._active_set import (
@@ -29,9 +28,9 @@ from ._active_set import (
     indices,
     pivot_until_done,
 )
-from ._check import as_float, check_finite, check_scalar, is_concrete
+from ._check import as_float, check_scalar, is_concrete
 from ._lanes import in_chunks
-from ._network import AbstractDualNetwork, AbstractNetwork, matched
+from ._network import AbstractDualNetwork, AbstractNetwork, dual_from, matched
 from ._path import LimitFlow
 from ._problem import AbstractProblem, is_valid
 from ._solution import RESULTS, raise_on_failure
@@ -377,7 +376,7 @@ def limit_flow(
         )
     dual = network.initial_dual(jnp.asarray(-jnp.inf, dtype))
     if start is not None:
-        dual = _started(dual, start, network.positive)
+        dual = dual_from(dual, start, network.positive)
     if max_knots is None:
         max_knots = 4 * problem.rank_bound + 16
     if max_knots < 1:
@@ -386,25 +385,3 @@ def limit_flow(
         )
     limit = _limit(problem, dual, s_max, network.positive, max_knots)
     return raise_on_failure(limit, limit.result, throw)
-
-
-def _started(dual: Array, start: ArrayLike, positive: bool) -> Array:
-    """`w(0)` of a network that went from `dual` to `x₀`: it conserves the sum over both signs."""
-    x = as_float(start, "start", dual.dtype)
-    if x.shape != dual.shape[1:]:
-        raise ValueError(
-            f"`start` must be a linear model of shape {dual.shape[1:]}, got {x.shape}. Use "
-            "`jax.vmap` for several."
-        )
-    check_finite(x, "start")
-    if positive and is_concrete(x) and np.any(np.asarray(x) < 0):
-        i = int(np.argmax(np.asarray(x) < 0))
-        raise ValueError(
-            f"`start[{i}]` = {float(x[i])} is negative, but the network represents `x ≥ 0` "
-            "only. Use `UV` for signed models."
-        )
-    sides = jnp.stack([x] if positive else [x, -x])
-    moved = jnp.where(sides > 0, 0, jnp.where(sides < 0, jnp.sum(dual, axis=0), dual))
-    # Under tracing, a bad start is bad input.
-    is_bad = jnp.any(~jnp.isfinite(x)) | (positive & jnp.any(x < 0))
-    return jnp.where(is_bad, jnp.nan, moved)

@@ -80,6 +80,28 @@ def matched(network: _N, r: Array) -> _N:
     return jax.tree.map(cast, network)
 
 
+def dual_from(dual: Array, start: ArrayLike, positive: bool) -> Array:
+    """`w(0)` of a network that went from `dual` to `x₀`: it conserves the sum over both signs."""
+    x = as_float(start, "start", dual.dtype)
+    if x.shape != dual.shape[1:]:
+        raise ValueError(
+            f"`start` must be a linear model of shape {dual.shape[1:]}, got {x.shape}. Use "
+            "`jax.vmap` for several."
+        )
+    check_finite(x, "start")
+    if positive and is_concrete(x) and np.any(np.asarray(x) < 0):
+        i = int(np.argmax(np.asarray(x) < 0))
+        raise ValueError(
+            f"`start[{i}]` = {float(x[i])} is negative, but the network represents `x ≥ 0` "
+            "only. Use `UV` for signed models."
+        )
+    sides = jnp.stack([x] if positive else [x, -x])
+    moved = jnp.where(sides > 0, 0, jnp.where(sides < 0, jnp.sum(dual, axis=0), dual))
+    # Under tracing, a bad start is bad input.
+    is_bad = jnp.any(~jnp.isfinite(x)) | (positive & jnp.any(x < 0))
+    return jnp.where(is_bad, jnp.nan, moved)
+
+
 def _exponential_link(w: Array, log_eps: Array) -> Array:
     # Trial steps overshoot: without a cap they overflow, and reverse mode turns the infinity of
     # a rejected step into NaN. No `x` reaches the fourth root of the largest number.

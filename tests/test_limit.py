@@ -87,7 +87,7 @@ def _reference(X, y, w, decay=0.0, positive=False):
         q[active] = _face(F[:, active], y, decay)
         if jumps or np.any(q):
             jumps.append(s)
-            plateaus.append(q if positive else q[:d] - q[d:])
+            plateaus.append(q.copy() if positive else q[:d] - q[d:])
         speed = F.T @ (F @ q - y) + decay
         falls = (speed < -1e-11 * size) & ~active
         if not np.any(falls):
@@ -129,7 +129,8 @@ def _solve(
         if start is not None:
             x[i, :d] = start[i]
     fill = lambda v: np.broadcast_to(np.asarray(v, float), LANES)
-    return _solve_lanes(X, y, fill(decay), w, x, fill(s_max), positive=positive)
+    limit = _solve_lanes(X, y, fill(decay), w, x, fill(s_max), positive=positive)
+    return jax.device_get(limit)
 
 
 def _lane(limit, i):
@@ -352,7 +353,7 @@ def test_one_coordinate_one_row_and_nothing_to_fit():
         np.testing.assert_allclose(limit.slopes[i, 0, j], r / m, rtol=1e-14)
         assert np.count_nonzero(limit.slopes[i, 0]) == 1
     last = _lane(limit, -1)
-    assert not np.any(last.jumps) and not np.any(last.x([0, 1.0, np.inf]))
+    assert not np.any(last.jumps) and not np.any(last.x(np.array([0, 1.0, np.inf])))
 
 
 # --- where it starts and where it stops -------------------------------------------------------
