@@ -6,13 +6,14 @@ from ._flow._gradient_flow import Flow as Flow, gradient_flow as gradient_flow
 from ._flow._rosenbrock import Rodas5P as Rodas5P
 from ._lasso._homotopy import lasso_path as lasso_path
 from ._lasso._proximal import LassoPoint as LassoPoint, lasso as lasso
+from ._limit import limit_flow as limit_flow
 from ._network import (
     UV as UV,
     AbstractDualNetwork as AbstractDualNetwork,
     AbstractNetwork as AbstractNetwork,
     USquared as USquared,
 )
-from ._path import PiecewiseLinearPath as PiecewiseLinearPath
+from ._path import LimitFlow as LimitFlow, PiecewiseLinearPath as PiecewiseLinearPath
 from ._problem import (
     AbstractProblem as AbstractProblem,
     LeastSquares as LeastSquares,

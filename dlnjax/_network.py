@@ -4,6 +4,7 @@ import abc
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
@@ -63,7 +64,42 @@ class AbstractDualNetwork(AbstractNetwork):
 
     @abc.abstractmethod
     def initial_dual(self, log_eps: Float[Array, ""]) -> Float[Array, "signs d"]:
-        """`w(0)`: `φ_ε(w(0))` is the initialisation."""
+        """`w(0)`: `φ_ε(w(0))` is the initialisation. Its limit at `log_eps = −inf`."""
+
+
+def matched(network: _N, r: Array) -> _N:
+    """`network` in the dtype of the problem whose linear term is `r`, which has its size."""
+    d = r.shape[0]
+    size = jax.eval_shape(lambda net: net(), network).shape
+    if size != (d,):
+        raise ValueError(
+            f"The network has {size[0] if size else 'no'} coordinates, the problem has {d}. "
+            f"Build it with weights of shape ({d},)."
+        )
+    cast = lambda w: w.astype(r.dtype) if eqx.is_inexact_array(w) else w
+    return jax.tree.map(cast, network)
+
+
+def dual_from(dual: Array, start: ArrayLike, positive: bool) -> Array:
+    """`w(0)` of a network that went from `dual` to `x₀`: it conserves the sum over both signs."""
+    x = as_float(start, "start", dual.dtype)
+    if x.shape != dual.shape[1:]:
+        raise ValueError(
+            f"`start` must be a linear model of shape {dual.shape[1:]}, got {x.shape}. Use "
+            "`jax.vmap` for several."
+        )
+    check_finite(x, "start")
+    if positive and is_concrete(x) and np.any(np.asarray(x) < 0):
+        i = int(np.argmax(np.asarray(x) < 0))
+        raise ValueError(
+            f"`start[{i}]` = {float(x[i])} is negative, but the network represents `x ≥ 0` "
+            "only. Use `UV` for signed models."
+        )
+    sides = jnp.stack([x] if positive else [x, -x])
+    moved = jnp.where(sides > 0, 0, jnp.where(sides < 0, jnp.sum(dual, axis=0), dual))
+    # Under tracing, a bad start is bad input.
+    is_bad = jnp.any(~jnp.isfinite(x)) | (positive & jnp.any(x < 0))
+    return jnp.where(is_bad, jnp.nan, moved)
 
 
 def _exponential_link(w: Array, log_eps: Array) -> Array:

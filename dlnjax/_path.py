@@ -138,24 +138,76 @@ class PiecewiseLinearPath(eqx.Module):
     @eqx.filter_jit
     def kkt_residual(self, problem: AbstractProblem) -> Float[Array, " K"]:
         """Violation of the lasso's optimality conditions, at each knot and in the middle of the
-        segment that follows (at twice the last knot on the last ray), relative to `‖r‖_∞`.
-        Shape `(K,)`; 0 for padding and, since both are linear, a bound in between.
+        segment that follows (at twice the last knot on the last ray, or `1/‖r‖_∞` if that is 0),
+        relative to `‖r‖_∞`. Shape `(K,)`; 0 for padding and, since both are linear, a bound in
+        between.
 
         The violation at `x` is the largest of `|rⱼ − (Mx)ⱼ| − κⱼ` and, where `xᵢ ≠ 0`, of
         `|rᵢ − (Mx)ᵢ − κᵢ sign xᵢ|`, with `κ = λ + ω/p`.
         """
         start, end = self._segments()
-        middle = jnp.where(jnp.isinf(end), 2 * start, 0.5 * (start + end))
         scale = jnp.max(jnp.abs(problem.r))
+        unit = 1 / jnp.where(scale > 0, scale, 1)
+        beyond = jnp.where(start > 0, 2 * start, unit)
+        middle = jnp.where(jnp.isinf(end), beyond, 0.5 * (start + end))
 
         def at(p):
             x = self.x(p)
-            kappa = problem.weight_decay + self.weights / p
-            return kkt_violation(problem, x, kappa, self.positive)
+            kappa = problem.weight_decay + self.weights / jnp.where(p == 0, 1, p)
+            # At p = 0 there is no lasso.
+            return jnp.where(p == 0, 0, kkt_violation(problem, x, kappa, self.positive))
 
         violation = jnp.maximum(jax.vmap(at)(start), jax.vmap(at)(middle))
         counted = (self._rows < self.num_knots) | jnp.isnan(self.knots)
         return jnp.where(counted, violation / jnp.where(scale > 0, scale, 1), 0)
+
+
+class LimitFlow(PiecewiseLinearPath):
+    """The limit of gradient flow as `ε → 0`: a `PiecewiseLinearPath` in `p = s` whose slope, the
+    plateau `x(s)` of the network, jumps at the knots. `limit.x(s)` is its average, which
+    compares with the lasso path at `μ = s`; `limit.slope(s)` is the plateau.
+
+    `weights` is `w(0)`. Where the process was stopped at `s_max`, it is NaN beyond, and its last
+    knot, just after `s_max`, is no jump.
+
+    **Attributes:** those of `PiecewiseLinearPath`, and
+
+    - `num_jumps`: how many of the knots are jumps.
+    """
+
+    num_jumps: Int[Array, ""]
+
+    @property
+    def jumps(self) -> Float[Array, " K"]:
+        """The times of the jumps, shape `(K,)`: the first `num_jumps`, then the last one repeated
+        (0 if there is none)."""
+        rows = jnp.clip(self._rows, 0, jnp.maximum(self.num_jumps - 1, 0))
+        return jnp.where((self.num_jumps > 0) | jnp.isnan(self.knots), self.knots[rows], 0)
+
+    @property
+    def activations(self) -> Bool[Array, "K d"]:
+        """Which coordinates leave 0, or change sign, at each jump. Shape `(K, d)`."""
+        before, after = self._signs()
+        return (after != 0) & (before != after)
+
+    @property
+    def deactivations(self) -> Bool[Array, "K d"]:
+        """Which coordinates come back to 0, or change sign, at each jump. Shape `(K, d)`."""
+        before, after = self._signs()
+        return (before != 0) & (before != after)
+
+    def _signs(self) -> tuple[Array, Array]:
+        """Of `x` before and after each jump; equal where there is no jump, or it is not known."""
+        after = jnp.sign(self.slopes)
+        before = jnp.concatenate([jnp.zeros_like(after[:1]), after[:-1]])
+        is_known = (self._rows < self.num_jumps)[:, None] & ~jnp.isnan(after)
+        return jnp.where(is_known, before, 0), jnp.where(is_known, after, 0)
+
+    def dual(self, problem: AbstractProblem, s: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
+        """`Xᵀν(s) = s r − M z(s)`, for finite `s ≥ 0`. `(...) -> (..., d)`. The scaled dual
+        variable of [B25] §4.2 is `w(s) = w(0) ∓ Xᵀν(s) + λs`."""
+        s = as_float(s, "s", self.knots.dtype)
+        return -s[..., None] * problem.gradient(self.z(s) / jnp.where(s > 0, s, 1)[..., None])
 
 
 def kkt_violation(

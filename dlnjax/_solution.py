@@ -13,8 +13,9 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     successful = ""
     invalid_input = (
         "The input of this lane is invalid: NaN or inf in the data, ε outside (0, 1), a negative "
-        "weight decay, a degenerate shape, an unsorted or negative `s`, or `μ ≤ 0`: call the "
-        "function outside `jit` and `vmap` on this lane to be told which. Or its numbers leave "
+        "weight decay, a degenerate shape, an unsorted or negative `s`, `s_max ≤ 0`, a `start` "
+        "that the network cannot represent, or `μ ≤ 0`: call the function outside `jit` and `vmap` "
+        "on this lane to be told which. Or its numbers leave "
         "the range of the dtype: rescale a design whose columns, squared, overflow or "
         "underflow; use `DualForm()` where `ε^½` underflows."
     )
@@ -31,6 +32,12 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     path_cycled = (
         "The homotopy made too many pivots without moving, on a degenerate knot. Please "
         "report this problem. Perturbing `y` in its last digits works around it."
+    )
+    limit_inaccurate = (
+        "The limit process violates its complementarity conditions by more than rounding, because "
+        "its columns are almost linearly dependent; `limit.stats['max_violation']` says by how "
+        "much, relative to the largest correlation. Merge near-duplicate columns, use float64, "
+        "or pass `throw=False`."
     )
     flow_not_finite = (
         "The trajectory is not finite: it overflows in this precision. Scale the data, or use "

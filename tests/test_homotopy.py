@@ -15,7 +15,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Lasso, lars_path
 
 import dlnjax as dln
-from dlnjax._lasso import _lanes
+from dlnjax import _lanes
 
 LANES = 40
 GENERIC = ["generic 3×4", "generic 10×6", "generic 20×40"]

@@ -9,7 +9,7 @@ import optimistix as optx
 from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
 from .._check import as_float, as_log_eps, check_finite, check_nonempty, is_concrete
-from .._network import AbstractNetwork
+from .._network import AbstractNetwork, matched
 from .._problem import AbstractProblem, is_valid
 from .._solution import RESULTS, raise_on_failure
 from ._formulation import AbstractFormulation, DualForm
@@ -83,13 +83,7 @@ def gradient_flow(
         [B25] §2 and §4.2 (the dual variable); arXiv 2509.18766.
     """
     dtype = problem.r.dtype
-    d = problem.r.shape[0]
-    size = jax.eval_shape(lambda net: net(), network).shape
-    if size != (d,):
-        raise ValueError(
-            f"The network has {size[0] if size else 'no'} coordinates, the problem has {d}. "
-            f"Build it with weights of shape ({d},)."
-        )
+    network = matched(network, problem.r)
     log_eps = as_log_eps(eps, log_eps, dtype)
     s = _as_times(s, dtype)
     if max_steps < 1:
@@ -100,7 +94,6 @@ def gradient_flow(
     formulation = DualForm() if formulation is None else formulation
     solver = formulation.default_solver() if solver is None else solver
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
-    network = jax.tree.map(lambda w: w.astype(dtype) if eqx.is_inexact_array(w) else w, network)
     flow = _solve(
         network,
         problem,

@@ -16,9 +16,9 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from .._active_set import gather
 from .._linalg import matmul
 from .._problem import AbstractProblem, LeastSquares
-from ._active_set import gather
 
 MIN_PIVOT = 1e3  # in units of rounding: less is a coordinate that depends on the active ones
 

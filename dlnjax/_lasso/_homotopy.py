@@ -13,16 +13,23 @@ import functools as ft
 
 import equinox as eqx
 import jax
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
+from .._active_set import (
+    ActiveSet,
+    Event,
+    Pivoting,
+    Scaled,
+    Tolerances,
+    indices,
+    pivot_until_done,
+)
 from .._check import as_weights
+from .._lanes import in_chunks
 from .._path import PiecewiseLinearPath
 from .._problem import AbstractProblem, is_valid
 from .._solution import RESULTS, raise_on_failure
-from ._active_set import ActiveSet, Event, Scaled, indices
-from ._lanes import any_lane, in_chunks
 
 
 class _Record(eqx.Module):
@@ -34,7 +41,7 @@ class _Record(eqx.Module):
     slope: Float[Array, "K k"]
 
 
-class _State(eqx.Module):
+class _State(Pivoting):
     active: ActiveSet
     tau: Float[Array, ""]
     row: Int[Array, ""]  # of the current knot; −1 before the first
@@ -43,8 +50,8 @@ class _State(eqx.Module):
     violation: Float[Array, ""]
     result: RESULTS
     is_done: Bool[Array, ""]
-    is_fresh: Bool[Array, ""]  # the inverse was just factorised
-    is_stale: Bool[Array, ""]  # the inverse has drifted too far for refinement
+    is_fresh: Bool[Array, ""]
+    is_stale: Bool[Array, ""]
 
 
 def _slacks(scaled: Scaled, active: ActiveSet) -> tuple[Array, Array]:
@@ -106,32 +113,6 @@ def _write(record: _Record, state: _State, is_live: Array) -> _Record:
     )
 
 
-class _Tolerances(eqx.Module):
-    unit: float
-    pivot: float
-    direction: float
-    merge: float
-    window: float
-    floor: float
-    violation: float
-    position: float
-    wrong: float
-    defect: float
-
-    def __init__(self, dtype):
-        eps = float(jnp.finfo(dtype).eps)
-        self.unit = eps
-        self.pivot = (1e4 if eps < 1e-10 else 1e2) * eps
-        self.direction = 64 * eps
-        self.merge = eps**0.8
-        self.window = eps**0.6
-        self.floor = 100 * eps
-        self.violation = eps**0.5
-        self.position = max(1e-6, self.violation)
-        self.wrong = eps**0.375
-        self.defect = eps**0.5
-
-
 @eqx.filter_jit
 def _homotopy(
     problem: AbstractProblem, weights: Array, positive: bool, max_knots: int
@@ -146,7 +127,7 @@ def _homotopy(
 def _follow(
     problem: AbstractProblem, weights: Array, *, positive: bool, max_knots: int
 ) -> PiecewiseLinearPath:
-    k, tol = problem.rank_bound, _Tolerances(weights.dtype)
+    k, tol = problem.rank_bound, Tolerances(weights.dtype)
     scaled = Scaled(problem, weights, positive)
     size = jnp.max(jnp.abs(scaled.r))
     b_min = jnp.where(scaled.scale > 0, jnp.min(weights * scaled.scale[None, :], axis=0), 1)
@@ -213,26 +194,6 @@ def _follow(
         )
         return state, _write(record, state, ~is_done)
 
-    def factorise(state: _State) -> _State:
-        inverse, pivots = state.active.factorise()
-        choose = lambda new, old: jnp.where(state.is_stale, new, old)
-        return eqx.tree_at(
-            lambda s: (s.active.inverse, s.active.pivots, s.is_fresh, s.is_stale),
-            state,
-            (
-                choose(inverse, state.active.inverse),
-                choose(pivots, state.active.pivots),
-                state.is_stale | state.is_fresh,
-                jnp.zeros_like(state.is_stale),
-            ),
-        )
-
-    def until_stale(carry: tuple[_State, _Record]) -> tuple[_State, _Record]:
-        is_running = lambda c: any_lane(~(c[0].is_done | c[0].is_stale))
-        state, record = lax.while_loop(is_running, step, carry)
-        state = lax.cond(any_lane(state.is_stale), factorise, lambda state: state, state)
-        return state, record
-
     valid = is_valid(problem) & jnp.all(weights > 0) & jnp.all(jnp.isfinite(weights))
     result = RESULTS.where(valid, RESULTS.successful, RESULTS.invalid_input)
     zero = jnp.zeros((), size.dtype)
@@ -254,9 +215,7 @@ def _follow(
         z=jnp.zeros((max_knots, k), size.dtype),
         slope=jnp.zeros((max_knots, k), size.dtype),
     )
-    # Rank-one updates until the inverse has drifted, which ill-conditioned problems do; then
-    # a factorisation. Under `vmap` the outer loop runs as often as the worst lane needs.
-    state, record = lax.while_loop(lambda c: any_lane(~c[0].is_done), until_stale, (state, record))
+    state, record = pivot_until_done(step, (state, record))
     inaccurate = ~(state.violation <= tol.violation * size)
     inaccurate = inaccurate & (state.result == RESULTS.successful)
     result = RESULTS.where(inaccurate, RESULTS.path_inaccurate, state.result)

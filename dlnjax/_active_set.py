@@ -1,12 +1,18 @@
-"""The active set of the homotopy: `k` slots, the inverse of their block of `M`, and its updates."""
+"""The active set of the lasso path and of the limit process: `k` slots, the inverse of their block
+of `M`, and its updates."""
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
+from equinox import AbstractVar
 from jaxtyping import Array, Bool, Float, Int
 
-from .._linalg import matmul
-from .._problem import AbstractProblem
+from ._lanes import any_lane
+from ._linalg import matmul
+from ._problem import AbstractProblem
 
 TINY = 1e-30
 
@@ -41,6 +47,34 @@ class Scaled(eqx.Module):
 
     def column(self, problem: AbstractProblem, j: Array) -> Array:
         return self.scale[j] * self.scale * problem.gram_column(j)
+
+
+class Tolerances(eqx.Module):
+    """All relative: to columns of norm 1, or to the largest correlation."""
+
+    unit: float
+    pivot: float
+    direction: float
+    merge: float
+    window: float
+    floor: float
+    violation: float
+    position: float
+    wrong: float
+    defect: float
+
+    def __init__(self, dtype):
+        eps = float(jnp.finfo(dtype).eps)
+        self.unit = eps
+        self.pivot = (1e4 if eps < 1e-10 else 1e2) * eps
+        self.direction = 64 * eps
+        self.merge = eps**0.8
+        self.window = eps**0.6
+        self.floor = 100 * eps
+        self.violation = eps**0.5
+        self.position = max(1e-6, self.violation)
+        self.wrong = eps**0.375
+        self.defect = eps**0.5
 
 
 class Event(eqx.Module):
@@ -148,7 +182,8 @@ class ActiveSet(eqx.Module):
         mismatch = dot(solution, jnp.where(leaves, unit, joined)[None, :])
         mismatch = shift * (mismatch - jnp.where(leaves, 0, event.rhs))
         v = jnp.where(here & joins, -1, expansion)
-        v = jnp.where(possible, v, 0)
+        # Where a join turns out impossible, `update` tells how the column depends on the others.
+        v = jnp.where(possible | (is_dependent & ~is_kept), v, 0)
         pivots = self.pivots - shift * image**2
         # The drift of the update cannot hide a dependence that was just measured.
         pivots = jnp.where(there & is_dependent & ~is_kept, 0, pivots)
@@ -178,3 +213,45 @@ class ActiveSet(eqx.Module):
             possible,
             is_stale,
         )
+
+
+class Pivoting(eqx.Module):
+    """What the state of a solver that pivots has in common."""
+
+    active: AbstractVar[ActiveSet]
+    is_done: AbstractVar[Bool[Array, ""]]
+    is_fresh: AbstractVar[Bool[Array, ""]]  # the inverse was just factorised
+    is_stale: AbstractVar[Bool[Array, ""]]  # the inverse has drifted too far for refinement
+
+
+_S = TypeVar("_S", bound=Pivoting)
+_R = TypeVar("_R")
+
+
+def pivot_until_done(
+    step: Callable[[tuple[_S, _R]], tuple[_S, _R]], carry: tuple[_S, _R]
+) -> tuple[_S, _R]:
+    """Rank-one updates until the inverse has drifted, which ill-conditioned problems do; then a
+    factorisation. Under `vmap` the outer loop runs as often as the worst lane needs."""
+
+    def factorise(state: _S) -> _S:
+        inverse, pivots = state.active.factorise()
+        choose = lambda new, old: jnp.where(state.is_stale, new, old)
+        return eqx.tree_at(
+            lambda s: (s.active.inverse, s.active.pivots, s.is_fresh, s.is_stale),
+            state,
+            (
+                choose(inverse, state.active.inverse),
+                choose(pivots, state.active.pivots),
+                state.is_stale | state.is_fresh,
+                jnp.zeros_like(state.is_stale),
+            ),
+        )
+
+    def until_stale(carry: tuple[_S, _R]) -> tuple[_S, _R]:
+        is_running = lambda c: any_lane(~(c[0].is_done | c[0].is_stale))
+        state, record = lax.while_loop(is_running, step, carry)
+        state = lax.cond(any_lane(state.is_stale), factorise, lambda state: state, state)
+        return state, record
+
+    return lax.while_loop(lambda c: any_lane(~c[0].is_done), until_stale, carry)
