@@ -47,6 +47,36 @@ class AbstractNetwork(eqx.Module):
         """What weight decay `λ` adds to the loss."""
 
 
+class Growth(eqx.Module):
+    """How `q` grows by `e^δ` with the dual: `±Xᵀν = h (1 − e^{−pδ})/p`, which is `hδ` at `p = 0`. That
+    is the link, as seen from the initialisation, where none of it overflows or cancels."""
+
+    log_initial: Float[Array, "signs d"]  # log q(0)
+    unit: Float[Array, "signs d"]  # h, in units of w
+    exponent: float | Float[Array, ""]  # p = 1 − 2/D; the number 0.0 at depth 2
+
+    def dual(self, delta: Array) -> Array:
+        """`(1 − e^{−pδ})/p`."""
+        p = self.exponent
+        return delta if isinstance(p, float) and p == 0 else -jnp.expm1(-p * delta) / p
+
+    def folds(self, dual: Array) -> Array:
+        """`δ`, the inverse of `dual`."""
+        p = self.exponent
+        return dual if isinstance(p, float) and p == 0 else -jnp.log1p(-p * dual) / p
+
+    def per_fold(self, delta: Array) -> Array:
+        """`h e^{−pδ}`: the dual that it takes to grow by a factor `e`."""
+        return self.unit * jnp.exp(-self.exponent * delta)
+
+    def longest(self, change: float) -> Array:
+        """The `δ` over which `per_fold` changes by `e^change`."""
+        p = self.exponent
+        return jnp.asarray(
+            jnp.inf if isinstance(p, float) and p == 0 else change / p, self.unit.dtype
+        )
+
+
 class AbstractDualNetwork(AbstractNetwork):
     """A network whose flow closes in the dual variable `w` (DESIGN §2): `x = q` or
     `x = q⁺ − q⁻` with `q = φ_ε(w)` and `w(s) = w(0) ∓ Xᵀν(s) + λs`.
@@ -65,6 +95,14 @@ class AbstractDualNetwork(AbstractNetwork):
     def initial_dual(self, log_eps: Float[Array, ""]) -> Float[Array, "signs d"]:
         """`w(0)`: `φ_ε(w(0))` is the initialisation."""
 
+    def growth(self, log_eps: Float[Array, ""]) -> Growth:
+        """The link again, relative to its start. `interpolator` needs it, since there `q` may
+        overflow its dtype's range in both directions."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no method `growth`, which `interpolator` and "
+            "`limit_point` need: see `dlnjax.AbstractDualNetwork`."
+        )
+
 
 def _exponential_link(w: Array, log_eps: Array) -> Array:
     # Trial steps overshoot: without a cap they overflow, and reverse mode turns the infinity of
@@ -75,6 +113,11 @@ def _exponential_link(w: Array, log_eps: Array) -> Array:
 
 def _exponential_dual(shape: Array, log_eps: Array) -> Array:
     return 1 + 2 * jnp.log(jnp.abs(shape)) / log_eps
+
+
+def _exponential_growth(shape: Array, log_eps: Array) -> Growth:
+    start = 2 * jnp.log(jnp.abs(shape)) + log_eps
+    return Growth(start, jnp.broadcast_to(-1 / log_eps, start.shape), 0.0)
 
 
 def _as_weights(value: ArrayLike, name: str) -> Array:
@@ -138,8 +181,13 @@ class UV(AbstractDualNetwork):
         return _exponential_link(w, log_eps)
 
     def initial_dual(self, log_eps):
-        shape = jnp.stack([self.u + self.v, self.u - self.v]) / 2
-        return _exponential_dual(shape, log_eps)
+        return _exponential_dual(self._shape(), log_eps)
+
+    def growth(self, log_eps):
+        return _exponential_growth(self._shape(), log_eps)
+
+    def _shape(self):
+        return jnp.stack([self.u + self.v, self.u - self.v]) / 2
 
 
 class USquared(AbstractDualNetwork):
@@ -185,3 +233,6 @@ class USquared(AbstractDualNetwork):
 
     def initial_dual(self, log_eps):
         return _exponential_dual(self.u[None, :], log_eps)
+
+    def growth(self, log_eps):
+        return _exponential_growth(self.u[None, :], log_eps)
