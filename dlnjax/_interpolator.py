@@ -216,31 +216,32 @@ def _without_decay(
     problem = without_decay(problem)
     held = _held(problem)
     size = problem.r.shape
-    is_limit = log_eps is None
-    if is_limit:
+    if log_eps is None:
+        growth = network.growth(-jnp.ones_like(rtol))
         weights = _held(network).initial_dual(jnp.full_like(rtol, -jnp.inf))
         weights = jnp.broadcast_to(weights, (2, *size))
         minimum = basis_pursuit(held, positive=network.positive, weights=weights, throw=False)
         is_allowed = faces(minimum.dual, weights, network.positive)
-        growth, result = network.growth(-jnp.ones_like(rtol)), minimum.result
+        certificate, result = minimum.dual, minimum.result
     else:
+        growth = network.growth(log_eps)
+        certificate, result = None, RESULTS.successful
         is_allowed = jnp.ones((1 if network.positive else 2, *size), bool)
         if network.positive:
             is_allowed = _is_reachable(held)[None, :]
-        growth, result = network.growth(log_eps), RESULTS.successful
 
-    is_coordinate = jnp.any(is_allowed, axis=0)
-    newton = Newton(_held(growth), Constraint(held, is_coordinate), is_allowed, is_limit)
+    is_free = jnp.any(is_allowed, axis=0)
+    from_size = log_eps is None
+    newton = Newton(_held(growth), Constraint(held, is_free), is_allowed, from_size)
     state = newton.solve(rtol, max_steps)
     sensitivity = newton.sensitivity(state)
     x, dual = _read(newton, state, growth, problem)
-    residual = held.r - held.matvec(_held(x))
-    is_least = jnp.all(jnp.where(is_coordinate, 0, residual) <= rounding_of_residual(held))
-    dual = jnp.where(is_coordinate | jnp.asarray(not network.positive), dual, -jnp.inf)
-    if is_limit:
-        dual = minimum.dual
+    dual = jnp.where(is_free, dual, -jnp.inf) if certificate is None else certificate
 
-    is_reached = (state.residual <= rtol) & (is_least | jnp.asarray(not network.positive))
+    is_reached = state.residual <= rtol
+    if network.positive:
+        rest = held.r - held.matvec(_held(x))
+        is_reached = is_reached & jnp.all(is_free | (rest <= rounding_of_residual(held)))
     is_sharp = sensitivity <= jnp.finfo(rtol.dtype).eps ** 0.5
     ours = RESULTS.where(is_sharp, RESULTS.successful, RESULTS.end_point_undetermined)
     ours = RESULTS.where(is_reached, ours, RESULTS.end_point_not_reached)

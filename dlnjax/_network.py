@@ -48,8 +48,8 @@ class AbstractNetwork(eqx.Module):
 
 
 class Growth(eqx.Module):
-    """How `q` grows by `e^δ` with the dual: `±Xᵀν = h (1 − e^{−pδ})/p`, which is `hδ` at `p = 0`. That
-    is the link, as seen from the initialisation, where none of it overflows or cancels."""
+    """How much dual it takes for `q` to grow to `q(0) e^δ`: `±Xᵀν = h (1 − e^{−pδ})/p`, which is
+    `hδ` at `p = 0`. That is the link, in variables that neither overflow nor cancel."""
 
     log_initial: Float[Array, "signs d"]  # log q(0)
     unit: Float[Array, "signs d"]  # h, in units of w

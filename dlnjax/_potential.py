@@ -10,25 +10,24 @@ from jaxtyping import Array, ArrayLike, Float, Real
 
 from ._check import as_float, check_scalar, is_concrete
 
-# Newton's method on a function that is almost linear in `asinh z`: 8 steps reach rounding for every
-# `z` of float64 and every depth.
+# Newton's method on a function that is almost linear: the most that any `z` and depth need.
 _STEPS = 12
 
 
 def potential(z: Real[ArrayLike, "..."], depth: Real[ArrayLike, ""] = 2) -> Float[Array, "..."]:
-    """The potential `q_D`: from a network `u^D − v^D` with `u = v = α` the flow ends at the minimiser
+    """The potential `q_D`: the flow of a network `u^D − v^D` from `u = v = α` ends at the minimiser
     of `Σ q_D(xᵢ/α^D)` over `Xx = y`.
 
     `q_2(z) = 2 − √(4 + z²) + z asinh(z/2)`, the hyperbolic entropy, and for `D > 2`
-    `q_D(z) = ∫₀ᶻ h_D⁻¹` with `h_D` the `inverse_mirror_map`. It is like `z²` near 0 (kernel regime) and
-    like `|z|`, up to a factor `log|z|` at `D = 2`, far away (rich regime). As `D → 2`, `q_D D/(D − 2)`
-    tends to `q_2`.
+    `q_D(z) = ∫₀ᶻ h_D⁻¹` with `h_D` the `inverse_mirror_map`. It is like `z²` near 0 (the kernel
+    regime) and, far away (the rich one), like `|z|`, or `|z| log|z|` at `D = 2`. As `D → 2`,
+    `q_D D/(D − 2)` tends to `q_2`.
 
     **Arguments:** `z`, any shape, `x` in units of `ε`; `depth`, `D ≥ 2`, a scalar. The number 2 is
     another formula than a traced depth, which has to be larger than 2.
 
-    **Returns:** `q_D(z)`, of the shape of `z`, to a few units of rounding for all `z`. Differentiable
-    in `z` to any order, and in `depth`.
+    **Returns:** `q_D(z)`, of the shape of `z`, to a few units of rounding for all `z`.
+    Differentiable in `z` to any order, and in `depth`.
 
     **Raises:** `ValueError` for `depth < 2`.
 
