@@ -141,7 +141,7 @@ def _inverse(z, D) -> float:
     if z == 0:
         return 0.0
     h = lambda g: (1 - g) ** (-D / (D - 2)) - (1 + g) ** (-D / (D - 2)) - abs(z)
-    return math.copysign(brentq(h, 0, 1 - 1e-9, xtol=1e-15, rtol=1e-15), z)
+    return math.copysign(float(brentq(h, 0, 1 - 1e-9, xtol=1e-15)), z)  # pyright: ignore
 
 
 @EVERY_DEPTH
@@ -186,7 +186,9 @@ def test_kernel_regime(D):
 def test_is_the_end_of_the_flow(D):
     network = _network(D, jnp.asarray(U), jnp.asarray(V if D == 2 else U[::-1].copy()))
     problem = dln.LeastSquares(X, Y)
-    flow = dln.gradient_flow(network, problem, [0.0, 100.0], eps=1e-2, rtol=1e-11, atol=1e-12)
+    flow = dln.gradient_flow(
+        network, problem, np.array([0.0, 100.0]), eps=1e-2, rtol=1e-11, atol=1e-12
+    )
     end = dln.interpolator(network, problem, eps=1e-2)
     np.testing.assert_allclose(end.x, flow.x[1], atol=1e-9)
     np.testing.assert_allclose(end.dual, flow.dual[1], atol=1e-9)
@@ -200,7 +202,9 @@ def _positive_flow(y):
     network = dln.USquared(U)
     problem = dln.LeastSquares(DOUBLED, np.array(y))
     # Coordinates on the boundary vanish like 1/s or faster.
-    flow = dln.gradient_flow(network, problem, [0.0, 1000.0], eps=1e-2, rtol=1e-10, atol=1e-11)
+    flow = dln.gradient_flow(
+        network, problem, np.array([0.0, 1000.0]), eps=1e-2, rtol=1e-10, atol=1e-11
+    )
     return network, problem, flow.x[1], dln.interpolator(network, problem, eps=1e-2)
 
 
@@ -254,6 +258,19 @@ def test_steps_and_residuals(D, nonzeros):
         np.testing.assert_allclose(
             end.x[0, -1], dln.basis_pursuit(dln.LeastSquares(X, y)).x, atol=1e-12
         )
+
+
+def test_weight_decay_may_be_traced():
+    network = dln.UV(U, V)
+    solve = lambda decay: dln.interpolator(
+        network, dln.LeastSquares(X, Y, decay), eps=1e-2, throw=False
+    )
+    both = jax.vmap(solve)(jnp.array([0.0, 0.3]))
+    for i, decay in enumerate((0.0, 0.3)):
+        np.testing.assert_allclose(both.x[i], solve(decay).x, atol=1e-14)
+    slope = jax.jacrev(lambda decay: solve(decay).x)(0.3)
+    want = (solve(0.301).x - solve(0.299).x) / 0.002
+    np.testing.assert_allclose(slope, want, atol=1e-9)
 
 
 def test_undetermined_is_flagged():
@@ -356,10 +373,11 @@ def test_derivatives():
     for i, (b, f) in enumerate(zip(backward, forward, strict=True)):
         np.testing.assert_allclose(b, f, atol=1e-13)
         direction = RNG.normal(size=args[i].shape)
-        moved = lambda h, i=i, d=direction: x(*args[:i], args[i] + h * d, *args[i + 1 :])
-        want = (moved(step) - moved(-step)) / (2 * step)
-        axes = args[i].ndim
-        got = np.tensordot(b, direction, axes) if axes else b * direction
+        at = lambda h, i=i, d=direction: x(
+            *(a + h * d if j == i else a for j, a in enumerate(args))
+        )
+        want = (at(step) - at(-step)) / (2 * step)
+        got = np.tensordot(b, direction, args[i].ndim)
         np.testing.assert_allclose(got, want, atol=1e-8)
 
 

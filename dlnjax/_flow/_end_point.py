@@ -18,6 +18,8 @@ active coordinate is tiny, and would be lost in `w(0) − Fᵀν`; the mismatch 
 therefore updated by increments and never computed anew.
 """
 
+import math
+
 import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
@@ -149,13 +151,15 @@ class Newton(eqx.Module):
         start = self.growth.log_initial
         first = jnp.where(jnp.any(self.is_allowed), jnp.maximum(-jnp.max(start), 0), 0)
 
+        digits = -math.log(jnp.finfo(start.dtype).eps)
+
         def iterate(state: State) -> State:
             state = self.newton(state)
             residual = self.residual(state)
-            # Near the path, take a longer part of it, at constant q. Beyond e^16 the mismatch
-            # would lose the digits of the next w.
+            # Near the path, take a longer part of it, at constant q; but leave the mismatch, which
+            # is as large as the last w, half of the digits of the next one.
             goes_on = (residual < 0.1) & (state.shift > 0)
-            jump = jnp.minimum(1 + first - state.shift, self.growth.longest(16.0))
+            jump = jnp.minimum(1 + first - state.shift, self.growth.longest(digits / 2))
             jump = jnp.where(goes_on, jnp.minimum(jump, state.shift), 0)
             state = self.rise(state, jump)
             return eqx.tree_at(
@@ -177,10 +181,8 @@ class Newton(eqx.Module):
         return lax.while_loop(is_running, iterate, state)
 
     def sensitivity(self, state: State) -> Array:
-        """How far `x` moves, relatively, if the dual changes in its last digit.
-
-        Only where more active columns than their rank share a face, and `w` there has fallen below
-        the rounding of `w(0)`, is that much."""
+        """How far `x` moves, relatively, if the dual changes in its last digit. That is much only
+        where active columns are dependent and their `w` has fallen below the rounding of `w(0)`."""
         q, x = self.position(state)
         h = self.growth.per_fold(state.delta)
         unit = jnp.finfo(h.dtype).eps
