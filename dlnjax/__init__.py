@@ -4,6 +4,12 @@ from ._batched import batched as batched
 from ._flow._formulation import DualForm as DualForm, WeightForm as WeightForm
 from ._flow._gradient_flow import Flow as Flow, gradient_flow as gradient_flow
 from ._flow._rosenbrock import Rodas5P as Rodas5P
+from ._interpolator import (
+    Interpolator as Interpolator,
+    interpolator as interpolator,
+    limit_point as limit_point,
+)
+from ._lasso._basis_pursuit import BasisPursuit as BasisPursuit, basis_pursuit as basis_pursuit
 from ._lasso._homotopy import lasso_path as lasso_path
 from ._lasso._proximal import LassoPoint as LassoPoint, lasso as lasso
 from ._limit import limit_flow as limit_flow
@@ -11,9 +17,15 @@ from ._network import (
     UV as UV,
     AbstractDualNetwork as AbstractDualNetwork,
     AbstractNetwork as AbstractNetwork,
+    Growth as Growth,
     USquared as USquared,
 )
 from ._path import LimitFlow as LimitFlow, PiecewiseLinearPath as PiecewiseLinearPath
+from ._potential import (
+    inverse_mirror_map as inverse_mirror_map,
+    mirror_map as mirror_map,
+    potential as potential,
+)
 from ._problem import (
     AbstractProblem as AbstractProblem,
     LeastSquares as LeastSquares,

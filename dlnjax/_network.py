@@ -48,6 +48,36 @@ class AbstractNetwork(eqx.Module):
         """What weight decay `λ` adds to the loss."""
 
 
+class Growth(eqx.Module):
+    """How much dual it takes for `q` to grow to `q(0) e^δ`: `±Xᵀν = h (1 − e^{−pδ})/p`, which is
+    `hδ` at `p = 0`. That is the link, in variables that neither overflow nor cancel."""
+
+    log_initial: Float[Array, "signs d"]  # log q(0)
+    unit: Float[Array, "signs d"]  # h, in units of w
+    exponent: float | Float[Array, ""]  # p = 1 − 2/D; the number 0.0 at depth 2
+
+    def dual(self, delta: Array) -> Array:
+        """`(1 − e^{−pδ})/p`."""
+        p = self.exponent
+        return delta if isinstance(p, float) and p == 0 else -jnp.expm1(-p * delta) / p
+
+    def folds(self, dual: Array) -> Array:
+        """`δ`, the inverse of `dual`."""
+        p = self.exponent
+        return dual if isinstance(p, float) and p == 0 else -jnp.log1p(-p * dual) / p
+
+    def per_fold(self, delta: Array) -> Array:
+        """`h e^{−pδ}`: the dual that it takes to grow by a factor `e`."""
+        return self.unit * jnp.exp(-self.exponent * delta)
+
+    def longest(self, change: float) -> Array:
+        """The `δ` over which `per_fold` changes by `e^change`."""
+        p = self.exponent
+        return jnp.asarray(
+            jnp.inf if isinstance(p, float) and p == 0 else change / p, self.unit.dtype
+        )
+
+
 class AbstractDualNetwork(AbstractNetwork):
     """A network whose flow closes in the dual variable `w` (DESIGN §2): `x = q` or
     `x = q⁺ − q⁻` with `q = φ_ε(w)` and `w(s) = w(0) ∓ Xᵀν(s) + λs`.
@@ -101,6 +131,14 @@ def dual_from(dual: Array, start: ArrayLike, positive: bool) -> Array:
     is_bad = jnp.any(~jnp.isfinite(x)) | (positive & jnp.any(x < 0))
     return jnp.where(is_bad, jnp.nan, moved)
 
+    def growth(self, log_eps: Float[Array, ""]) -> Growth:
+        """The link again, relative to its start. `interpolator` needs it, since there `q` may
+        overflow its dtype's range in both directions."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no method `growth`, which `interpolator` and "
+            "`limit_point` need: see `dlnjax.AbstractDualNetwork`."
+        )
+
 
 def _exponential_link(w: Array, log_eps: Array) -> Array:
     # Trial steps overshoot: without a cap they overflow, and reverse mode turns the infinity of
@@ -111,6 +149,11 @@ def _exponential_link(w: Array, log_eps: Array) -> Array:
 
 def _exponential_dual(shape: Array, log_eps: Array) -> Array:
     return 1 + 2 * jnp.log(jnp.abs(shape)) / log_eps
+
+
+def _exponential_growth(shape: Array, log_eps: Array) -> Growth:
+    start = 2 * jnp.log(jnp.abs(shape)) + log_eps
+    return Growth(start, jnp.broadcast_to(-1 / log_eps, start.shape), 0.0)
 
 
 def _as_weights(value: ArrayLike, name: str) -> Array:
@@ -174,8 +217,13 @@ class UV(AbstractDualNetwork):
         return _exponential_link(w, log_eps)
 
     def initial_dual(self, log_eps):
-        shape = jnp.stack([self.u + self.v, self.u - self.v]) / 2
-        return _exponential_dual(shape, log_eps)
+        return _exponential_dual(self._shape(), log_eps)
+
+    def growth(self, log_eps):
+        return _exponential_growth(self._shape(), log_eps)
+
+    def _shape(self):
+        return jnp.stack([self.u + self.v, self.u - self.v]) / 2
 
 
 class USquared(AbstractDualNetwork):
@@ -221,3 +269,6 @@ class USquared(AbstractDualNetwork):
 
     def initial_dual(self, log_eps):
         return _exponential_dual(self.u[None, :], log_eps)
+
+    def growth(self, log_eps):
+        return _exponential_growth(self.u[None, :], log_eps)

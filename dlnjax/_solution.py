@@ -43,6 +43,16 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
         "The trajectory is not finite: it overflows in this precision. Scale the data, or use "
         "float64."
     )
+    end_point_not_reached = (
+        "Newton's method did not reach the end point of the flow within `max_steps` steps. Raise "
+        "`max_steps` or `rtol`, use float64, or see `stats` for the residual. For a design whose "
+        "rank is in doubt, remove its (almost) dependent rows."
+    )
+    end_point_undetermined = (
+        "The end point depends on digits of the initialisation that this precision does not "
+        "have: several points share the minimum 1-norm and, at depth D > 2, ε^(1 − 2/D) "
+        "is below rounding. Use a larger ε, float64, or `limit_point`, the limit as ε → 0."
+    )
     gap_not_reached = (
         "The requested relative duality gap was not reached within `max_steps` "
         "iterations. Raise `max_steps`, loosen `gap_tol`, or take the point from "

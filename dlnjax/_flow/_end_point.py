@@ -1,0 +1,195 @@
+"""Where the flow ends: the primal-dual Newton method of `interpolator` and `limit_point`.
+
+Without weight decay the end point solves, with `F = X` or `[X, −X]` and `Π` the projection on
+`range X`,
+
+    Fq = Πy,    q = φ_ε(w),    w = w(0) − Fᵀν.
+
+These are the optimality conditions of a linear programme, `min ⟨w(0), q⟩`, with a barrier whose
+weight vanishes with `ε`: an entropy for `D = 2`, `−Σ q^{2/D}` for `D > 2`. So this follows the
+central path, with `ε` from the size of the solution down to its value, in unknowns that keep
+their digits. With `p = 1 − 2/D` every link is
+
+    q = q(0) e^δ,    ±Xᵀν = h (1 − e^{−pδ})/p    (hδ at p = 0),
+
+and the growth `δ` is what is carried. It is small, and exact, where the initialisation is large
+(the kernel regime, where `q⁺ − q⁻` would cancel). Where `ε` is small, `w = w(0) e^{−pδ}` of an
+active coordinate is tiny, and would be lost in `w(0) − Fᵀν`; the mismatch of the last equation is
+therefore updated by increments and never computed anew.
+"""
+
+import math
+
+import equinox as eqx
+import jax.lax as lax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from .._constraint import Constraint
+from .._linalg import Cholesky, matmul
+from .._network import Growth
+
+NEGLIGIBLE = -1e30  # log q of a coordinate that is not allowed; finite, so that −inf + inf is not
+
+
+class State(eqx.Module):
+    """`q` and `x` are in units of `size`."""
+
+    delta: Float[Array, "signs d"]  # log q/q(0)
+    log_q: Float[Array, "signs d"]  # has digits that δ has not, where q(0) is tiny
+    mismatch: Float[Array, "signs d"]  # ±Xᵀν − h(1 − e^{−pδ})/p
+    nu: Float[Array, " m"]  # Xᵀν = Vᵀnu
+    shift: Float[Array, ""]  # log of the factor by which ε is still too large
+    residual: Float[Array, ""]
+    steps: Int[Array, ""]
+
+
+def signed(v: Array) -> Array:
+    """From rows `(+)` or `(+, −)` to coordinates."""
+    return v[0] if v.shape[0] == 1 else v[0] - v[1]
+
+
+def sides(g: Array, like: Array) -> Array:
+    return jnp.stack([g, -g][: like.shape[0]])
+
+
+def position(start: Array, delta: Array, log_q: Array) -> tuple[Array, Array]:
+    """`q` and `x`, where `start = log q(0)`."""
+    q = jnp.exp(log_q)
+    if q.shape[0] == 1:
+        return q, q[0]
+    is_near = jnp.all(jnp.abs(delta) < 1, axis=0)
+    ratio = start[0] - start[1]
+    before = signed(jnp.exp(start))
+    close = jnp.exp(start[1]) * jnp.expm1(jnp.clip(ratio, -1, 1))
+    before = jnp.where(jnp.abs(ratio) < 1, close, before)
+    change = jnp.exp(start) * jnp.expm1(jnp.where(is_near[None, :], delta, 0))
+    return q, jnp.where(is_near, before + signed(change), signed(q))
+
+
+class Newton(eqx.Module):
+    """The equations, and the path to their solution."""
+
+    growth: Growth  # with log q(0) in units of `size`
+    constraint: Constraint  # with its target in units of `size`
+    is_allowed: Bool[Array, "signs d"]  # the other q are 0
+    log_size: Float[Array, ""]
+
+    def __init__(self, growth: Growth, constraint: Constraint, is_allowed: Array, from_size: bool):
+        """`from_size` replaces `ε` by one for which `q(0)` is of the size of the solution."""
+        size = constraint.size()
+        some = size > 0
+        start = jnp.where(is_allowed, growth.log_initial, -jnp.inf)
+        top = jnp.max(start)
+        top = jnp.where(jnp.isneginf(top), 0, top)
+        # Without a response the unit is the initialisation itself.
+        self.log_size = jnp.where(some, jnp.log(jnp.where(some, size, 1)), top)
+        start = start - (top if from_size else self.log_size)
+        self.is_allowed = is_allowed
+        self.growth = eqx.tree_at(
+            lambda g: g.log_initial, growth, jnp.where(is_allowed, start, NEGLIGIBLE)
+        )
+        self.constraint = eqx.tree_at(
+            lambda c: c.target, constraint, constraint.target / jnp.where(some, size, 1)
+        )
+
+    def position(self, state: State) -> tuple[Array, Array]:
+        return position(self.growth.log_initial + state.shift, state.delta, state.log_q)
+
+    def linear_solve(self, stretch: Array, off: Array, mismatch: Array) -> tuple[Array, Array]:
+        """The Newton step `dν`, and `(±Xᵀdν + mismatch)`, where `dq = stretch` times that must
+        remove `off` from `Vx`."""
+        V = self.constraint.V
+        slope = jnp.sum(stretch, axis=0)
+        matrix = matmul(V * slope[None, :], V.T)
+        m = matrix.shape[0]
+        # With fewer active coordinates than rows the matrix is singular to rounding; its
+        # largest eigenvalue is at most the largest slope.
+        top = jnp.max(slope)
+        ridge = 2 * m * jnp.finfo(matrix.dtype).eps * jnp.where(top > 0, top, 1)
+        factor = Cholesky(matrix + ridge * jnp.eye(m, dtype=matrix.dtype))
+        nu = factor.solve(off - matmul(V, signed(stretch * mismatch)))
+        return nu, sides(matmul(nu, V), stretch) + mismatch
+
+    def newton(self, state: State) -> State:
+        q, x = self.position(state)
+        h = self.growth.per_fold(state.delta)
+        off = self.constraint.target - matmul(self.constraint.V, x)
+        nu, dual = self.linear_solve(q / h, off, state.mismatch)
+        step = dual / h
+        # Growing, `q` follows its own tangent; shrinking, the tangent of `w`: neither overshoots.
+        rise = jnp.log1p(jnp.maximum(step, 0)) + self.growth.folds(jnp.minimum(step, 0))
+        rise = jnp.where(self.is_allowed, rise, 0)
+        return self.rise(
+            eqx.tree_at(
+                lambda s: (s.nu, s.mismatch, s.log_q),
+                state,
+                (state.nu + nu, dual, state.log_q + rise),
+            ),
+            rise,
+        )
+
+    def rise(self, state: State, rise: Array) -> State:
+        """Larger `δ`."""
+        dual = self.growth.per_fold(state.delta) * self.growth.dual(rise)
+        return eqx.tree_at(
+            lambda s: (s.delta, s.mismatch), state, (state.delta + rise, state.mismatch - dual)
+        )
+
+    def residual(self, state: State) -> Array:
+        q, x = self.position(state)
+        off = self.constraint.target - matmul(self.constraint.V, x)
+        error = q * state.mismatch / self.growth.per_fold(state.delta)
+        return jnp.maximum(jnp.max(jnp.abs(off)), jnp.max(jnp.abs(error))) / self.scale(x)
+
+    def scale(self, x: Array) -> Array:
+        return jnp.maximum(jnp.max(jnp.abs(x)), 1)
+
+    def solve(self, rtol: Array, max_steps: Array) -> State:
+        """From an `ε` that is too large by `e^shift`, where `q(0)` is as large as the solution,
+        to `shift = 0`."""
+        start = self.growth.log_initial
+        first = jnp.where(jnp.any(self.is_allowed), jnp.maximum(-jnp.max(start), 0), 0)
+
+        digits = -math.log(jnp.finfo(start.dtype).eps)
+
+        def iterate(state: State) -> State:
+            state = self.newton(state)
+            residual = self.residual(state)
+            # Near the path, take a longer part of it, at constant q; but leave the mismatch, which
+            # is as large as the last w, half of the digits of the next one.
+            goes_on = (residual < 0.1) & (state.shift > 0)
+            jump = jnp.minimum(1 + first - state.shift, self.growth.longest(digits / 2))
+            jump = jnp.where(goes_on, jnp.minimum(jump, state.shift), 0)
+            state = self.rise(state, jump)
+            return eqx.tree_at(
+                lambda s: (s.shift, s.residual, s.steps),
+                state,
+                (state.shift - jump, jnp.where(goes_on, jnp.inf, residual), state.steps + 1),
+            )
+
+        state = State(
+            delta=jnp.zeros_like(start),
+            log_q=start + first,
+            mismatch=jnp.zeros_like(start),
+            nu=jnp.zeros_like(self.constraint.target),
+            shift=first,
+            residual=jnp.full_like(first, jnp.inf),
+            steps=jnp.asarray(0),
+        )
+        is_running = lambda s: (s.residual > rtol) & (s.steps < max_steps)
+        return lax.while_loop(is_running, iterate, state)
+
+    def sensitivity(self, state: State) -> Array:
+        """How far `x` moves, relatively, if the dual changes in its last digit. That is much only
+        where active columns are dependent and their `w` has fallen below the rounding of `w(0)`."""
+        q, x = self.position(state)
+        h = self.growth.per_fold(state.delta)
+        unit = jnp.finfo(h.dtype).eps
+        rounding = unit * jnp.abs(self.growth.unit * self.growth.dual(state.delta))
+        loose = jnp.minimum(1, rounding / h)
+        signs = jnp.cos(2.4 * jnp.arange(h.size, dtype=h.dtype)).reshape(h.shape)
+        stretch = jnp.where(self.is_allowed, (q + loose) / h, 0)
+        off = jnp.zeros_like(state.nu)
+        _, dual = self.linear_solve(stretch, off, signs * h * loose)
+        return jnp.max(jnp.abs(signed(stretch * dual))) / self.scale(x)

@@ -1,0 +1,279 @@
+"""The end points: `interpolator`, the flow at `s = ∞`, and `limit_point`, its limit as `ε → 0`."""
+
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree, Real
+
+from ._check import as_float, as_log_eps, check_scalar, is_concrete
+from ._constraint import Constraint
+from ._flow._end_point import Newton, State, position, sides, signed
+from ._lasso._basis_pursuit import (
+    basis_pursuit,
+    faces,
+    rounding_of_residual,
+    without_decay,
+)
+from ._lasso._homotopy import lasso_path
+from ._linalg import matmul
+from ._network import AbstractDualNetwork, Growth
+from ._path import kkt_violation
+from ._problem import AbstractProblem, is_valid
+from ._solution import RESULTS, raise_on_failure
+
+_T = TypeVar("_T")
+
+
+class Interpolator(eqx.Module):
+    """Where a flow ends.
+
+    **Attributes:**
+
+    - `x`: shape `(d,)`.
+    - `dual`: `Xᵀν(∞)`, shape `(d,)`; infinite where it diverges, because a residual remains (with
+        weight decay, or where no `x ≥ 0` interpolates).
+    - `result`: how the solve ended (a failed one is NaN).
+    - `stats`: `num_steps`, Newton steps; `residual`, that of `Xx = y` and of the dual equation,
+        relative to `x`; `sensitivity`, the relative change of `x` if the dual changes in its last
+        digit.
+    """
+
+    x: Float[Array, " d"]
+    dual: Float[Array, " d"]
+    result: RESULTS
+    stats: dict[str, PyTree[ArrayLike]]
+
+
+def interpolator(
+    network: AbstractDualNetwork,
+    problem: AbstractProblem,
+    *,
+    eps: ArrayLike | None = None,
+    log_eps: ArrayLike | None = None,
+    rtol: Real[ArrayLike, ""] | None = None,
+    max_steps: int = 256,
+    throw: bool = True,
+) -> Interpolator:
+    """The end point of `gradient_flow`, at `s = ∞`, without integrating.
+
+    Without weight decay it minimises a potential over the minimisers of the loss (over `x ≥ 0` for
+    `USquared`), for example `Σ q_D(xᵢ/ε)` for unit shapes: see `potential`. With weight
+    decay `λ` it is the lasso at `κ = λ`, whatever `ε` is.
+
+    Forward and reverse differentiable, once, by the implicit function theorem.
+
+    **Arguments:**
+
+    - `network`: its weights are the shape of the initialisation. A large initialisation goes
+        there too.
+    - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included. Singular values
+        below rounding count as 0.
+    - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
+    - `rtol`: bound of the residual, relative to `x`. Default `512` units of rounding.
+    - `max_steps`: Newton steps.
+    - `throw`: raise on failure. With `throw=False`, see `.result`.
+
+    **Returns:** an `Interpolator`.
+
+    **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if Newton's
+    method fails, or if `x` depends on digits that the dtype does not have.
+
+    !!! cite "Reference"
+
+        [Woo20] arXiv 2002.09277, Theorems 1 and 3; [W23] arXiv 2307.07410; with weight decay,
+        [B25] arXiv 2509.18766, Lemma 4.4.
+    """
+    log_eps = as_log_eps(eps, log_eps, problem.r.dtype)
+    return _end(network, problem, log_eps, rtol, max_steps, throw)
+
+
+def limit_point(
+    network: AbstractDualNetwork,
+    problem: AbstractProblem,
+    *,
+    rtol: Real[ArrayLike, ""] | None = None,
+    max_steps: int = 256,
+    throw: bool = True,
+) -> Interpolator:
+    """The limit of `interpolator` as `ε → 0`: of the minimum 1-norm points, the one that small
+    initialisations select.
+
+    At `D = 2` it minimises `Σ |xᵢ|(log|xᵢ| − log shapeᵢ²)` among them. At `D > 2` the norm
+    is `Σ w(0)ᵢ|xᵢ|`, `w(0) = shape^{2−D}`, and the point maximises `Σ |xᵢ|^{2/D}`.
+
+    **Arguments:** as for `interpolator`, without `ε`.
+
+    **Returns:** an `Interpolator`. Its `dual` is one that attains `±w(0)` at least where `x ≠ 0`.
+
+    **Raises:** `ValueError` for bad input; an `EquinoxRuntimeError` if the path to the minimum
+    1-norm is cut short or inaccurate, or Newton's method fails.
+
+    !!! cite "Reference"
+
+        [W23] arXiv 2307.07410, on which minimiser is chosen.
+    """
+    return _end(network, problem, None, rtol, max_steps, throw)
+
+
+def _end(network, problem, log_eps, rtol, max_steps, throw) -> Interpolator:
+    dtype, size = problem.r.dtype, problem.r.shape
+    if not isinstance(network, AbstractDualNetwork):
+        raise TypeError(
+            f"The end point is known for networks with a dual form, got {type(network).__name__}. "
+            "Use `gradient_flow` with `WeightForm()` and a large `s`, or subclass "
+            "`AbstractDualNetwork`."
+        )
+    coordinates = eqx.filter_eval_shape(lambda net: net(), network).shape
+    if coordinates != size:
+        raise ValueError(
+            f"The network has weights of shape {coordinates}, the problem has {size[0]} "
+            f"coordinates. Build it with weights of shape {size}."
+        )
+    if max_steps < 1:
+        raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
+    rtol = as_float(512 * jnp.finfo(dtype).eps if rtol is None else rtol, "rtol", dtype)
+    check_scalar(rtol, "rtol")
+    network = jax.tree.map(lambda w: w.astype(dtype) if eqx.is_inexact_array(w) else w, network)
+    # Which of the two solves a traced weight decay needs is not known: then both are made.
+    decay = problem.weight_decay
+    decays = bool(np.asarray(decay) > 0) if is_concrete(decay) else None
+    end = _solve(network, problem, log_eps, rtol, jnp.asarray(max_steps), decays)
+    return raise_on_failure(end, end.result, throw)
+
+
+def _vanishing(v: Array) -> Array:
+    """0, with the derivatives of `v`."""
+    return v - lax.stop_gradient(v)
+
+
+def _held(tree: _T) -> _T:
+    return jax.tree.map(lambda v: lax.stop_gradient(v) if eqx.is_array(v) else v, tree)
+
+
+@eqx.filter_jit
+def _solve(
+    network: AbstractDualNetwork,
+    problem: AbstractProblem,
+    log_eps: Array | None,
+    rtol: Array,
+    max_steps: Array,
+    decays: bool | None,
+) -> Interpolator:
+    if decays is None:
+        decayed = _with_decay(problem, network.positive)
+        end = _without_decay(network, problem, log_eps, rtol, max_steps)
+        is_decayed = problem.weight_decay > 0
+        end = jax.tree.map(lambda a, b: jnp.where(is_decayed, a, b), decayed, end)
+    elif decays:
+        end = _with_decay(problem, network.positive)
+    else:
+        end = _without_decay(network, problem, log_eps, rtol, max_steps)
+
+    log_eps = -jnp.ones_like(rtol) if log_eps is None else log_eps
+    # A degenerate shape is an infinite dual variable.
+    valid = is_valid(problem) & jnp.all(jnp.isfinite(network.initial_dual(log_eps)))
+    valid = valid & (log_eps < 0) & jnp.isfinite(log_eps)
+    result = RESULTS.where(valid, end.result, RESULTS.invalid_input)
+    good = result == RESULTS.successful
+    x, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (end.x, end.dual))
+    return Interpolator(x, dual, result, end.stats)
+
+
+def _with_decay(problem: AbstractProblem, positive: bool) -> Interpolator:
+    """The lasso at `κ = λ`."""
+    held = _held(problem)
+    path = lasso_path(held, positive=positive, throw=False)
+    x = path.slopes[-1]
+    c = held.r - held.matvec(x)
+    size = jnp.max(jnp.abs(held.r))
+    violation = kkt_violation(held, x, jnp.full((2, x.shape[0]), held.weight_decay), positive)
+    # On the support, M_AA x_A = (r − λ sign x)_A.
+    off = _vanishing(problem.r - problem.weight_decay * jnp.sign(x) - problem.matvec(x))
+    stats = {
+        "num_steps": path.stats["num_pivots"].astype(int),
+        "residual": violation / jnp.where(size > 0, size, 1),
+        "sensitivity": jnp.zeros_like(size),
+    }
+    return Interpolator(
+        x=x + Constraint(held, x != 0).invert(off),
+        dual=jnp.where(jnp.abs(c) > rounding_of_residual(held), jnp.sign(c) * jnp.inf, 0),
+        result=path.result,
+        stats=stats,
+    )
+
+
+def _without_decay(
+    network: AbstractDualNetwork,
+    problem: AbstractProblem,
+    log_eps: Array | None,
+    rtol: Array,
+    max_steps: Array,
+) -> Interpolator:
+    problem = without_decay(problem)
+    held = _held(problem)
+    size = problem.r.shape
+    if log_eps is None:
+        growth = network.growth(-jnp.ones_like(rtol))
+        weights = _held(network).initial_dual(jnp.full_like(rtol, -jnp.inf))
+        weights = jnp.broadcast_to(weights, (2, *size))
+        minimum = basis_pursuit(held, positive=network.positive, weights=weights, throw=False)
+        is_allowed = faces(minimum.dual, weights, network.positive)
+        certificate, result = minimum.dual, minimum.result
+    else:
+        growth = network.growth(log_eps)
+        certificate, result = None, RESULTS.successful
+        is_allowed = jnp.ones((1 if network.positive else 2, *size), bool)
+        if network.positive:
+            is_allowed = _is_reachable(held)[None, :]
+
+    is_free = jnp.any(is_allowed, axis=0)
+    from_size = log_eps is None
+    newton = Newton(_held(growth), Constraint(held, is_free), is_allowed, from_size)
+    state = newton.solve(rtol, max_steps)
+    sensitivity = newton.sensitivity(state)
+    x, dual = _read(newton, state, growth, problem)
+    dual = jnp.where(is_free, dual, -jnp.inf) if certificate is None else certificate
+
+    is_reached = state.residual <= rtol
+    if network.positive:
+        rest = held.r - held.matvec(_held(x))
+        is_reached = is_reached & jnp.all(is_free | (rest <= rounding_of_residual(held)))
+    is_sharp = sensitivity <= jnp.finfo(rtol.dtype).eps ** 0.5
+    ours = RESULTS.where(is_sharp, RESULTS.successful, RESULTS.end_point_undetermined)
+    ours = RESULTS.where(is_reached, ours, RESULTS.end_point_not_reached)
+    result = RESULTS.where(result == RESULTS.successful, ours, result)
+    stats = {"num_steps": state.steps, "residual": state.residual, "sensitivity": sensitivity}
+    return Interpolator(x, dual, result, stats)
+
+
+def _is_reachable(problem: AbstractProblem) -> Bool[Array, " d"]:
+    """Which coordinates may be positive in a minimiser of the loss over `x ≥ 0`: those on which
+    its residual vanishes."""
+    path = lasso_path(problem, positive=True, throw=False)
+    x = path.slopes[-1]
+    return ~(problem.r - problem.matvec(x) < -rounding_of_residual(problem))
+
+
+def _read(
+    newton: Newton, state: State, growth: Growth, problem: AbstractProblem
+) -> tuple[Array, Array]:
+    """`x` and the dual, in the user's units. One more Newton step, from residuals that are 0 but
+    for their derivatives, makes those the derivatives of the solution."""
+    V, size = newton.constraint.V, jnp.exp(newton.log_size)
+    start = newton.growth.log_initial + _vanishing(growth.log_initial) + state.shift
+    q, x = position(start, state.delta, state.log_q + _vanishing(growth.log_initial))
+    per_fold = newton.growth.per_fold(state.delta)
+
+    mask = jnp.any(newton.is_allowed, axis=0)
+    image = problem.matvec(newton.constraint.invert(matmul(state.nu, V)))
+    image = _vanishing(jnp.where(mask, image, 0))
+    off = _vanishing(problem.r - problem.matvec(x * size)) / jnp.where(size > 0, size, 1)
+    risen = _vanishing(growth.unit * growth.dual(state.delta))
+    mismatch = sides(image, risen) - jnp.where(newton.is_allowed, risen, 0)
+    nu, dual = newton.linear_solve(_held(q) / per_fold, newton.constraint.project(off), mismatch)
+    x = x + signed(_held(q) / per_fold * dual)
+    return x * size, matmul(state.nu + nu, V) + image
