@@ -10,6 +10,7 @@ from ._network import (
     UV as UV,
     AbstractDualNetwork as AbstractDualNetwork,
     AbstractNetwork as AbstractNetwork,
+    Deep as Deep,
     USquared as USquared,
 )
 from ._path import PiecewiseLinearPath as PiecewiseLinearPath

@@ -90,6 +90,8 @@ def gradient_flow(
             f"The network has {size[0] if size else 'no'} coordinates, the problem has {d}. "
             f"Build it with weights of shape ({d},)."
         )
+    if is_concrete(problem.weight_decay) and float(problem.weight_decay) > 0:
+        network.penalty(problem.weight_decay)  # raises where the network refuses it
     log_eps = as_log_eps(eps, log_eps, dtype)
     s = _as_times(s, dtype)
     if max_steps < 1:
@@ -155,7 +157,8 @@ def _solve(
     start = term.initial()
     valid = is_valid(problem) & (log_eps < 0) & jnp.isfinite(log_eps)
     valid = valid & jnp.all(jnp.isfinite(s)) & (s[0] >= 0) & jnp.all(s[1:] >= s[:-1])
-    valid = valid & term.is_valid()
+    # A network that refuses weight decay has a penalty of NaN.
+    valid = valid & term.is_valid() & ~jnp.isnan(network.penalty(problem.weight_decay))
     # An invalid lane of a batch integrates over an empty interval.
     times = jnp.where(valid, s, 0)
 
