@@ -54,6 +54,21 @@ class AbstractNetwork(eqx.Module):
         """What weight decay `λ` adds to the loss."""
 
 
+class Constant(eqx.Module):
+    """A leaf of a network that is no weight: differentiable, but training does not move it."""
+
+    value: Array
+
+
+def is_constant(node) -> bool:
+    return isinstance(node, Constant)
+
+
+def weights_of(network: _N) -> _N:
+    """The network with `None` in place of all that is no weight."""
+    return eqx.filter(network, eqx.is_inexact_array, is_leaf=is_constant)
+
+
 class AbstractDualNetwork(AbstractNetwork):
     """A network whose flow closes in the dual variable `w` (DESIGN §2): `x = q` or
     `x = q⁺ − q⁻` with `q = φ_ε(w)` and `w(s) = w(0) ∓ Xᵀν(s) + λs`.
@@ -219,7 +234,7 @@ class Deep(AbstractDualNetwork):
 
     u: Float[Array, " d"]
     v: Float[Array, " d"]
-    _depth: Float[Array, ""] | None  # None: 2
+    _depth: Constant | None  # None: 2
     positive: ClassVar[bool] = False
 
     def __init__(self, u: ArrayLike, v: ArrayLike, *, depth: ArrayLike):
@@ -246,17 +261,17 @@ class Deep(AbstractDualNetwork):
                         f"{float(weights[i])}. For `x(0) = 0` take u = v = 1."
                     )
         self.u, self.v = u, v
-        self._depth = None if _is_two(depth) else _as_depth(depth, u.dtype)
+        self._depth = None if _is_two(depth) else Constant(_as_depth(depth, u.dtype))
 
     @property
     def depth(self) -> Float[Array, ""] | int:
         """`D`; the Python number 2 at depth 2."""
-        return 2 if self._depth is None else self._depth
+        return 2 if self._depth is None else self._depth.value
 
     @property
     def exponent(self) -> Float[Array, ""] | None:
         """`a = D/(D−2)`, of the link `ε w^{−a}`; `None` at depth 2."""
-        return None if self._depth is None else self._depth / (self._depth - 2)
+        return None if self._depth is None else self._depth.value / (self._depth.value - 2)
 
     def _shape(self) -> Array:
         # NaN in place of what the constructor refuses, so that traced lanes are found invalid.
@@ -274,7 +289,7 @@ class Deep(AbstractDualNetwork):
     def time_scale(self, log_eps):
         if self._depth is None:
             return -log_eps / 4
-        depth = self._depth
+        depth = self.depth
         return jnp.exp((2 / depth - 1) * log_eps) / (depth * (depth - 2))
 
     def penalty(self, weight_decay):
@@ -283,8 +298,9 @@ class Deep(AbstractDualNetwork):
             return weight_decay * (jnp.sum(self.u**2) + jnp.sum(self.v**2))
         if is_concrete(weight_decay) and float(weight_decay) != 0:
             raise ValueError(
-                f"Weight decay, here {float(weight_decay)}, is for networks of depth 2: deeper ones "
-                "do not compare with a lasso under it. Use `weight_decay=0`, or `depth=2`."
+                f"A network of depth {self.depth} takes no weight decay, got "
+                f"{float(weight_decay)}: its flow would not close in the dual variable. Use "
+                "`weight_decay=0`, or `depth=2`."
             )
         return jnp.where(weight_decay == 0, 0, jnp.nan).astype(self.u.dtype)
 

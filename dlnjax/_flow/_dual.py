@@ -42,7 +42,7 @@ class AbstractDualTerm(AbstractFlowTerm):
     the dual variable `w`, and so that `x` and its integral are `σ²x`, `σ²z`.
     """
 
-    drift: AbstractVar[Float[Array, " d"]]
+    drift: AbstractVar[Float[Array, "..."]]
 
     @abc.abstractmethod
     def initial(self) -> State: ...
@@ -196,17 +196,24 @@ class CoordinateTerm(AbstractNetworkTerm):
 
     def factorise(self, slope, gamma_h):
         # (I + γhEM)⁻¹ = I − γh E^½ (I + γh E^½ M E^½)⁻¹ E^½ M is stable under any scaling of E.
-        # Slopes that underflow to 0 stay there; the derivative of √0 would be NaN.
-        moves = slope > 0
-        root = jnp.where(moves, jnp.sqrt(gamma_h * jnp.where(moves, slope, 1)), 0)
-        matrix = root[:, None] * self.M * root[None, :]
-        identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-        return Cholesky(identity + matrix), root, gamma_h
+        return *scaled_cholesky(self.M, slope, gamma_h), gamma_h
 
     def solve(self, factors, rhs):
         factor, root, gamma_h = factors
         correction = root * factor.solve(root * matmul(self.M, rhs))
         return gamma_h * (rhs - correction)
+
+
+def scaled_cholesky(
+    M: Float[Array, "d d"], slope: Float[Array, " d"], gamma_h
+) -> tuple[Cholesky, Float[Array, " d"]]:
+    """Of `I + RMR`, with `R² = γhE` and `E` the slopes, which need not be of one size; and `R`."""
+    # Slopes that underflow to 0 stay there; the derivative of √0 would be NaN.
+    moves = slope > 0
+    root = jnp.where(moves, jnp.sqrt(gamma_h * jnp.where(moves, slope, 1)), 0)
+    matrix = root[:, None] * M * root[None, :]
+    identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    return Cholesky(identity + matrix), root
 
 
 def column_scale(problem: AbstractProblem) -> Float[Array, ""]:

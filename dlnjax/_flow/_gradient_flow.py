@@ -62,7 +62,8 @@ def gradient_flow(
     - `network`: its weights are the shape of the initialisation.
     - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included.
     - `s`: non-decreasing rescaled times `≥ 0`, shape `(S,)`. (`t = s·log(1/ε)/2` for `UV`,
-        `t = s·log(1/ε)/4` for `USquared`.)
+        `t = s·log(1/ε)/4` for `USquared` and `Deep` at depth 2, `t = s/(D(D−2) ε^{1−2/D})` at
+        depth `D > 2`.)
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
     - `formulation`: `DualForm()` (default) or `WeightForm()`.
     - `solver`: any diffrax solver; default `Rodas5P()` for the dual form, `Kvaerno5()` for the

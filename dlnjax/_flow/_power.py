@@ -11,22 +11,22 @@ system in units of `w` says, which loses no digit however small `w` is. With `E`
 the first where `R` is large, the second where it is small. The matrix is `R(R⁻² + M)R`, a
 diagonal scaling of a well-conditioned one, to which the Cholesky factorisation is indifferent.
 
-What is left is time: a coordinate that reaches the wall does so within `δs ≈ (ε/q)^{1/a}/ρ`, and
-steps must be able to land there, although `s` is rounded. So `ε` acts no smaller than where
-active coordinates have `w = RESOLUTION·u·w(0)`, with `u` the rounding unit. The two
-flows differ by that much in `w` and `z`: for each, `x̄ = x̄⁰ + O((ε/q)^{1/a})`.
+Two roundings remain, of size `u` (the unit): `s`, in which a coordinate reaches the wall within
+`δs ≈ (ε/q)^{1/a}/ρ`; and the sum of steps that takes `w` from `w(0)` to the wall, relative to
+where it ends. The second only matters where more coordinates are active than `X` has rank, since
+else `Xx = y` determines them. So `ε` acts on a coordinate no smaller than where, active, it has
+`w = u^{2/3} w(0)` (4e-11 in float64). Below that, `x̄` keeps an error of this size, the distance
+to its limit `ε → 0`, and the choice among dependent columns one of `u^{1/3}`.
 """
 
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._linalg import Cholesky, matmul
+from .._linalg import matmul
 from .._network import Deep, power_link
 from .._problem import AbstractProblem, LeastSquares
-from ._dual import AbstractDualTerm, Response, column_scale
-
-RESOLUTION = 1e4
+from ._dual import AbstractDualTerm, Response, column_scale, scaled_cholesky
 
 
 class PowerTerm(AbstractDualTerm):
@@ -39,8 +39,8 @@ class PowerTerm(AbstractDualTerm):
     start: Float[Array, "2 d"]  # w(0)
     exponent: Float[Array, ""]
     log_eps: Float[Array, ""]
-    acting_log_eps: Float[Array, ""]
-    drift: Float[Array, " d"]  # 0
+    acting_log_eps: Float[Array, "2 d"]
+    drift: Float[Array, "2 d"]  # 0
 
     def _q(self, w: Array, log_eps: Array) -> Array:
         return power_link(w, log_eps, self.exponent)
@@ -60,7 +60,7 @@ class PowerTerm(AbstractDualTerm):
 
     def response(self, s, g):
         q = self.scale**2 * self._q(g, self.acting_log_eps)
-        return Response(q[0] - q[1], self.exponent * q / g, self.drift)
+        return Response(q[0] - q[1], self.exponent * q / g, self.drift[0])
 
     def change(self, slope, image):
         return slope[1] * image[1] - slope[0] * image[0]
@@ -82,13 +82,7 @@ class PowerTerm(AbstractDualTerm):
         return jnp.stack([moved, -moved])
 
     def factorise(self, slope, gamma_h):
-        square = gamma_h * jnp.sum(slope, axis=0)
-        # What underflows stays there; the derivative of √0 would be NaN.
-        moves = square > 0
-        root = jnp.where(moves, jnp.sqrt(jnp.where(moves, square, 1)), 0)
-        matrix = root[:, None] * self.M * root[None, :]
-        identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-        return Cholesky(identity + matrix), root, gamma_h
+        return *scaled_cholesky(self.M, jnp.sum(slope, axis=0), gamma_h), gamma_h
 
     def solve(self, factors, rhs):
         factor, root, gamma_h = factors
@@ -100,20 +94,21 @@ class PowerTerm(AbstractDualTerm):
 
     def error(self, state, error):
         # An error of w by itself, and by what it makes of x, relative to max(x, |r|/σ²).
-        w, in_w = state[0], error[0]
+        w, (in_w, in_z) = state[0], error
+        assert in_z is not None
         q, other = (self.scale**2 * self._q(v, self.acting_log_eps) for v in (w, w - in_w))
         size = jnp.max(jnp.abs(self.r))
         in_x = jnp.abs(q - other) / (jnp.where(size > 0, size, 1) + q)
-        return jnp.maximum(jnp.abs(in_w), in_x), jnp.abs(error[1])
+        return jnp.maximum(jnp.abs(in_w), in_x), jnp.abs(in_z)
 
     def read(self, s, state):
         w, z = state
-        # Far from the wall, where x is tiny, it is that of ε itself.
-        smallest = jnp.finfo(w.dtype).eps ** 0.5
-        away = w > smallest * self.start
+        # Away from the wall it is the x of ε itself: exact at s = 0, and tiny.
+        away = w > jnp.finfo(w.dtype).eps ** (1 / 3) * self.start
         q = self._q(w, jnp.where(away, self.log_eps, self.acting_log_eps))
         moved = self.start - w
-        return q[0] - q[1], z / self.scale**2, (moved[0] - moved[1]) / 2
+        dual = jnp.where(self.start[0] <= self.start[1], moved[0], -moved[1])  # the exacter one
+        return q[0] - q[1], z / self.scale**2, dual
 
 
 def power_term(network: Deep, problem: AbstractProblem, log_eps: Float[Array, ""]) -> PowerTerm:
@@ -125,7 +120,7 @@ def power_term(network: Deep, problem: AbstractProblem, log_eps: Float[Array, ""
     data = None
     if isinstance(problem, LeastSquares) and problem.X.shape[0] <= problem.X.shape[1]:
         data = problem.X / scale, problem.y * scale
-    smallest = RESOLUTION * jnp.finfo(start.dtype).eps * jnp.max(start)
+    smallest = jnp.finfo(start.dtype).eps ** (2 / 3) * start
     largest_x = jnp.max(jnp.abs(problem.r)) / scale**2
     least = lax.stop_gradient(exponent * jnp.log(smallest) + jnp.log(largest_x))
     return PowerTerm(
@@ -137,5 +132,5 @@ def power_term(network: Deep, problem: AbstractProblem, log_eps: Float[Array, ""
         exponent=exponent,
         log_eps=log_eps,
         acting_log_eps=jnp.maximum(log_eps, least),
-        drift=jnp.zeros_like(problem.r),
+        drift=jnp.zeros_like(start),
     )
