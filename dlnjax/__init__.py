@@ -17,6 +17,7 @@ from ._network import (
     UV as UV,
     AbstractDualNetwork as AbstractDualNetwork,
     AbstractNetwork as AbstractNetwork,
+    Deep as Deep,
     Growth as Growth,
     USquared as USquared,
 )

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from ._check import as_float, check_finite, check_nonempty, is_concrete, to_common_dtype
+from ._check import (
+    as_float,
+    check_finite,
+    check_nonempty,
+    check_scalar,
+    is_concrete,
+    to_common_dtype,
+)
 
 # Not `typing.Self`, which beartype refuses in a class that it does not decorate.
 _N = TypeVar("_N", bound="AbstractNetwork")
@@ -78,6 +85,21 @@ class Growth(eqx.Module):
         )
 
 
+class Constant(eqx.Module):
+    """A leaf of a network that is no weight: differentiable, but training does not move it."""
+
+    value: Array
+
+
+def is_constant(node) -> bool:
+    return isinstance(node, Constant)
+
+
+def weights_of(network: _N) -> _N:
+    """The network with `None` in place of all that is no weight."""
+    return eqx.filter(network, eqx.is_inexact_array, is_leaf=is_constant)
+
+
 class AbstractDualNetwork(AbstractNetwork):
     """A network whose flow closes in the dual variable `w` (DESIGN §2): `x = q` or
     `x = q⁺ − q⁻` with `q = φ_ε(w)` and `w(s) = w(0) ∓ Xᵀν(s) + λs`.
@@ -95,6 +117,14 @@ class AbstractDualNetwork(AbstractNetwork):
     @abc.abstractmethod
     def initial_dual(self, log_eps: Float[Array, ""]) -> Float[Array, "signs d"]:
         """`w(0)`: `φ_ε(w(0))` is the initialisation. Its limit at `log_eps = −inf`."""
+
+    def growth(self, log_eps: Float[Array, ""]) -> Growth:
+        """The link again, relative to its start. `interpolator` needs it, since there `q` may
+        overflow its dtype's range in both directions."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no method `growth`, which `interpolator` and "
+            "`limit_point` need: see `dlnjax.AbstractDualNetwork`."
+        )
 
 
 def matched(network: _N, r: Array) -> _N:
@@ -131,20 +161,19 @@ def dual_from(dual: Array, start: ArrayLike, positive: bool) -> Array:
     is_bad = jnp.any(~jnp.isfinite(x)) | (positive & jnp.any(x < 0))
     return jnp.where(is_bad, jnp.nan, moved)
 
-    def growth(self, log_eps: Float[Array, ""]) -> Growth:
-        """The link again, relative to its start. `interpolator` needs it, since there `q` may
-        overflow its dtype's range in both directions."""
-        raise NotImplementedError(
-            f"{type(self).__name__} has no method `growth`, which `interpolator` and "
-            "`limit_point` need: see `dlnjax.AbstractDualNetwork`."
-        )
-
 
 def _exponential_link(w: Array, log_eps: Array) -> Array:
     # Trial steps overshoot: without a cap they overflow, and reverse mode turns the infinity of
     # a rejected step into NaN. No `x` reaches the fourth root of the largest number.
     cap = jnp.log(jnp.finfo(w.dtype).max) / 4
     return jnp.exp(jnp.minimum(w * log_eps, cap))
+
+
+def power_link(w: Array, log_eps: Array, exponent: Array) -> Array:
+    """`ε w^{−a}`, for trial steps capped like the exponential link, and so at `w ≤ 0`."""
+    cap = jnp.log(jnp.finfo(w.dtype).max) / 4
+    w = jnp.maximum(w, jnp.finfo(w.dtype).tiny)
+    return jnp.exp(jnp.minimum(log_eps - exponent * jnp.log(w), cap))
 
 
 def _exponential_dual(shape: Array, log_eps: Array) -> Array:
@@ -272,3 +301,121 @@ class USquared(AbstractDualNetwork):
 
     def growth(self, log_eps):
         return _exponential_growth(self.u[None, :], log_eps)
+
+
+class Deep(AbstractDualNetwork):
+    """`x = u^D − v^D` with `u, v > 0` and real `D ≥ 2`, from `(ε^{1/D} u, ε^{1/D} v)`. At `D = 2`,
+    loss `ℓ(x) + λ(‖u‖² + ‖v‖²)` and `t = s log(1/ε)/4`; at `D > 2` no weight decay, and
+    `t = s / (D(D−2) ε^{1−2/D})`.
+
+    Without decay gradient flow conserves `u∘v` at `D = 2` and `u^{2−D} + v^{2−D}` at `D > 2`.
+
+    !!! cite "Reference"
+
+        [W23] Wind, Antun, Hansen, arXiv 2307.07410; [Woo20] §5, arXiv 2002.09277.
+    """
+
+    u: Float[Array, " d"]
+    v: Float[Array, " d"]
+    _depth: Constant | None  # None: 2
+    positive: ClassVar[bool] = False
+
+    def __init__(self, u: ArrayLike, v: ArrayLike, *, depth: ArrayLike):
+        """**Arguments:**
+
+        - `u` and `v`: the shape of the initialisation, each `(d,)`, positive.
+        - `depth`: `D`. The Python number 2 is depth 2; anything else is an array above 2, by
+            which one can differentiate and over which one can `vmap`.
+
+        **Raises:** `ValueError` for mismatched shapes, NaN or inf, a weight that is not positive,
+        `D < 2`, an array equal to 2.
+        """
+        u, v = _as_weights(u, "u"), _as_weights(v, "v")
+        if u.shape != v.shape:
+            raise ValueError(f"`u` and `v` must have the same shape, got {u.shape} and {v.shape}.")
+        u, v = to_common_dtype(u, v)
+        for name, weights in (("u", u), ("v", v)):
+            if is_concrete(weights):
+                bad = np.flatnonzero(~(np.asarray(weights) > 0))
+                if len(bad):
+                    i = int(bad[0])
+                    raise ValueError(
+                        f"The weights of `Deep` must be positive, got {name}[{i}] = "
+                        f"{float(weights[i])}. For `x(0) = 0` take u = v = 1."
+                    )
+        self.u, self.v = u, v
+        self._depth = None if _is_two(depth) else Constant(_as_depth(depth, u.dtype))
+
+    @property
+    def depth(self) -> Float[Array, ""] | int:
+        """`D`; the Python number 2 at depth 2."""
+        return 2 if self._depth is None else self._depth.value
+
+    @property
+    def exponent(self) -> Float[Array, ""] | None:
+        """`a = D/(D−2)`, of the link `ε w^{−a}`; `None` at depth 2."""
+        return None if self._depth is None else self._depth.value / (self._depth.value - 2)
+
+    def _shape(self) -> Array:
+        # NaN in place of what the constructor refuses, so that traced lanes are found invalid.
+        shape = jnp.stack([self.u, self.v])
+        return jnp.where((shape > 0) & (self.depth >= 2), shape, jnp.nan)
+
+    def __call__(self):
+        # Trial steps may cross 0, where a real power is NaN.
+        return jnp.abs(self.u) ** self.depth - jnp.abs(self.v) ** self.depth
+
+    def initial(self, log_eps):
+        u, v = self._shape() * jnp.exp(log_eps / self.depth)
+        return eqx.tree_at(lambda net: (net.u, net.v), self, (u, v))
+
+    def time_scale(self, log_eps):
+        if self._depth is None:
+            return -log_eps / 4
+        depth = self.depth
+        return jnp.exp((2 / depth - 1) * log_eps) / (depth * (depth - 2))
+
+    def penalty(self, weight_decay):
+        """**Raises:** `ValueError` for weight decay at `D > 2` (NaN under tracing)."""
+        if self._depth is None:
+            return weight_decay * (jnp.sum(self.u**2) + jnp.sum(self.v**2))
+        if is_concrete(weight_decay) and float(weight_decay) != 0:
+            raise ValueError(
+                f"A network of depth {self.depth} takes no weight decay, got "
+                f"{float(weight_decay)}: its flow would not close in the dual variable. Use "
+                "`weight_decay=0`, or `depth=2`."
+            )
+        return jnp.where(weight_decay == 0, 0, jnp.nan).astype(self.u.dtype)
+
+    def link(self, w, log_eps):
+        if self.exponent is None:
+            return _exponential_link(w, log_eps)
+        return power_link(w, log_eps, self.exponent)
+
+    def initial_dual(self, log_eps):
+        if self._depth is None:
+            return _exponential_dual(self._shape(), log_eps)
+        return self._shape() ** (2 - self.depth)
+
+    def growth(self, log_eps):
+        if self._depth is None:
+            return _exponential_growth(self._shape(), log_eps)
+        start, p = self.depth * jnp.log(self._shape()) + log_eps, 1 - 2 / self.depth
+        return Growth(start, p * self.initial_dual(log_eps), p)
+
+
+def _is_two(depth: ArrayLike) -> bool:
+    return isinstance(depth, int | float) and depth == 2
+
+
+def _as_depth(value: ArrayLike, dtype) -> Array:
+    depth = as_float(value, "depth", dtype)
+    check_scalar(depth, "depth")
+    if is_concrete(depth) and not 2 < float(depth) < np.inf:
+        remedy = (
+            "Pass the Python number 2: at depth 2 the network has another link."
+            if float(depth) == 2
+            else "`u^D − v^D` needs a depth of at least 2."
+        )
+        raise ValueError(f"`depth` must be finite and above 2, got {depth}. {remedy}")
+    return depth

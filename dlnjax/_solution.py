@@ -13,10 +13,10 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     successful = ""
     invalid_input = (
         "The input of this lane is invalid: NaN or inf in the data, ε outside (0, 1), a negative "
-        "weight decay, a degenerate shape, an unsorted or negative `s`, `s_max ≤ 0`, a `start` "
-        "that the network cannot represent, or `μ ≤ 0`: call the function outside `jit` and `vmap` "
-        "on this lane to be told which. Or its numbers leave "
-        "the range of the dtype: rescale a design whose columns, squared, overflow or "
+        "weight decay or one that the network does not take, a degenerate shape, a depth `≤ 2`, an "
+        "unsorted or negative `s`, `s_max ≤ 0`, a `start` that the network cannot represent, or "
+        "`μ ≤ 0`: call the function outside `jit` and `vmap` on this lane to be told which. Or its "
+        "numbers leave the range of the dtype: rescale a design whose columns, squared, overflow or "
         "underflow; use `DualForm()` where `ε^½` underflows."
     )
     max_knots_reached = (

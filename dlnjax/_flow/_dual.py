@@ -21,51 +21,85 @@ from .._network import AbstractDualNetwork
 from .._problem import AbstractProblem, LeastSquares
 from ._term import AbstractFlowTerm, RealScalarLike
 
-State = tuple[Float[Array, " m"], Float[Array, " d"] | None]
+State = tuple[Float[Array, "..."], Float[Array, " d"] | None]
 
 
 class Response(eqx.Module):
-    """`x` as a function of the dual `g` and of `s`, with its derivatives, in units of `σ²`."""
+    """`x` as a function of the point `g` and of `s`, with its derivatives, in units of `σ²`."""
 
     x: Float[Array, " d"]
-    slope: Float[Array, " d"]  # ∂x/∂g ≥ 0, the diagonal E
+    slope: Float[Array, "..."]  # what `change` and `factorise` need of ∂x/∂g
     in_time: Float[Array, " d"]  # ∂x/∂s where the feedback is held
 
 
 class AbstractDualTerm(AbstractFlowTerm):
     """The vector field, as a loop: the *feedback* `f`, that part of the state which acts on
-    itself, has the dual `g = s·drift + image(f)`; `g` has `x`; and `df/ds = constant + push(x)`.
-    The other part, the *quadrature* `∫x`, is `None` where the feedback already is that.
+    itself, determines a *point* `g`, linearly up to a constant and a drift in `s`; `g` has `x`;
+    and `df/ds = velocity(x)`. The other part, the *quadrature* `∫x`, is `None` where the feedback
+    already is that.
 
     The problem is scaled by `σ`, the largest column norm, so that tolerances are in units of
-    the dual variable `w`: the state is `(σν, σ²z)` or `(σ²z, None)`.
+    the dual variable `w`, and so that `x` and its integral are `σ²x`, `σ²z`.
     """
 
-    network: AbstractVar[AbstractDualNetwork]
-    log_eps: AbstractVar[Float[Array, ""]]
-    weight_decay: AbstractVar[Float[Array, ""]]
-    scale: AbstractVar[Float[Array, ""]]
-    drift: AbstractVar[Float[Array, " d"]]
-    constant: AbstractVar[Float[Array, " m"]]
+    drift: AbstractVar[Float[Array, "..."]]
 
     @abc.abstractmethod
     def initial(self) -> State: ...
 
     @abc.abstractmethod
-    def image(self, feedback: Float[Array, " m"]) -> Float[Array, " d"]:
-        """What the feedback adds to the dual; linear."""
+    def dual(self, s: RealScalarLike, state: State) -> Float[Array, "..."]:
+        """The point `g` of a state."""
 
     @abc.abstractmethod
-    def push(self, x: Float[Array, " d"]) -> Float[Array, " m"]:
-        """What `σ²x` adds to the velocity of the feedback; linear."""
+    def x(self, s: RealScalarLike, g: Float[Array, "..."]) -> Float[Array, " d"]:
+        """`σ²x` of the network at the point `g`."""
 
     @abc.abstractmethod
-    def factorise(self, slope: Float[Array, " d"], gamma_h) -> PyTree[Array]:
+    def response(self, s: RealScalarLike, g: Float[Array, "..."]) -> Response: ...
+
+    @abc.abstractmethod
+    def change(self, slope: Float[Array, "..."], image: Float[Array, "..."]) -> Float[Array, " d"]:
+        """The first-order change of `σ²x` where the point moves by `image`."""
+
+    @abc.abstractmethod
+    def image(self, feedback: Float[Array, "..."]) -> Float[Array, "..."]:
+        """What the feedback adds to the point; linear."""
+
+    @abc.abstractmethod
+    def velocity(self, x: Float[Array, " d"]) -> Float[Array, "..."]:
+        """The velocity of the feedback where the network is at `σ²x`."""
+
+    @abc.abstractmethod
+    def push(self, x: Float[Array, " d"]) -> Float[Array, "..."]:
+        """What `σ²x` adds to that velocity; linear."""
+
+    @abc.abstractmethod
+    def factorise(self, slope: Float[Array, "..."], gamma_h) -> PyTree[Array]:
         """Factorise `I/(γh) − J`, with `J` the Jacobian of the feedback."""
 
     @abc.abstractmethod
-    def solve(self, factors: PyTree[Array], rhs: Float[Array, " m"]) -> Float[Array, " m"]:
+    def solve(self, factors: PyTree[Array], rhs: Float[Array, "..."]) -> Float[Array, "..."]:
         """`(I/(γh) − J)⁻¹ rhs`."""
+
+    @abc.abstractmethod
+    def error(self, state: State, error: State) -> State:
+        """The size of the error of a step that ends in `state`, in the units of the state."""
+
+    def vf(self, t, y, args):
+        x = self.x(t, self.dual(t, y))
+        return self.velocity(x), None if y[1] is None else x
+
+
+class AbstractNetworkTerm(AbstractDualTerm):
+    """The point is the dual `g = Xᵀν = s·drift + image(f)`, and `df/ds = constant + push(x)`. The
+    state is `(σν, σ²z)` or `(σ²z, None)`."""
+
+    network: AbstractVar[AbstractDualNetwork]
+    log_eps: AbstractVar[Float[Array, ""]]
+    weight_decay: AbstractVar[Float[Array, ""]]
+    scale: AbstractVar[Float[Array, ""]]
+    constant: AbstractVar[Float[Array, " m"]]
 
     def _w(self, g: Array, s: RealScalarLike) -> Array:
         sides = (g,) if self.network.positive else (g, -g)
@@ -75,15 +109,13 @@ class AbstractDualTerm(AbstractFlowTerm):
     def _combine(self, q: Array) -> Array:
         return q[0] if self.network.positive else q[0] - q[1]
 
-    def dual(self, s: RealScalarLike, state: State) -> Float[Array, " d"]:
-        """`g = Xᵀν`."""
+    def dual(self, s, state):
         return s * self.drift + self.image(state[0])
 
-    def x(self, s: RealScalarLike, g: Float[Array, " d"]) -> Float[Array, " d"]:
-        """`σ²x` of the network whose dual is `g`."""
+    def x(self, s, g):
         return self.scale**2 * self._combine(self.network.link(self._w(g, s), self.log_eps))
 
-    def response(self, s: RealScalarLike, g: Float[Array, " d"]) -> Response:
+    def response(self, s, g):
         w = self._w(g, s)
         link = lambda w: self.network.link(w, self.log_eps)
         q, derivative = jax.jvp(link, (w,), (jnp.ones_like(w),))
@@ -93,9 +125,14 @@ class AbstractDualTerm(AbstractFlowTerm):
             self.scale**2 * self._combine(q), self.scale**2 * slope, self.scale**2 * in_time
         )
 
-    def vf(self, t, y, args):
-        x = self.x(t, self.dual(t, y))
-        return self.constant + self.push(x), None if y[1] is None else x
+    def change(self, slope, image):
+        return slope * image
+
+    def velocity(self, x):
+        return self.constant + self.push(x)
+
+    def error(self, state, error):
+        return jax.tree.map(jnp.abs, error)
 
     def is_valid(self):
         # A degenerate shape is an infinite dual variable, which never moves.
@@ -108,7 +145,7 @@ class AbstractDualTerm(AbstractFlowTerm):
         return self.x(s, g) / self.scale**2, z / self.scale**2, g
 
 
-class RowTerm(AbstractDualTerm):
+class RowTerm(AbstractNetworkTerm):
     """State `(σν, σ²z)`, of shapes `(n,)` and `(d,)`."""
 
     X: Float[Array, "n d"]  # X/σ
@@ -137,7 +174,7 @@ class RowTerm(AbstractDualTerm):
         return factors.solve(rhs)
 
 
-class CoordinateTerm(AbstractDualTerm):
+class CoordinateTerm(AbstractNetworkTerm):
     """State `(σ²z, None)`, of shape `(d,)`; `M` in units of `σ²`."""
 
     M: Float[Array, "d d"]
@@ -159,12 +196,7 @@ class CoordinateTerm(AbstractDualTerm):
 
     def factorise(self, slope, gamma_h):
         # (I + γhEM)⁻¹ = I − γh E^½ (I + γh E^½ M E^½)⁻¹ E^½ M is stable under any scaling of E.
-        # Slopes that underflow to 0 stay there; the derivative of √0 would be NaN.
-        moves = slope > 0
-        root = jnp.where(moves, jnp.sqrt(gamma_h * jnp.where(moves, slope, 1)), 0)
-        matrix = root[:, None] * self.M * root[None, :]
-        identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-        return Cholesky(identity + matrix), root, gamma_h
+        return *scaled_cholesky(self.M, slope, gamma_h), gamma_h
 
     def solve(self, factors, rhs):
         factor, root, gamma_h = factors
@@ -172,12 +204,29 @@ class CoordinateTerm(AbstractDualTerm):
         return gamma_h * (rhs - correction)
 
 
+def scaled_cholesky(
+    M: Float[Array, "d d"], slope: Float[Array, " d"], gamma_h
+) -> tuple[Cholesky, Float[Array, " d"]]:
+    """Of `I + RMR`, with `R² = γhE` and `E` the slopes, which need not be of one size; and `R`."""
+    # Slopes that underflow to 0 stay there; the derivative of √0 would be NaN.
+    moves = slope > 0
+    root = jnp.where(moves, jnp.sqrt(gamma_h * jnp.where(moves, slope, 1)), 0)
+    matrix = root[:, None] * M * root[None, :]
+    identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    return Cholesky(identity + matrix), root
+
+
+def column_scale(problem: AbstractProblem) -> Float[Array, ""]:
+    """`σ`, the largest column norm."""
+    largest = jnp.sqrt(jnp.max(problem.gram_diagonal()))
+    return lax.stop_gradient(jnp.where(largest > 0, largest, 1))
+
+
 def dual_term(
     network: AbstractDualNetwork, problem: AbstractProblem, log_eps: Float[Array, ""]
-) -> AbstractDualTerm:
+) -> AbstractNetworkTerm:
     """The term for the smaller of the two state spaces."""
-    largest = jnp.sqrt(jnp.max(problem.gram_diagonal()))
-    scale = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
+    scale = column_scale(problem)
     if isinstance(problem, LeastSquares) and problem.X.shape[0] < problem.X.shape[1]:
         return RowTerm(
             X=problem.X / scale,

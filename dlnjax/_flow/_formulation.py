@@ -7,9 +7,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._network import AbstractDualNetwork, AbstractNetwork
+from .._network import AbstractDualNetwork, AbstractNetwork, Deep
 from .._problem import AbstractProblem
 from ._dual import dual_term
+from ._power import power_term
 from ._rosenbrock import Rodas5P
 from ._term import AbstractFlowTerm
 from ._weight import WeightTerm
@@ -46,6 +47,8 @@ class DualForm(AbstractFormulation):
                 f"`{type(network).__name__}` has no dual form. Pass "
                 "`formulation=dln.WeightForm()`, or derive it from `AbstractDualNetwork`."
             )
+        if isinstance(network, Deep) and network.exponent is not None:
+            return power_term(network, problem, log_eps)
         return dual_term(network, problem, log_eps)
 
     def default_solver(self):

@@ -62,7 +62,8 @@ def gradient_flow(
     - `network`: its weights are the shape of the initialisation.
     - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included.
     - `s`: non-decreasing rescaled times `≥ 0`, shape `(S,)`. (`t = s·log(1/ε)/2` for `UV`,
-        `t = s·log(1/ε)/4` for `USquared`.)
+        `t = s·log(1/ε)/4` for `USquared` and `Deep` at depth 2, `t = s/(D(D−2) ε^{1−2/D})` at
+        depth `D > 2`.)
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
     - `formulation`: `DualForm()` (default) or `WeightForm()`.
     - `solver`: any diffrax solver; default `Rodas5P()` for the dual form, `Kvaerno5()` for the
@@ -84,6 +85,8 @@ def gradient_flow(
     """
     dtype = problem.r.dtype
     network = matched(network, problem.r)
+    if is_concrete(problem.weight_decay) and float(problem.weight_decay) > 0:
+        network.penalty(problem.weight_decay)  # raises where the network refuses it
     log_eps = as_log_eps(eps, log_eps, dtype)
     s = _as_times(s, dtype)
     if max_steps < 1:
@@ -148,7 +151,8 @@ def _solve(
     start = term.initial()
     valid = is_valid(problem) & (log_eps < 0) & jnp.isfinite(log_eps)
     valid = valid & jnp.all(jnp.isfinite(s)) & (s[0] >= 0) & jnp.all(s[1:] >= s[:-1])
-    valid = valid & term.is_valid()
+    # A network that refuses weight decay has a penalty of NaN.
+    valid = valid & term.is_valid() & ~jnp.isnan(network.penalty(problem.weight_decay))
     # An invalid lane of a batch integrates over an empty interval.
     times = jnp.where(valid, s, 0)
 

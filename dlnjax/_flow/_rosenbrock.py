@@ -193,7 +193,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         for a, c, node, time in zip(A, C, NODES, TIME, strict=True):
             at = g + (node * h) * term.drift + _sum(a, images)
             x = term.x(t0 + node * h, at) if images else response.x
-            rhs = term.constant + term.push(x) + (time * h) * velocity_in_time
+            rhs = term.velocity(x) + (time * h) * velocity_in_time
             stage = term.solve(factors, rhs + _sum(c, stages) / h)
             stages.append(stage)
             images.append(term.image(stage))
@@ -203,7 +203,8 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         for own, other in zip(_OUTPUTS, _QUADRATURE, strict=True):
             quadrature = None
             if y0[1] is not None:
-                quadrature = response.slope * _sum(other, images) + _sum(other, xs)
+                moved = jnp.asarray(_sum(other, images))
+                quadrature = term.change(response.slope, moved) + _sum(other, xs)
                 quadrature += (float(other @ TIME) * h) * response.in_time
                 quadrature *= h
             outputs.append((_sum(own, stages), quadrature))
@@ -213,7 +214,8 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         leaves = jax.tree.leaves((increment, error))
         good = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
         y1 = jax.tree.map(lambda y, dy: jnp.where(good, y + dy, y), y0, increment)
-        error = jax.tree.map(lambda e: jnp.where(good, jnp.abs(e), jnp.inf), error)
+        error = term.error(y1, error)
+        error = jax.tree.map(lambda e: jnp.where(good, e, jnp.inf), error)
         dense_info = dict(coefficients=(y0, y1, *inner))
         return y1, error, dense_info, None, diffrax.RESULTS.successful
 

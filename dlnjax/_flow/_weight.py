@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._network import AbstractNetwork
+from .._network import AbstractNetwork, is_constant, weights_of
 from .._problem import AbstractProblem
 from ._term import AbstractFlowTerm
 
@@ -23,28 +23,27 @@ class WeightTerm(AbstractFlowTerm):
         self.time_scale = network.time_scale(log_eps)
 
     def initial(self):
-        weights = eqx.filter(self.start, eqx.is_inexact_array)
-        return weights, jnp.zeros_like(self.problem.r)
+        return weights_of(self.start), jnp.zeros_like(self.problem.r)
 
     def is_valid(self):
-        weights = jax.tree.leaves(eqx.filter(self.start, eqx.is_inexact_array))
+        weights = jax.tree.leaves(weights_of(self.start))
         finite = jnp.stack([jnp.all(jnp.isfinite(w)) for w in weights]).all()
         # At tiny ε every weight underflows to 0, and never moves.
         return finite & jnp.stack([jnp.any(w != 0) for w in weights]).any()
 
-    def _network(self, state) -> AbstractNetwork:
-        return eqx.combine(state[0], self.start)
+    def _network(self, weights) -> AbstractNetwork:
+        return eqx.combine(weights, self.start, is_leaf=is_constant)
 
     def vf(self, t, y, args):
-        def objective(network):
+        def objective(weights):
+            network = self._network(weights)
             penalty = network.penalty(self.problem.weight_decay)
             return self.problem.loss(network()) + penalty
 
-        network = self._network(y)
-        gradient = eqx.filter_grad(objective)(network)
+        gradient = eqx.filter_grad(objective)(y[0])
         velocity = jax.tree.map(lambda g: -self.time_scale * g, gradient)
-        return velocity, network()
+        return velocity, self._network(y[0])()
 
     def read(self, s, state):
         z = state[1]
-        return self._network(state)(), z, s * self.problem.r - self.problem.matvec(z)
+        return self._network(state[0])(), z, s * self.problem.r - self.problem.matvec(z)
