@@ -1,7 +1,8 @@
 """What `dlnjax reproduce` prints and draws."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from ._plotting import instances_figure
 from .papers import b25
+from .papers.ledger import CLAIMS
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
@@ -21,6 +23,54 @@ class Report:
     content: dict[str, Any]
     figure: Figure
     holds: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Ledger:
+    lines: list[str]
+    content: dict[str, Any]
+    holds: bool
+
+
+def measure(ids: Sequence[str], track: Callable[..., Iterable]) -> Ledger:
+    """The rows of the claims `ids`. What cannot be measured yet is listed as pending; it does not
+    count as failing."""
+    rows, pending, seconds = [], [], {}
+    for id in track(ids, description="claims"):
+        function = CLAIMS[id].measure
+        if function is None:
+            pending.append(id)
+            continue
+        start = time.perf_counter()
+        rows += function()
+        seconds[id] = time.perf_counter() - start
+    failed = [row for row in rows if not row.holds]
+    lines, last = [], ""
+    for row in rows:
+        if row.id != last:
+            lines.append(f"{row.id}: {CLAIMS[row.id].statement} ({seconds[row.id]:.1f} s)")
+            last = row.id
+        stated = (
+            f"at most {row.stated:.9g}" if row.kind == "at most" else f"stated {row.stated:.9g}"
+        )
+        lines += [
+            f"  {'holds' if row.holds else 'FAILS'}  {row.claim}",
+            f"         {stated}, measured {row.measured:.9g}, tolerance {row.tolerance:.2g}: "
+            f"{row.why}",
+        ]
+    lines += [f"{id}: pending, there is no measurement yet" for id in pending]
+    summary = f"{len(rows) - len(failed)} of {len(rows)} measurements hold"
+    if failed:
+        ids_failed = ", ".join(dict.fromkeys(row.id for row in failed))
+        summary += f"; FAILS: {ids_failed}"
+    if pending:
+        summary += f"; pending: {', '.join(pending)}"
+    content = {
+        "rows": [dataclasses.asdict(row) | {"holds": row.holds} for row in rows],
+        "pending": pending,
+        "seconds": seconds,
+    }
+    return Ledger([*lines, summary], content, not failed)
 
 
 def _chunks(total: int, size: int) -> list[np.ndarray]:

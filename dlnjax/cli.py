@@ -27,7 +27,8 @@ import numpy as np
 from ._compare import NETWORKS, EmptyPathError, compare as run_comparison
 from ._data import DataError, load, standardise
 from ._plotting import comparison_figure
-from ._reproduce import figure1
+from ._reproduce import figure1, measure
+from .papers.ledger import CLAIMS, FIGURE, PENDING
 
 out = rich.console.Console(highlight=False)
 err = rich.console.Console(stderr=True, highlight=False)
@@ -265,34 +266,71 @@ def _table(lasso: dict[str, Any], flow: dict[str, Any], rows: int = 12) -> rich.
 
 @app.command()
 def reproduce(
-    claim: Annotated[str, typer.Argument(help="`B25-fig1`.")],
+    claims: Annotated[
+        list[str] | None, typer.Argument(help="Claims, such as `W23-which`; see `--list`.")
+    ] = None,
+    all_claims: Annotated[bool, typer.Option("--all", help="Every claim.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="List the claims and stop.")] = False,
     out_dir: OutDir = Path("."),
     instances: Annotated[
-        int, typer.Option(help="Instances for the gaps.", min=20, max=1_000_000)
+        int, typer.Option(help="B25-fig1: instances for the gaps.", min=20, max=1_000_000)
     ] = 500,
     path_instances: Annotated[
         int,
-        typer.Option(help="Instances for the monotone fraction.", min=100, max=100_000_000),
+        typer.Option(
+            help="B25-fig1: instances for the monotone fraction.", min=100, max=100_000_000
+        ),
     ] = 20_000,
-    seed: Annotated[int, typer.Option(help="Seed of the instances.")] = 0,
-    float32: Float32 = False,
+    seed: Annotated[int, typer.Option(help="B25-fig1: seed of the instances.")] = 0,
+    float32: Annotated[
+        bool, typer.Option("--float32", help="B25-fig1: compute in single precision.")
+    ] = False,
 ) -> None:
-    """Measure a paper's claim, print it beside the stated value, draw the figure.
+    """Measure what papers claim and print it beside the stated values.
 
-    Ends with an error if the claim does not hold.
+    Writes `ledger.json`; `B25-fig1` also draws its figure. Ends with an error if a claim does not
+    hold.
     """
-    if claim != "B25-fig1":
-        raise typer.BadParameter(f"unknown claim {claim!r}: there is `B25-fig1`.")
+    if show:
+        for claim in CLAIMS.values():
+            pending = "  [pending]" if claim.id in PENDING else ""
+            line = f"{claim.id:16s} {claim.statement}{pending}"
+            out.print(rich.markup.escape(line), soft_wrap=True)
+        return
+    chosen = list(CLAIMS) if all_claims else list(dict.fromkeys(claims or []))
+    unknown = [id for id in chosen if id not in CLAIMS]
+    if unknown:
+        raise typer.BadParameter(
+            f"unknown claim {', '.join(map(repr, unknown))}: there is {', '.join(CLAIMS)}."
+        )
+    if not chosen:
+        raise typer.BadParameter("name a claim, such as `B25-fig1`, or pass `--all` or `--list`.")
+    if float32 and chosen != [FIGURE]:
+        raise typer.BadParameter(f"--float32 works with {FIGURE} only: tolerances are for float64.")
     _set_precision(float32)
     folder = _folder(out_dir)
-    with _progress() as progress:
-        report = figure1(instances, path_instances, seed, progress.track)
-    picture = _write(folder / "B25-fig1.png", lambda p: report.figure.savefig(p, dpi=150))
-    written = _write_json(folder / "B25-fig1.json", report.content | {"versions": _provenance()})
-    for line in report.lines:
-        out.print(line, soft_wrap=True)
-    out.print(f"wrote {picture} and {written}", soft_wrap=True)
-    if not report.holds:
+    written = []
+    holds = True
+    if FIGURE in chosen:
+        with _progress() as progress:
+            report = figure1(instances, path_instances, seed, progress.track)
+        picture = _write(folder / f"{FIGURE}.png", lambda p: report.figure.savefig(p, dpi=150))
+        content = report.content | {"versions": _provenance()}
+        written += [picture, _write_json(folder / f"{FIGURE}.json", content)]
+        for line in report.lines:
+            out.print(line, soft_wrap=True)
+        holds = report.holds
+    rest = [id for id in chosen if id != FIGURE]
+    if rest:
+        with _progress() as progress:
+            ledger = measure(rest, progress.track)
+        for line in ledger.lines:
+            out.print(rich.markup.escape(line), soft_wrap=True)
+        content = ledger.content | {"versions": _provenance()}
+        written.append(_write_json(folder / "ledger.json", content))
+        holds = holds and ledger.holds
+    out.print(f"wrote {' and '.join(map(str, written))}", soft_wrap=True)
+    if not holds:
         raise typer.Exit(1)
 
 

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from .._flow._gradient_flow import gradient_flow
@@ -16,7 +17,7 @@ from .._network import UV
 from .._problem import LeastSquares
 from .._solution import RESULTS
 from .._theory import suboptimality_gap
-from ._claim import Measurement
+from ._claim import Claim, Measurement
 
 N, D = 3, 4
 EPS = 1e-5
@@ -94,3 +95,19 @@ def trajectories(
         )
 
     return jax.vmap(one)(indices)
+
+
+def measure_monotone(instances: int = 20_000, seed: int = 0) -> list[Measurement]:
+    """B25-monotone. Fails if a path was not solved."""
+    key, chunk = jr.key(seed), 1000
+    parts = [
+        monotone(key, jnp.arange(start, start + chunk)) for start in range(0, instances, chunk)
+    ]
+    flags, good = (
+        np.concatenate([np.asarray(getattr(part, name)) for part in parts])[:instances]
+        for name in ("is_monotone", "is_valid")
+    )
+    return [monotone_claim(float(np.mean(flags)) if np.all(good) else np.nan, instances)]
+
+
+CLAIMS = [Claim("B25-monotone", "about three in four paths are monotone", measure_monotone)]

@@ -1,0 +1,153 @@
+"""Berthier, *Incremental Learning in Diagonal Linear Networks*, JMLR 24(171)."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from .. import RESULTS, Quadratic, USquared, gradient_flow, lasso_path, limit_flow
+from ._claim import Claim, Measurement
+
+D = 4
+
+
+def _instance(key: Array, r_is_positive: bool = False) -> Quadratic:
+    """A positive definite `M` whose off-diagonal entries are not positive: a Stieltjes matrix."""
+    M_key, scale_key, r_key = jr.split(key, 3)
+    A = jr.uniform(M_key, (D, D))
+    A = (A + A.T) * (1 - jnp.eye(D)) / 2
+    M = 1.25 * jnp.linalg.eigvalsh(A)[-1] * jnp.eye(D) - A
+    scale = jnp.exp(jr.normal(scale_key, (D,)) / 2)
+    r = jr.normal(r_key, (D,))
+    return Quadratic(
+        scale[:, None] * M * scale[None, :], scale * (jnp.abs(r) if r_is_positive else r)
+    )
+
+
+@eqx.filter_jit
+def _monotone(indices: Int[Array, " m"]) -> tuple[Bool[Array, " m"], Bool[Array, " m"]]:
+    def one(index):
+        path = lasso_path(_instance(jr.fold_in(jr.key(0), index)), positive=True, throw=False)
+        return path.is_monotone(), path.result == RESULTS.successful
+
+    return jax.vmap(one)(indices)
+
+
+def monotone(instances: int = 2000) -> list[Measurement]:
+    """B23-monotone: the positive lasso path of such a problem."""
+    flags, good = map(np.asarray, _monotone(jnp.arange(instances)))
+    return [
+        Measurement(
+            "B23-monotone",
+            f"fraction of monotone positive paths, {instances} random M with M_ij ≤ 0, d = {D}",
+            1.0,
+            float(np.mean(flags & good)),
+            0.0,
+            "exact; decreases below eps^(5/8) = 1.6e-10 of the largest slope are rounding",
+        )
+    ]
+
+
+@eqx.filter_jit
+def _limit(problem: Quadratic):
+    return limit_flow(USquared(jnp.ones(D)), problem, throw=False)
+
+
+@eqx.filter_jit
+def _flows(
+    problem: Quadratic, log_eps: Float[Array, " E"], s: Float[Array, "E S"]
+) -> Float[Array, "E S d"]:
+    network = USquared(jnp.ones(D))
+    # NaN where it fails.
+    run = lambda log_eps, s: gradient_flow(network, problem, s, log_eps=log_eps, throw=False).x
+    return jax.vmap(run)(log_eps, s)
+
+
+def activation() -> list[Measurement]:
+    """B23-activation: jumps and plateaus of `limit_flow`, and those of the flow near them."""
+    problem = _instance(jr.key(1), r_is_positive=True)
+    limit = _limit(problem)
+    number = int(limit.num_jumps)
+    jumps, slopes = np.asarray(limit.jumps)[:number], np.asarray(limit.slopes)[:number]
+    joins = np.asarray(limit.activations)[:number]
+    M, r = np.asarray(problem.gram()), np.asarray(problem.r)
+    best = np.zeros_like(slopes)
+    for row, active in zip(best, slopes != 0, strict=True):
+        row[active] = np.linalg.solve(M[np.ix_(active, active)], r[active])
+    rows = [
+        Measurement("B23-activation", "number of jumps", D, number, 0, "exact"),
+        Measurement(
+            "B23-activation",
+            "most coordinates that activate at one jump, plus all that deactivate",
+            1.0,
+            float(np.max(joins.sum(1)) + np.sum(np.asarray(limit.deactivations)[:number])),
+            0.0,
+            "exact",
+        ),
+        Measurement(
+            "B23-activation",
+            "time of the first jump, times max rᵢ",
+            1.0,
+            float(jumps[0] * r.max()),
+            1e-14,
+            "a few roundings",
+        ),
+        Measurement(
+            "B23-activation",
+            "plateaus against the minimisers on their supports, largest relative error",
+            0.0,
+            float(np.max(np.abs(slopes - best)) / np.max(np.abs(best))),
+            1e-13,
+            "rounding times the condition number of M, below 100",
+        ),
+    ]
+    if number != D or np.any(joins.sum(1) != 1):
+        return rows
+
+    # Coordinate i is at half of its plateau a time C/log(1/ε) after its jump.
+    length = np.array([100.0, 200, 400, 800, 1600])
+    fine = np.linspace(-40, 40, 1601) / r.max()
+    near = (jumps[None, :, None] + fine / length[:, None, None]).reshape(5, -1)
+    middle = np.append((jumps[1:] + jumps[:-1]) / 2, 2 * jumps[-1])
+    s = np.concatenate([np.maximum(near, 0), np.tile(middle, (5, 1))], axis=1)
+    s = np.sort(s, axis=1)
+    x = np.asarray(_flows(problem, jnp.asarray(-length), jnp.asarray(s)))
+    late = x[-1, np.searchsorted(s[-1], middle)]
+    for k, jump in enumerate(jumps):
+        i = int(np.argmax(joins[k]))
+        half = slopes[k, i] / 2
+        after = [np.argmax(values[:, i] >= half) for values in x]
+        times = [
+            np.interp(half, values[j - 1 : j + 1, i], grid[j - 1 : j + 1]) if j else np.nan
+            for values, grid, j in zip(x, s, after, strict=True)
+        ]
+        delay = np.abs(np.array(times) - jump)
+        rows.append(
+            Measurement(
+                "B23-activation",
+                f"slope of the error of jump {k + 1} of the flow in log log(1/ε), 100 … 1600",
+                -1.0,
+                float(np.polyfit(np.log(length), np.log(delay), 1)[0]),
+                0.02,
+                "C/log(1/ε) is exact up to powers of ε; the rest is the interpolated crossing",
+            )
+        )
+    rows.append(
+        Measurement(
+            "B23-activation",
+            "plateaus of the flow at log ε = −1600 against those of the limit, relative",
+            0.0,
+            float(np.max(np.abs(late - slopes)) / np.max(slopes)),
+            1e-5,
+            "exponentially small in log(1/ε) between jumps; steps at rtol = 1e-7 times 1600",
+        )
+    )
+    return rows
+
+
+CLAIMS = [
+    Claim("B23-monotone", "M_ij ≤ 0: the positive lasso path is monotone, always", monotone),
+    Claim("B23-activation", "coordinates activate one after another", activation),
+]

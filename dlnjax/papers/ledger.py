@@ -1,0 +1,32 @@
+"""All claims, by their identifiers."""
+
+from . import b23, b25, b25_limits, gis20, ms25, pf23, w23, woo20
+from ._claim import Claim
+
+FIGURE = "B25-fig1"  # distributions and a figure: `dlnjax reproduce` draws it
+
+_PENDING = [
+    Claim("B25-lemma4.4", "x(t) minimises the Bregman divergence to x(0) with the same Fq", None),
+    Claim("Azu21-shape", "unbalanced layers end where asinh(2x/k) is in the range of Xᵀ", None),
+    Claim(
+        "EPGF23-steps", "GD and SGD at any step size end at a shifted potential's minimiser", None
+    ),
+    Claim("Hoff17-decay", "weight decay on u∘v reaches the lasso at λ, with |u| = |v|", None),
+]
+
+CLAIMS: dict[str, Claim] = {
+    claim.id: claim
+    for claim in [
+        *b25.CLAIMS,
+        Claim(FIGURE, "the averaged flow at ε = 1e-5 tracks the lasso path at μ = s", None),
+        *b25_limits.CLAIMS,
+        *b23.CLAIMS,
+        *w23.CLAIMS,
+        *woo20.CLAIMS,
+        *pf23.CLAIMS,
+        *ms25.CLAIMS,
+        *gis20.CLAIMS,
+        *_PENDING,
+    ]
+}
+PENDING = frozenset(claim.id for claim in _PENDING)

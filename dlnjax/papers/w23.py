@@ -1,0 +1,208 @@
+"""Wind, Antun & Hansen, *Implicit regularization in AI meets generalized hardness of approximation
+in optimization*, arXiv 2307.07410: networks `a^D − b^D`, both from `α`; here `ε = α^D`."""
+
+import numpy as np
+
+from .. import inverse_mirror_map, mirror_map, potential
+from ._claim import Claim, Measurement
+from ._end_points import Lane, end_points, fitted_slope
+
+# Two instances that have a segment of minimum 1-norm solutions, (1−t, 2(1−t), 3t, 0).
+FIRST = np.array([[1.0, 1, 1], [3, 0, 1]]), np.array([3.0, 3])
+SECOND = np.array([[2.0, -1, 0, 1], [0, 3, 2, 0]]), np.array([0.0, 6])
+INSTANCES = {"first": FIRST, "second": SECOND}
+STATED_T = {2: 0.34603494, 3: 0.34192282, 4: 0.33981138}
+DELTAS = np.array([0.3, 0.1, 0.03, 0.01])
+
+
+def chosen_t(D: float) -> float:
+    """Where on its segment the limit is, in closed form."""
+    if D == 2:
+        return (4 - 6 * 2 ** (1 / 3) + 9 * 2 ** (2 / 3)) / 31
+    return 1 / (1 + (3 ** (2 / D) / (2 ** (2 / D) + 1)) ** (-D / (D - 2)))
+
+
+def chosen(D: float) -> np.ndarray:
+    t = chosen_t(D)
+    return np.array([1 - t, 2 * (1 - t), 3 * t, 0, 0])
+
+
+def which() -> list[Measurement]:
+    """W23-which: the minimum 1-norm solution that small initialisations choose."""
+    # Small enough that the distance to the limit, at most ε^½ at depth 2 and about ε beyond, is
+    # below the tolerance; ε^{1−2/D} is still 1e-5 or 1e-6.
+    sizes = {2: -1500.0, 3: np.log(1e-15), 4: np.log(1e-12)}
+    keys = [(D, name) for D in STATED_T for name in INSTANCES]
+    limits = end_points([Lane(D, *INSTANCES[name], None) for D, name in keys])
+    small = end_points([Lane(D, *INSTANCES[name], sizes[D]) for D, name in keys])
+    rows = []
+    for (D, name), limit, end in zip(keys, limits, small, strict=True):
+        where = f"D = {D}, {name} instance"
+        rows += [
+            Measurement(
+                "W23-which",
+                f"t of the limit, {where}",
+                STATED_T[D],
+                float(limit[2] / 3),
+                5e-9,
+                "the stated value has eight digits",
+            ),
+            Measurement(
+                "W23-which",
+                f"distance of the limit to its closed form, {where}",
+                0.0,
+                float(np.max(np.abs(limit - chosen(D)))),
+                1e-12,
+                "Newton's method stops at 512 roundings, 1e-13, of numbers below 2",
+            ),
+            Measurement(
+                "W23-which",
+                f"distance of the end of the flow at log ε = {sizes[D]:.1f}, {where}",
+                0.0,
+                float(np.max(np.abs(end - chosen(D)))),
+                1e-9 if D > 2 else 1e-12,
+                "as for the limit; for D > 2 plus C ε, and rounding over w = ε^(1−2/D) ≥ 1e-6",
+            ),
+        ]
+    return rows
+
+
+def slopes() -> list[Measurement]:
+    """W23-fig1: how fast the distance to the limit vanishes."""
+    # Below 1e-8 the rounding of w, 1e-16/ε^(1−2/D), would show in the first instance at D = 4.
+    deep = _grid(-8, -4)
+    cases = [
+        (2, "first", 2.0, _grid(-6, -3)),
+        (2, "second", 0.5, _grid(-14, -8)),
+        *((D, name, 1.0, deep) for D in (2.5, 3, 4) for name in INSTANCES),
+    ]
+    lanes = [Lane(D, *INSTANCES[name], e) for D, name, _, grid in cases for e in grid]
+    x = end_points(lanes).reshape(len(cases), -1, 5)
+    rows = []
+    for (D, name, stated, grid), points in zip(cases, x, strict=True):
+        error = np.max(np.abs(points - chosen(D)), axis=1)
+        correction = None if D == 2 else 1 - 2 / D
+        rows.append(
+            Measurement(
+                "W23-fig1",
+                f"slope of the distance to the limit in log α^D, D = {D:g}, {name} instance",
+                stated,
+                fitted_slope(grid, error, correction),
+                0.02,
+                "the next order is relatively below ε^½ = 1e-3 at D = 2"
+                if D == 2
+                else "relative corrections of order ε^(1−2/D) and its square are fitted too",
+            )
+        )
+    return rows
+
+
+def _grid(low: float, high: float) -> np.ndarray:
+    return np.log(10) * np.linspace(low, high, 8)
+
+
+def hard_instance() -> list[Measurement]:
+    """W23-fig2: `A = [1, 1 − δ]`, `y = 1`, whose minimiser is resolved only below some `α`."""
+    rows = []
+    one = np.ones(1)
+    design = lambda delta: np.array([[1, 1 - delta]])
+    # At depth 2: resolved to e^{−20}; and at α^{2δ} = ½, before the transition.
+    sizes = [-20.0, np.log(0.5)]
+    lanes = [Lane(2, design(d), one, size / d) for size in sizes for d in DELTAS]
+    resolved, early = end_points(lanes)[:, 1].reshape(2, -1)
+    # x₂/x₁ = ½ x₁^{−δ} within the factor 2^δ.
+    rows += [
+        Measurement(
+            "W23-fig2",
+            "largest deviation of x₂ / α^{2δ} from 1 at α^{2δ} = e^{−20}, D = 2",
+            0.0,
+            float(np.max(np.abs(resolved / np.exp(-20.0) - 1))),
+            1e-8,
+            "corrections are a few times x₂ = 2e-9; rounding of log x is 2000 units",
+        ),
+        Measurement(
+            "W23-fig2",
+            "before the transition, at α^{2δ} = ½: least x₂ over δ, negated, D = 2",
+            -0.25,
+            -float(np.min(early)),
+            0.0,
+            "x₂ = ½ x₁^(1−δ) and x₁ + (1−δ) x₂ = 1 put x₂ between 0.25 and 0.5",
+            "at most",
+        ),
+    ]
+    for D in (2.5, 3, 4):
+        k = D / (D - 2)
+        sizes = np.log(1e-5 * DELTAS) / (1 - 2 / D)
+        x = end_points([Lane(D, design(d), one, e) for d, e in zip(DELTAS, sizes, strict=True)])
+        ratio = x[:, 1] / (np.exp(sizes) * DELTAS**-k)
+        exact = 1 - (DELTAS / (2 - DELTAS)) ** k
+        rows.append(
+            Measurement(
+                "W23-fig2",
+                f"deviation of x₂ / (α^D δ^(−D/(D−2))) from 1 at α^(D−2) = 1e-5 δ, D = {D:g}",
+                0.0,
+                float(np.max(np.abs(ratio / exact - 1))),
+                2e-5 * k,
+                "of first order k α^(D−2)/δ; b^D, a part (δ/(2−δ))^k of it, is taken off",
+            )
+        )
+    return rows
+
+
+def _inverse(z: np.ndarray, D: float) -> np.ndarray:
+    """`h_D⁻¹(z)` for `z ≥ 0` by bisection, on nothing but the definition of `h_D`."""
+    k = D / (D - 2)
+    low, high = np.zeros_like(z), np.ones_like(z)
+    for _ in range(60):
+        middle = (low + high) / 2
+        with np.errstate(divide="ignore"):
+            is_above = (1 - middle) ** -k - (1 + middle) ** -k > z
+        low, high = np.where(is_above, low, middle), np.where(is_above, middle, high)
+    return (low + high) / 2
+
+
+def potentials() -> list[Measurement]:
+    """W23-fig3: `q_D`, `h_D⁻¹` and `h_D` on `[−5, 5]`."""
+    z = np.linspace(-5, 5, 201)
+    # The integrands have their singularities at distance about 2 from [0, 5].
+    nodes, weights = np.polynomial.legendre.leggauss(80)
+    points = np.abs(z)[:, None] * (nodes + 1) / 2
+    rows = []
+    for D in (2, 2.5, 3, 4):
+        slope = np.arcsinh(points / 2) if D == 2 else _inverse(points, D)
+        integral = np.abs(z) / 2 * (slope @ weights)
+        if D == 2:
+            closed = 2 - np.sqrt(4 + z**2) + z * np.arcsinh(z / 2)
+            integral = np.where(np.abs(z) > 0.1, closed, integral)  # cancels near 0
+        slope = np.arcsinh(z / 2) if D == 2 else np.sign(z) * _inverse(np.abs(z), D)
+        ours = np.asarray(mirror_map(z, D))
+        sums = "a few hundred roundings: of 80 terms, or of the bisection"
+        inverse = "30 roundings of arctanh in JAX, times the slope of h_D, below 30"
+        for name, error, tolerance, why in (
+            ("q_D and its integral", np.asarray(potential(z, D)) - integral, 1e-13, sums),
+            ("q_D' and the inverse of h_D", ours - slope, 1e-13, sums),
+            ("h_D of q_D' and z", np.asarray(inverse_mirror_map(ours, D)) - z, 2e-13, inverse),
+        ):
+            rows.append(
+                Measurement(
+                    "W23-fig3",
+                    f"largest difference on [−5, 5] of {name}, D = {D:g}",
+                    0.0,
+                    float(np.max(np.abs(error))),
+                    tolerance,
+                    why,
+                )
+            )
+    return rows
+
+
+CLAIMS = [
+    Claim(
+        "W23-which",
+        "which minimum 1-norm solution small initialisations choose depends on the depth",
+        which,
+    ),
+    Claim("W23-fig1", "the distance to the limit is a power of α^D", slopes),
+    Claim("W23-fig2", "how small α must be before the minimiser is resolved", hard_instance),
+    Claim("W23-fig3", "the potentials that the end points minimise", potentials),
+]
