@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from dlnjax import cli
+from dlnjax.papers._claim import Claim, Measurement
+from dlnjax.papers.ledger import CLAIMS, PENDING
 
 
 @pytest.fixture
@@ -94,6 +96,28 @@ def test_reproduce_figure(run, tmp_path):
     assert (tmp_path / "B25-fig1.png").stat().st_size > 10_000
 
 
+def test_reproduce_rows(run, tmp_path):
+    code, text, _ = run("reproduce", "PF23-fixture", "Hoff17-decay", "--out", tmp_path)
+    report = json.loads((tmp_path / "ledger.json").read_text())
+    assert code == 0 and "7 of 7 measurements hold; pending: Hoff17-decay" in text
+    assert report["pending"] == ["Hoff17-decay"] and all(row["holds"] for row in report["rows"])
+    assert "jax" in report["versions"]
+
+
+def test_reproduce_fails_loudly(run, tmp_path, monkeypatch):
+    row = Measurement("W23-which", "a wrong value", 2.0, 1.0, 0.1, "none")
+    monkeypatch.setitem(CLAIMS, "W23-which", Claim("W23-which", "statement", lambda: [row]))
+    code, text, _ = run("reproduce", "W23-which", "--out", tmp_path)
+    assert code == 1 and "0 of 1 measurements hold; FAILS: W23-which" in text
+    assert not json.loads((tmp_path / "ledger.json").read_text())["rows"][0]["holds"]
+
+
+def test_reproduce_list(run):
+    code, text, _ = run("reproduce", "--list")
+    assert code == 0 and len(text.splitlines()) == len(CLAIMS)
+    assert all(id in text for id in CLAIMS) and text.count("[pending]") == len(PENDING)
+
+
 def test_info(run):
     code, text, _ = run("info")
     assert code == 0
@@ -113,7 +137,10 @@ def test_info(run):
         (["compare", "TABLE", "--target", "y", "--weight-decay", "-1"], 2, ["non-negative", "-1"]),
         (["compare", "TABLE", "--target", "y", "--weight-decay", "1e9"], 1, ["--weight-decay"]),
         (["compare", "TABLE", "--target", "y", "--s-max", "1e-9"], 1, ["first knot", "larger"]),
-        (["reproduce", "B99"], 2, ["B99", "B25-fig1"]),
+        (["reproduce", "B99"], 2, ["B99", "B25-fig1", "W23-which"]),
+        (["reproduce", "PF23-fixture", "B99"], 2, ["B99", "B25-fig1"]),
+        (["reproduce"], 2, ["--all", "--list"]),
+        (["reproduce", "W23-which", "--float32"], 2, ["float64", "B25-fig1"]),
         (["compare", "TABLE", "--target", "y", "--out", "TABLE"], 1, ["folder"]),
     ],
 )

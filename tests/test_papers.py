@@ -1,0 +1,97 @@
+"""The ledger of the papers: rows in small settings, and that a wrong value does not pass."""
+
+import dataclasses
+import math
+import re
+
+import numpy as np
+import pytest
+
+from dlnjax._reproduce import measure
+from dlnjax.papers import b23, b25, gis20, ledger, pf23, w23
+from dlnjax.papers._claim import Claim, Measurement
+from dlnjax.papers._end_points import fitted_slope
+
+
+def _hold(rows, id):
+    assert rows and all(row.id == id for row in rows)
+    for row in rows:
+        assert row.holds, f"{row.claim}: stated {row.stated}, measured {row.measured}"
+
+
+def test_fixture():
+    _hold(pf23.fixture(), "PF23-fixture")
+
+
+def test_potentials():
+    _hold(w23.potentials(), "W23-fig3")
+
+
+def test_logistic_growth():
+    _hold(gis20.scalar(), "Gis20-scalar")
+
+
+def test_stieltjes_paths_are_monotone():
+    _hold(b23.monotone(200), "B23-monotone")
+
+
+def test_monotone_fraction():
+    _hold(b25.measure_monotone(1000), "B25-monotone")
+
+
+def test_chosen_minimiser():
+    # The closed forms that the rows are compared with, against the stated digits.
+    for D, t in w23.STATED_T.items():
+        assert abs(w23.chosen_t(D) - t) < 5e-9
+        X, y = w23.FIRST
+        np.testing.assert_allclose(X @ w23.chosen(D)[:3], y, atol=1e-14)
+
+
+def test_fitted_slope():
+    log_eps = np.log(np.geomspace(1e-8, 1e-4, 8))
+    delta = np.exp(log_eps / 5)
+    error = 3 * np.exp(1.5 * log_eps + 2 * delta - delta**2)
+    assert abs(fitted_slope(log_eps, error, 1 / 5) - 1.5) < 1e-9
+    assert abs(fitted_slope(log_eps, np.exp(0.5 * log_eps)) - 0.5) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("kind", "measured", "holds"),
+    [
+        ("equal", 1.05, True),
+        ("equal", 0.95, True),
+        ("equal", 1.2, False),
+        ("equal", 0.8, False),
+        ("equal", math.nan, False),
+        ("at most", 1.05, True),
+        ("at most", -10.0, True),
+        ("at most", 1.2, False),
+        ("at most", math.nan, False),
+    ],
+)
+def test_what_holds(kind, measured, holds):
+    row = Measurement("id", "claim", 1.0, measured, 0.1, "why", kind)
+    assert row.holds is holds
+
+
+def test_wrong_value_fails_and_pending_is_listed(monkeypatch):
+    right = pf23.fixture()
+    wrong = [dataclasses.replace(row, stated=row.stated + 1e-9) for row in right]
+    monkeypatch.setitem(ledger.CLAIMS, "PF23-fixture", Claim("PF23-fixture", "w", lambda: wrong))
+    report = measure(["PF23-fixture", "Azu21-shape"], lambda ids, description: ids)
+    text = "\n".join(report.lines)
+    assert not report.holds and "FAILS: PF23-fixture" in text
+    assert text.count("  FAILS  ") == len(wrong)
+    assert report.content["pending"] == ["Azu21-shape"] and "Azu21-shape: pending" in text
+    assert not any(row["holds"] for row in report.content["rows"])
+
+
+def test_every_claim_has_a_row_or_is_pending():
+    for id, claim in ledger.CLAIMS.items():
+        assert id == claim.id and re.fullmatch(r"[A-Z][A-Za-z]+\d\d-[\w.]+", id)
+        assert (claim.measure is None) == (id in ledger.PENDING or id == ledger.FIGURE)
+    stated = "B25-monotone B25-fig1 B25-thm2.1 B25-thm2.2 B25-thm3.1 B25-thm3.2 B25-lemma4.4"
+    stated += " B25-prop4.1 B25-small-s B25-decay B23-monotone B23-activation W23-which W23-fig1"
+    stated += " W23-fig2 W23-fig3 Woo20-Q Azu21-shape PF23-fixture PF23-end MS25-rate EPGF23-steps"
+    stated += " Hoff17-decay Gis20-scalar"
+    assert set(ledger.CLAIMS) == set(stated.split())
