@@ -106,17 +106,21 @@ def activation() -> list[Measurement]:
     if number != D or np.any(joins.sum(1) != 1):
         return rows
 
-    # Coordinate i is at half of its plateau a time C/log(1/ε) after its jump.
+    # Coordinate i is at half of its plateau a time C/log(1/ε) after its jump. The grid is fine
+    # there, in units of the time in which it grows by a factor e just before the jump.
     length = np.array([100.0, 200, 400, 800, 1600])
-    fine = np.linspace(-40, 40, 1601) / r.max()
-    near = (jumps[None, :, None] + fine / length[:, None, None]).reshape(5, -1)
+    first = np.argmax(joins, axis=1)
+    before = np.concatenate([np.zeros((1, D)), slopes[:-1]])
+    rate = (r - before @ M)[np.arange(D), first]
+    fine = np.linspace(-40, 40, 1601) / rate[:, None]
+    near = (jumps[:, None] + fine / length[:, None, None]).reshape(5, -1)
     middle = np.append((jumps[1:] + jumps[:-1]) / 2, 2 * jumps[-1])
     s = np.concatenate([np.maximum(near, 0), np.tile(middle, (5, 1))], axis=1)
     s = np.sort(s, axis=1)
     x = np.asarray(_flows(problem, jnp.asarray(-length), jnp.asarray(s)))
     late = x[-1, np.searchsorted(s[-1], middle)]
     for k, jump in enumerate(jumps):
-        i = int(np.argmax(joins[k]))
+        i = first[k]
         half = slopes[k, i] / 2
         after = [np.argmax(values[:, i] >= half) for values in x]
         times = [

@@ -6,7 +6,6 @@ from ._claim import Claim
 FIGURE = "B25-fig1"  # distributions and a figure: `dlnjax reproduce` draws it
 
 _PENDING = [
-    Claim("B25-lemma4.4", "x(t) minimises the Bregman divergence to x(0) with the same Fq", None),
     Claim("Azu21-shape", "unbalanced layers end where asinh(2x/k) is in the range of Xᵀ", None),
     Claim(
         "EPGF23-steps", "GD and SGD at any step size end at a shifted potential's minimiser", None
