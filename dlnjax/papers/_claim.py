@@ -12,9 +12,9 @@ class Measurement:
 
     id: str
     claim: str
-    stated: float
-    measured: float
-    tolerance: float
+    stated: float | int
+    measured: float | int
+    tolerance: float | int
     why: str  # where the tolerance comes from
     kind: Literal["equal", "at most"] = "equal"
 

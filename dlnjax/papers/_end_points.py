@@ -19,7 +19,7 @@ _CHUNK = 16
 class Lane:
     """`u = v = shape` times `ε^{1/D}`; without `log_eps`, the limit `ε → 0`."""
 
-    depth: float
+    depth: float | int
     X: np.ndarray
     y: np.ndarray
     log_eps: float | None

@@ -40,14 +40,14 @@ def _problem(index: Array, decay: Array) -> LeastSquares:
 class Limits(eqx.Module):
     """The limit process beside the lasso path, for `m` instances."""
 
-    relative_gap: Float[Array, "m S"]  # of the average
-    distance: Float[Array, " m"]  # of X z between the two, relative to s‖y‖, at its largest
-    end: Float[Array, " m"]  # gap of the last plateau to the lasso at κ = λ, relative
-    ratio: Float[Array, "m S"]  # gap over η
-    downward: Float[Array, "m S"]  # z↓
-    early: Float[Array, " m"]  # the largest entry of both before s = 1/max(‖r‖_∞, 1)
-    is_monotone: Bool[Array, " m"]
-    moves: Bool[Array, " m"]  # or is always 0, as `u∘u` where r ≤ 0
+    relative_gap: Float[Array, "*m S"]  # of the average
+    distance: Float[Array, "*m"]  # of X z between the two, relative to s‖y‖, at its largest
+    end: Float[Array, "*m"]  # gap of the last plateau to the lasso at κ = λ, relative
+    ratio: Float[Array, "*m S"]  # gap over η
+    downward: Float[Array, "*m S"]  # z↓
+    early: Float[Array, "*m"]  # the largest entry of both before s = 1/max(‖r‖_∞, 1)
+    is_monotone: Bool[Array, "*m"]
+    moves: Bool[Array, "*m"]  # or is always 0, as `u∘u` where r ≤ 0
 
 
 @eqx.filter_jit
@@ -87,8 +87,8 @@ def limits(indices: Int[Array, " m"], decay: Float[Array, ""], positive: bool) -
 class Flows(eqx.Module):
     """Averaged flows at every `LOG_EPS`, at their worst over `0 < s ≤ 10`."""
 
-    largest_gap: Float[Array, "m E"]  # relative
-    largest_x: Float[Array, "m E"]  # 1-norm of x, relative to the largest of the limit
+    largest_gap: Float[Array, "*m E"]  # relative
+    largest_x: Float[Array, "*m E"]  # 1-norm of x, relative to the largest of the limit
 
 
 @eqx.filter_jit

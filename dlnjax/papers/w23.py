@@ -15,14 +15,14 @@ STATED_T = {2: 0.34603494, 3: 0.34192282, 4: 0.33981138}
 DELTAS = np.array([0.3, 0.1, 0.03, 0.01])
 
 
-def chosen_t(D: float) -> float:
+def chosen_t(D: float | int) -> float:
     """Where on its segment the limit is, in closed form."""
     if D == 2:
         return (4 - 6 * 2 ** (1 / 3) + 9 * 2 ** (2 / 3)) / 31
     return 1 / (1 + (3 ** (2 / D) / (2 ** (2 / D) + 1)) ** (-D / (D - 2)))
 
 
-def chosen(D: float) -> np.ndarray:
+def chosen(D: float | int) -> np.ndarray:
     t = chosen_t(D)
     return np.array([1 - t, 2 * (1 - t), 3 * t, 0, 0])
 
@@ -97,7 +97,7 @@ def slopes() -> list[Measurement]:
     return rows
 
 
-def _grid(low: float, high: float) -> np.ndarray:
+def _grid(low: float | int, high: float | int) -> np.ndarray:
     return np.log(10) * np.linspace(low, high, 8)
 
 
@@ -149,7 +149,7 @@ def hard_instance() -> list[Measurement]:
     return rows
 
 
-def _inverse(z: np.ndarray, D: float) -> np.ndarray:
+def _inverse(z: np.ndarray, D: float | int) -> np.ndarray:
     """`h_D⁻¹(z)` for `z ≥ 0` by bisection, on nothing but the definition of `h_D`."""
     k = D / (D - 2)
     low, high = np.zeros_like(z), np.ones_like(z)
