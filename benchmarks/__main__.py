@@ -1,4 +1,5 @@
-"""`python -m benchmarks [flow|lasso|lanes|scaling|startup|limits|all] [--out DIR] [--quick]`.
+"""`python -m benchmarks [NAME|all] [--out DIR] [--quick]`, with NAME one of `flow`, `lasso`,
+`endpoint`, `lanes`, `scaling`, `startup`, `limits`.
 
 dlnjax and its peers in one process run, interleaved. Needs `pip install -e '.[bench]'`, and
 `--no-deps ISLP` for the Khan data; peers that are not installed are left out. adelie 1.1.52 asks
@@ -11,7 +12,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-NAMES = ("flow", "lasso", "lanes", "scaling", "startup", "limits")
+NAMES = ("flow", "lasso", "endpoint", "lanes", "scaling", "startup", "limits")
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ class Constraint(eqx.Module):
             U, s, V = jnp.linalg.svd(X, full_matrices=False)
             good = s > unit * max(X.shape) * s[0]
             inverse = jnp.where(good, 1 / jnp.where(good, s, 1), 0)
-            self.target = inverse * matmul(problem.y, U)
+            self.target = inverse * _without_rounding(matmul(problem.y, U), problem.y)
             self.inverse = inverse**2
         else:
             M = jnp.where(mask[None, :] & mask[:, None], problem.gram(), 0)
@@ -31,7 +31,8 @@ class Constraint(eqx.Module):
             V = V.T
             good = s > unit * len(s) * s[-1]
             self.inverse = jnp.where(good, 1 / jnp.where(good, s, 1), 0)
-            self.target = self.inverse * matmul(V, jnp.where(mask, problem.r, 0))
+            r = jnp.where(mask, problem.r, 0)
+            self.target = self.inverse * _without_rounding(matmul(V, r), r)
         self.V = jnp.where(good[:, None] & mask[None, :], V, 0)
 
     def project(self, gradient: Float[Array, " d"]) -> Float[Array, " m"]:
@@ -48,3 +49,9 @@ class Constraint(eqx.Module):
     def size(self) -> Float[Array, ""]:
         """Largest entry of the minimiser of least 2-norm."""
         return jnp.max(jnp.abs(matmul(self.target, self.V)))
+
+
+def _without_rounding(v: Array, data: Array) -> Array:
+    """`v`, products of unit vectors with `data`, where what may be the rounding of 0 is 0."""
+    rounding = 8 * jnp.finfo(v.dtype).eps * jnp.sqrt(jnp.sum(data**2))
+    return jnp.where(jnp.abs(v) > rounding, v, 0)

@@ -359,7 +359,10 @@ class Deep(AbstractDualNetwork):
     def _shape(self) -> Array:
         # NaN in place of what the constructor refuses, so that traced lanes are found invalid.
         shape = jnp.stack([self.u, self.v])
-        return jnp.where((shape > 0) & (self.depth >= 2), shape, jnp.nan)
+        allowed = shape > 0
+        if self._depth is not None:
+            allowed = allowed & (self._depth.value > 2) & jnp.isfinite(self._depth.value)
+        return jnp.where(allowed, shape, jnp.nan)
 
     def __call__(self):
         # Trial steps may cross 0, where a real power is NaN.

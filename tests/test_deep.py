@@ -4,14 +4,13 @@ import functools
 import re
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 
 import dlnjax as dln
 from dlnjax._flow._power import power_term
@@ -135,47 +134,54 @@ def test_depth_two_is_uv_and_radau(decay):
     assert np.abs(flow.x[0] - x).max() < 2e-6  # log(1/ε) times the tolerance of w
 
 
-@pytest.mark.parametrize("depth", [2, 2.5, 4.0])
+@pytest.mark.parametrize("depth", [2.5, 4.0])
 def test_the_weight_form_conserves(depth):
-    # u·v or u^{2−D} + v^{2−D}: then x, which the weights give, is that of w(0) ∓ Xᵀν.
+    # u^{2−D} + v^{2−D}: then x, which the weights give, is that of w(0) ∓ Xᵀν.
     eps = 1e-2
     network, problem = dln.Deep(U, V, depth=depth), dln.LeastSquares(*DATA["rows"])
     flow = dln.gradient_flow(
         network, problem, S, eps=eps, formulation=dln.WeightForm(), rtol=1e-9, atol=1e-10
     )
     dual = np.asarray(flow.dual)
-    if depth == 2:
-        plus, minus = (eps * w**2 for w in (U, V))
-        x = plus * eps**-dual - minus * eps**dual
-    else:
-        exponent = -depth / (depth - 2)
-        plus, minus = U ** (2 - depth) - dual, V ** (2 - depth) + dual
-        x = eps * (plus**exponent - minus**exponent)
+    exponent = -depth / (depth - 2)
+    plus, minus = U ** (2 - depth) - dual, V ** (2 - depth) + dual
+    x = eps * (plus**exponent - minus**exponent)
     assert np.abs(flow.x - x).max() < 1e-5
-    ours = _solve(None if depth == 2 else depth, np.log(eps), *DATA["rows"])
+    ours = _solve(depth, np.log(eps), *DATA["rows"])
     assert np.abs(ours.z[0] - flow.z).max() < 1e-6
 
 
 # --- closed forms and limits ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("eps", [1e-6, 1e-10, 1e-14])
-def test_one_coordinate(eps):
-    # D = 4, X = 1: with v so small that w⁻ never counts, s = ∫ dw/(y − εw⁻²) in closed form.
-    y, s = 1.3, np.array([0.3, 0.7, 0.9])
+def _scalar(s, eps, y):
+    """`w⁺` at depth 4 for `ℓ = ½(x − y)²` alone: `s = ∫ dw/(y − εw⁻²)` in closed form."""
     c = np.sqrt(eps / y)
 
     def time(gap):  # at w = c + gap
         ratio = (2 * c + gap) / gap * (1 - c) / (1 + c)
         return (1 - c - gap + c / 2 * np.log(ratio)) / y
 
-    # Beyond the jump the gap is a power of e^{−1/c}: below 1e-290 where ε is tiny, and x = y.
-    root = lambda s: brentq(lambda gap: time(gap) - s, 1e-290, 1 - c, xtol=1e-300)
-    gap = np.array([0.0 if time(1e-290) < s else root(s) for s in s])
-    network = dln.Deep(np.ones(1), np.full(1, 1e-12), depth=4.0)
-    flow = dln.gradient_flow(network, dln.LeastSquares(np.eye(1), np.full(1, y)), s, eps=eps)
-    np.testing.assert_allclose(flow.x[:, 0], eps / (c + gap) ** 2, rtol=1e-6)
-    np.testing.assert_allclose(flow.z[:, 0], y * s - 1 + c + gap, atol=1e-8)
+    # Beyond the jump the gap is a power of e^{−1/c}, which underflows: x = y.
+    least, most = np.log(1e-290), np.log(1 - c)
+    if time(np.exp(least)) < s:
+        return c
+    return c + np.exp(root_scalar(lambda g: time(np.exp(g)) - s, bracket=(least, most)).root)
+
+
+def test_one_coordinate():
+    # v is so small that w⁻ never counts, and the other columns are 0.
+    y, s = 1.3, np.sort(np.resize([0.3, 0.7, 0.9], len(S)))
+    eps = np.resize([1e-6, 1e-10, 1e-14], 9)
+    X = np.zeros((3, D))
+    X[0, 0] = 1
+    v = np.array([1e-12, 1, 1, 1])
+    flow = _solve(4.0, np.log(eps), X, np.array([y, 0, 0]), np.ones(D), v, s)
+    assert _succeeded(flow).all()
+    for i in range(3):
+        w = np.array([_scalar(t, eps[i], y) for t in s])
+        np.testing.assert_allclose(flow.x[i, :, 0], eps[i] / w**2, rtol=1e-6)
+        np.testing.assert_allclose(flow.z[i, :, 0], y * s - 1 + w, atol=1e-8)
 
 
 def _monotone(count=9):
@@ -203,7 +209,7 @@ def test_tiny_eps_follows_the_lasso_path(depth):
         gap = dln.suboptimality_gap(problem, flow.x_mean[i], flow.s[i], path=path)
         lane = jax.tree.map(lambda a, i=i: a[i] if np.ndim(a) else a, flow)
         bound = dln.certificate(problem, lane)
-        assert np.all(bound >= gap.absolute * (1 - 1e-12)) and np.all(bound < 1e-8)
+        assert np.all(bound >= gap.absolute - 1e-14) and np.all(bound < 1e-8)
 
 
 def test_saddle_to_saddle():
@@ -301,25 +307,27 @@ def test_vmap_is_a_loop():
     np.testing.assert_allclose(alone.z, flow.z[4], atol=1e-10)
 
 
-@functools.partial(jax.jit, static_argnames="forward")
-def _total(depth, log_eps, u, X, forward=False):
+@jax.jit
+def _total(depth, log_eps, u, X):
     flow = dln.gradient_flow(
         dln.Deep(u, V, depth=depth),
         dln.LeastSquares(X, DATA["rows"][1]),
         S[-3:],
         log_eps=log_eps,
-        rtol=1e-9,
-        atol=1e-10,
-        adjoint=diffrax.ForwardMode() if forward else None,
+        rtol=1e-10,
+        atol=1e-11,
         throw=False,
     )
     return jnp.sum(flow.x_mean**2) + jnp.sum(flow.x[-1])
 
 
+_gradient = jax.jit(jax.grad(_total, argnums=range(4)))
+
+
 @pytest.mark.parametrize("depth, eps", [(2.5, 1e-3), (3.0, 1e-9), (3.0, 1e-60)])
 def test_derivatives(depth, eps):
     arguments = tuple(map(jnp.asarray, (depth, np.log(eps), U, DATA["rows"][0])))
-    gradient = jax.grad(_total, argnums=range(4))(*arguments)
+    gradient = _gradient(*arguments)
     assert all(np.all(np.isfinite(g)) for g in gradient)
     rng, h = np.random.default_rng(5), 1e-5
     along = [jnp.asarray(rng.normal(size=a.shape)) for a in arguments]
@@ -332,10 +340,6 @@ def test_derivatives(depth, eps):
         np.testing.assert_allclose(
             jnp.sum(gradient[i] * along[i]), difference, rtol=1e-4, atol=1e-5
         )
-    forward = functools.partial(_total, forward=True)
-    _, tangent = jax.jvp(forward, arguments, tuple(along))
-    total = sum(jnp.sum(g * b) for g, b in zip(gradient, along, strict=True))
-    np.testing.assert_allclose(tangent, total, rtol=1e-6, atol=1e-9)
 
 
 def test_float32():
@@ -367,7 +371,7 @@ def test_shape_link_and_size(depth, eps):
     q = network.link(network.initial_dual(log_eps), log_eps)
     np.testing.assert_allclose(q, eps * np.stack([U, V]) ** depth, rtol=1e-12)
     limit = np.stack([U, V]) ** (2.0 - depth)
-    np.testing.assert_allclose(network.limit_dual(), limit, rtol=1e-14)
+    np.testing.assert_allclose(network.initial_dual(jnp.asarray(-jnp.inf)), limit, rtol=1e-14)
 
 
 def test_penalty():

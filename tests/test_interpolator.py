@@ -128,7 +128,7 @@ def test_which_minimiser(D, instance):
 def test_rates(D):
     # [W23] Fig. 1, in ε = α^D: slope 2 at depth 2, 1/2 for its second instance, else 1.
     # (Depth 2.5 bends: its corrections are of order ε^(1/5).)
-    log_eps = np.log(np.geomspace(1e-9, 1e-4, 8) if D > 2 else np.geomspace(1e-6, 1e-3, 8))
+    log_eps = np.log(np.geomspace(1e-9, 1e-6, 8) if D > 2 else np.geomspace(1e-6, 1e-3, 8))
     error = np.abs(_solve(D, BOTH, log_eps).x - _limits(D)).max(axis=-1)
     slopes = np.polyfit(log_eps, np.log(error).T, 1)[0]
     np.testing.assert_allclose(slopes, [2, 0.5] if D == 2 else [1, 1], atol=0.02)

@@ -106,7 +106,7 @@ class Newton(eqx.Module):
         # With fewer active coordinates than rows the matrix is singular to rounding; its
         # largest eigenvalue is at most the largest slope.
         top = jnp.max(slope)
-        ridge = 2 * m * jnp.finfo(matrix.dtype).eps * jnp.where(top > 0, top, 1)
+        ridge = 8 * m * jnp.finfo(matrix.dtype).eps * jnp.where(top > 0, top, 1)
         factor = Cholesky(matrix + ridge * jnp.eye(m, dtype=matrix.dtype))
         nu = factor.solve(off - matmul(V, signed(stretch * mismatch)))
         return nu, sides(matmul(nu, V), stretch) + mismatch
@@ -118,8 +118,10 @@ class Newton(eqx.Module):
         nu, dual = self.linear_solve(q / h, off, state.mismatch)
         step = dual / h
         # Growing, `q` follows its own tangent; shrinking, the tangent of `w`: neither overshoots.
-        rise = jnp.log1p(jnp.maximum(step, 0)) + self.growth.folds(jnp.minimum(step, 0))
-        rise = jnp.where(self.is_allowed, rise, 0)
+        # And nothing that is large, which may be needed yet, becomes negligible in one step.
+        fall = self.growth.folds(jnp.minimum(step, 0))
+        fall = jnp.maximum(fall, jnp.minimum(state.log_q, 0) - 3)
+        rise = jnp.where(self.is_allowed, jnp.log1p(jnp.maximum(step, 0)) + fall, 0)
         return self.rise(
             eqx.tree_at(
                 lambda s: (s.nu, s.mismatch, s.log_q),
