@@ -319,7 +319,7 @@ class Deep(AbstractDualNetwork):
 
     def limit_dual(self):
         """`shape^{2−D}`: `ones` at depth 2."""
-        return self._shape() ** (2 - self.depth)
+        return jnp.exp((2 - self.depth) * jnp.log(self._shape()))  # NaN ** 0 would be 1
 
 
 def _is_two(depth: ArrayLike) -> bool:
