@@ -398,7 +398,7 @@ class Deep(AbstractDualNetwork):
     def initial_dual(self, log_eps):
         if self._depth is None:
             return _exponential_dual(self._shape(), log_eps)
-        return self._shape() ** (2 - self.depth)
+        return jnp.exp((2 - self.depth) * jnp.log(self._shape()))  # NaN ** 0 would be 1
 
     def growth(self, log_eps):
         if self._depth is None:

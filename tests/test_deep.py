@@ -246,8 +246,10 @@ def test_which_minimum_norm_solution():
     t = 1 / (1 + (3 ** (2 / depth) / (2 ** (2 / depth) + 1)) ** (-depth / (depth - 2)))
     want = np.stack([1 - t, 2 * (1 - t), 3 * t, 0 * t], axis=1)
     error = np.abs(flow.x[:, -1] - want).max(axis=1)
-    # The error of the step where ε is moderate; u^{1/3}, the documented one, where it is tiny.
-    assert np.all(error < np.where(eps >= 1e-9, 1e-6, 6e-5))
+    # The error of the step where ε is moderate; where it is tiny, every step rounds w by
+    # u^{1/3} of where it ends.
+    rounding = flow.stats["num_steps"] * (np.finfo(float).eps / 2) ** (1 / 3)
+    assert np.all(error < np.where(eps >= 1e-9, 1e-6, rounding))
 
 
 def test_steps_stay_flat_as_eps_vanishes():
