@@ -113,3 +113,11 @@ def saddle_to_saddle() -> Figure:
         _panel(ax, f"log ε = {size:g}", "s", "x(s), its limit behind" if ax is axes[0] else "")
     axes[0].legend(fontsize=8, frameon=False)
     return figure
+
+
+FIGURES = {
+    "W23-fig1": w23_rates,
+    "W23-fig2": w23_hard_instance,
+    "W23-fig3": w23_potentials,
+    "PF23-fixture": saddle_to_saddle,
+}

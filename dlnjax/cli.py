@@ -26,6 +26,7 @@ import numpy as np
 
 from ._compare import NETWORKS, EmptyPathError, compare as run_comparison
 from ._data import DataError, load, standardise
+from ._paper_figures import FIGURES
 from ._plotting import comparison_figure
 from ._reproduce import figure1, measure
 from .papers.ledger import CLAIMS, FIGURE, PENDING
@@ -288,8 +289,8 @@ def reproduce(
 ) -> None:
     """Measure what papers claim and print it beside the stated values.
 
-    Writes `ledger.json`; `B25-fig1` also draws its figure. Ends with an error if a claim does not
-    hold.
+    Writes `ledger.json`, and the figures of `B25-fig1`, `W23-fig1` to `W23-fig3` and
+    `PF23-fixture`. Ends with an error if a claim does not hold.
     """
     if show:
         for claim in CLAIMS.values():
@@ -328,8 +329,14 @@ def reproduce(
             out.print(rich.markup.escape(line), soft_wrap=True)
         content = ledger.content | {"versions": _provenance()}
         written.append(_write_json(folder / "ledger.json", content))
+        for id in rest:
+            if id in FIGURES:
+                figure = FIGURES[id]()
+                written.append(
+                    _write(folder / f"{id}.png", lambda p, f=figure: f.savefig(p, dpi=150))
+                )
         holds = holds and ledger.holds
-    out.print(f"wrote {' and '.join(map(str, written))}", soft_wrap=True)
+    out.print(f"wrote {', '.join(map(str, written))}", soft_wrap=True)
     if not holds:
         raise typer.Exit(1)
 

@@ -97,7 +97,7 @@ def test_wrong_value_fails_and_pending_is_listed(monkeypatch):
 
 def test_every_claim_has_a_row_or_is_pending():
     for id, claim in ledger.CLAIMS.items():
-        assert id == claim.id and re.fullmatch(r"[A-Z][A-Za-z]*\d\d-[\w.]+", id)
+        assert id == claim.id and re.fullmatch(r"[A-Z][A-Za-z]*\d\d-[\w.-]+", id)
         assert (claim.measure is None) == (id in ledger.PENDING or id == ledger.FIGURE)
     stated = "B25-monotone B25-fig1 B25-thm2.1 B25-thm2.2 B25-thm3.1 B25-thm3.2 B25-lemma4.4"
     stated += " B25-prop4.1 B25-small-s B25-decay B23-monotone B23-activation W23-which W23-fig1"
