@@ -311,8 +311,8 @@ class Deep(AbstractDualNetwork):
     Without decay gradient flow conserves `u∘v` at `D = 2` and `u^{2−D} + v^{2−D}` at `D > 2`.
 
     At `D > 2` in `gradient_flow`, `ε` acts on an active coordinate no smaller than where `w` is
-    `u^{2/3} w(0)`, `u` the unit of rounding (in float64 4e-11, about `ε = 5e-32` at `D = 3` and 1e-21
-    at `D = 4`): below that `x_mean` is within about 4e-11 of its limit, and times are rounded anyway.
+    `u^{2/3} w(0)`, `u` the unit of rounding: in float64 4e-11, about `ε = 5e-32` at `D = 3` and
+    1e-21 at `D = 4`. Below that `x_mean` is within about 4e-11 of its limit.
 
     !!! cite "Reference"
 
