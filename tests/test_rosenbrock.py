@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix as optx
 import pytest
 
 import dlnjax as dln
@@ -226,3 +227,30 @@ def test_interpolation_meets_both_ends():
     coefficients = (y0, y0, *inner)
     empty = dln.Rodas5P.interpolation_cls(t0=t0, t1=t0, coefficients=coefficients)
     np.testing.assert_array_equal(empty.evaluate(t0), y0)
+
+
+def test_an_event_of_diffrax():
+    # The time at which the first coordinate to move is halfway to its plateau.
+    rng = np.random.default_rng(0)
+    problem = dln.LeastSquares(rng.normal(size=(3, 4)), rng.normal(size=3))
+    network, log_eps = dln.UV(jnp.ones(4), jnp.zeros(4)), jnp.log(1e-5)
+    term = dual_term(network, problem, log_eps)
+    first = int(jnp.argmax(jnp.abs(problem.r)))
+    half = 0.5 * jnp.abs(dln.limit_flow(network, problem).slopes[0, first])
+    solution = diffrax.diffeqsolve(
+        term,
+        dln.Rodas5P(),
+        0.0,
+        20.0,
+        1e-3,
+        term.initial(),
+        stepsize_controller=diffrax.PIDController(1e-9, 1e-10, norm=optx.max_norm),
+        event=diffrax.Event(
+            lambda t, y, args, **_: jnp.abs(term.read(t, y)[0][first]) - half,
+            optx.Newton(1e-10, 1e-10),
+        ),
+    )
+    assert solution.result == diffrax.RESULTS.event_occurred
+    assert solution.ts is not None and solution.ts[0] < 20
+    flow = dln.gradient_flow(network, problem, solution.ts, log_eps=log_eps, rtol=1e-10, atol=1e-11)
+    np.testing.assert_allclose(jnp.abs(flow.x[0, first]), half, atol=1e-7)
