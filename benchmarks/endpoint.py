@@ -14,6 +14,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 import dlnjax as dln
+from dlnjax.papers.w23 import FIRST, SECOND
 
 from ._report import seconds, write
 from ._timing import median
@@ -27,8 +28,8 @@ RTOL = 1e-8
 def instances() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
     return {
-        "2 × 3": (np.array([[1.0, 1, 1], [3, 0, 1]]), np.array([3.0, 3])),
-        "2 × 4": (np.array([[2.0, -1, 0, 1], [0, 3, 2, 0]]), np.array([0.0, 6])),
+        "2 × 3": FIRST,
+        "2 × 4": SECOND,
         "3 × 5": (rng.normal(size=(3, 5)), rng.normal(size=3)),
     }
 

@@ -5,11 +5,9 @@ steps)/(steps of the chunk's slowest lane). Chunks follow the order of the lanes
 (the same flow at tolerance `PROBE`), or that of the steps themselves, which is the best there is.
 """
 
-import functools
 import math
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 
 import dlnjax as dln
@@ -17,24 +15,12 @@ import dlnjax as dln
 from ._data import normal_batch
 from ._report import seconds, write
 from ._timing import Contender, compete
+from .flow import dlnjax_lane
 
 S = np.linspace(0, 20, 51)[1:]
 RTOL, PROBE = 1e-6, 1e-2
 CASES = [(3, 4, 1e-5, 1000), (20, 40, 1e-20, 48), (50, 100, 1e-20, 16)]
 CHUNKS = {3: (16, 32, 64, 128, 256, 1000), 20: (1, 4, 8, 16, 24, 48), 50: (1, 2, 3, 4, 8, 16)}
-
-
-def flow(log_eps: float, s, tolerance: float, X, y) -> dln.Flow:
-    d = X.shape[1]
-    return dln.gradient_flow(
-        dln.UV(jnp.ones(d), jnp.zeros(d)),
-        dln.LeastSquares(X, y),
-        s,
-        log_eps=log_eps,
-        rtol=tolerance,
-        atol=0.1 * tolerance,
-        throw=False,
-    )
 
 
 def idle(steps: np.ndarray, order: np.ndarray, chunk: int) -> float:
@@ -46,8 +32,9 @@ def idle(steps: np.ndarray, order: np.ndarray, chunk: int) -> float:
 
 def measure(n: int, d: int, eps: float, lanes: int, repetitions: int) -> dict:
     X, y = normal_batch(lanes, n, d)
-    solve = functools.partial(flow, math.log(eps), S, RTOL)
-    probe = lambda X, y: flow(math.log(eps), S[-1:], PROBE, X, y).stats["num_steps"]
+    log_eps = math.log(eps)
+    solve = lambda X, y: dlnjax_lane(d, log_eps, S, X, y, RTOL)
+    probe = lambda X, y: dlnjax_lane(d, log_eps, S[-1:], X, y, PROBE).stats["num_steps"]
     steps = np.asarray(dln.batched(solve, X, y).stats["num_steps"])
     guess = np.asarray(dln.batched(probe, X, y))
     orders = {

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import equinox as eqx
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, Bool, Float, Int
 
-from ._lanes import any_lane
+from ._lanes import any_lane, in_chunks
 from ._linalg import matmul
 from ._problem import AbstractProblem
 
@@ -255,3 +256,11 @@ def pivot_until_done(
         return state, record
 
     return lax.while_loop(lambda c: any_lane(~c[0].is_done), until_stale, carry)
+
+
+def in_cache(follow: Callable[..., _R], problem: AbstractProblem) -> Callable[..., _R]:
+    """`follow(problem, …)`, which pivots; under `vmap` on a CPU, in chunks that fit its caches."""
+    k, d = problem.rank_bound, problem.r.shape[0]
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(problem)) + k * d + k * k + 24 * d
+    # Jitted to be traced once.
+    return in_chunks(jax.jit(follow), numbers * problem.r.dtype.itemsize)

@@ -20,7 +20,7 @@ from ._lasso._basis_pursuit import (
 )
 from ._lasso._homotopy import lasso_path
 from ._linalg import matmul
-from ._network import AbstractDualNetwork, Growth
+from ._network import AbstractDualNetwork, Growth, matched
 from ._path import kkt_violation
 from ._problem import AbstractProblem, is_valid
 from ._solution import RESULTS, raise_on_failure
@@ -120,24 +120,18 @@ def limit_point(
 
 
 def _end(network, problem, log_eps, rtol, max_steps, throw) -> Interpolator:
-    dtype, size = problem.r.dtype, problem.r.shape
+    dtype = problem.r.dtype
     if not isinstance(network, AbstractDualNetwork):
         raise TypeError(
             f"The end point is known for networks with a dual form, got {type(network).__name__}. "
             "Use `gradient_flow` with `WeightForm()` and a large `s`, or subclass "
             "`AbstractDualNetwork`."
         )
-    coordinates = eqx.filter_eval_shape(lambda net: net(), network).shape
-    if coordinates != size:
-        raise ValueError(
-            f"The network has weights of shape {coordinates}, the problem has {size[0]} "
-            f"coordinates. Build it with weights of shape {size}."
-        )
+    network = matched(network, problem.r)
     if max_steps < 1:
         raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
     rtol = as_float(512 * jnp.finfo(dtype).eps if rtol is None else rtol, "rtol", dtype)
     check_scalar(rtol, "rtol")
-    network = jax.tree.map(lambda w: w.astype(dtype) if eqx.is_inexact_array(w) else w, network)
     # Which of the two solves a traced weight decay needs is not known: then both are made.
     decay = problem.weight_decay
     decays = bool(np.asarray(decay) > 0) if is_concrete(decay) else None

@@ -14,7 +14,6 @@ Columns are scaled to unit norm, every tolerance is relative, and the path is ce
 import functools as ft
 
 import equinox as eqx
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
@@ -25,11 +24,11 @@ from ._active_set import (
     Pivoting,
     Scaled,
     Tolerances,
+    in_cache,
     indices,
     pivot_until_done,
 )
 from ._check import as_float, check_scalar, is_concrete
-from ._lanes import in_chunks
 from ._network import AbstractDualNetwork, AbstractNetwork, dual_from, matched
 from ._path import LimitFlow
 from ._problem import AbstractProblem, is_valid
@@ -138,11 +137,8 @@ def _next_move(
 def _limit(
     problem: AbstractProblem, dual: Array, s_max: Array, positive: bool, max_knots: int
 ) -> LimitFlow:
-    k, d = problem.rank_bound, dual.shape[1]
-    numbers = sum(leaf.size for leaf in jax.tree.leaves(problem)) + k * d + k * k + 24 * d
-    # Jitted to be traced once.
-    follow = jax.jit(ft.partial(_follow, positive=positive, max_knots=max_knots))
-    return in_chunks(follow, numbers * dual.dtype.itemsize)(problem, dual, s_max)
+    follow = ft.partial(_follow, positive=positive, max_knots=max_knots)
+    return in_cache(follow, problem)(problem, dual, s_max)
 
 
 def _follow(

@@ -12,7 +12,6 @@ to unit norm, and `u, w, p, q` come afresh from the active set at every event.
 import functools as ft
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
@@ -22,11 +21,11 @@ from .._active_set import (
     Pivoting,
     Scaled,
     Tolerances,
+    in_cache,
     indices,
     pivot_until_done,
 )
 from .._check import as_weights
-from .._lanes import in_chunks
 from .._path import PiecewiseLinearPath
 from .._problem import AbstractProblem, is_valid
 from .._solution import RESULTS, raise_on_failure
@@ -117,11 +116,8 @@ def _write(record: _Record, state: _State, is_live: Array) -> _Record:
 def _homotopy(
     problem: AbstractProblem, weights: Array, positive: bool, max_knots: int
 ) -> PiecewiseLinearPath:
-    k, d = problem.rank_bound, weights.shape[1]
-    numbers = sum(leaf.size for leaf in jax.tree.leaves(problem)) + k * d + k * k + 24 * d
-    # Jitted to be traced once.
-    follow = jax.jit(ft.partial(_follow, positive=positive, max_knots=max_knots))
-    return in_chunks(follow, numbers * weights.dtype.itemsize)(problem, weights)
+    follow = ft.partial(_follow, positive=positive, max_knots=max_knots)
+    return in_cache(follow, problem)(problem, weights)
 
 
 def _follow(
