@@ -110,7 +110,7 @@ def saddle_to_saddle() -> Figure:
         for i, colour in zip(range(4), COLOURS, strict=False):
             ax.plot(s, plateaus[:, i], color=colour, linewidth=4, alpha=0.25)
             ax.plot(s, x[:, i], color=colour, linewidth=1.2, label=f"$x_{i + 1}$")
-        _panel(ax, f"log ε = {size:g}", "s", "x(s), its limit behind" if ax is axes[0] else "")
+        _panel(ax, f"ln ε = {size:g}", "s", "x(s); thick: the limit ε → 0" if ax is axes[0] else "")
     axes[0].legend(fontsize=8, frameon=False)
     return figure
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from .. import RESULTS, UV, LeastSquares, basis_pursuit, limit_flow
 from ._claim import Claim, Measurement
 
-# A process with two deactivations.
+# A process with a deactivation.
 FIXTURE = np.array([[1, 0.5, 0.7, 0], [0.5, 1, 0.1, 0.7]]), np.array([1.0, 0])
 JUMPS = np.array([1, 4, 4 + 80 / 49])
 PLATEAUS = np.array([[0.8, 0, 0, 0], [0, 0, 1.4, 0], [0, 0, 10 / 7, -10 / 49]])
@@ -81,6 +81,6 @@ def end(instances: int = 20) -> list[Measurement]:
 
 
 CLAIMS = [
-    Claim("PF23-fixture", "saddle-to-saddle with deactivations: jumps and plateaus", fixture),
+    Claim("PF23-fixture", "saddle-to-saddle with a deactivation: jumps and plateaus", fixture),
     Claim("PF23-end", "the limit process ends at the minimum 1-norm solution", end),
 ]
