@@ -3,6 +3,7 @@
 from ._batched import batched as batched
 from ._flow._formulation import DualForm as DualForm, WeightForm as WeightForm
 from ._flow._gradient_flow import Flow as Flow, gradient_flow as gradient_flow
+from ._flow._jump_times import JumpTimes as JumpTimes, jump_times as jump_times
 from ._flow._rosenbrock import Rodas5P as Rodas5P
 from ._interpolator import (
     Interpolator as Interpolator,

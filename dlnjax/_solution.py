@@ -43,6 +43,14 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
         "The trajectory is not finite: it overflows in this precision. Scale the data, or use "
         "float64."
     )
+    max_jumps_reached = (
+        "The flow has more jumps than the buffer holds: those in it are right. Pass a larger "
+        "`max_jumps`, a smaller `s_max`, or a `level` that fewer coordinates reach."
+    )
+    jumps_missed = (
+        "Coordinates crossed `level` too close to each other, or twice within a step: tighten "
+        "`rtol` and `atol`, or move the `level`."
+    )
     end_point_not_reached = (
         "Newton's method did not reach the end point of the flow within `max_steps` steps. Raise "
         "`max_steps` or `rtol`, use float64, or see `stats` for the residual. For a design whose "

@@ -5,14 +5,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
 from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
-from .._check import as_float, as_log_eps, check_finite, check_nonempty, is_concrete
-from .._network import AbstractNetwork, matched
-from .._problem import AbstractProblem, is_valid
+from .._check import as_float, check_finite, check_nonempty, is_concrete
+from .._network import AbstractNetwork
+from .._problem import AbstractProblem
 from .._solution import RESULTS, raise_on_failure
 from ._formulation import AbstractFormulation, DualForm
+from ._run import Run, as_run
 
 
 class Flow(eqx.Module):
@@ -83,32 +83,12 @@ def gradient_flow(
 
         [B25] §2 and §4.2 (the dual variable); arXiv 2509.18766.
     """
-    dtype = problem.r.dtype
-    network = matched(network, problem.r)
-    if is_concrete(problem.weight_decay) and float(problem.weight_decay) > 0:
-        network.penalty(problem.weight_decay)  # raises where the network refuses it
-    log_eps = as_log_eps(eps, log_eps, dtype)
-    s = _as_times(s, dtype)
-    if max_steps < 1:
-        raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
-    single = jnp.finfo(dtype).eps > 1e-10
-    rtol = as_float((1e-4 if single else 1e-7) if rtol is None else rtol, "rtol", dtype)
-    atol = as_float((1e-5 if single else 1e-8) if atol is None else atol, "atol", dtype)
     formulation = DualForm() if formulation is None else formulation
+    run = as_run(network, problem, eps, log_eps, formulation, rtol, atol, max_steps)
+    s = _as_times(s, problem.r.dtype)
     solver = formulation.default_solver() if solver is None else solver
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
-    flow = _solve(
-        network,
-        problem,
-        s,
-        log_eps,
-        rtol,
-        atol,
-        formulation,
-        solver,
-        adjoint,
-        max_steps,
-    )
+    flow = _solve(run, s, solver, adjoint)
     return raise_on_failure(flow, flow.result, throw)
 
 
@@ -136,49 +116,28 @@ def _as_times(s: ArrayLike, dtype) -> Array:
 
 @eqx.filter_jit
 def _solve(
-    network: AbstractNetwork,
-    problem: AbstractProblem,
-    s: Array,
-    log_eps: Array,
-    rtol: Array,
-    atol: Array,
-    formulation: AbstractFormulation,
-    solver: diffrax.AbstractSolver,
-    adjoint: diffrax.AbstractAdjoint,
-    max_steps: int,
+    run: Run, s: Array, solver: diffrax.AbstractSolver, adjoint: diffrax.AbstractAdjoint
 ) -> Flow:
-    term = formulation.term(network, problem, log_eps)
-    start = term.initial()
-    valid = is_valid(problem) & (log_eps < 0) & jnp.isfinite(log_eps)
+    term = run.term()
+    valid = run.is_valid(term)
     valid = valid & jnp.all(jnp.isfinite(s)) & (s[0] >= 0) & jnp.all(s[1:] >= s[:-1])
-    # A network that refuses weight decay has a penalty of NaN.
-    valid = valid & term.is_valid() & ~jnp.isnan(network.penalty(problem.weight_decay))
     # An invalid lane of a batch integrates over an empty interval.
     times = jnp.where(valid, s, 0)
-
-    # Nothing happens before about 1/‖r‖_∞.
-    size = jnp.max(jnp.abs(problem.r))
-    size = jnp.where(valid & (size > 0), size, 1)
     solution = diffrax.diffeqsolve(
         term,
         solver,
         t0=0,
         t1=times[-1],
-        dt0=jnp.minimum(0.01 / size, jnp.where(times[-1] > 0, times[-1], 1)),
-        y0=start,
+        dt0=jnp.minimum(run.first_step(valid), jnp.where(times[-1] > 0, times[-1], 1)),
+        y0=term.initial(),
         saveat=diffrax.SaveAt(ts=times),
-        stepsize_controller=diffrax.PIDController(
-            rtol=rtol,
-            atol=atol * formulation.atol_scale(log_eps),
-            norm=optx.max_norm,
-            safety=0.8,  # fewer rejected steps at the jumps, where the step must shrink fast
-        ),
+        stepsize_controller=run.controller(),
         adjoint=adjoint,
-        max_steps=max_steps,
+        max_steps=run.max_steps,
         throw=False,
     )
     x, z, dual = jax.vmap(term.read)(times, solution.ys)
-    if network.positive:
+    if run.network.positive:
         z = jnp.maximum(z, 0)  # which the error of the steps does not know
     moving = (times > 0)[:, None]
     x_mean = jnp.where(moving, z / jnp.where(moving, times[:, None], 1), x)
@@ -190,4 +149,4 @@ def _solve(
     result = RESULTS.where(lost, RESULTS.flow_not_finite, result)
     good = result == RESULTS.successful
     x, x_mean, z, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (x, x_mean, z, dual))
-    return Flow(s, x, x_mean, z, dual, result, solution.stats, network.positive)
+    return Flow(s, x, x_mean, z, dual, result, solution.stats, run.network.positive)

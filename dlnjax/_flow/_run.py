@@ -1,0 +1,75 @@
+"""What every integration of a flow begins with."""
+
+import diffrax
+import equinox as eqx
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, ArrayLike, Bool, Float, Real
+
+from .._check import as_float, as_log_eps, is_concrete
+from .._network import AbstractNetwork, matched
+from .._problem import AbstractProblem, is_valid
+from ._formulation import AbstractFormulation
+from ._term import AbstractFlowTerm
+
+
+class Run(eqx.Module):
+    """Checked input, and how the flow is stepped."""
+
+    network: AbstractNetwork
+    problem: AbstractProblem
+    log_eps: Float[Array, ""]
+    formulation: AbstractFormulation
+    rtol: Float[Array, ""]
+    atol: Float[Array, ""]
+    max_steps: int = eqx.field(static=True)
+
+    def term(self) -> AbstractFlowTerm:
+        return self.formulation.term(self.network, self.problem, self.log_eps)
+
+    def is_valid(self, term: AbstractFlowTerm) -> Bool[Array, ""]:
+        valid = is_valid(self.problem) & (self.log_eps < 0) & jnp.isfinite(self.log_eps)
+        # A network that refuses weight decay has a penalty of NaN.
+        penalty = self.network.penalty(self.problem.weight_decay)
+        return valid & term.is_valid() & ~jnp.isnan(penalty)
+
+    def first_step(self, valid: Bool[Array, ""]) -> Float[Array, ""]:
+        # Nothing happens before about 1/‖r‖_∞.
+        size = jnp.max(jnp.abs(self.problem.r))
+        return 0.01 / jnp.where(valid & (size > 0), size, 1)
+
+    def controller(self) -> diffrax.PIDController:
+        return diffrax.PIDController(
+            rtol=self.rtol,
+            atol=self.atol * self.formulation.atol_scale(self.log_eps),
+            norm=optx.max_norm,
+            safety=0.8,  # fewer rejected steps at the jumps, where the step must shrink fast
+        )
+
+
+def as_run(
+    network: AbstractNetwork,
+    problem: AbstractProblem,
+    eps: ArrayLike | None,
+    log_eps: ArrayLike | None,
+    formulation: AbstractFormulation,
+    rtol: Real[ArrayLike, ""] | None,
+    atol: Real[ArrayLike, ""] | None,
+    max_steps: int,
+) -> Run:
+    dtype = problem.r.dtype
+    network = matched(network, problem.r)
+    if is_concrete(problem.weight_decay) and float(problem.weight_decay) > 0:
+        network.penalty(problem.weight_decay)  # raises where the network refuses it
+    if max_steps < 1:
+        raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
+    single = jnp.finfo(dtype).eps > 1e-10
+    return Run(
+        network=network,
+        problem=problem,
+        log_eps=as_log_eps(eps, log_eps, dtype),
+        formulation=formulation,
+        rtol=as_float((1e-4 if single else 1e-7) if rtol is None else rtol, "rtol", dtype),
+        atol=as_float((1e-5 if single else 1e-8) if atol is None else atol, "atol", dtype),
+        max_steps=max_steps,
+    )

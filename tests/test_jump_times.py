@@ -1,0 +1,112 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dlnjax as dln
+from dlnjax.papers.pf23 import FIXTURE
+
+NETWORK = dln.UV(jnp.ones(4), jnp.zeros(4))
+# Half of the plateaus that x₁, x₃ and x₄ of [PF23]'s example come to; x₂ stays at 0.
+LEVEL = jnp.array([0.4, 0.1, 0.7, 0.1])
+S_MAX = 8.0
+
+
+@jax.jit
+@jax.vmap
+def jumps(X, y, log_eps, level):
+    problem = dln.LeastSquares(X, y)
+    return dln.jump_times(NETWORK, problem, S_MAX, level, log_eps=log_eps, max_jumps=5, throw=False)
+
+
+def test_on_the_fixture_they_tend_to_the_jumps_of_the_limit():
+    log_eps = jnp.array([-100.0, -400, -2000, -5000])
+    X, y = (jnp.broadcast_to(a, (4, *a.shape)) for a in map(jnp.asarray, FIXTURE))
+    found = jumps(X, y, log_eps, np.tile(LEVEL, (4, 1)))
+    assert jnp.all(found.result == dln.RESULTS.successful)
+    np.testing.assert_array_equal(found.num_jumps, 4)
+    # x₁ activates, x₃ does, x₁ deactivates beside it, x₄ activates.
+    ups, downs = np.zeros((5, 4), bool), np.zeros((5, 4), bool)
+    ups[[0, 1, 3], [0, 2, 3]] = downs[2, 0] = True
+    for lane in range(4):
+        np.testing.assert_array_equal(found.activations[lane], ups)
+        np.testing.assert_array_equal(found.deactivations[lane], downs)
+    np.testing.assert_array_equal(found.s[:, 4], found.s[:, 3])
+    # x₁ alone: x = ½ ε sinh(L g), dg/ds = 1 − 1.25 x, so that ds = dx/(L x (1 − 1.25 x)).
+    np.testing.assert_allclose(found.s[:, 0], 1 + np.log(4 * 0.8) / -log_eps, atol=1e-7)
+    delays = np.abs(found.s[:, :4] - np.array([[1, 4, 4, 4 + 80 / 49]])) * -log_eps[:, None]
+    np.testing.assert_allclose(delays[1:], np.tile(delays[3], (3, 1)), rtol=2e-3)
+
+
+def test_the_flow_is_at_the_level():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(4, 2, 4)), rng.normal(size=(4, 2))
+    log_eps = jnp.full(4, -60.0)
+    level = np.full((4, 4), 0.05)
+    found = jumps(X, y, log_eps, level)
+
+    @jax.vmap
+    def flow(X, y, s, log_eps):
+        problem = dln.LeastSquares(X, y)
+        return dln.gradient_flow(NETWORK, problem, s, log_eps=log_eps, rtol=1e-10, atol=1e-11).x
+
+    assert jnp.all(found.result == dln.RESULTS.successful) and jnp.all(found.num_jumps > 0)
+    grid = jnp.linspace(0, S_MAX, 401)
+    s = jnp.concatenate([found.s, jnp.broadcast_to(grid, (4, 401))], axis=1)
+    order = jnp.argsort(s, axis=1)
+    x = flow(X, y, jnp.take_along_axis(s, order, axis=1), log_eps)
+    x = np.take_along_axis(np.asarray(x), np.argsort(order, axis=1)[:, :, None], axis=1)
+    for lane, number in enumerate(found.num_jumps):
+        at, on_grid = np.abs(x[lane, :5]), np.abs(x[lane, 5:])
+        crosses = np.asarray(found.activations | found.deactivations)[lane]
+        assert not np.any(crosses[number:])
+        # An error of 1e-7 in w is 60 times that in log x.
+        error = np.abs(at / 0.05 - 1)[crosses]
+        assert error.max() < 1e-5
+        # None is missing that the grid can see, and each goes the way that it says.
+        above = on_grid > 0.05
+        rises = np.asarray(found.activations)[lane].astype(int).sum(0)
+        falls = np.asarray(found.deactivations)[lane].astype(int).sum(0)
+        np.testing.assert_array_equal(rises - falls, above[-1])
+        assert np.all(rises + falls >= np.abs(np.diff(above.astype(int), axis=0)).sum(0))
+
+
+def test_ties_and_lanes_that_fail_alone():
+    X, y = map(np.array, FIXTURE)
+    twins = np.array([[1.0, 1, 0, 0], [0, 0, 1, 1]]), np.array([1.0, 1.0])
+    many = np.full((4, 2, 4), X), np.full((4, 2), y)
+    many[0][0], many[1][0] = twins
+    many[1][1] = 0
+    many[1][2, 0] = np.nan
+    level = np.tile(LEVEL, (4, 1))
+    level[3, 0] = -1
+    found = jumps(*many, jnp.full(4, -100.0), level)
+    assert (found.result == dln.RESULTS.successful).tolist() == [True, True, False, False]
+    assert (found.result == dln.RESULTS.invalid_input).tolist() == [False, False, True, True]
+    # Two pairs of twins: x = (.5, .5, .5, .5), and x₁ stays below .4 only for a while; all four
+    # have the same law, and x₂ and x₄ the same level.
+    assert found.num_jumps[0] == 2
+    np.testing.assert_array_equal(
+        found.activations[0, :2], [[False, True, False, True], [True, False, False, False]]
+    )
+    assert found.num_jumps[1] == 0
+    np.testing.assert_array_equal(found.s[1], 0)
+    assert jnp.all(jnp.isnan(found.s[2:]))
+
+
+def test_bad_input_says_what_to_do():
+    problem = dln.LeastSquares(*FIXTURE)
+    run = lambda s=S_MAX, level=0.1, **options: dln.jump_times(
+        NETWORK, problem, s, level, eps=1e-5, **options
+    )
+    with pytest.raises(ValueError, match="`s_max` must be positive"):
+        run(s=0.0)
+    with pytest.raises(ValueError, match="`level` must be positive"):
+        run(level=0.0)
+    with pytest.raises(ValueError, match=r"scalar or of shape \(4,\), got shape \(3,\)"):
+        run(level=jnp.ones(3))
+    with pytest.raises(ValueError, match="`max_jumps` must be at least 1"):
+        run(max_jumps=0)
+    short = jax.jit(lambda: run(level=LEVEL, max_jumps=2, throw=False))()
+    assert short.result == dln.RESULTS.max_jumps_reached and short.num_jumps == 2
+    assert jnp.all(jnp.isfinite(short.s))
