@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import ArrayLike
 
 import dlnjax as dln
 from dlnjax.papers.pf23 import FIXTURE
@@ -96,9 +97,10 @@ def test_ties_and_lanes_that_fail_alone():
 
 def test_bad_input_says_what_to_do():
     problem = dln.LeastSquares(*FIXTURE)
-    run = lambda s=S_MAX, level=0.1, **options: dln.jump_times(
-        NETWORK, problem, s, level, eps=1e-5, **options
-    )
+
+    def run(s: float = S_MAX, level: ArrayLike = 0.1, **options):
+        return dln.jump_times(NETWORK, problem, s, level, eps=1e-5, **options)
+
     with pytest.raises(ValueError, match="`s_max` must be positive"):
         run(s=0.0)
     with pytest.raises(ValueError, match="`level` must be positive"):
