@@ -179,21 +179,19 @@ def _solve(
 
 def _with_decay(problem: AbstractProblem, positive: bool) -> Interpolator:
     """The lasso at `κ = λ`."""
-    held = _held(problem)
-    path = lasso_path(held, positive=positive, throw=False)
+    path = lasso_path(problem, positive=positive, throw=False)
     x = path.slopes[-1]
-    c = held.r - held.matvec(x)
+    end, held = lax.stop_gradient(x), _held(problem)
+    c = held.r - held.matvec(end)
     size = jnp.max(jnp.abs(held.r))
-    violation = kkt_violation(held, x, jnp.full((2, x.shape[0]), held.weight_decay), positive)
-    # On the support, M_AA x_A = (r − λ sign x)_A.
-    off = _vanishing(problem.r - problem.weight_decay * jnp.sign(x) - problem.matvec(x))
+    violation = kkt_violation(held, end, jnp.full((2, x.shape[0]), held.weight_decay), positive)
     stats = {
         "num_steps": path.stats["num_pivots"].astype(int),
         "residual": violation / jnp.where(size > 0, size, 1),
         "sensitivity": jnp.zeros_like(size),
     }
     return Interpolator(
-        x=x + Constraint(held, x != 0).invert(off),
+        x=x,
         dual=jnp.where(jnp.abs(c) > rounding_of_residual(held), jnp.sign(c) * jnp.inf, 0),
         result=path.result,
         stats=stats,

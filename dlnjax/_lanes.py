@@ -73,8 +73,4 @@ def in_chunks(fn: Callable, size: int) -> Callable:
         out = in_chunks(all_lanes, size * chunk)(*args)
         return out, jax.tree.map(lambda _: True, out)
 
-    # The rule above cannot be differentiated (a tangent may be shared by lanes whose values are
-    # not); derivatives go through all lanes at once.
-    differentiable = jax.custom_jvp(wrapped)
-    differentiable.defjvp(lambda primals, tangents: jax.jvp(fn, primals, tangents))
-    return differentiable
+    return wrapped

@@ -32,6 +32,7 @@ from ._check import as_float, check_scalar, is_concrete
 from ._network import AbstractDualNetwork, AbstractNetwork, dual_from, matched
 from ._path import LimitFlow
 from ._problem import AbstractProblem, is_valid
+from ._segments import Faces, differentiable, limit_on_faces
 from ._solution import RESULTS, raise_on_failure
 
 
@@ -40,7 +41,10 @@ class _Record(eqx.Module):
 
     s: Float[Array, " K"]
     index: Int[Array, "K k"]
+    sign: Int[Array, "K k"]
     slope: Float[Array, "K k"]
+    opening: Int[Array, " K"]  # the coordinate that jumps, and its sign; none at `s_max`
+    opening_sign: Int[Array, " K"]
 
 
 class _State(Pivoting):
@@ -138,12 +142,12 @@ def _limit(
     problem: AbstractProblem, dual: Array, s_max: Array, positive: bool, max_knots: int
 ) -> LimitFlow:
     follow = ft.partial(_follow, positive=positive, max_knots=max_knots)
-    return in_cache(follow, problem)(problem, dual, s_max)
+    return differentiable(in_cache(follow, problem), limit_on_faces)(problem, dual, s_max)
 
 
 def _follow(
     problem: AbstractProblem, dual: Array, s_max: Array, *, positive: bool, max_knots: int
-) -> LimitFlow:
+) -> tuple[LimitFlow, Faces]:
     d, dtype = dual.shape[1], dual.dtype
     # One slot more than the rank: a column is tried before it is known to be dependent.
     k = min(problem.rank_bound + 1, d)
@@ -215,11 +219,16 @@ def _follow(
         )
         is_known = (~state.is_done | is_cut) & ~is_full & (state.row >= 0)
         row = jnp.where(is_known, state.row, max_knots)
-        put = lambda buffer, value: buffer.at[row].set(value, mode="drop")
+        put = lambda buffer, value, row: buffer.at[row].set(value, mode="drop")
+        opening = jnp.where(opens, row, max_knots)
+        opening_sign = jnp.where(is_cut, 0, event.sign).astype(jnp.int32)
         record = _Record(
-            s=put(record.s, state.s),
-            index=put(record.index, state.active.index),
-            slope=put(record.slope, state.active.solution[0]),
+            s=put(record.s, state.s, row),
+            index=put(record.index, state.active.index, row),
+            sign=put(record.sign, state.active.sign.astype(jnp.int32), row),
+            slope=put(record.slope, state.active.solution[0], row),
+            opening=put(record.opening, event.j, opening),
+            opening_sign=put(record.opening_sign, opening_sign, opening),
         )
         return state, record
 
@@ -245,10 +254,14 @@ def _follow(
     record = _Record(
         s=jnp.zeros(max_knots, dtype),
         index=jnp.full((max_knots, k), d, jnp.int32),
+        sign=jnp.zeros((max_knots, k), jnp.int32),
         slope=jnp.zeros((max_knots, k), dtype),
+        opening=jnp.zeros(max_knots, jnp.int32),
+        opening_sign=jnp.zeros(max_knots, jnp.int32),
     )
     state, record = pivot_until_done(step, (state, record))
-    return _assemble(problem, state, record, scaled, dual, positive)
+    limit = _assemble(problem, state, record, scaled, dual, positive)
+    return limit, Faces(record.index, record.sign, record.opening, record.opening_sign)
 
 
 def _assemble(

@@ -8,7 +8,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
 from equinox import AbstractVar
-from jaxtyping import Array, ArrayLike, Bool, Float, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from ._check import (
     as_float,
@@ -47,6 +47,10 @@ class AbstractProblem(eqx.Module):
     @abc.abstractmethod
     def gram_column(self, j: ArrayLike) -> Float[Array, " d"]:
         """Column `j` of `M`, shape `(d,)`, without forming `M`."""
+
+    @abc.abstractmethod
+    def gram_block(self, index: Int[Array, " k"]) -> Float[Array, "k k"]:
+        """The rows and columns `index` of `M`, without forming `M`."""
 
     @abc.abstractmethod
     def gram_diagonal(self) -> Float[Array, " d"]:
@@ -217,6 +221,10 @@ class LeastSquares(AbstractProblem):
     def gram_column(self, j):
         return matmul(jnp.take(self.X, j, axis=1), self.X)
 
+    def gram_block(self, index):
+        X = jnp.take(self.X, index, axis=1)
+        return matmul(X.T, X)
+
     def gram_diagonal(self):
         return jnp.sum(self.X**2, axis=0)
 
@@ -307,6 +315,9 @@ class Quadratic(AbstractProblem):
 
     def gram_column(self, j):
         return jnp.take(self.M, j, axis=1)
+
+    def gram_block(self, index):
+        return self.M[index[:, None], index[None, :]]
 
     def gram_diagonal(self):
         return jnp.diagonal(self.M)

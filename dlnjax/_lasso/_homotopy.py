@@ -28,6 +28,7 @@ from .._active_set import (
 from .._check import as_weights
 from .._path import PiecewiseLinearPath
 from .._problem import AbstractProblem, is_valid
+from .._segments import Faces, differentiable, path_on_faces
 from .._solution import RESULTS, raise_on_failure
 
 
@@ -36,6 +37,7 @@ class _Record(eqx.Module):
 
     tau: Float[Array, " K"]
     index: Int[Array, "K k"]
+    sign: Int[Array, "K k"]
     z: Float[Array, "K k"]
     slope: Float[Array, "K k"]
 
@@ -107,6 +109,7 @@ def _write(record: _Record, state: _State, is_live: Array) -> _Record:
     return _Record(
         tau=put(record.tau, state.tau),
         index=put(record.index, active.index),
+        sign=put(record.sign, active.sign.astype(jnp.int32)),
         z=put(record.z, active.x / state.tau),
         slope=put(record.slope, slope),
     )
@@ -117,12 +120,12 @@ def _homotopy(
     problem: AbstractProblem, weights: Array, positive: bool, max_knots: int
 ) -> PiecewiseLinearPath:
     follow = ft.partial(_follow, positive=positive, max_knots=max_knots)
-    return in_cache(follow, problem)(problem, weights)
+    return differentiable(in_cache(follow, problem), path_on_faces)(problem, weights)
 
 
 def _follow(
     problem: AbstractProblem, weights: Array, *, positive: bool, max_knots: int
-) -> PiecewiseLinearPath:
+) -> tuple[PiecewiseLinearPath, Faces]:
     k, tol = problem.rank_bound, Tolerances(weights.dtype)
     scaled = Scaled(problem, weights, positive)
     size = jnp.max(jnp.abs(scaled.r))
@@ -208,6 +211,7 @@ def _follow(
     record = _Record(
         tau=jnp.full(max_knots, jnp.inf, size.dtype),
         index=jnp.full((max_knots, k), scaled.r.shape[0], jnp.int32),
+        sign=jnp.zeros((max_knots, k), jnp.int32),
         z=jnp.zeros((max_knots, k), size.dtype),
         slope=jnp.zeros((max_knots, k), size.dtype),
     )
@@ -218,7 +222,9 @@ def _follow(
     # Where the path was not followed to its end, nothing is known beyond its last knot.
     is_cut = (result == RESULTS.max_knots_reached) | (result == RESULTS.path_cycled)
     is_cut = is_cut | ~(state.violation <= tol.wrong * size)
-    return _assemble(state, record, result, is_cut, scaled, weights, positive)
+    path = _assemble(state, record, result, is_cut, scaled, weights, positive)
+    none = jnp.zeros(max_knots, jnp.int32)
+    return path, Faces(record.index, record.sign, none, none)
 
 
 def _assemble(

@@ -1,0 +1,134 @@
+"""Derivatives of the lasso path and of the limit process.
+
+Between events the active set is fixed and all is the solution of a linear system. So the events
+are found without derivatives, and where derivatives are asked for, what they determine is evaluated
+again from the active sets: in both modes and of every order, at `O(k³)` a segment. Where several
+coordinates bind at one knot, these are derivatives of one of the paths nearby.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+import jax.scipy.linalg as jsp
+from jaxtyping import Array, Float, Int
+
+from ._path import PiecewiseLinearPath
+from ._problem import AbstractProblem
+
+
+class Faces(eqx.Module):
+    """The active coordinates on each segment, `d` in empty slots, with their signs (0 there); and
+    the coordinate whose event opened it, with its sign."""
+
+    index: Int[Array, "K k"]
+    sign: Int[Array, "K k"]
+    opening: Int[Array, " K"]
+    opening_sign: Int[Array, " K"]
+
+
+def differentiable(
+    solve: Callable[..., tuple[PiecewiseLinearPath, Faces]],
+    evaluate: Callable[..., tuple[Array, Array, Array]],
+) -> Callable[..., PiecewiseLinearPath]:
+    """`solve(problem, weights, …)`, whose derivatives are those of the knots, values and slopes
+    that `evaluate(faces, problem, weights, …)` gives in the first `num_knots` rows."""
+    solve_with_rule = eqx.filter_custom_jvp(solve)
+
+    @solve_with_rule.def_jvp
+    def _(primals, tangents):
+        path, faces = solve_with_rule(*primals)
+        rows = jnp.arange(path.knots.shape[0], dtype=jnp.int32)
+        rows = jnp.clip(rows, 0, jnp.maximum(path.num_knots - 1, 0))
+
+        def again(problem, weights, *rest):
+            parts = evaluate(faces, problem, weights, *rest)
+            parts = [jnp.where(path.num_knots > 0, v[rows], 0) for v in parts]
+            fields = lambda path: (path.knots, path.values, path.slopes, path.weights)
+            weights = jnp.broadcast_to(weights, path.weights.shape)
+            return eqx.tree_at(fields, path, (*parts, weights))
+
+        _, change = eqx.filter_jvp(again, primals, tangents)
+        return (path, faces), (change, jax.tree.map(lambda _: None, faces))
+
+    return lambda *args: solve_with_rule(*args)[0]
+
+
+def _spread(index: Array, v: Array, d: int) -> Array:
+    """From slots `(K, k)` to coordinates `(K, d)`."""
+    rows = jnp.arange(index.shape[0], dtype=index.dtype)[:, None]
+    return jnp.zeros((index.shape[0], d), v.dtype).at[rows, index].set(v, mode="drop")
+
+
+def _on_faces(
+    problem: AbstractProblem, index: Int[Array, "K k"], rhs: Float[Array, "K k m"]
+) -> Float[Array, "K k m"]:
+    """The solutions of `M_AA u = rhs`, 0 in empty slots."""
+    d, k = problem.r.shape[0], index.shape[1]
+
+    def one(index, rhs):
+        is_empty = index == d
+        block = problem.gram_block(jnp.minimum(index, d - 1))
+        either = is_empty[:, None] | is_empty[None, :]
+        block = jnp.where(either, jnp.eye(k, dtype=rhs.dtype), block)
+        return jsp.solve(block, jnp.where(is_empty[:, None], 0, rhs), assume_a="pos")
+
+    return jax.vmap(one)(index, rhs)
+
+
+def path_on_faces(
+    faces: Faces, problem: AbstractProblem, weights: Float[Array, "2 d"]
+) -> tuple[Array, Array, Array]:
+    """Knots, values and slopes of the lasso path: `z = μu − w` with `M_AA u = (r − λs)_A` and
+    `M_AA w = (ωs)_A`. At a knot both segments have the same `z`."""
+    r, index = problem.r, faces.index
+    d = r.shape[0]
+    sign = faces.sign.astype(r.dtype)
+    at = jnp.minimum(index, d - 1)
+    omega = jnp.where(sign > 0, weights[0][at], weights[1][at])
+    rhs = jnp.stack([r[at] - problem.weight_decay * sign, omega * sign], axis=-1)
+    solution = _on_faces(problem, index, rhs)
+    u, w = _spread(index, solution[..., 0], d), _spread(index, solution[..., 1], d)
+    before = lambda v: jnp.concatenate([jnp.zeros_like(v[:1]), v[:-1]])
+    du, dw = u - before(u), w - before(w)
+    # μ du = dw.
+    size = jnp.sum(du * dw, axis=1)
+    moves = size != 0
+    knots = jnp.where(moves, jnp.sum(dw**2, axis=1) / jnp.where(moves, size, 1), 1)
+    return knots, knots[:, None] * u - w, u
+
+
+def limit_on_faces(
+    faces: Faces, problem: AbstractProblem, dual: Float[Array, "signs d"], s_max: Float[Array, ""]
+) -> tuple[Array, Array, Array]:
+    """Jumps, values and plateaus of the limit process: `M_AA x = (r − λs)_A`, and `w` of the
+    coordinate that opens a segment has come to 0. (Where none does, it was cut at `s_max`.)"""
+    r, decay = problem.r, problem.weight_decay
+    d = r.shape[0]
+    sign = faces.sign.astype(r.dtype)
+    at = jnp.minimum(faces.index, d - 1)
+    plateaus = _on_faces(problem, faces.index, (r[at] - decay * sign)[..., None])[..., 0]
+    plateaus = _spread(faces.index, plateaus, d)
+    images = problem.matvec(plateaus)
+
+    def jump(carry, row):
+        s, z, image, x, speed = carry
+        next_x, next_speed, j, side = row
+        side_of = side.astype(r.dtype)
+        start = jnp.where(side > 0, dual[0, j], dual[-1, j])
+        w = start + decay * s - side_of * (s * r[j] - image[j])
+        falls = side_of * (r[j] - speed[j]) - decay
+        is_jump = (side != 0) & (falls > 0)
+        step = jnp.where(is_jump, w / jnp.where(is_jump, falls, 1), 0)
+        step = jnp.where(side != 0, step, end - s)
+        s, z, image = s + step, z + step * x, image + step * speed
+        return (s, z, image, next_x, next_speed), (s, z)
+
+    # Rows that are not filled count as nothing, also to derivatives.
+    end = jnp.where(jnp.isfinite(s_max), s_max, 0)
+    zeros = jnp.zeros_like(r)
+    rows = plateaus, images, jnp.minimum(faces.opening, d - 1), faces.opening_sign
+    _, (s, z) = lax.scan(jump, (jnp.zeros_like(s_max), zeros, zeros, zeros, zeros), rows)
+    return s, z, plateaus
