@@ -1,6 +1,7 @@
 """Diagonal linear networks and the lasso regularisation path."""
 
 from ._batched import batched as batched
+from ._bregman import bregman_projection as bregman_projection
 from ._flow._formulation import DualForm as DualForm, WeightForm as WeightForm
 from ._flow._gradient_flow import Flow as Flow, gradient_flow as gradient_flow
 from ._flow._jump_times import JumpTimes as JumpTimes, jump_times as jump_times
@@ -14,6 +15,7 @@ from ._lasso._basis_pursuit import BasisPursuit as BasisPursuit, basis_pursuit a
 from ._lasso._homotopy import lasso_path as lasso_path
 from ._lasso._proximal import LassoPoint as LassoPoint, lasso as lasso
 from ._limit import limit_flow as limit_flow
+from ._monotone import is_always_monotone as is_always_monotone, is_z_matrix as is_z_matrix
 from ._network import (
     UV as UV,
     AbstractDualNetwork as AbstractDualNetwork,
@@ -32,6 +34,10 @@ from ._problem import (
     AbstractProblem as AbstractProblem,
     LeastSquares as LeastSquares,
     Quadratic as Quadratic,
+)
+from ._rates import (
+    NullSpaceConstant as NullSpaceConstant,
+    null_space_constant as null_space_constant,
 )
 from ._solution import RESULTS as RESULTS
 from ._theory import (
