@@ -1,5 +1,7 @@
 """The rate at which end points tend to a unique minimum 1-norm solution, arXiv 2506.01143."""
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -26,33 +28,49 @@ def _minimisers(indices: Int[Array, " m"]) -> tuple[Array, Array, BasisPursuit]:
     return jax.vmap(one)(indices)
 
 
-def rate(instances: int = 6) -> list[Measurement]:
-    """MS25-rate, on instances with `n` active coordinates, where the dual is unique."""
+class Errors(NamedTuple):
+    """Distances of end points to their limits, on `m` instances and `E` sizes of `ε`."""
+
+    slope: np.ndarray  # predicted: 1 − ϱ or 1, (m,)
+    log_eps: np.ndarray  # (m, E)
+    error: np.ndarray  # (m, E)
+
+
+def errors(instances: int = 6) -> dict[int, Errors]:
+    """By depth, on instances with `n` active coordinates, where the dual is unique."""
     X, y, minimum = jax.tree.map(np.asarray, _minimisers(jnp.arange(4 * instances)))
     off = np.where(minimum.x == 0, np.abs(minimum.dual), 0)
     largest = np.max(off, axis=1)
     # Between 0.9 and 1 the range of ε where the error is a power is out of reach at D > 2.
     is_fit = minimum.is_unique & (np.sum(minimum.x != 0, axis=1) == N) & (largest < 0.9)
     chosen = np.flatnonzero(is_fit)[:instances]
-    deviations: dict[float, list[float]] = {}
+    measured = {}
     for D in (2, 3, 4):
+        slope = 1 - largest[chosen] if D == 2 else np.ones(len(chosen))
         # At depth 2 from ε^{1−ϱ} = 1e-10 to 1e-5.
-        units = [1 - largest[i] if D == 2 else 1.0 for i in chosen]
-        grids = [np.log(10) * np.linspace(-10, -5, 8) / unit for unit in units]
-        if D > 2:
-            grids = [np.log(10) * np.linspace(-11, -7, 8) for _ in chosen]
-        lanes = [Lane(D, X[i], y[i], e) for i, g in zip(chosen, grids, strict=True) for e in g]
-        x = end_points(lanes).reshape(len(chosen), -1, SIZE)
-        correction = None if D == 2 else 1 - 2 / D
-        deviations[D] = [
-            fitted_slope(g, np.max(np.abs(points - minimum.x[i]), axis=1), correction) - unit
-            for i, g, points, unit in zip(chosen, grids, x, units, strict=True)
+        powers = np.linspace(-10, -5, 8) if D == 2 else np.linspace(-11, -7, 8)
+        log_eps = np.log(10) * powers / slope[:, None]
+        lanes = [Lane(D, X[i], y[i], e) for i, g in zip(chosen, log_eps, strict=True) for e in g]
+        x = end_points(lanes).reshape(*log_eps.shape, SIZE)
+        error = np.max(np.abs(x - minimum.x[chosen, None]), axis=2)
+        measured[D] = Errors(slope, log_eps, error)
+    return measured
+
+
+def rate(instances: int = 6) -> list[Measurement]:
+    """MS25-rate: slopes of the error in `log ε`."""
+    deviations = {
+        D: [
+            fitted_slope(log_eps, error, None if D == 2 else 1 - 2 / D) - slope
+            for slope, log_eps, error in zip(*rows, strict=True)
         ]
+        for D, rows in errors(instances).items()
+    }
     return [
         Measurement(
             "MS25-rate",
             f"largest deviation of the fitted slope from {'1 − ϱ' if D == 2 else '1'}, D = {D}, "
-            f"{len(chosen)} instances 3 × 5",
+            f"{len(values)} instances 3 × 5",
             0.0,
             max(map(abs, values), default=np.nan),
             0.03 if D == 2 else 0.05,
