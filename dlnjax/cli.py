@@ -289,8 +289,9 @@ def reproduce(
 ) -> None:
     """Measure what papers claim and print it beside the stated values.
 
-    Writes `ledger.json`, and the figures of `B25-fig1`, `W23-fig1` to `W23-fig3` and
-    `PF23-fixture`. Ends with an error if a claim does not hold.
+    Writes `ledger.json`, and the figures of `B25-fig1`, `B23-activation`, `W23-fig1` to
+    `W23-fig3`, `PF23-fixture`, `MS25-rate` and `Gis20-scalar`. Ends with an error if a claim
+    does not hold.
     """
     if show:
         for claim in CLAIMS.values():

@@ -7,10 +7,11 @@ import re
 import numpy as np
 import pytest
 
+from dlnjax._paper_figures import FIGURES
 from dlnjax._reproduce import measure
-from dlnjax.papers import b23, b25, gis20, ledger, pf23, w23
+from dlnjax.papers import azu21, b23, b25, gis20, ledger, pf23, w23
 from dlnjax.papers._claim import Claim, Measurement
-from dlnjax.papers._end_points import Lane, end_points, fitted_slope
+from dlnjax.papers._end_points import Lane, end_points, fitted_slope, off_range
 
 
 def _hold(rows, id):
@@ -29,6 +30,22 @@ def test_potentials():
 
 def test_logistic_growth():
     _hold(gis20.scalar(), "Gis20-scalar")
+
+
+def test_unbalanced_layers():
+    _hold(azu21.shape(2), "Azu21-shape")
+
+
+def test_off_range():
+    X = np.array([[[1.0, 2, 0]], [[0, 1, 1]]])
+    np.testing.assert_allclose(off_range(X, 3 * X[:, 0]), 0, atol=1e-15)
+    np.testing.assert_allclose(off_range(X, np.array([[0.0, 0, -5], [2, 2, 2]])), 1)
+
+
+@pytest.mark.parametrize("id", ["W23-fig3", "Gis20-scalar"])
+def test_figures_are_labelled(id):
+    for ax in FIGURES[id]().axes:
+        assert ax.get_xlabel() and ax.get_ylabel() and ax.lines
 
 
 def test_stieltjes_paths_are_monotone():
@@ -87,6 +104,7 @@ def test_wrong_value_fails_and_pending_is_listed(monkeypatch):
     right = pf23.fixture()
     wrong = [dataclasses.replace(row, stated=row.stated + 1e-9) for row in right]
     monkeypatch.setitem(ledger.CLAIMS, "PF23-fixture", Claim("PF23-fixture", "w", lambda: wrong))
+    monkeypatch.setitem(ledger.CLAIMS, "Azu21-shape", Claim("Azu21-shape", "w", None))
     report = measure(["PF23-fixture", "Azu21-shape"], lambda ids, description: ids)
     text = "\n".join(report.lines)
     assert not report.holds and "FAILS: PF23-fixture" in text

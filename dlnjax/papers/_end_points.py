@@ -77,6 +77,13 @@ def end_points(lanes: Sequence[Lane]) -> np.ndarray:
     return x
 
 
+def off_range(X: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """The largest entry of what is left of each `v`, shape `(m, d)`, off the range of `Xᵀ`, `X` of
+    shape `(m, n, d)` and full rank, relative to the largest of `v`: shape `(m,)`."""
+    null = np.linalg.svd(X)[2][:, X.shape[1] :]
+    return np.abs(np.einsum("mkd,mke,me->md", null, null, v)).max(1) / np.abs(v).max(1)
+
+
 def fitted_slope(log_eps: np.ndarray, error: np.ndarray, correction: float | None = None) -> float:
     """The exponent `a` in `error ∝ ε^a`, or in `ε^a exp(C δ + C' δ²)`, `δ = ε^correction`, by least
     squares."""

@@ -1,5 +1,7 @@
 """Berthier, *Incremental Learning in Diagonal Linear Networks*, JMLR 24(171)."""
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .. import RESULTS, Quadratic, USquared, gradient_flow, lasso_path, limit_flow
+from .. import RESULTS, LimitFlow, Quadratic, USquared, gradient_flow, lasso_path, limit_flow
 from ._claim import Claim, Measurement
 
 D = 4
@@ -51,24 +53,64 @@ def monotone(instances: int = 2000) -> list[Measurement]:
 
 
 @eqx.filter_jit
-def _limit(problem: Quadratic):
+def _limit(problem: Quadratic) -> LimitFlow:
     return limit_flow(USquared(jnp.ones(D)), problem, throw=False)
 
 
+def activation_instance() -> tuple[Quadratic, LimitFlow]:
+    """The instance of B23-activation and its limit process."""
+    problem = _instance(jr.key(1), r_is_positive=True)
+    return problem, _limit(problem)
+
+
 @eqx.filter_jit
-def _flows(
+def flows(
     problem: Quadratic, log_eps: Float[Array, " E"], s: Float[Array, "E S"]
 ) -> Float[Array, "E S d"]:
+    """`x(s)` of `u∘u` from `u = ε^½` on a grid for each `ε`. NaN where it fails."""
     network = USquared(jnp.ones(D))
-    # NaN where it fails.
     run = lambda log_eps, s: gradient_flow(network, problem, s, log_eps=log_eps, throw=False).x
     return jax.vmap(run)(log_eps, s)
 
 
+class Delays(NamedTuple):
+    """Of the flow behind its limit, by `log(1/ε)`."""
+
+    length: np.ndarray  # log(1/ε), (E,)
+    delay: np.ndarray  # in s, of the time at which x_i is at half of its plateau, (E, K)
+    late: np.ndarray  # x half way between jumps at the smallest ε, (K, d)
+
+
+def delays(problem: Quadratic, limit: LimitFlow) -> Delays:
+    """How late the flow jumps, where one coordinate activates at each of the `K = D` jumps."""
+    jumps, slopes = np.asarray(limit.jumps)[:D], np.asarray(limit.slopes)[:D]
+    M, r = np.asarray(problem.gram()), np.asarray(problem.r)
+    # Coordinate i is at half of its plateau a time C/log(1/ε) after its jump, if the other jumps
+    # are far: from log(1/ε) = 400 on, the last two are 16 times the time apart in which a
+    # coordinate grows by a factor e. The grid is fine there, in units of that time.
+    length = np.array([400.0, 800, 1600, 3200])
+    first = np.argmax(np.asarray(limit.activations)[:D], axis=1)
+    before = np.concatenate([np.zeros((1, D)), slopes[:-1]])
+    rate = (r - before @ M)[np.arange(D), first]
+    fine = np.linspace(-40, 40, 1601) / rate[:, None]
+    near = (jumps[:, None] + fine / length[:, None, None]).reshape(len(length), -1)
+    middle = np.append((jumps[1:] + jumps[:-1]) / 2, 2 * jumps[-1])
+    s = np.concatenate([np.maximum(near, 0), np.tile(middle, (len(length), 1))], axis=1)
+    s = np.sort(s, axis=1)
+    x = np.asarray(flows(problem, jnp.asarray(-length), jnp.asarray(s)))
+    delay = np.full((len(length), D), np.nan)
+    for e, (values, grid) in enumerate(zip(x, s, strict=True)):
+        for k, (i, jump) in enumerate(zip(first, jumps, strict=True)):
+            half = slopes[k, i] / 2
+            if j := np.argmax(values[:, i] >= half):
+                around = slice(j - 1, j + 1)
+                delay[e, k] = np.interp(half, values[around, i], grid[around]) - jump
+    return Delays(length, delay, x[-1, np.searchsorted(s[-1], middle)])
+
+
 def activation() -> list[Measurement]:
     """B23-activation: jumps and plateaus of `limit_flow`, and those of the flow near them."""
-    problem = _instance(jr.key(1), r_is_positive=True)
-    limit = _limit(problem)
+    problem, limit = activation_instance()
     number = int(limit.num_jumps)
     jumps, slopes = np.asarray(limit.jumps)[:number], np.asarray(limit.slopes)[:number]
     joins = np.asarray(limit.activations)[:number]
@@ -106,35 +148,14 @@ def activation() -> list[Measurement]:
     if number != D or np.any(joins.sum(1) != 1):
         return rows
 
-    # Coordinate i is at half of its plateau a time C/log(1/ε) after its jump, if the other jumps
-    # are far: from log(1/ε) = 400 on, the last two are 16 times the time apart in which a
-    # coordinate grows by a factor e. The grid is fine there, in units of that time.
-    length = np.array([400.0, 800, 1600, 3200])
-    first = np.argmax(joins, axis=1)
-    before = np.concatenate([np.zeros((1, D)), slopes[:-1]])
-    rate = (r - before @ M)[np.arange(D), first]
-    fine = np.linspace(-40, 40, 1601) / rate[:, None]
-    near = (jumps[:, None] + fine / length[:, None, None]).reshape(len(length), -1)
-    middle = np.append((jumps[1:] + jumps[:-1]) / 2, 2 * jumps[-1])
-    s = np.concatenate([np.maximum(near, 0), np.tile(middle, (len(length), 1))], axis=1)
-    s = np.sort(s, axis=1)
-    x = np.asarray(_flows(problem, jnp.asarray(-length), jnp.asarray(s)))
-    late = x[-1, np.searchsorted(s[-1], middle)]
-    for k, jump in enumerate(jumps):
-        i = first[k]
-        half = slopes[k, i] / 2
-        after = [np.argmax(values[:, i] >= half) for values in x]
-        times = [
-            np.interp(half, values[j - 1 : j + 1, i], grid[j - 1 : j + 1]) if j else np.nan
-            for values, grid, j in zip(x, s, after, strict=True)
-        ]
-        delay = np.abs(np.array(times) - jump)
+    flow = delays(problem, limit)
+    for k, delay in enumerate(np.abs(flow.delay).T):
         rows.append(
             Measurement(
                 "B23-activation",
                 f"slope of the error of jump {k + 1} of the flow in log log(1/ε), 400 … 3200",
                 -1.0,
-                float(np.polyfit(np.log(length), np.log(delay), 1)[0]),
+                float(np.polyfit(np.log(flow.length), np.log(delay), 1)[0]),
                 0.02,
                 "C/log(1/ε) is exact up to e^(−16), with which the jumps overlap, and rounding",
             )
@@ -144,7 +165,7 @@ def activation() -> list[Measurement]:
             "B23-activation",
             "plateaus of the flow at log ε = −3200 against those of the limit, relative",
             0.0,
-            float(np.max(np.abs(late - slopes)) / np.max(slopes)),
+            float(np.max(np.abs(flow.late - slopes)) / np.max(slopes)),
             1e-5,
             "exponentially small in log(1/ε) between jumps; steps at rtol = 1e-7 times 3200",
         )

@@ -24,16 +24,21 @@ def _flows(target: Float[Array, " m"], log_eps: Float[Array, " m"], s: Float[Arr
     return jax.vmap(one)(target, log_eps, s)
 
 
-def scalar() -> list[Measurement]:
-    """Gis20-scalar: `x = u²` on one coordinate with target `σ` grows like the logistic function at
-    rate `4σ` in the time `t` of gradient flow."""
+def curves() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """`σ` and `ε`, shape `(9,)`; `t`, the flow `x(t)` and its closed form, shape `(9, 61)`."""
     target, eps = map(np.ravel, np.meshgrid([0.5, 1.0, 2.0], [1e-2, 1e-5, 1e-10]))
     length = -np.log(eps)
     s = np.linspace(0, 3, 61) / target[:, None]
     x = np.asarray(_flows(jnp.asarray(target), jnp.asarray(-length), jnp.asarray(s)))
     t = s * length[:, None] / 4
     ratio = (target / eps - 1)[:, None] * np.exp(-4 * target[:, None] * t)
-    closed = target[:, None] / (1 + ratio)
+    return target, eps, t, x, target[:, None] / (1 + ratio)
+
+
+def scalar() -> list[Measurement]:
+    """Gis20-scalar: `x = u²` on one coordinate with target `σ` grows like the logistic function at
+    rate `4σ` in the time `t` of gradient flow."""
+    target, _, _, x, closed = curves()
     return [
         Measurement(
             "Gis20-scalar",

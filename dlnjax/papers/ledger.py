@@ -1,12 +1,11 @@
 """All claims, by their identifiers."""
 
-from . import b23, b25, b25_limits, gis20, ms25, pf23, w23, woo20
+from . import azu21, b23, b25, b25_limits, gis20, ms25, pf23, w23, woo20
 from ._claim import Claim
 
 FIGURE = "B25-fig1"  # distributions and a figure: `dlnjax reproduce` draws it
 
 _PENDING = [
-    Claim("Azu21-shape", "unbalanced layers end where asinh(2x/k) is in the range of Xᵀ", None),
     Claim(
         "EPGF23-steps", "GD and SGD at any step size end at a shifted potential's minimiser", None
     ),
@@ -22,6 +21,7 @@ CLAIMS: dict[str, Claim] = {
         *b23.CLAIMS,
         *w23.CLAIMS,
         *woo20.CLAIMS,
+        *azu21.CLAIMS,
         *pf23.CLAIMS,
         *ms25.CLAIMS,
         *gis20.CLAIMS,

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from .. import Deep, LeastSquares, gradient_flow, mirror_map
 from ._claim import Claim, Measurement
-from ._end_points import D as SIZE, Lane, N, end_points
+from ._end_points import D as SIZE, Lane, N, end_points, off_range
 
 LANES = 4
 FLOW_EPS = 1e-2
@@ -18,11 +18,6 @@ FLOW_EPS = 1e-2
 def _instances() -> tuple[np.ndarray, np.ndarray]:
     X_key, y_key = jr.split(jr.key(0))
     return np.asarray(jr.normal(X_key, (LANES, N, SIZE))), np.asarray(jr.normal(y_key, (LANES, N)))
-
-
-def _null_spaces(X: np.ndarray) -> np.ndarray:
-    """Orthonormal rows that span the null space of each `X`."""
-    return np.linalg.svd(X)[2][:, X.shape[1] :]
 
 
 @eqx.filter_jit
@@ -49,7 +44,6 @@ def _flow_ends(
 def minimiser() -> list[Measurement]:
     """Woo20-Q: the end point minimises `Σ q_D(xᵢ/α^D)` over `Xx = y`, for every `α`."""
     X, y = _instances()
-    null = _null_spaces(X)
     rows = []
     for D in (2, 3, 4):
         for alpha in (1e-2, 1.0, 1e3):
@@ -58,7 +52,7 @@ def minimiser() -> list[Measurement]:
             shape = alpha * np.exp(-log_eps / D)
             x = end_points([Lane(D, X[i], y[i], log_eps, shape) for i in range(LANES)])
             slope = np.asarray(mirror_map(x / alpha**D, D))
-            off = np.abs(np.einsum("mkd,md->mk", null, slope)).max(1) / np.abs(slope).max(1)
+            off = off_range(X, slope)
             residual = np.abs(np.einsum("mnd,md->mn", X, x) - y).max(1) / np.abs(y).max(1)
             rows.append(
                 Measurement(
