@@ -134,6 +134,27 @@ def test_rates(D):
     np.testing.assert_allclose(slopes, [2, 0.5] if D == 2 else [1, 1], atol=0.02)
 
 
+def test_tiny_entries_obey_the_dual():
+    # With fewer than n active coordinates Xx = y hardly sees the others, which the dual determines.
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(40, N, D_))
+    y = X[:, :, 0] * rng.normal(size=(40, 1))
+    network, log_eps = dln.UV(2 * jnp.ones(D_), jnp.zeros(D_)), -110.0
+
+    @jax.jit
+    @jax.vmap
+    def ends(X, y):
+        return dln.interpolator(network, dln.LeastSquares(X, y), log_eps=log_eps, throw=False)
+
+    end = ends(X, y)
+    assert jnp.all(end.result == dln.RESULTS.successful)
+    q = [np.exp(log_eps * (1 - sign * np.asarray(end.dual))) for sign in (1, -1)]
+    np.testing.assert_allclose(end.x, q[0] - q[1], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(jnp.einsum("lnd,ld->ln", X, end.x), y, rtol=0, atol=1e-12)
+    # They are there to be seen.
+    assert np.median(np.max(np.abs(end.x[:, 1:]), axis=1)) > 1e-20
+
+
 @EVERY_DEPTH
 def test_hard_instance(D):
     # [W23] Fig. 2: A = [1, 1 − δ], y = 1. Once x₁ = 1 has the dual 1, w₂^± = 1 ∓ (1 − δ).

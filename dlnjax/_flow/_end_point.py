@@ -118,10 +118,14 @@ class Newton(eqx.Module):
         nu, dual = self.linear_solve(q / h, off, state.mismatch)
         step = dual / h
         # Growing, `q` follows its own tangent; shrinking, the tangent of `w`: neither overshoots.
-        # And nothing that is large, which may be needed yet, becomes negligible in one step.
+        # And nothing that is large, which may be needed yet, becomes negligible in one step. But
+        # what is negligible goes where the dual puts it, until it is not.
         fall = self.growth.folds(jnp.minimum(step, 0))
         fall = jnp.maximum(fall, jnp.minimum(state.log_q, 0) - 3)
-        rise = jnp.where(self.is_allowed, jnp.log1p(jnp.maximum(step, 0)) + fall, 0)
+        rise = jnp.log1p(jnp.maximum(step, 0))
+        unseen = jnp.log(jnp.finfo(h.dtype).eps) - state.log_q
+        rise = jnp.maximum(rise, jnp.minimum(self._folds(step), unseen)) + fall
+        rise = jnp.where(self.is_allowed, rise, 0)
         return self.rise(
             eqx.tree_at(
                 lambda s: (s.nu, s.mismatch, s.log_q),
@@ -130,6 +134,12 @@ class Newton(eqx.Module):
             ),
             rise,
         )
+
+    def _folds(self, dual: Array) -> Array:
+        """`growth.folds`; infinite where `w` would come to 0 or below."""
+        limit = self.growth.dual(jnp.full_like(dual, jnp.inf))
+        is_beyond = dual >= limit * (1 - jnp.finfo(dual.dtype).eps)
+        return jnp.where(is_beyond, jnp.inf, self.growth.folds(jnp.where(is_beyond, 0, dual)))
 
     def rise(self, state: State, rise: Array) -> State:
         """Larger `δ`."""
@@ -141,7 +151,13 @@ class Newton(eqx.Module):
     def residual(self, state: State) -> Array:
         q, x = self.position(state)
         off = self.constraint.target - matmul(self.constraint.V, x)
-        error = q * state.mismatch / self.growth.per_fold(state.delta)
+        # By how much q would change, were the dual as it is: a tiny one may have far to grow.
+        missing = self._folds(state.mismatch / self.growth.per_fold(state.delta))
+        is_far = missing > 1
+        near = q * jnp.expm1(jnp.where(is_far, 0, missing))
+        # The bound is beyond any tolerance.
+        error = jnp.where(is_far, jnp.exp(jnp.minimum(state.log_q + missing, 80)), near)
+        error = jnp.where(self.is_allowed, error, 0)
         return jnp.maximum(jnp.max(jnp.abs(off)), jnp.max(jnp.abs(error))) / self.scale(x)
 
     def scale(self, x: Array) -> Array:

@@ -41,8 +41,8 @@ class Errors(NamedTuple):
 
 
 def errors(instances: int = 6) -> dict[tuple[str, int], Errors]:
-    """By the number of active coordinates, `n` (where the dual is unique) or fewer (where `ϱ` is the
-    value of a linear programme), and by depth."""
+    """By the number of active coordinates, `n` (where the dual is unique) or fewer (where `ϱ` is
+    the value of a linear programme), and by depth."""
     lanes = jnp.arange(8 * instances)
     active = jnp.where(lanes % 2 == 0, SIZE, 1 + lanes // 2 % 2)
     X, y, constant = jax.tree.map(np.asarray, _constants(lanes, active))
@@ -61,11 +61,9 @@ def errors(instances: int = 6) -> dict[tuple[str, int], Errors]:
         chosen = np.flatnonzero(is_fit & members)[:instances]
         for D in (2, 3, 4):
             slope = 1 - constant.value[chosen] if D == 2 else np.ones(len(chosen))
-            # With fewer than n, tiny entries must cancel off the range of X_S, which `interpolator`
-            # resolves where they are above 1e-8 or so. At depth 2 the decades are of ε^{1−ϱ}.
-            low, high = (-10, -5) if D == 2 else (-11, -7)
-            if kind != "n":
-                low, high = (-7, -3) if D == 2 else (-9, -5)
+            # At depth 2 the decades are of ε^{1−ϱ}. With fewer than n the Hessian at D > 2 is
+            # singular to rounding below 1e-9, and Newton's method too slow.
+            low, high = (-10, -5) if D == 2 else (-11, -7) if kind == "n" else (-9, -5)
             log_eps = np.log(10) * np.linspace(low, high, 8) / slope[:, None]
             pairs = zip(chosen, log_eps, strict=True)
             x = end_points([Lane(D, X[i], y[i], e) for i, g in pairs for e in g])
