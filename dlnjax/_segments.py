@@ -1,4 +1,4 @@
-"""Derivatives of the lasso path and of the limit process.
+"""Derivatives of the lasso, its path and the limit process.
 
 Between events the active set is fixed and all is the solution of a linear system. So the events
 are found without derivatives, and where derivatives are asked for, what they determine is evaluated
@@ -72,10 +72,23 @@ def _on_faces(
         is_empty = index == d
         block = problem.gram_block(jnp.minimum(index, d - 1))
         either = is_empty[:, None] | is_empty[None, :]
-        block = jnp.where(either, jnp.eye(k, dtype=rhs.dtype), block)
+        # Dependent columns, active together, must not make it NaN.
+        ridge = k * jnp.finfo(rhs.dtype).eps * jnp.diagonal(block)
+        block = jnp.where(either, jnp.eye(k, dtype=rhs.dtype), block + jnp.diag(ridge))
         return jsp.solve(block, jnp.where(is_empty[:, None], 0, rhs), assume_a="pos")
 
     return jax.vmap(one)(index, rhs)
+
+
+def lasso_on_face(
+    x: Float[Array, " d"], problem: AbstractProblem, mu: Float[Array, ""], weights: Array
+) -> Float[Array, " d"]:
+    """The lasso at `μ` with the support and the signs of `x`: `M_AA x_A = (r − κs)_A`."""
+    d = problem.r.shape[0]
+    index = jnp.nonzero(x, size=problem.rank_bound, fill_value=d)[0][None].astype(jnp.int32)
+    kappa = problem.weight_decay + jnp.where(x > 0, weights[0], weights[1]) / mu
+    rhs = (problem.r - kappa * jnp.sign(x))[jnp.minimum(index, d - 1)]
+    return _spread(index, _on_faces(problem, index, rhs[..., None])[..., 0], d)[0]
 
 
 def path_on_faces(

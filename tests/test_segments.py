@@ -1,4 +1,4 @@
-"""Derivatives of the lasso path and of the limit process against central differences."""
+"""Derivatives of the lasso, its path and the limit process against central differences."""
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,12 @@ def path(X, y, weights, decay):
     return jnp.append(jnp.ravel(found.x(P)), found.knots[:4])
 
 
+def point(X, y, weights, decay):
+    problem = dln.LeastSquares(X, y, weight_decay=decay)
+    found = dln.lasso(problem, P, weights=weights, gap_tol=1e-13, throw=False)
+    return jnp.ravel(found.x)
+
+
 def limit(X, y, shape, s_max):
     network = dln.Deep(shape, shape, depth=3.0)
     found = dln.limit_flow(network, dln.LeastSquares(X, y), s_max, throw=False)
@@ -37,6 +43,7 @@ def positive_limit(X, r, decay):
 
 CASES = {
     "path": (path, (X, Y, SHAPE, np.array(0.0))),
+    "point": (point, (X, Y, SHAPE, np.array(0.1))),
     "limit": (limit, (X, Y, SHAPE, np.array(30.0))),
     "positive limit": (positive_limit, (X, np.abs(X.T @ Y), np.array(0.1))),
 }
@@ -93,7 +100,8 @@ def test_degenerate_problems_have_finite_derivatives():
     def both(y):
         problem = dln.LeastSquares(design, y)
         process = dln.limit_flow(dln.UV(jnp.ones(5), jnp.zeros(5)), problem, throw=False)
-        return dln.lasso_path(problem, throw=False).x(P), process.z(P)
+        point = dln.lasso(problem, P, throw=False).x
+        return dln.lasso_path(problem, throw=False).x(P), process.z(P), point
 
     for part in jax.tree.leaves(jax.jit(jax.vmap(jax.jacrev(both)))(response)):
         assert np.all(np.isfinite(part))

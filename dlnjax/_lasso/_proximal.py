@@ -8,6 +8,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
 from .._check import as_float, as_positive, as_weights
 from .._problem import AbstractProblem, is_valid
+from .._segments import lasso_on_face
 from .._solution import RESULTS, raise_on_failure
 from ._faces import Faces, State
 
@@ -29,8 +30,8 @@ class LassoPoint(eqx.Module):
     stats: dict[str, PyTree[ArrayLike]]
 
 
-@eqx.filter_jit
-def _solve(problem, mu, weights, positive: bool, gap_tol, max_steps) -> LassoPoint:
+@eqx.filter_custom_jvp
+def _solve(problem, mu, weights, *, positive: bool, gap_tol, max_steps) -> LassoPoint:
     d, k, dtype = problem.r.shape[0], problem.rank_bound, problem.r.dtype
     valid = is_valid(problem) & jnp.all(weights > 0) & jnp.all(jnp.isfinite(weights))
     diagonal = problem.gram_diagonal()
@@ -93,6 +94,18 @@ def _solve(problem, mu, weights, positive: bool, gap_tol, max_steps) -> LassoPoi
     return jax.tree.map(lambda v: v.reshape(mu.shape + v.shape[1:]), points)
 
 
+@_solve.def_jvp
+def _(primals, tangents, **options):
+    point = _solve(*primals, **options)
+
+    def again(problem, mu, weights):
+        on_face = lambda x, mu: lasso_on_face(x, problem, mu, weights)
+        x = jax.vmap(on_face)(point.x.reshape(-1, problem.r.shape[0]), mu.reshape(-1))
+        return eqx.tree_at(lambda point: point.x, point, x.reshape(point.x.shape))
+
+    return point, eqx.filter_jvp(again, primals, tangents)[1]
+
+
 def lasso(
     problem: AbstractProblem,
     mu: Real[ArrayLike, "..."],
@@ -104,6 +117,8 @@ def lasso(
     throw: bool = True,
 ) -> LassoPoint:
     """The lasso at given `μ`: the minimiser of `ℓ(x) + Σᵢ (λ + ωᵢ/μ)|xᵢ|`.
+
+    Differentiable in the data, `μ`, `ω` and `λ`, in both modes, on the support that it finds.
 
     For a whole path `lasso_path` is exact; this is the independent check of it, and needs no
     storage that grows with the number of kinks.
@@ -139,5 +154,8 @@ def lasso(
     gap_tol = as_float(gap_tol, "gap_tol", dtype)
     if max_steps < 1:
         raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
-    point = _solve(problem, mu, omega, positive, gap_tol, jnp.asarray(max_steps))
+    steps = jnp.asarray(max_steps)
+    point = eqx.filter_jit(_solve)(
+        problem, mu, omega, positive=positive, gap_tol=gap_tol, max_steps=steps
+    )
     return raise_on_failure(point, point.result, throw)
