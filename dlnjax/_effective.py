@@ -2,7 +2,6 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ._check import is_concrete
@@ -79,31 +78,38 @@ def effective_initialization(problem: AbstractProblem, run: Training) -> Effecti
             "approached: `dlnjax.lasso(problem, jnp.inf)` is."
         )
     u, v, x = run.network.u[-1], run.network.v[-1], run.x[-1]
-    plus, minus = run.sides
     # By how much the weights are not what plain gradient steps would have made them.
-    size = jnp.max(jnp.abs(jnp.stack([u, v])))
-    away = jnp.max(jnp.abs(jnp.stack([u + v - plus, u - v - minus])))
-    is_plain = ~(away > jnp.sqrt(jnp.finfo(x.dtype).eps) * size)
-    if is_concrete(is_plain) and not bool(np.asarray(is_plain)):
+    away = jnp.max(jnp.abs(jnp.stack([u + v, u - v]) - run.sides)) / jnp.max(
+        jnp.abs(u) + jnp.abs(v)
+    )
+    tolerance = float(jnp.finfo(x.dtype).eps) ** 0.5
+    if is_concrete(away) and float(away) > tolerance:
         raise ValueError(
             "The steps of this run were not plain gradient steps: its weights are "
-            f"{float(away):.2g} away from what those would have made them. Use "
+            f"{float(away):.2g} of their size away from what those would have made them. Use "
             "`optax.sgd(step_size)` without momentum, and no weight decay."
         )
-    is_plain = is_plain & (problem.weight_decay == 0)
-    sides = jnp.where(is_plain, jnp.abs(run.sides), jnp.nan)
-    # Logarithms of α± √2; the sum of the gradients is that of the dual in units of t.
+    is_plain = (away <= tolerance) & (problem.weight_decay == 0)
+    sides = jnp.where(is_plain, run.sides, jnp.nan)
+    # The dual in units of t, where it is the sum of the gradients.
     moved = run.dual * run.network.time_scale(run.log_eps)
-    log_sides = jnp.log(sides) - jnp.stack([moved, -moved])
-    gap = log_sides[0] - log_sides[1]  # asinh(β̃₀/α_∞²)
-    square = sides[0] * sides[1] / 2
-    dual = jnp.arcsinh(x / square) - gap
-    shape = jnp.exp(log_sides - run.log_eps / 2) / 2
+    return _at(problem, x, sides, moved, run.log_eps)
+
+
+@eqx.filter_jit
+def _at(
+    problem: AbstractProblem, x: Array, sides: Array, moved: Array, log_eps: Array
+) -> EffectiveInitialization:
+    log_sides = jnp.log(jnp.abs(sides)) - jnp.stack([moved, -moved])  # log √2 α±
+    turn = log_sides[0] - log_sides[1]  # asinh(β̃₀/α_∞²)
+    square = jnp.abs(sides[0] * sides[1]) / 2
+    dual = jnp.arcsinh(x / square) - turn
+    shape = jnp.exp(log_sides - log_eps / 2) / 2
     A = problem.X.T if isinstance(problem, LeastSquares) else problem.gram()
     fit = matmul(A, jnp.linalg.lstsq(A, dual)[0])
     return EffectiveInitialization(
         alpha=jnp.sqrt(square),
-        shift=square * jnp.sinh(gap),
+        shift=square * jnp.sinh(turn),
         network=UV(shape[0] + shape[1], shape[0] - shape[1]),
         dual=dual,
         dual_residual=jnp.max(jnp.abs(dual - fit)),

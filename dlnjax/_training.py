@@ -1,6 +1,7 @@
 """`train`: discrete steps on the weights, beside the flow."""
 
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import equinox as eqx
 import jax
@@ -80,8 +81,8 @@ class _State(eqx.Module):
 class _Batch(eqx.Module):
     """The random part of one step, or of many with a leading axis."""
 
-    rows: Int[Array, "*chunk b"] | None  # None: all
-    noise: Float[Array, "*chunk b"] | None
+    rows: Int[Array, "... b"] | None  # None: all
+    noise: Float[Array, "... b"] | None
 
 
 def train(
@@ -91,7 +92,7 @@ def train(
     *,
     eps: ArrayLike | None = None,
     log_eps: ArrayLike | None = None,
-    steps: int | Sequence[int] | np.ndarray,
+    steps: ArrayLike | Sequence[SupportsIndex],
     batch_size: int | None = None,
     label_noise: Real[ArrayLike, ""] = 0.0,
     key: PRNGKeyArray | None = None,
@@ -124,7 +125,7 @@ def train(
         before is kept.
 
     **Returns:** a `Training`. The memory does not depend on the number of steps; the one that
-    reverse-mode differentiation takes does, by a row of `S` records for 128 steps.
+    reverse-mode differentiation takes does, by `S` records for every 128 steps.
 
     **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if the run
     diverges.
@@ -163,7 +164,7 @@ def train(
     return raise_on_failure(run, run.result, throw)
 
 
-def _as_steps(steps: int | Sequence[int] | np.ndarray) -> np.ndarray:
+def _as_steps(steps: ArrayLike | Sequence[SupportsIndex]) -> np.ndarray:
     if not is_concrete(*jax.tree.leaves(steps)):
         raise TypeError("`steps` must be concrete: the number of steps cannot be traced.")
     numbers = np.atleast_1d(np.asarray(steps))
@@ -315,9 +316,11 @@ def _train(
         saved=jax.tree.map(rows, (start, zero, zeros)),
     )
     chunks, rest = divmod(num_steps, CHUNK)
-    whole = jax.checkpoint(lambda state, index: chunk(state, index, CHUNK))
-    state, _ = lax.scan(whole, state, jnp.arange(chunks))
-    state, _ = chunk(state, jnp.asarray(chunks), rest)
+    if chunks > 0:
+        whole = jax.checkpoint(lambda state, index: chunk(state, index, CHUNK))
+        state, _ = lax.scan(whole, state, jnp.arange(chunks))
+    if rest > 0:
+        state, _ = chunk(state, jnp.asarray(chunks), rest)
 
     vectors, t, z = state.saved
     weights = jax.vmap(unravel)(vectors)

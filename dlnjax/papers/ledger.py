@@ -1,16 +1,12 @@
 """All claims, by their identifiers."""
 
-from . import b23, b25, b25_limits, gis20, ms25, pf23, w23, woo20
+from . import b23, b25, b25_limits, epgf23, gis20, hoff17, ms25, pf23, w23, woo20
 from ._claim import Claim
 
 FIGURE = "B25-fig1"  # distributions and a figure: `dlnjax reproduce` draws it
 
 _PENDING = [
     Claim("Azu21-shape", "unbalanced layers end where asinh(2x/k) is in the range of Xᵀ", None),
-    Claim(
-        "EPGF23-steps", "GD and SGD at any step size end at a shifted potential's minimiser", None
-    ),
-    Claim("Hoff17-decay", "weight decay on u∘v reaches the lasso at λ, with |u| = |v|", None),
 ]
 
 CLAIMS: dict[str, Claim] = {
@@ -24,6 +20,8 @@ CLAIMS: dict[str, Claim] = {
         *woo20.CLAIMS,
         *pf23.CLAIMS,
         *ms25.CLAIMS,
+        *epgf23.CLAIMS,
+        *hoff17.CLAIMS,
         *gis20.CLAIMS,
         *_PENDING,
     ]
