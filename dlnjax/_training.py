@@ -227,7 +227,7 @@ def _gradient(problem: AbstractProblem, x: Array, batch: _Batch, noise: Array | 
     if batch.rows is not None:
         X, y = X[batch.rows], y[batch.rows]
     residual = matmul(X, x) - y
-    if noise is not None:
+    if noise is not None and batch.noise is not None:
         residual = residual - noise * batch.noise
     scale = problem.X.shape[0] / X.shape[0]
     return scale * matmul(residual, X)
