@@ -1,6 +1,6 @@
 """`train`: discrete steps on the weights, beside the flow."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import SupportsIndex
 
 import equinox as eqx
@@ -41,7 +41,7 @@ class Training(eqx.Module):
         `x(0)` at `t = 0`. Shape `(S, d)`: this is what compares with `flow.x_mean` and with the
         lasso path at `μ = s`.
     - `loss`: `ℓ(x)`, without weight decay, shape `(S,)`.
-    - `network`: the trained network; its weights have a leading axis `(S,)`.
+    - `network`: the network, its arrays with a leading axis `(S,)`.
     - `dual`: `−Σ γ_k ∇ℓ_k(x_k)` over all steps in units of `s`, shape `(d,)`: as `flow.dual`.
     - `sides`: for `UV`, `(u ± v)(0) Π(1 ∓ γ_k ∇ℓ_k(x_k))` over all steps, shape `(2, d)`, which is
         `u ± v` if all were plain gradient steps: see `effective_initialization`. Otherwise `None`.
@@ -233,25 +233,21 @@ def _gradient(problem: AbstractProblem, x: Array, batch: _Batch, noise: Array | 
     return scale * matmul(residual, X)
 
 
-@eqx.filter_jit
-def _train(
-    network: AbstractNetwork,
+def _loop(
+    start: AbstractNetwork,
     problem: AbstractProblem,
     optimizer: optax.GradientTransformation,
-    log_eps: Array,
     steps: Array,
     num_steps: int,
     batch_size: int | None,
     label_noise: Array | None,
     key: PRNGKeyArray | None,
-) -> Training:
+) -> tuple[_State, Callable[[Array], AbstractNetwork]]:
+    """The state after the last step, and the network that a vector of weights stands for."""
     dtype = problem.r.dtype
-    term = WeightTerm(network, problem, log_eps)
-    valid = is_valid(problem) & (log_eps < 0) & jnp.isfinite(log_eps) & term.is_valid()
-    # A network that refuses weight decay has a penalty of NaN.
-    valid = valid & ~jnp.isnan(network.penalty(problem.weight_decay))
-    start, unravel = ravel_pytree(weights_of(term.start))
-    with_network = lambda weights: eqx.combine(weights, term.start, is_leaf=is_constant)
+    vector, unravel = ravel_pytree(weights_of(start))
+    combine = lambda weights: eqx.combine(weights, start, is_leaf=is_constant)
+    with_weights = lambda vector: combine(unravel(vector))
     optimizer = optax.with_extra_args_support(optimizer)
     is_random = batch_size is not None or label_noise is not None
 
@@ -259,7 +255,7 @@ def _train(
         """With respect to `x`, and to the weights."""
 
         def outputs(weights):
-            net = with_network(weights)
+            net = combine(weights)
             return net(), net.penalty(problem.weight_decay)
 
         (x, penalty), pull = jax.vjp(outputs, unravel(weights))
@@ -306,14 +302,14 @@ def _train(
     zero, zeros = jnp.zeros((), dtype), jnp.zeros_like(problem.r)
     rows = lambda v: jnp.broadcast_to(v, (steps.shape[0], *v.shape))
     state = _State(
-        weights=start,
-        optimizer=optimizer.init(start),
+        weights=vector,
+        optimizer=optimizer.init(vector),
         clock=optimizer.init(zero),
         t=zero,
         sums=jnp.stack([zeros, zeros]),
-        sides=_sides(term.start) if isinstance(term.start, UV) else None,
+        sides=_sides(start) if isinstance(start, UV) else None,
         row=(steps[0] == 0).astype(steps.dtype),
-        saved=jax.tree.map(rows, (start, zero, zeros)),
+        saved=jax.tree.map(rows, (vector, zero, zeros)),
     )
     chunks, rest = divmod(num_steps, CHUNK)
     if chunks > 0:
@@ -321,10 +317,31 @@ def _train(
         state, _ = lax.scan(whole, state, jnp.arange(chunks))
     if rest > 0:
         state, _ = chunk(state, jnp.asarray(chunks), rest)
+    return state, with_weights
+
+
+@eqx.filter_jit
+def _train(
+    network: AbstractNetwork,
+    problem: AbstractProblem,
+    optimizer: optax.GradientTransformation,
+    log_eps: Array,
+    steps: Array,
+    num_steps: int,
+    batch_size: int | None,
+    label_noise: Array | None,
+    key: PRNGKeyArray | None,
+) -> Training:
+    term = WeightTerm(network, problem, log_eps)
+    valid = is_valid(problem) & (log_eps < 0) & jnp.isfinite(log_eps) & term.is_valid()
+    # A network that refuses weight decay has a penalty of NaN.
+    valid = valid & ~jnp.isnan(network.penalty(problem.weight_decay))
+    state, with_weights = _loop(
+        term.start, problem, optimizer, steps, num_steps, batch_size, label_noise, key
+    )
 
     vectors, t, z = state.saved
-    weights = jax.vmap(unravel)(vectors)
-    x = jax.vmap(lambda weights: with_network(weights)())(weights)
+    x = jax.vmap(lambda vector: with_weights(vector)())(vectors)
     moved = (t > 0)[:, None]
     x_mean = jnp.where(moved, z / jnp.where(moved, t[:, None], 1), x)
     loss = problem.loss(x)
@@ -335,10 +352,9 @@ def _train(
     finite = finite & jnp.all(jnp.isfinite(vectors), axis=1)
     result = RESULTS.where(finite[-1], RESULTS.successful, RESULTS.training_diverged)
     result = RESULTS.where(valid, result, RESULTS.invalid_input)
-    keep = lambda mask: (
-        lambda v: jnp.where(mask.reshape(mask.shape + (1,) * (v.ndim - 1)), v, jnp.nan)
-    )
-    x, x_mean, loss, weights = jax.tree.map(keep(valid & finite), (x, x_mean, loss, weights))
+    kept = valid & finite
+    loss = jnp.where(kept, loss, jnp.nan)
+    x, x_mean, vectors = (jnp.where(kept[:, None], v, jnp.nan) for v in (x, x_mean, vectors))
     good = result == RESULTS.successful
     dual, sides = jax.tree.map(
         lambda v: jnp.where(good, v, jnp.nan), (-state.sums[1] / scale, state.sides)
@@ -350,12 +366,12 @@ def _train(
         x=x,
         x_mean=x_mean,
         loss=loss,
-        network=with_network(weights),
+        network=jax.vmap(with_weights)(vectors),
         dual=dual,
         sides=sides,
         log_eps=log_eps,
         result=result,
-        stats={"last_finite_step": jnp.max(jnp.where(valid & finite, steps, -1))},
+        stats={"last_finite_step": jnp.max(jnp.where(kept, steps, -1))},
     )
 
 
