@@ -68,9 +68,9 @@ def effective_initialization(problem: AbstractProblem, run: Training) -> Effecti
             f"`effective_initialization` is known for `UV` networks only, got a run of "
             f"{type(run.network).__name__}."
         )
-    if run.sides.ndim != 2:
+    if run.sides.ndim != 3:
         raise ValueError(
-            f"`run` must be one run, got a batch of shape {run.sides.shape[:-2]}. Use `jax.vmap`."
+            f"`run` must be one run, got a batch of shape {run.sides.shape[:-3]}. Use `jax.vmap`."
         )
     if is_concrete(problem.weight_decay) and float(problem.weight_decay) != 0:
         raise ValueError(
@@ -78,10 +78,9 @@ def effective_initialization(problem: AbstractProblem, run: Training) -> Effecti
             "approached: `dlnjax.lasso(problem, jnp.inf)` is."
         )
     u, v, x = run.network.u[-1], run.network.v[-1], run.x[-1]
+    sides, dual = run.sides[-1], run.dual[-1]
     # By how much the weights are not what plain gradient steps would have made them.
-    away = jnp.max(jnp.abs(jnp.stack([u + v, u - v]) - run.sides)) / jnp.max(
-        jnp.abs(u) + jnp.abs(v)
-    )
+    away = jnp.max(jnp.abs(jnp.stack([u + v, u - v]) - sides)) / jnp.max(jnp.abs(u) + jnp.abs(v))
     tolerance = float(jnp.finfo(x.dtype).eps) ** 0.5
     if is_concrete(away) and float(away) > tolerance:
         raise ValueError(
@@ -90,9 +89,9 @@ def effective_initialization(problem: AbstractProblem, run: Training) -> Effecti
             "`optax.sgd(step_size)` without momentum, and no weight decay."
         )
     is_plain = (away <= tolerance) & (problem.weight_decay == 0)
-    sides = jnp.where(is_plain, run.sides, jnp.nan)
+    sides = jnp.where(is_plain, sides, jnp.nan)
     # The dual in units of t, where it is the sum of the gradients.
-    moved = run.dual * run.network.time_scale(run.log_eps)
+    moved = dual * run.network.time_scale(run.log_eps)
     return _at(problem, x, sides, moved, run.log_eps)
 
 

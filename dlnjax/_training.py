@@ -42,9 +42,9 @@ class Training(eqx.Module):
         lasso path at `μ = s`.
     - `loss`: `ℓ(x)`, without weight decay, shape `(S,)`.
     - `network`: the network, its arrays with a leading axis `(S,)`.
-    - `dual`: `−Σ γ_k ∇ℓ_k(x_k)` over all steps in units of `s`, shape `(d,)`: as `flow.dual`.
-    - `sides`: for `UV`, `(u ± v)(0) Π(1 ∓ γ_k ∇ℓ_k(x_k))` over all steps, shape `(2, d)`, which is
-        `u ± v` if all were plain gradient steps: see `effective_initialization`. Otherwise `None`.
+    - `dual`: `−Σ γ_k ∇ℓ_k(x_k)` over the steps, in units of `s`, shape `(S, d)`: as `flow.dual`.
+    - `sides`: for `UV`, `(u ± v)(0) Π(1 ∓ γ_k ∇ℓ_k(x_k))` over the steps, shape `(S, 2, d)`, which
+        is `u ± v` if all were plain gradient steps: see `effective_initialization`. Else `None`.
     - `log_eps`: where the run started.
     - `result`: how the run ended; what is not finite is NaN. `stats`: the last of `steps` at which
         all weights were finite, −1 if none.
@@ -57,25 +57,28 @@ class Training(eqx.Module):
     x_mean: Float[Array, "S d"]
     loss: Float[Array, " S"]
     network: AbstractNetwork
-    dual: Float[Array, " d"]
-    sides: Float[Array, "2 d"] | None
+    dual: Float[Array, "S d"]
+    sides: Float[Array, "S 2 d"] | None
     log_eps: Float[Array, ""]
     result: RESULTS
     stats: dict[str, PyTree[ArrayLike]]
 
 
-class _State(eqx.Module):
-    """The carry of the loop. `saved` has a row for every step asked for, and one that is written
-    after the last of them."""
+class _Record(eqx.Module):
+    weights: Float[Array, "*S m"]  # one vector: fewer and longer operations a step
+    t: Float[Array, "*S"]
+    sums: Float[Array, "*S 2 d"]  # Σ γ x and Σ γ ∇ℓ
+    sides: Float[Array, "*S 2 d"] | None
 
-    weights: Float[Array, " m"]  # one vector: fewer and longer operations a step
+
+class _State(eqx.Module):
+    """The carry of the loop: what is recorded, the optimiser's state, and the records."""
+
+    now: _Record
     optimizer: PyTree
     clock: PyTree  # the optimiser's state for a weight whose gradient is −1
-    t: Float[Array, ""]
-    sums: Float[Array, "2 d"]  # Σ γ x and Σ γ ∇ℓ
-    sides: Float[Array, "2 d"] | None
-    row: Int[Array, ""]
-    saved: PyTree[Array]
+    row: Int[Array, ""]  # of the next record
+    records: _Record  # with a leading axis
 
 
 class _Batch(eqx.Module):
@@ -242,8 +245,8 @@ def _loop(
     batch_size: int | None,
     label_noise: Array | None,
     key: PRNGKeyArray | None,
-) -> tuple[_State, Callable[[Array], AbstractNetwork]]:
-    """The state after the last step, and the network that a vector of weights stands for."""
+) -> tuple[_Record, Callable[[Array], AbstractNetwork]]:
+    """The records, and the network that a vector of weights stands for."""
     dtype = problem.r.dtype
     vector, unravel = ravel_pytree(weights_of(start))
     combine = lambda weights: eqx.combine(weights, start, is_leaf=is_constant)
@@ -265,31 +268,33 @@ def _loop(
 
     def step(state: _State, inputs) -> tuple[_State, None]:
         number, batch = inputs
-        x, gradient, gradient_weights = gradients(state.weights, batch)
+        now = state.now
+        x, gradient, gradient_weights = gradients(now.weights, batch)
         again = lambda weights, _: gradients(weights, batch)[2]  # SAM asks for it
         one = jnp.ones((), dtype)
         with jax.numpy_dtype_promotion("standard"):  # optax counts on it
             updates, optimizer_state = optimizer.update(
-                gradient_weights, state.optimizer, state.weights, grad_fn=again
+                gradient_weights, state.optimizer, now.weights, grad_fn=again
             )
-            weights = jnp.asarray(optax.apply_updates(state.weights, updates))
+            weights = jnp.asarray(optax.apply_updates(now.weights, updates))
             dt, clock = optimizer.update(-one, state.clock, 0 * one, grad_fn=lambda *_: -one)
             dt = jnp.asarray(dt, dtype)
-        t, sums = state.t + dt, state.sums + dt * jnp.stack([x, gradient])
-        sides = state.sides
+        sums = now.sums + dt * jnp.stack([x, gradient])
+        sides = now.sides
         if sides is not None:
             sides = sides * (1 - dt * jnp.stack([gradient, -gradient]))
+        now = _Record(weights, now.t + dt, sums, sides)
         is_due = number + 1 == steps[state.row]
         write = lambda rows, value: lax.dynamic_update_index_in_dim(rows, value, state.row, 0)
-        saved = lax.cond(
+        records = lax.cond(
             is_due,
-            lambda saved, now: jax.tree.map(write, saved, now),
-            lambda saved, _: saved,
-            state.saved,
-            (weights, t, sums[0]),
+            lambda records, now: jax.tree.map(write, records, now),
+            lambda records, _: records,
+            state.records,
+            now,
         )
         row = jnp.where(is_due, state.row + 1, state.row)
-        return _State(weights, optimizer_state, clock, t, sums, sides, row, saved), None
+        return _State(now, optimizer_state, clock, row, records), None
 
     def chunk(state: _State, index: Array, length: int) -> tuple[_State, None]:
         batches = _Batch(None, None)
@@ -299,17 +304,16 @@ def _loop(
             batches = jax.tree.map(lambda v: v[:length], batches)
         return lax.scan(step, state, (index * CHUNK + jnp.arange(length), batches))
 
-    zero, zeros = jnp.zeros((), dtype), jnp.zeros_like(problem.r)
+    zero = jnp.zeros((), dtype)
+    sides = jnp.stack([start.u + start.v, start.u - start.v]) if isinstance(start, UV) else None
+    now = _Record(vector, zero, jnp.zeros((2, problem.r.shape[0]), dtype), sides)
     rows = lambda v: jnp.broadcast_to(v, (steps.shape[0], *v.shape))
     state = _State(
-        weights=vector,
+        now,
         optimizer=optimizer.init(vector),
         clock=optimizer.init(zero),
-        t=zero,
-        sums=jnp.stack([zeros, zeros]),
-        sides=_sides(start) if isinstance(start, UV) else None,
         row=(steps[0] == 0).astype(steps.dtype),
-        saved=jax.tree.map(rows, (vector, zero, zeros)),
+        records=jax.tree.map(rows, now),
     )
     chunks, rest = divmod(num_steps, CHUNK)
     if chunks > 0:
@@ -317,7 +321,7 @@ def _loop(
         state, _ = lax.scan(whole, state, jnp.arange(chunks))
     if rest > 0:
         state, _ = chunk(state, jnp.asarray(chunks), rest)
-    return state, with_weights
+    return state.records, with_weights
 
 
 @eqx.filter_jit
@@ -336,11 +340,12 @@ def _train(
     valid = is_valid(problem) & (log_eps < 0) & jnp.isfinite(log_eps) & term.is_valid()
     # A network that refuses weight decay has a penalty of NaN.
     valid = valid & ~jnp.isnan(network.penalty(problem.weight_decay))
-    state, with_weights = _loop(
+    records, with_weights = _loop(
         term.start, problem, optimizer, steps, num_steps, batch_size, label_noise, key
     )
 
-    vectors, t, z = state.saved
+    vectors, t = records.weights, records.t
+    z, drift = records.sums[:, 0], records.sums[:, 1]
     x = jax.vmap(lambda vector: with_weights(vector)())(vectors)
     moved = (t > 0)[:, None]
     x_mean = jnp.where(moved, z / jnp.where(moved, t[:, None], 1), x)
@@ -353,27 +358,19 @@ def _train(
     result = RESULTS.where(finite[-1], RESULTS.successful, RESULTS.training_diverged)
     result = RESULTS.where(valid, result, RESULTS.invalid_input)
     kept = valid & finite
-    loss = jnp.where(kept, loss, jnp.nan)
-    x, x_mean, vectors = (jnp.where(kept[:, None], v, jnp.nan) for v in (x, x_mean, vectors))
-    good = result == RESULTS.successful
-    dual, sides = jax.tree.map(
-        lambda v: jnp.where(good, v, jnp.nan), (-state.sums[1] / scale, state.sides)
-    )
+    keep = lambda v: jnp.where(kept.reshape(-1, *(1 for _ in v.shape[1:])), v, jnp.nan)
+    vectors, sides = jax.tree.map(keep, (vectors, records.sides))
     return Training(
         steps=steps,
         t=t,
         s=t / scale,
-        x=x,
-        x_mean=x_mean,
-        loss=loss,
+        x=keep(x),
+        x_mean=keep(x_mean),
+        loss=keep(loss),
         network=jax.vmap(with_weights)(vectors),
-        dual=dual,
+        dual=keep(-drift / scale),
         sides=sides,
         log_eps=log_eps,
         result=result,
         stats={"last_finite_step": jnp.max(jnp.where(kept, steps, -1))},
     )
-
-
-def _sides(network: UV) -> Array:
-    return jnp.stack([network.u + network.v, network.u - network.v])
