@@ -129,7 +129,7 @@ def sgd_runs(size, keys, steps, noise=0.0, network=NETWORK):
 
 def test_stochastic_gradients_are_unbiased():
     # From v = 0 the first step leaves −γ g u₀ there.
-    keys = jr.split(jr.key(0), 4000)
+    keys = jr.split(jr.key(0), 1000)
     noise = 0.5
     run = sgd_runs(jnp.asarray(SIZE), keys, 1, noise, dln.UV(np.ones(D), np.zeros(D)))
     g = -np.asarray(run.network.v)[:, 0] / (SIZE * EPS**0.5)
@@ -138,7 +138,7 @@ def test_stochastic_gradients_are_unbiased():
     # The variance of a batch drawn with replacement, and of its labels' noise.
     each = -N * X * Y[:, None]
     variance = np.var(each, axis=0) + noise**2 * N * np.sum(X**2, axis=0)
-    np.testing.assert_allclose(np.var(g, axis=0), variance / 2, rtol=0.2)
+    np.testing.assert_allclose(np.var(g, axis=0), variance / 2, rtol=0.25)
 
 
 def test_randomness_depends_on_key_and_step_alone():
@@ -150,20 +150,23 @@ def test_randomness_depends_on_key_and_step_alone():
 
 
 def test_small_steps_approach_the_flow_linearly():
-    s = np.array([1.0, 3.0])
-    t = s * -np.log(EPS) / 2
-    flow = dln.gradient_flow(NETWORK, PROBLEM, s, eps=EPS, rtol=1e-10, atol=1e-11)
-    counts = np.array([100, 200, 400])
-    steps = np.unique([counts, 3 * counts])
-    train = lambda size: dln.train(NETWORK, PROBLEM, optax.sgd(size), eps=EPS, steps=steps)
+    # One coordinate of u∘u, where the flow and its average are known.
+    target, log_eps = 2.0, np.log(EPS)
+    network = dln.USquared(np.ones(1))
+    problem = dln.LeastSquares(np.ones((1, 1)), np.array([target]))
+    t = np.array([0.5, 1.0])
+    flow = target / (1 + (target / EPS - 1) * np.exp(-4 * target * t))
+    mean = target - np.log(flow / EPS) / (4 * t)
+    counts = np.array([200, 400, 800])
+    steps = np.unique([counts, 2 * counts])
+    train = lambda size: dln.train(network, problem, optax.sgd(size), eps=EPS, steps=steps)
     run = jax.vmap(train)(t[0] / counts)
     errors = []
     for lane, count in enumerate(counts):
-        at = np.searchsorted(steps, [count, 3 * count])
-        np.testing.assert_allclose(run.s[lane, at], s, rtol=1e-10)
-        mean = np.max(np.abs(run.x_mean[lane, at] - flow.x_mean))
-        errors.append([np.max(np.abs(run.x[lane, at] - flow.x)), mean])
-    slopes = np.polyfit(np.log(1 / counts), np.log(errors), 1)[0]
+        at = np.searchsorted(steps, [count, 2 * count])
+        np.testing.assert_allclose(run.s[lane, at], 4 * t / -log_eps, rtol=1e-10)
+        errors.append(np.abs([run.x[lane, at, 0] - flow, run.x_mean[lane, at, 0] - mean]))
+    slopes = np.polyfit(np.log(1 / counts), np.log(errors).reshape(3, 4), 1)[0]
     np.testing.assert_allclose(slopes, 1, atol=0.05)
 
 
