@@ -114,8 +114,8 @@ def train(
     - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included.
     - `optimizer`: any optax optimiser: `optax.sgd(γ)`, with `momentum=` heavy ball, with
         `nesterov=True` as well, with a schedule for `γ`; SAM as `optax.contrib.sam(…,
-        opaque_mode=True)`. `γ` may be traced: build the optimiser in the function that you
-        `vmap`. A new optimiser compiles anew.
+        opaque_mode=True)`. It is given all weights as one vector. `γ` may be traced: build the
+        optimiser in the function that you `vmap`. A new optimiser compiles anew.
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
     - `steps`: how many; or the increasing numbers of steps after which to record, the last of
         which ends the run, shape `(S,)`. 0 is the initialisation.
