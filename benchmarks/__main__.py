@@ -1,5 +1,6 @@
 """`python -m benchmarks [NAME|all] [--out DIR] [--quick]`, with NAME one of `flow`, `lasso`,
-`endpoint`, `lanes`, `scaling`, `startup`, `limits`, `gaps`.
+`endpoint`, `lanes`, `scaling`, `startup`, `limits`, `gaps`,
+`training`.
 
 dlnjax and its peers in one process run, interleaved. Needs `pip install -e '.[bench]'`, and
 `--no-deps ISLP` for the Khan data; peers that are not installed are left out. adelie 1.1.52 asks
@@ -12,7 +13,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-NAMES = ("flow", "lasso", "endpoint", "lanes", "scaling", "startup", "limits", "gaps")
+NAMES = ("flow", "lasso", "endpoint", "lanes", "scaling", "startup", "limits", "gaps", "training")
 
 
 def main() -> None:

@@ -2,6 +2,10 @@
 
 from ._batched import batched as batched
 from ._bregman import bregman_projection as bregman_projection
+from ._effective import (
+    EffectiveInitialization as EffectiveInitialization,
+    effective_initialization as effective_initialization,
+)
 from ._flow._formulation import DualForm as DualForm, WeightForm as WeightForm
 from ._flow._gradient_flow import Flow as Flow, gradient_flow as gradient_flow
 from ._flow._jump_times import JumpTimes as JumpTimes, jump_times as jump_times
@@ -46,4 +50,5 @@ from ._theory import (
     eta as eta,
     suboptimality_gap as suboptimality_gap,
 )
+from ._training import Training as Training, train as train
 from ._version import __version__ as __version__

@@ -15,7 +15,8 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
         "The input of this lane is invalid: NaN or inf in the data, ε outside (0, 1), a negative "
         "weight decay or one that the network does not take, a degenerate shape, a depth `≤ 2`, "
         "an unsorted or negative `s`, `s_max ≤ 0`, a `start` that the network cannot represent, "
-        "or `μ ≤ 0`: call the function outside `jit` and `vmap` on this lane to be told which. "
+        "a negative step size, or `μ ≤ 0`: call the function outside `jit` and `vmap` on this lane "
+        "to be told which. "
         "Or its numbers leave the range of the dtype: rescale a design whose columns, squared, "
         "overflow or underflow; use `DualForm()` where `ε^½` underflows."
     )
@@ -50,6 +51,10 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     jumps_missed = (
         "Coordinates crossed `level` too close to each other, or twice within a step: tighten "
         "`rtol` and `atol`, or move the `level`."
+    )
+    training_diverged = (
+        "Training diverged: weights, or the loss, are not finite after some step. What was "
+        "recorded before, up to `stats['last_finite_step']`, is kept. Use smaller steps."
     )
     end_point_not_reached = (
         "Newton's method did not reach the end point of the flow within `max_steps` steps. Raise "

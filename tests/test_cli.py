@@ -96,11 +96,12 @@ def test_reproduce_figure(run, tmp_path):
     assert (tmp_path / "B25-fig1.png").stat().st_size > 10_000
 
 
-def test_reproduce_rows(run, tmp_path):
-    code, text, _ = run("reproduce", "PF23-fixture", "Hoff17-decay", "--out", tmp_path)
+def test_reproduce_rows(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(CLAIMS, "Azu21-shape", Claim("Azu21-shape", "not measured", None))
+    code, text, _ = run("reproduce", "PF23-fixture", "Azu21-shape", "--out", tmp_path)
     report = json.loads((tmp_path / "ledger.json").read_text())
-    assert code == 0 and "7 of 7 measurements hold; pending: Hoff17-decay" in text
-    assert report["pending"] == ["Hoff17-decay"] and all(row["holds"] for row in report["rows"])
+    assert code == 0 and "7 of 7 measurements hold; pending: Azu21-shape" in text
+    assert report["pending"] == ["Azu21-shape"] and all(row["holds"] for row in report["rows"])
     assert "jax" in report["versions"]
 
 

@@ -1,16 +1,11 @@
 """All claims, by their identifiers."""
 
-from . import azu21, b23, b25, b25_limits, gis20, ms25, pf23, w23, woo20
+from . import azu21, b23, b25, b25_limits, epgf23, gis20, hoff17, ms25, pf23, w23, woo20
 from ._claim import Claim
 
 FIGURE = "B25-fig1"  # distributions and a figure: `dlnjax reproduce` draws it
 
-_PENDING = [
-    Claim(
-        "EPGF23-steps", "GD and SGD at any step size end at a shifted potential's minimiser", None
-    ),
-    Claim("Hoff17-decay", "weight decay on u∘v reaches the lasso at λ, with |u| = |v|", None),
-]
+_PENDING = []
 
 CLAIMS: dict[str, Claim] = {
     claim.id: claim
@@ -24,6 +19,8 @@ CLAIMS: dict[str, Claim] = {
         *azu21.CLAIMS,
         *pf23.CLAIMS,
         *ms25.CLAIMS,
+        *epgf23.CLAIMS,
+        *hoff17.CLAIMS,
         *gis20.CLAIMS,
         *_PENDING,
     ]

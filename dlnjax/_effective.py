@@ -1,0 +1,116 @@
+"""`effective_initialization`: the convex problem that (stochastic) gradient descent solved."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._check import is_concrete
+from ._linalg import matmul
+from ._network import UV
+from ._problem import AbstractProblem, LeastSquares
+from ._training import Training
+
+
+class EffectiveInitialization(eqx.Module):
+    """From where gradient flow would have ended at the point of the run.
+
+    **Attributes:**
+
+    - `alpha`: `α_∞`, shape `(d,)`, and `shift`: `β̃₀`, shape `(d,)`, a linear model. Where
+        `Xx = y` is reached, `x` minimises over its solutions the Bregman divergence to `β̃₀` of
+        the hyperbolic entropy at scale `α_∞`, whose gradient is `asinh(x/α_∞²)/2`.
+    - `network`: the same as a `UV` whose weights are a shape at the run's `ε`:
+        `interpolator(network, problem, log_eps=run.log_eps).x` is `x` again.
+    - `dual`: `asinh(x/α_∞²) − asinh(β̃₀/α_∞²)`, shape `(d,)`, of order `log(1/ε)`.
+    - `dual_residual`: the largest entry of what `dual` has outside the range of `Xᵀ`.
+    - `primal_residual`: the largest entry of `∇ℓ(x)`, relative to that of `Xᵀy`.
+
+    Both residuals at rounding certify that problem.
+    """
+
+    alpha: Float[Array, " d"]
+    shift: Float[Array, " d"]
+    network: UV
+    dual: Float[Array, " d"]
+    dual_residual: Float[Array, ""]
+    primal_residual: Float[Array, ""]
+
+
+def effective_initialization(problem: AbstractProblem, run: Training) -> EffectiveInitialization:
+    """The initialisation that the steps of a run amount to, with the residuals that certify it.
+
+    A step of size `γ` with the gradient `g` in `x` multiplies `u ± v` by `1 ∓ γg`, of which
+    gradient flow would keep the factor `e^{∓γg}`. What is left over all steps, at any step size and
+    with any batches or label noise, changes the initialisation, `u ± v = √2 α±`:
+
+        α±² = (u ± v)²/2 · exp(−Σ q±(γg)),  q±(a) = ∓2a − log (1 ∓ a)²,
+        α_∞² = α₊α₋,  β̃₀ = ½(α₊² − α₋²),
+
+    and `asinh(x/α_∞²) − asinh(β̃₀/α_∞²) = −2 Σ γg` is in the range of `Xᵀ`. It is here computed from
+    the trained `x`, and so measures the rounding of the run as well.
+
+    **Arguments:** `problem`, without weight decay, and a `run` on it of `train` with a `UV` network
+    and plain gradient steps: `optax.sgd(γ)` with any step size, schedule, batch or label
+    noise, but without momentum.
+
+    **Returns:** an `EffectiveInitialization`; NaN where the run failed.
+
+    **Raises:** `TypeError` for another network; `ValueError` for weight decay, or if the steps were
+    not plain gradient steps (NaN under tracing).
+
+    !!! cite "Reference"
+
+        Even, Pesme, Gunasekar & Flammarion, *(S)GD over Diagonal Linear Networks*,
+        arXiv 2302.08982, Theorem 1.
+    """
+    if run.sides is None or not isinstance(run.network, UV):
+        raise TypeError(
+            f"`effective_initialization` is known for `UV` networks only, got a run of "
+            f"{type(run.network).__name__}."
+        )
+    if run.sides.ndim != 3:
+        raise ValueError(
+            f"`run` must be one run, got a batch of shape {run.sides.shape[:-3]}. Use `jax.vmap`."
+        )
+    if is_concrete(problem.weight_decay) and float(problem.weight_decay) != 0:
+        raise ValueError(
+            f"With weight decay, {float(problem.weight_decay)} here, no interpolating point is "
+            "approached: `dlnjax.lasso(problem, jnp.inf)` is."
+        )
+    u, v, x = run.network.u[-1], run.network.v[-1], run.x[-1]
+    sides, dual = run.sides[-1], run.dual[-1]
+    # By how much the weights are not what plain gradient steps would have made them.
+    away = jnp.max(jnp.abs(jnp.stack([u + v, u - v]) - sides)) / jnp.max(jnp.abs(u) + jnp.abs(v))
+    tolerance = float(jnp.finfo(x.dtype).eps) ** 0.5
+    if is_concrete(away) and float(away) > tolerance:
+        raise ValueError(
+            "The steps of this run were not plain gradient steps: its weights are "
+            f"{float(away):.2g} of their size away from what those would have made them. Use "
+            "`optax.sgd(step_size)` without momentum, and no weight decay."
+        )
+    is_plain = (away <= tolerance) & (problem.weight_decay == 0)
+    sides = jnp.where(is_plain, sides, jnp.nan)
+    # The dual in units of t, where it is the sum of the gradients.
+    moved = dual * run.network.time_scale(run.log_eps)
+    return _at(problem, x, sides, moved, run.log_eps)
+
+
+@eqx.filter_jit
+def _at(
+    problem: AbstractProblem, x: Array, sides: Array, moved: Array, log_eps: Array
+) -> EffectiveInitialization:
+    log_sides = jnp.log(jnp.abs(sides)) - jnp.stack([moved, -moved])  # log √2 α±
+    turn = log_sides[0] - log_sides[1]  # asinh(β̃₀/α_∞²)
+    square = jnp.abs(sides[0] * sides[1]) / 2
+    dual = jnp.arcsinh(x / square) - turn
+    shape = jnp.exp(log_sides - log_eps / 2) / 2
+    A = problem.X.T if isinstance(problem, LeastSquares) else problem.gram()
+    fit = matmul(A, jnp.linalg.lstsq(A, dual)[0])
+    return EffectiveInitialization(
+        alpha=jnp.sqrt(square),
+        shift=square * jnp.sinh(turn),
+        network=UV(shape[0] + shape[1], shape[0] - shape[1]),
+        dual=dual,
+        dual_residual=jnp.max(jnp.abs(dual - fit)),
+        primal_residual=jnp.max(jnp.abs(problem.gradient(x))) / jnp.max(jnp.abs(problem.r)),
+    )

@@ -1,0 +1,376 @@
+"""`train`: discrete steps on the weights, beside the flow."""
+
+from collections.abc import Callable, Sequence
+from typing import SupportsIndex
+
+import equinox as eqx
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, Real
+
+from ._check import as_float, as_log_eps, check_scalar, is_concrete
+from ._flow._weight import WeightTerm
+from ._linalg import matmul
+from ._network import UV, AbstractNetwork, is_constant, matched, weights_of
+from ._problem import AbstractProblem, LeastSquares, is_valid
+from ._solution import RESULTS, raise_on_failure
+
+# Steps whose randomness is drawn at once (a call of the generator costs more than a step), and
+# between which reverse mode stores nothing.
+CHUNK = 128
+
+
+class Training(eqx.Module):
+    """A run of `train` at the steps that were asked for.
+
+    **Attributes:**
+
+    - `steps`: the number of steps taken, shape `(S,)`.
+    - `t`: the time of gradient flow that they stand for, shape `(S,)`: how far the optimiser
+        would have moved a weight whose gradient is −1 throughout. For SGD the sum of the step
+        sizes, `γ/(1 − momentum)` a step in the long run for heavy ball and Nesterov; for
+        methods that normalise the gradient, such as Adam, not a time of the flow.
+    - `s`: `t` in the flow's rescaled time, shape `(S,)`.
+    - `x`: the linear model, shape `(S, d)`.
+    - `x_mean`: its average over the time `[0, t]`, from the points where the steps started;
+        `x(0)` at `t = 0`. Shape `(S, d)`: this is what compares with `flow.x_mean` and with the
+        lasso path at `μ = s`.
+    - `loss`: `ℓ(x)`, without weight decay, shape `(S,)`.
+    - `network`: the network, its arrays with a leading axis `(S,)`.
+    - `dual`: `−Σ γ_k ∇ℓ_k(x_k)` over the steps, in units of `s`, shape `(S, d)`: as `flow.dual`.
+    - `sides`: for `UV`, `(u ± v)(0) Π(1 ∓ γ_k ∇ℓ_k(x_k))` over the steps, shape `(S, 2, d)`, which
+        is `u ± v` if all were plain gradient steps: see `effective_initialization`. Else `None`.
+    - `log_eps`: where the run started.
+    - `result`: how the run ended; what is not finite is NaN. `stats`: the last of `steps` at which
+        all weights were finite, −1 if none.
+    """
+
+    steps: Int[Array, " S"]
+    t: Float[Array, " S"]
+    s: Float[Array, " S"]
+    x: Float[Array, "S d"]
+    x_mean: Float[Array, "S d"]
+    loss: Float[Array, " S"]
+    network: AbstractNetwork
+    dual: Float[Array, "S d"]
+    sides: Float[Array, "S 2 d"] | None
+    log_eps: Float[Array, ""]
+    result: RESULTS
+    stats: dict[str, PyTree[ArrayLike]]
+
+
+class _Record(eqx.Module):
+    weights: Float[Array, "*S m"]  # one vector: fewer and longer operations a step
+    t: Float[Array, "*S"]
+    sums: Float[Array, "*S 2 d"]  # Σ γ x and Σ γ ∇ℓ
+    sides: Float[Array, "*S 2 d"] | None
+
+
+class _State(eqx.Module):
+    """The carry of the loop: what is recorded, the optimiser's state, and the records."""
+
+    now: _Record
+    optimizer: PyTree
+    clock: PyTree  # the optimiser's state for a weight whose gradient is −1
+    row: Int[Array, ""]  # of the next record
+    records: _Record  # with a leading axis
+
+
+class _Batch(eqx.Module):
+    """The random part of one step, or of many with a leading axis."""
+
+    rows: Int[Array, "... b"] | None  # None: all
+    noise: Float[Array, "... b"] | None
+
+
+def train(
+    network: AbstractNetwork,
+    problem: AbstractProblem,
+    optimizer: optax.GradientTransformation,
+    *,
+    eps: ArrayLike | None = None,
+    log_eps: ArrayLike | None = None,
+    steps: ArrayLike | Sequence[SupportsIndex],
+    batch_size: int | None = None,
+    label_noise: Real[ArrayLike, ""] = 0.0,
+    key: PRNGKeyArray | None = None,
+    throw: bool = True,
+) -> Training:
+    """Train the weights of `network` on `problem` in discrete steps, from an initialisation of
+    size `ε`: what `gradient_flow` is the limit of, for small steps.
+
+    The gradients are those of `ℓ(x) + penalty(λ)`, the loss without a factor `1/n`. A batch `B` of
+    `b` rows estimates `ℓ` without bias by `n/b · ½‖X_B x − y_B‖²`: a step size for the mean
+    loss `‖Xx − y‖²/2n` is to be divided by `n` here.
+
+    **Arguments:**
+
+    - `network`: its weights are the shape of the initialisation.
+    - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included.
+    - `optimizer`: any optax optimiser: `optax.sgd(γ)`, with `momentum=` heavy ball, with
+        `nesterov=True` as well, with a schedule for `γ`; SAM as `optax.contrib.sam(…,
+        opaque_mode=True)`. It is given all weights as one vector. `γ` may be traced: build the
+        optimiser in the function that you `vmap`. A new optimiser compiles anew.
+    - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
+    - `steps`: how many; or the increasing numbers of steps after which to record, the last of
+        which ends the run, shape `(S,)`. 0 is the initialisation.
+    - `batch_size`: rows in a batch, drawn with replacement at each step (1: single-sample SGD);
+        by default all rows. For `LeastSquares` only.
+    - `label_noise`: the standard deviation of normal noise on the labels, drawn anew at each step,
+        in units of `y`. For `LeastSquares` only.
+    - `key`: where that randomness comes from. Step `k` depends on `key` and `k` alone.
+    - `throw`: raise if the run diverges. With `throw=False`, see `.result`: what was recorded
+        before is kept.
+
+    **Returns:** a `Training`. The memory does not depend on the number of steps; the one that
+    reverse-mode differentiation takes does, by `S` records for every 128 steps.
+
+    **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if the run
+    diverges.
+    """
+    dtype = problem.r.dtype
+    network = matched(network, problem.r)
+    if is_concrete(problem.weight_decay) and float(problem.weight_decay) > 0:
+        network.penalty(problem.weight_decay)  # raises where the network refuses it
+    if not isinstance(optimizer, tuple) or not hasattr(optimizer, "update"):
+        raise TypeError(
+            f"`optimizer` must be an optax optimiser, got {type(optimizer).__name__}. For steps "
+            "of size 1e-3 pass `optax.sgd(1e-3)`."
+        )
+    log_eps = as_log_eps(eps, log_eps, dtype)
+    noise = as_float(label_noise, "label_noise", dtype)
+    check_scalar(noise, "label_noise")
+    is_noisy = True
+    if is_concrete(label_noise):
+        size = float(np.asarray(label_noise))
+        is_noisy = size != 0
+        if not 0 <= size < np.inf:
+            raise ValueError(f"`label_noise` must be finite and non-negative, got {size}.")
+    _check_batch(problem, batch_size, is_noisy, key)
+    numbers = _as_steps(steps)
+    run = _train(
+        network,
+        problem,
+        optimizer,
+        log_eps,
+        jnp.asarray(numbers, jnp.result_type(int)),
+        int(numbers[-1]),
+        batch_size,
+        noise if is_noisy else None,
+        key,
+    )
+    return raise_on_failure(run, run.result, throw)
+
+
+def _as_steps(steps: ArrayLike | Sequence[SupportsIndex]) -> np.ndarray:
+    if not is_concrete(*jax.tree.leaves(steps)):
+        raise TypeError("`steps` must be concrete: the number of steps cannot be traced.")
+    numbers = np.atleast_1d(np.asarray(steps))
+    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+        raise TypeError(
+            "`steps` must be a number of steps, or a grid of whole numbers of shape (S,), got "
+            f"shape {numbers.shape} of {numbers.dtype}. `np.unique(np.geomspace(1, 10_000, "
+            "100).astype(int))` is one."
+        )
+    if numbers.size == 0 or numbers[0] < 0 or np.any(np.diff(numbers) <= 0):
+        raise ValueError(f"`steps` must be non-negative and increase, got {numbers}.")
+    return numbers
+
+
+def _check_batch(
+    problem: AbstractProblem, batch_size: int | None, is_noisy: bool, key: PRNGKeyArray | None
+) -> None:
+    if batch_size is None and not is_noisy:
+        return
+    what = "label_noise" if batch_size is None else "batch_size"
+    if not isinstance(problem, LeastSquares):
+        raise ValueError(
+            f"`{what}` needs rows, which a {type(problem).__name__} does not have. Use "
+            "`LeastSquares(X, y)`."
+        )
+    rows = problem.X.shape[0]
+    if batch_size is not None and not 1 <= batch_size <= rows:
+        raise ValueError(
+            f"`batch_size` must be from 1 to the {rows} rows of `X`, got {batch_size}. For all "
+            "rows at each step leave it out."
+        )
+    if key is None:
+        raise ValueError(f"`{what}` needs randomness: pass `key=jax.random.key(0)`.")
+
+
+def _draw(
+    key: PRNGKeyArray,
+    chunk: Array,
+    problem: AbstractProblem,
+    batch_size: int | None,
+    is_noisy: bool,
+) -> _Batch:
+    """For all steps of a chunk."""
+    assert isinstance(problem, LeastSquares)
+    n = problem.X.shape[0]
+    row_key, noise_key = jr.split(jr.fold_in(key, chunk))
+    shape = (CHUNK, n if batch_size is None else batch_size)
+    return _Batch(
+        None if batch_size is None else jr.randint(row_key, shape, 0, n),
+        jr.normal(noise_key, shape, problem.X.dtype) if is_noisy else None,
+    )
+
+
+def _gradient(problem: AbstractProblem, x: Array, batch: _Batch, noise: Array | None) -> Array:
+    """An unbiased estimate of `∇ℓ(x)`."""
+    if batch.rows is None and noise is None:
+        return problem.gradient(x)
+    assert isinstance(problem, LeastSquares)
+    X, y = problem.X, problem.y
+    if batch.rows is not None:
+        X, y = X[batch.rows], y[batch.rows]
+    residual = matmul(X, x) - y
+    if noise is not None and batch.noise is not None:
+        residual = residual - noise * batch.noise
+    scale = problem.X.shape[0] / X.shape[0]
+    return scale * matmul(residual, X)
+
+
+def _loop(
+    start: AbstractNetwork,
+    problem: AbstractProblem,
+    optimizer: optax.GradientTransformation,
+    steps: Array,
+    num_steps: int,
+    batch_size: int | None,
+    label_noise: Array | None,
+    key: PRNGKeyArray | None,
+) -> tuple[_Record, Callable[[Array], AbstractNetwork]]:
+    """The records, and the network that a vector of weights stands for."""
+    dtype = problem.r.dtype
+    vector, unravel = ravel_pytree(weights_of(start))
+    combine = lambda weights: eqx.combine(weights, start, is_leaf=is_constant)
+    with_weights = lambda vector: combine(unravel(vector))
+    optimizer = optax.with_extra_args_support(optimizer)
+    is_random = batch_size is not None or label_noise is not None
+
+    def gradients(weights, batch):
+        """With respect to `x`, and to the weights."""
+
+        def outputs(weights):
+            net = combine(weights)
+            return net(), net.penalty(problem.weight_decay)
+
+        (x, penalty), pull = jax.vjp(outputs, unravel(weights))
+        gradient = _gradient(problem, x, batch, label_noise)
+        (pulled,) = pull((gradient, jnp.ones_like(penalty)))
+        return x, gradient, ravel_pytree(pulled)[0]
+
+    def step(state: _State, inputs) -> tuple[_State, None]:
+        number, batch = inputs
+        now = state.now
+        x, gradient, gradient_weights = gradients(now.weights, batch)
+        again = lambda weights, _: gradients(weights, batch)[2]  # SAM asks for it
+        one = jnp.ones((), dtype)
+        with jax.numpy_dtype_promotion("standard"):  # optax counts on it
+            updates, optimizer_state = optimizer.update(
+                gradient_weights, state.optimizer, now.weights, grad_fn=again
+            )
+            weights = jnp.asarray(optax.apply_updates(now.weights, updates))
+            dt, clock = optimizer.update(-one, state.clock, 0 * one, grad_fn=lambda *_: -one)
+            dt = jnp.asarray(dt, dtype)
+        sums = now.sums + dt * jnp.stack([x, gradient])
+        sides = now.sides
+        if sides is not None:
+            sides = sides * (1 - dt * jnp.stack([gradient, -gradient]))
+        now = _Record(weights, now.t + dt, sums, sides)
+        is_due = number + 1 == steps[state.row]
+        write = lambda rows, value: lax.dynamic_update_index_in_dim(rows, value, state.row, 0)
+        records = lax.cond(
+            is_due,
+            lambda records, now: jax.tree.map(write, records, now),
+            lambda records, _: records,
+            state.records,
+            now,
+        )
+        row = jnp.where(is_due, state.row + 1, state.row)
+        return _State(now, optimizer_state, clock, row, records), None
+
+    def chunk(state: _State, index: Array, length: int) -> tuple[_State, None]:
+        batches = _Batch(None, None)
+        if is_random:
+            assert key is not None
+            batches = _draw(key, index, problem, batch_size, label_noise is not None)
+            batches = jax.tree.map(lambda v: v[:length], batches)
+        return lax.scan(step, state, (index * CHUNK + jnp.arange(length), batches))
+
+    zero = jnp.zeros((), dtype)
+    sides = jnp.stack([start.u + start.v, start.u - start.v]) if isinstance(start, UV) else None
+    now = _Record(vector, zero, jnp.zeros((2, problem.r.shape[0]), dtype), sides)
+    rows = lambda v: jnp.broadcast_to(v, (steps.shape[0], *v.shape))
+    state = _State(
+        now,
+        optimizer=optimizer.init(vector),
+        clock=optimizer.init(zero),
+        row=(steps[0] == 0).astype(steps.dtype),
+        records=jax.tree.map(rows, now),
+    )
+    chunks, rest = divmod(num_steps, CHUNK)
+    if chunks > 0:
+        whole = jax.checkpoint(lambda state, index: chunk(state, index, CHUNK))
+        state, _ = lax.scan(whole, state, jnp.arange(chunks))
+    if rest > 0:
+        state, _ = chunk(state, jnp.asarray(chunks), rest)
+    return state.records, with_weights
+
+
+@eqx.filter_jit
+def _train(
+    network: AbstractNetwork,
+    problem: AbstractProblem,
+    optimizer: optax.GradientTransformation,
+    log_eps: Array,
+    steps: Array,
+    num_steps: int,
+    batch_size: int | None,
+    label_noise: Array | None,
+    key: PRNGKeyArray | None,
+) -> Training:
+    term = WeightTerm(network, problem, log_eps)
+    valid = is_valid(problem) & (log_eps < 0) & jnp.isfinite(log_eps) & term.is_valid()
+    # A network that refuses weight decay has a penalty of NaN.
+    valid = valid & ~jnp.isnan(network.penalty(problem.weight_decay))
+    records, with_weights = _loop(
+        term.start, problem, optimizer, steps, num_steps, batch_size, label_noise, key
+    )
+
+    vectors, t = records.weights, records.t
+    z, drift = records.sums[:, 0], records.sums[:, 1]
+    x = jax.vmap(lambda vector: with_weights(vector)())(vectors)
+    moved = (t > 0)[:, None]
+    x_mean = jnp.where(moved, z / jnp.where(moved, t[:, None], 1), x)
+    loss = problem.loss(x)
+    scale = network.time_scale(log_eps)
+
+    valid = valid & (t[-1] >= 0)
+    finite = jnp.isfinite(loss) & jnp.all(jnp.isfinite(x_mean), axis=1)
+    finite = finite & jnp.all(jnp.isfinite(vectors), axis=1)
+    result = RESULTS.where(finite[-1], RESULTS.successful, RESULTS.training_diverged)
+    result = RESULTS.where(valid, result, RESULTS.invalid_input)
+    kept = valid & finite
+    keep = lambda v: jnp.where(kept.reshape(-1, *(1 for _ in v.shape[1:])), v, jnp.nan)
+    vectors, sides = jax.tree.map(keep, (vectors, records.sides))
+    return Training(
+        steps=steps,
+        t=t,
+        s=t / scale,
+        x=keep(x),
+        x_mean=keep(x_mean),
+        loss=keep(loss),
+        network=jax.vmap(with_weights)(vectors),
+        dual=keep(-drift / scale),
+        sides=sides,
+        log_eps=log_eps,
+        result=result,
+        stats={"last_finite_step": jnp.max(jnp.where(kept, steps, -1))},
+    )
