@@ -29,7 +29,7 @@ from ._data import DataError, load, standardise
 from ._paper_figures import FIGURES
 from ._plotting import comparison_figure
 from ._reproduce import figure1, measure
-from .papers.ledger import CLAIMS, FIGURE, PENDING
+from .papers.ledger import CLAIMS, FIGURE
 
 out = rich.console.Console(highlight=False)
 err = rich.console.Console(stderr=True, highlight=False)
@@ -295,8 +295,7 @@ def reproduce(
     """
     if show:
         for claim in CLAIMS.values():
-            pending = "  [pending]" if claim.id in PENDING else ""
-            line = f"{claim.id:16s} {claim.statement}{pending}"
+            line = f"{claim.id:16s} {claim.statement}"
             out.print(rich.markup.escape(line), soft_wrap=True)
         return
     chosen = list(CLAIMS) if all_claims else list(dict.fromkeys(claims or []))

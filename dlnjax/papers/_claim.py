@@ -26,7 +26,7 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What a paper says, and the function that measures it; `None` where there is none yet."""
+    """What a paper says, and the function that measures it; `None` for a figure without rows."""
 
     id: str
     statement: str

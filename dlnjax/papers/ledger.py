@@ -5,8 +5,6 @@ from ._claim import Claim
 
 FIGURE = "B25-fig1"  # distributions and a figure: `dlnjax reproduce` draws it
 
-_PENDING = []
-
 CLAIMS: dict[str, Claim] = {
     claim.id: claim
     for claim in [
@@ -22,7 +20,5 @@ CLAIMS: dict[str, Claim] = {
         *epgf23.CLAIMS,
         *hoff17.CLAIMS,
         *gis20.CLAIMS,
-        *_PENDING,
     ]
 }
-PENDING = frozenset(claim.id for claim in _PENDING)
