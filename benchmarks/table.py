@@ -1,7 +1,7 @@
-"""The README's table of speed, from the JSON.
+"""The README's tables, from the JSON.
 
-`python -m benchmarks.table [--results DIR] [--write]` prints it; `--write` puts it between
-the markers of the README.
+`python -m benchmarks.table [--results DIR] [--write]` prints them; `--write` puts each between its
+markers in the README.
 """
 
 import argparse
@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ._report import seconds
 
-BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
 HERE = Path(__file__).parent
 
 
@@ -18,7 +17,7 @@ def _digits(ratio: float) -> str:
     return f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"
 
 
-def table(results: Path) -> str:
+def speed(results: Path) -> str:
     lines = [
         "| work | dlnjax | error | peer | its time | its error | ratio |",
         "|---|---|---|---|---|---|---|",
@@ -49,20 +48,69 @@ def _error(solver: dict) -> str:
     return "failed" if solver["error"] is None else f"{solver['error']:.0e}"
 
 
+def _range(values: list[float]) -> str:
+    median, high, worst = values
+    return f"{median:.1e}, {high:.1e}, {worst:.1e}"
+
+
+def gaps(results: Path) -> str:
+    content = json.loads((results / "gaps.json").read_text())
+    lines = [
+        "| n × d | monotone | ε | largest relative gap, monotone | others | others, gap/η |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in content["gaps"]:
+        cells = [
+            f"{row['n']} × {row['d']}",
+            f"{100 * row['monotone_fraction']:.1f} % of {row['instances']}",
+        ]
+        for eps, cell in row["eps"].items():
+            monotone = cell["relative_gap_monotone"]
+            cells += [
+                eps,
+                _range(monotone) if monotone else "–",
+                _range(cell["relative_gap_other"]),
+                _range(cell["gap_over_eta_other"]),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+            cells = ["", ""]
+    return "\n".join(lines)
+
+
+def limit(results: Path) -> str:
+    content = json.loads((results / "gaps.json").read_text())
+    lines = ["| n × d | D | log ε | distance | scaled |", "|---|---|---|---|---|"]
+    for row in content["limit"]:
+        cells = [
+            f"{row['n']} × {row['d']}",
+            f"{row['depth']:g}",
+            f"{row['log_eps']:g}",
+            _range(row["distance"]),
+            ", ".join(f"{v:.3g}" for v in row["distance_scaled"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+TABLES = {"speed": speed, "gaps": gaps, "limit": limit}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.table", description=__doc__)
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--write", action="store_true", help="into the README")
     options = parser.parse_args()
-    text = table(options.results)
-    print(text)
+    readme = HERE.parent / "README.md"
+    content = readme.read_text()
+    for name, table in TABLES.items():
+        text, begin, end = table(options.results), f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        print(text)
+        if begin not in content or end not in content:
+            parser.error(f"{readme.name} has no lines {begin} and {end}")
+        before, _, rest = content.partition(begin)
+        content = f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
     if options.write:
-        readme = HERE.parent / "README.md"
-        content = readme.read_text()
-        if BEGIN not in content or END not in content:
-            parser.error(f"{readme.name} has no lines {BEGIN} and {END}")
-        before, _, rest = content.partition(BEGIN)
-        readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+        readme.write_text(content)
 
 
 if __name__ == "__main__":
