@@ -36,6 +36,7 @@ def _(_, is_batched, flag):
 
 def in_chunks(fn: Callable, size: int) -> Callable:
     """`fn`, whose loop works on `size` bytes; under `vmap` on a CPU, in chunks that fit its caches.
+    Not differentiable: the rule of derivatives belongs outside.
 
     An event of one lane is a few passes over a few small matrices. All lanes of a large batch in
     step would fetch them from memory at each pass, and go on until the slowest lane ends.

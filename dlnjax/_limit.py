@@ -32,7 +32,7 @@ from ._check import as_float, check_scalar, is_concrete
 from ._network import AbstractDualNetwork, AbstractNetwork, dual_from, matched
 from ._path import LimitFlow
 from ._problem import AbstractProblem, is_valid
-from ._segments import Faces, differentiable, limit_on_faces
+from ._segments import Segments, differentiable, limit_on_segments
 from ._solution import RESULTS, raise_on_failure
 
 
@@ -142,12 +142,12 @@ def _limit(
     problem: AbstractProblem, dual: Array, s_max: Array, positive: bool, max_knots: int
 ) -> LimitFlow:
     follow = ft.partial(_follow, positive=positive, max_knots=max_knots)
-    return differentiable(in_cache(follow, problem), limit_on_faces)(problem, dual, s_max)
+    return differentiable(in_cache(follow, problem), limit_on_segments)(problem, dual, s_max)
 
 
 def _follow(
     problem: AbstractProblem, dual: Array, s_max: Array, *, positive: bool, max_knots: int
-) -> tuple[LimitFlow, Faces]:
+) -> tuple[LimitFlow, Segments]:
     d, dtype = dual.shape[1], dual.dtype
     # One slot more than the rank: a column is tried before it is known to be dependent.
     k = min(problem.rank_bound + 1, d)
@@ -261,7 +261,7 @@ def _follow(
     )
     state, record = pivot_until_done(step, (state, record))
     limit = _assemble(problem, state, record, scaled, dual, positive)
-    return limit, Faces(record.index, record.sign, record.opening, record.opening_sign)
+    return limit, Segments(record.index, record.sign, record.opening, record.opening_sign)
 
 
 def _assemble(

@@ -72,8 +72,10 @@ class PiecewiseLinearPath(eqx.Module):
         safe = jnp.where(p > 0, p, 1)[..., None]
         x = jnp.where((p > 0)[..., None], slope + offset / safe, slope)
         # Exact zeros survive: z itself is exact there, the rearrangement is not.
-        inside = jnp.isfinite(p)[..., None]
-        x = jnp.where(inside & (p < 2 * self.knots[index])[..., None], self.z(p) / safe, x)
+        # (Elsewhere z is not asked: at p = inf the derivative of what is not chosen is NaN.)
+        near = jnp.isfinite(p) & (p < 2 * self.knots[index])
+        z = self.z(jnp.where(near, p, 0))
+        x = jnp.where(near[..., None], z / safe, x)
         return jnp.where(started[..., None], self._with_sign(x, index), 0)
 
     @eqx.filter_jit

@@ -2,8 +2,9 @@
 
 Between events the active set is fixed and all is the solution of a linear system. So the events
 are found without derivatives, and where derivatives are asked for, what they determine is evaluated
-again from the active sets: in both modes and of every order, at `O(k³)` a segment. Where several
-coordinates bind at one knot, these are derivatives of one of the paths nearby.
+again from the active sets: in both modes and of every order, at `O(k³)` and a `k × k` block a
+segment. At a knot, derivatives are those of the segment that follows. Where several coordinates
+bind at one knot, that of its time is a mean over them.
 """
 
 from collections.abc import Callable
@@ -15,43 +16,44 @@ import jax.numpy as jnp
 import jax.scipy.linalg as jsp
 from jaxtyping import Array, Float, Int
 
+from ._linalg import matmul
 from ._path import PiecewiseLinearPath
 from ._problem import AbstractProblem
 
 
-class Faces(eqx.Module):
-    """The active coordinates on each segment, `d` in empty slots, with their signs (0 there); and
-    the coordinate whose event opened it, with its sign."""
+class Segments(eqx.Module):
+    """The active coordinates on each segment, `d` in empty slots, with their signs (0 there); and,
+    for the limit process, the coordinate that opened it by its jump, with its sign."""
 
     index: Int[Array, "K k"]
     sign: Int[Array, "K k"]
-    opening: Int[Array, " K"]
-    opening_sign: Int[Array, " K"]
+    opening: Int[Array, " K"] | None = None
+    opening_sign: Int[Array, " K"] | None = None
 
 
 def differentiable(
-    solve: Callable[..., tuple[PiecewiseLinearPath, Faces]],
+    solve: Callable[..., tuple[PiecewiseLinearPath, Segments]],
     evaluate: Callable[..., tuple[Array, Array, Array]],
 ) -> Callable[..., PiecewiseLinearPath]:
     """`solve(problem, weights, …)`, whose derivatives are those of the knots, values and slopes
-    that `evaluate(faces, problem, weights, …)` gives in the first `num_knots` rows."""
+    that `evaluate(segments, problem, weights, …)` gives in the first `num_knots` rows."""
     solve_with_rule = eqx.filter_custom_jvp(solve)
 
     @solve_with_rule.def_jvp
     def _(primals, tangents):
-        path, faces = solve_with_rule(*primals)
+        path, segments = solve_with_rule(*primals)
         rows = jnp.arange(path.knots.shape[0], dtype=jnp.int32)
         rows = jnp.clip(rows, 0, jnp.maximum(path.num_knots - 1, 0))
 
         def again(problem, weights, *rest):
-            parts = evaluate(faces, problem, weights, *rest)
+            parts = evaluate(segments, problem, weights, *rest)
             parts = [jnp.where(path.num_knots > 0, v[rows], 0) for v in parts]
             fields = lambda path: (path.knots, path.values, path.slopes, path.weights)
             weights = jnp.broadcast_to(weights, path.weights.shape)
             return eqx.tree_at(fields, path, (*parts, weights))
 
         _, change = eqx.filter_jvp(again, primals, tangents)
-        return (path, faces), (change, jax.tree.map(lambda _: None, faces))
+        return (path, segments), (change, jax.tree.map(lambda _: None, segments))
 
     return lambda *args: solve_with_rule(*args)[0]
 
@@ -72,10 +74,14 @@ def _on_faces(
         is_empty = index == d
         block = problem.gram_block(jnp.minimum(index, d - 1))
         either = is_empty[:, None] | is_empty[None, :]
-        # Dependent columns, active together, must not make it NaN.
-        ridge = k * jnp.finfo(rhs.dtype).eps * jnp.diagonal(block)
-        block = jnp.where(either, jnp.eye(k, dtype=rhs.dtype), block + jnp.diag(ridge))
-        return jsp.solve(block, jnp.where(is_empty[:, None], 0, rhs), assume_a="pos")
+        block = jnp.where(either, jnp.eye(k, dtype=rhs.dtype), block)
+        rhs = jnp.where(is_empty[:, None], 0, rhs)
+        # Dependent columns, active together, must not make it NaN; what the ridge does to the
+        # others is taken back by a refinement.
+        ridge = jnp.diag(k * jnp.finfo(rhs.dtype).eps * jnp.diagonal(block))
+        solve = lambda v: jsp.solve(block + ridge, v, assume_a="pos")
+        u = solve(rhs)
+        return u + solve(rhs - matmul(block, u))
 
     return jax.vmap(one)(index, rhs)
 
@@ -91,14 +97,14 @@ def lasso_on_face(
     return _spread(index, _on_faces(problem, index, rhs[..., None])[..., 0], d)[0]
 
 
-def path_on_faces(
-    faces: Faces, problem: AbstractProblem, weights: Float[Array, "2 d"]
+def path_on_segments(
+    segments: Segments, problem: AbstractProblem, weights: Float[Array, "2 d"]
 ) -> tuple[Array, Array, Array]:
     """Knots, values and slopes of the lasso path: `z = μu − w` with `M_AA u = (r − λs)_A` and
     `M_AA w = (ωs)_A`. At a knot both segments have the same `z`."""
-    r, index = problem.r, faces.index
+    r, index = problem.r, segments.index
     d = r.shape[0]
-    sign = faces.sign.astype(r.dtype)
+    sign = segments.sign.astype(r.dtype)
     at = jnp.minimum(index, d - 1)
     omega = jnp.where(sign > 0, weights[0][at], weights[1][at])
     rhs = jnp.stack([r[at] - problem.weight_decay * sign, omega * sign], axis=-1)
@@ -113,17 +119,20 @@ def path_on_faces(
     return knots, knots[:, None] * u - w, u
 
 
-def limit_on_faces(
-    faces: Faces, problem: AbstractProblem, dual: Float[Array, "signs d"], s_max: Float[Array, ""]
+def limit_on_segments(
+    segments: Segments,
+    problem: AbstractProblem,
+    dual: Float[Array, "signs d"],
+    s_max: Float[Array, ""],
 ) -> tuple[Array, Array, Array]:
     """Jumps, values and plateaus of the limit process: `M_AA x = (r − λs)_A`, and `w` of the
     coordinate that opens a segment has come to 0. (Where none does, it was cut at `s_max`.)"""
     r, decay = problem.r, problem.weight_decay
     d = r.shape[0]
-    sign = faces.sign.astype(r.dtype)
-    at = jnp.minimum(faces.index, d - 1)
-    plateaus = _on_faces(problem, faces.index, (r[at] - decay * sign)[..., None])[..., 0]
-    plateaus = _spread(faces.index, plateaus, d)
+    sign = segments.sign.astype(r.dtype)
+    at = jnp.minimum(segments.index, d - 1)
+    plateaus = _on_faces(problem, segments.index, (r[at] - decay * sign)[..., None])[..., 0]
+    plateaus = _spread(segments.index, plateaus, d)
     images = problem.matvec(plateaus)
 
     def jump(carry, row):
@@ -142,6 +151,7 @@ def limit_on_faces(
     # Rows that are not filled count as nothing, also to derivatives.
     end = jnp.where(jnp.isfinite(s_max), s_max, 0)
     zeros = jnp.zeros_like(r)
-    rows = plateaus, images, jnp.minimum(faces.opening, d - 1), faces.opening_sign
+    assert segments.opening is not None
+    rows = plateaus, images, jnp.minimum(segments.opening, d - 1), segments.opening_sign
     _, (s, z) = lax.scan(jump, (jnp.zeros_like(s_max), zeros, zeros, zeros, zeros), rows)
     return s, z, plateaus

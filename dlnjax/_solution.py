@@ -14,7 +14,8 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     invalid_input = (
         "The input of this lane is invalid: NaN or inf in the data, ε outside (0, 1), a negative "
         "weight decay or one that the network does not take, a degenerate shape, a depth `≤ 2`, "
-        "an unsorted or negative `s`, `s_max ≤ 0`, a `start` that the network cannot represent, "
+        "an unsorted or negative `s`, an `s_max` or a `level` that is not positive, a `start` that "
+        "the network cannot represent, "
         "a negative step size, or `μ ≤ 0`: call the function outside `jit` and `vmap` on this lane "
         "to be told which. "
         "Or its numbers leave the range of the dtype: rescale a design whose columns, squared, "
@@ -49,8 +50,8 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
         "`max_jumps`, a smaller `s_max`, or a `level` that fewer coordinates reach."
     )
     jumps_missed = (
-        "Coordinates crossed `level` too close to each other, or twice within a step: tighten "
-        "`rtol` and `atol`, or move the `level`."
+        "Coordinates crossed `level` too close to each other to be told apart: tighten `rtol` and "
+        "`atol`, or move the `level`."
     )
     training_diverged = (
         "Training diverged: weights, or the loss, are not finite after some step. What was "

@@ -93,4 +93,6 @@ def eta(
     down = as_float(downward_variation, "downward_variation")
     s = as_positive(s, "s", down.dtype)
     decay = as_float(weight_decay, "weight_decay", down.dtype)
-    return (1 + decay * s) * (jnp.sqrt(down) / s + down / s**2)
+    # The derivative of √0 would be NaN.
+    root = jnp.where(down == 0, 0, jnp.sqrt(jnp.where(down == 0, 1, down)))
+    return (1 + decay * s) * (root / s + down / s**2)

@@ -95,6 +95,19 @@ def test_ties_and_lanes_that_fail_alone():
     assert jnp.all(jnp.isnan(found.s[2:]))
 
 
+def test_single_precision():
+    # Late jumps, where the first step after one must not be lost in the rounding of s; and with 64
+    # bits enabled, as here.
+    X, y = np.eye(2, 3, dtype=np.float32), np.array([1, 2e-3], np.float32)
+    network = dln.UV(jnp.ones(3, np.float32), jnp.zeros(3, np.float32))
+    level = np.append(0.5 * y, np.float32(1))
+    found = dln.jump_times(network, dln.LeastSquares(X, y), 1250.0, level, log_eps=-30.0)
+    assert found.s.dtype == np.float32 and found.num_jumps == 2
+    # x = ½ ε sinh(L g) with dg/ds = yᵢ − x.
+    exact = (1 + np.log(4 * 0.5 * y / (1 - 0.5)) / 30) / y
+    np.testing.assert_allclose(found.s[:2], exact, rtol=1e-3)
+
+
 def test_bad_input_says_what_to_do():
     problem = dln.LeastSquares(*FIXTURE)
 
@@ -103,6 +116,8 @@ def test_bad_input_says_what_to_do():
 
     with pytest.raises(ValueError, match="`s_max` must be positive"):
         run(s=0.0)
+    with pytest.raises(ValueError, match="`s_max` is inf"):
+        run(s=np.inf)
     with pytest.raises(ValueError, match="`level` must be positive"):
         run(level=0.0)
     with pytest.raises(ValueError, match=r"scalar or of shape \(4,\), got shape \(3,\)"):

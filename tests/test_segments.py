@@ -93,15 +93,23 @@ def test_second_order():
 
 
 def test_degenerate_problems_have_finite_derivatives():
-    # Ties at every knot, a duplicate, a zero column, and no response.
+    # Ties at every knot, a duplicate, a zero column, and no response; at μ = ∞; beside a μ that
+    # fails; of η where it is 0.
     design = np.array([[1.0, 1, 0, 0, 0], [0, 0, 1, -1, 0], [1, 1, 0, 0, 0]])
     response = np.array([[1.0, 1, 1], [0, 0, 0]])
 
-    def both(y):
-        problem = dln.LeastSquares(design, y)
+    def all_of_them(y, design, decay):
+        problem = dln.LeastSquares(design, y, weight_decay=decay)
         process = dln.limit_flow(dln.UV(jnp.ones(5), jnp.zeros(5)), problem, throw=False)
-        point = dln.lasso(problem, P, throw=False).x
-        return dln.lasso_path(problem, throw=False).x(P), process.z(P), point
+        point = dln.lasso(problem, jnp.append(P, decay - 1), throw=False).x
+        path = dln.lasso_path(problem, throw=False)
+        eta = dln.eta(decay, P, path.downward_variation(P))
+        values = [path.x(P), path.x(jnp.inf), process.z(P), point, eta]
+        flat = jnp.concatenate([jnp.ravel(v) for v in values])
+        return jnp.where(jnp.isfinite(flat), flat, 0)
 
-    for part in jax.tree.leaves(jax.jit(jax.vmap(jax.jacrev(both)))(response)):
+    slopes = jax.jacrev(all_of_them, argnums=(0, 1, 2))
+    slopes = jax.jit(jax.vmap(slopes, in_axes=(0, None, None)))(response, design, 0.0)
+    for part in slopes:
         assert np.all(np.isfinite(part))
+    assert np.any(slopes[0] != 0)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
-from .._check import as_positive, check_scalar
+from .._check import as_positive, check_finite, check_scalar
 from .._lanes import any_lane
 from .._network import AbstractNetwork
 from .._problem import AbstractProblem
@@ -72,7 +72,8 @@ def jump_times(
     `O(1/log(1/ε))` at depth 2, whatever the level, if it lies strictly between what `|xᵢ|` is
     before and after.
 
-    A coordinate that crosses twice within one step is not seen. Not differentiable.
+    A coordinate that crosses twice within one step is not seen. One that starts at the level counts
+    as above it. Differentiable in forward mode only.
 
     **Arguments:**
 
@@ -94,9 +95,10 @@ def jump_times(
     formulation = DualForm() if formulation is None else formulation
     run = as_run(network, problem, eps, log_eps, formulation, rtol, atol, max_steps)
     dtype, d = problem.r.dtype, problem.r.shape[0]
-    s_max = as_positive(s_max, "s_max", dtype)
+    s_max, level = as_positive(s_max, "s_max", dtype), as_positive(level, "level", dtype)
     check_scalar(s_max, "s_max")
-    level = as_positive(level, "level", dtype)
+    check_finite(s_max, "s_max")
+    check_finite(level, "level")
     if level.shape not in ((), (d,)):
         raise ValueError(f"`level` must be a scalar or of shape ({d},), got shape {level.shape}.")
     if max_jumps is None:
@@ -137,7 +139,8 @@ def _solve(
     root_finder = optx.Bisection(rtol=8 * unit, atol=small, flip=True)
 
     def condition(t, y, args, **_):
-        return 0.5 * small * jnp.clip(jnp.min(room(t, y, args)), -1, 1)
+        value = 0.5 * small * jnp.clip(jnp.min(room(t, y, args)), -1, 1)
+        return value.astype(jnp.result_type(float))  # as diffrax's own branch
 
     def step(state: _State) -> _State:
         solution = diffrax.diffeqsolve(
@@ -145,8 +148,10 @@ def _solve(
             solver,
             t0=state.s,
             t1=jnp.where(state.is_done, state.s, s_max),
-            # After a jump the steps are short.
-            dt0=first_step * jnp.where(state.row > 0, 1e-3, 1),
+            # After a jump the steps are short, but not lost in the rounding of s.
+            dt0=jnp.where(
+                state.row > 0, jnp.maximum(1e-3 * first_step, 64 * unit * state.s), first_step
+            ),
             y0=state.y,
             args=state.is_above,
             stepsize_controller=run.controller(),
@@ -185,7 +190,7 @@ def _solve(
     state = _State(
         s=jnp.zeros_like(s_max),
         y=start,
-        is_above=height(jnp.zeros_like(s_max), start) > 1,
+        is_above=height(jnp.zeros_like(s_max), start) >= 1,
         row=jnp.asarray(0, jnp.int32),
         steps=jnp.asarray(0),
         result=RESULTS.where(valid, RESULTS.successful, RESULTS.invalid_input),

@@ -28,7 +28,7 @@ from .._active_set import (
 from .._check import as_weights
 from .._path import PiecewiseLinearPath
 from .._problem import AbstractProblem, is_valid
-from .._segments import Faces, differentiable, path_on_faces
+from .._segments import Segments, differentiable, path_on_segments
 from .._solution import RESULTS, raise_on_failure
 
 
@@ -120,12 +120,12 @@ def _homotopy(
     problem: AbstractProblem, weights: Array, positive: bool, max_knots: int
 ) -> PiecewiseLinearPath:
     follow = ft.partial(_follow, positive=positive, max_knots=max_knots)
-    return differentiable(in_cache(follow, problem), path_on_faces)(problem, weights)
+    return differentiable(in_cache(follow, problem), path_on_segments)(problem, weights)
 
 
 def _follow(
     problem: AbstractProblem, weights: Array, *, positive: bool, max_knots: int
-) -> tuple[PiecewiseLinearPath, Faces]:
+) -> tuple[PiecewiseLinearPath, Segments]:
     k, tol = problem.rank_bound, Tolerances(weights.dtype)
     scaled = Scaled(problem, weights, positive)
     size = jnp.max(jnp.abs(scaled.r))
@@ -223,8 +223,7 @@ def _follow(
     is_cut = (result == RESULTS.max_knots_reached) | (result == RESULTS.path_cycled)
     is_cut = is_cut | ~(state.violation <= tol.wrong * size)
     path = _assemble(state, record, result, is_cut, scaled, weights, positive)
-    none = jnp.zeros(max_knots, jnp.int32)
-    return path, Faces(record.index, record.sign, none, none)
+    return path, Segments(record.index, record.sign)
 
 
 def _assemble(

@@ -100,7 +100,10 @@ def _(primals, tangents, **options):
 
     def again(problem, mu, weights):
         on_face = lambda x, mu: lasso_on_face(x, problem, mu, weights)
-        x = jax.vmap(on_face)(point.x.reshape(-1, problem.r.shape[0]), mu.reshape(-1))
+        # A point that failed has no derivatives, and leaves those of the others alone.
+        good = (point.result == RESULTS.successful).reshape(-1)
+        x = jnp.where(good[:, None], point.x.reshape(-1, problem.r.shape[0]), 0)
+        x = jax.vmap(on_face)(x, jnp.where(good, mu.reshape(-1), 1))
         return eqx.tree_at(lambda point: point.x, point, x.reshape(point.x.shape))
 
     return point, eqx.filter_jvp(again, primals, tangents)[1]
@@ -118,7 +121,7 @@ def lasso(
 ) -> LassoPoint:
     """The lasso at given `μ`: the minimiser of `ℓ(x) + Σᵢ (λ + ωᵢ/μ)|xᵢ|`.
 
-    Differentiable in the data, `μ`, `ω` and `λ`, in both modes, on the support that it finds.
+    `x` is differentiable in the data, `μ`, `ω` and `λ`, in both modes, on the support found.
 
     For a whole path `lasso_path` is exact; this is the independent check of it, and needs no
     storage that grows with the number of kinks.
@@ -154,7 +157,7 @@ def lasso(
     gap_tol = as_float(gap_tol, "gap_tol", dtype)
     if max_steps < 1:
         raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
-    steps = jnp.asarray(max_steps)
+    steps, gap_tol = jnp.asarray(max_steps), lax.stop_gradient(gap_tol)
     point = eqx.filter_jit(_solve)(
         problem, mu, omega, positive=positive, gap_tol=gap_tol, max_steps=steps
     )
