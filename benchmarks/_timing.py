@@ -34,7 +34,7 @@ class Measured(NamedTuple):
         only ever adds time: where it is far from the median, trust neither."""
         notes = [self.contender.note, note]
         if self.contender.share < 1:
-            notes.insert(0, f"timed on {100 * self.contender.share:.3g} % of the lanes, scaled")
+            notes.insert(0, f"timed on {100 * self.contender.share:.3g} % of the work, scaled")
         return {
             "name": self.contender.name,
             "seconds": statistics.median(self.seconds),

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ._check import is_concrete
@@ -25,7 +26,8 @@ class EffectiveInitialization(eqx.Module):
     - `dual_residual`: the largest entry of what `dual` has outside the range of `Xᵀ`.
     - `primal_residual`: the largest entry of `∇ℓ(x)`, relative to that of `Xᵀy`.
 
-    Both residuals at rounding certify that problem.
+    Both residuals at rounding certify that problem. `dual_residual` alone does not: at any step it
+    is 0 but for rounding.
     """
 
     alpha: Float[Array, " d"]
@@ -55,8 +57,8 @@ def effective_initialization(problem: AbstractProblem, run: Training) -> Effecti
 
     **Returns:** an `EffectiveInitialization`; NaN where the run failed.
 
-    **Raises:** `TypeError` for another network; `ValueError` for weight decay, or if the steps were
-    not plain gradient steps (NaN under tracing).
+    **Raises:** `TypeError` for another network; `ValueError` for weight decay, for a problem of
+    another size, or if the steps were not plain gradient steps (NaN under tracing).
 
     !!! cite "Reference"
 
@@ -77,16 +79,19 @@ def effective_initialization(problem: AbstractProblem, run: Training) -> Effecti
             f"With weight decay, {float(problem.weight_decay)} here, no interpolating point is "
             "approached: `dlnjax.lasso(problem, jnp.inf)` is."
         )
-    u, v, x = run.network.u[-1], run.network.v[-1], run.x[-1]
-    sides, dual = run.sides[-1], run.dual[-1]
-    # By how much the weights are not what plain gradient steps would have made them.
-    away = jnp.max(jnp.abs(jnp.stack([u + v, u - v]) - sides)) / jnp.max(jnp.abs(u) + jnp.abs(v))
-    tolerance = float(jnp.finfo(x.dtype).eps) ** 0.5
-    if is_concrete(away) and float(away) > tolerance:
+    x, sides, dual = run.x[-1], run.sides[-1], run.dual[-1]
+    if x.shape != problem.r.shape:
         raise ValueError(
-            "The steps of this run were not plain gradient steps: its weights are "
-            f"{float(away):.2g} of their size away from what those would have made them. Use "
-            "`optax.sgd(step_size)` without momentum, and no weight decay."
+            f"The run has {x.shape[0]} coordinates, the problem has {problem.r.shape[0]}. Pass the "
+            "problem that was trained on."
+        )
+    away = jnp.asarray(run.stats["max_deviation"])
+    tolerance = float(jnp.finfo(x.dtype).eps) ** 0.5
+    if is_concrete(away, x) and float(away) > tolerance and np.all(np.isfinite(np.asarray(x))):
+        raise ValueError(
+            "The steps of this run were not plain gradient steps: one was away from that by "
+            f"{float(away):.2g} of its size. Use `optax.sgd(step_size)` without momentum, and no "
+            "weight decay."
         )
     is_plain = (away <= tolerance) & (problem.weight_decay == 0)
     sides = jnp.where(is_plain, sides, jnp.nan)
@@ -106,11 +111,13 @@ def _at(
     shape = jnp.exp(log_sides - log_eps / 2) / 2
     A = problem.X.T if isinstance(problem, LeastSquares) else problem.gram()
     fit = matmul(A, jnp.linalg.lstsq(A, dual)[0])
+    primal = jnp.max(jnp.abs(problem.gradient(x)))
+    scale = jnp.where(primal == 0, 1, jnp.max(jnp.abs(problem.r)))  # 0 at y = 0, x = 0
     return EffectiveInitialization(
         alpha=jnp.sqrt(square),
         shift=square * jnp.sinh(turn),
         network=UV(shape[0] + shape[1], shape[0] - shape[1]),
         dual=dual,
         dual_residual=jnp.max(jnp.abs(dual - fit)),
-        primal_residual=jnp.max(jnp.abs(problem.gradient(x))) / jnp.max(jnp.abs(problem.r)),
+        primal_residual=primal / scale,
     )

@@ -1,7 +1,8 @@
 """`train`: discrete steps on the weights, beside the flow."""
 
+import operator
 from collections.abc import Callable, Sequence
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -32,9 +33,10 @@ class Training(eqx.Module):
 
     - `steps`: the number of steps taken, shape `(S,)`.
     - `t`: the time of gradient flow that they stand for, shape `(S,)`: how far the optimiser
-        would have moved a weight whose gradient is −1 throughout. For SGD the sum of the step
-        sizes, `γ/(1 − momentum)` a step in the long run for heavy ball and Nesterov; for
-        methods that normalise the gradient, such as Adam, not a time of the flow.
+        would have moved a weight held at 0 whose gradient is −1 throughout. For SGD the sum of
+        the step sizes, `γ/(1 − momentum)` a step in the long run for heavy ball and Nesterov. It
+        is not a time of the flow for methods that normalise or clip the gradient (Adam), add
+        noise to it, or read the weights (schedule-free).
     - `s`: `t` in the flow's rescaled time, shape `(S,)`.
     - `x`: the linear model, shape `(S, d)`.
     - `x_mean`: its average over the time `[0, t]`, from the points where the steps started;
@@ -46,8 +48,10 @@ class Training(eqx.Module):
     - `sides`: for `UV`, `(u ± v)(0) Π(1 ∓ γ_k ∇ℓ_k(x_k))` over the steps, shape `(S, 2, d)`, which
         is `u ± v` if all were plain gradient steps: see `effective_initialization`. Else `None`.
     - `log_eps`: where the run started.
-    - `result`: how the run ended; what is not finite is NaN. `stats`: the last of `steps` at which
-        all weights were finite, −1 if none.
+    - `result`: how the run ended; what is not finite is NaN.
+    - `stats`: `last_finite_step`, the last of `steps` at which all weights were finite, −1 if none;
+        for `UV`, `max_deviation`, by how much a step was at most away from the plain gradient step
+        of the same size, relative to it.
     """
 
     steps: Int[Array, " S"]
@@ -66,15 +70,17 @@ class Training(eqx.Module):
 
 class _Record(eqx.Module):
     weights: Float[Array, "*S m"]  # one vector: fewer and longer operations a step
-    t: Float[Array, "*S"]
-    sums: Float[Array, "*S 2 d"]  # Σ γ x and Σ γ ∇ℓ
+    sums: tuple[Float[Array, "*S"], Float[Array, "*S 2 d"]]  # Σ γ; Σ γ x and Σ γ ∇ℓ
     sides: Float[Array, "*S 2 d"] | None
+    deviation: Float[Array, "*S"] | None  # of the steps from plain gradient steps
 
 
 class _State(eqx.Module):
     """The carry of the loop: what is recorded, the optimiser's state, and the records."""
 
     now: _Record
+    before: tuple[Array, Array]  # the sums up to this chunk; `now` has those over its steps
+    lost: tuple[Array, Array]  # what rounding has taken from `before`
     optimizer: PyTree
     clock: PyTree  # the optimiser's state for a weight whose gradient is −1
     row: Int[Array, ""]  # of the next record
@@ -96,25 +102,31 @@ def train(
     eps: ArrayLike | None = None,
     log_eps: ArrayLike | None = None,
     steps: ArrayLike | Sequence[SupportsIndex],
-    batch_size: int | None = None,
+    batch_size: SupportsIndex | None = None,
     label_noise: Real[ArrayLike, ""] = 0.0,
     key: PRNGKeyArray | None = None,
     throw: bool = True,
 ) -> Training:
     """Train the weights of `network` on `problem` in discrete steps, from an initialisation of
-    size `ε`: what `gradient_flow` is the limit of, for small steps.
+    size `ε`: for small steps it tends to `gradient_flow`.
 
     The gradients are those of `ℓ(x) + penalty(λ)`, the loss without a factor `1/n`. A batch `B` of
     `b` rows estimates `ℓ` without bias by `n/b · ½‖X_B x − y_B‖²`: a step size for the mean
     loss `‖Xx − y‖²/2n` is to be divided by `n` here.
 
+    `UV` needs `ε ≳ 1e−10` in float64: below that `u − v` drowns in rounding while `x` is of order
+    1, and a coordinate that has grown cannot turn back (in float32 much earlier).
+    `Deep` is trained as `|u|^D − |v|^D`: a large step may carry a weight through 0, where the flow
+    never goes.
+
     **Arguments:**
 
     - `network`: its weights are the shape of the initialisation.
     - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included.
-    - `optimizer`: any optax optimiser: `optax.sgd(γ)`, with `momentum=` heavy ball, with
-        `nesterov=True` as well, with a schedule for `γ`; SAM as `optax.contrib.sam(…,
-        opaque_mode=True)`. It is given all weights as one vector. `γ` may be traced: build the
+    - `optimizer`: an optax optimiser that asks for gradients and weights only: `optax.sgd(γ)`, with
+        `momentum=` heavy ball, with `nesterov=True` as well, with a schedule for `γ`; SAM as
+        `optax.contrib.sam(…, opaque_mode=True)`. Not those that ask for the loss (`lbfgs`,
+        `polyak_sgd`). It is given all weights as one vector. `γ` may be traced: build the
         optimiser in the function that you `vmap`. A new optimiser compiles anew.
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
     - `steps`: how many; or the increasing numbers of steps after which to record, the last of
@@ -128,10 +140,11 @@ def train(
         before is kept.
 
     **Returns:** a `Training`. The memory does not depend on the number of steps; the one that
-    reverse-mode differentiation takes does, by `S` records for every 128 steps.
+    reverse-mode differentiation takes does, by `S` records for every 128 steps. The randomness of
+    128 steps is drawn at once: 128 numbers for each row of a batch (of `X`, without batches).
 
     **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if the run
-    diverges.
+    diverges, or if a step goes back in `t`, as with a negative `γ`.
     """
     dtype = problem.r.dtype
     network = matched(network, problem.r)
@@ -139,8 +152,9 @@ def train(
         network.penalty(problem.weight_decay)  # raises where the network refuses it
     if not isinstance(optimizer, tuple) or not hasattr(optimizer, "update"):
         raise TypeError(
-            f"`optimizer` must be an optax optimiser, got {type(optimizer).__name__}. For steps "
-            "of size 1e-3 pass `optax.sgd(1e-3)`."
+            "`optimizer` must be an optax optimiser, a `GradientTransformation`, got "
+            f"{type(optimizer).__name__}. For steps of size 1e-3 pass `optax.sgd(1e-3)`; of "
+            "`optax.MultiSteps` pass its `.gradient_transformation()`."
         )
     log_eps = as_log_eps(eps, log_eps, dtype)
     noise = as_float(label_noise, "label_noise", dtype)
@@ -151,6 +165,7 @@ def train(
         is_noisy = size != 0
         if not 0 <= size < np.inf:
             raise ValueError(f"`label_noise` must be finite and non-negative, got {size}.")
+    batch_size = _as_batch_size(batch_size)
     _check_batch(problem, batch_size, is_noisy, key)
     numbers = _as_steps(steps)
     run = _train(
@@ -171,19 +186,29 @@ def _as_steps(steps: ArrayLike | Sequence[SupportsIndex]) -> np.ndarray:
     if not is_concrete(*jax.tree.leaves(steps)):
         raise TypeError("`steps` must be concrete: the number of steps cannot be traced.")
     numbers = np.atleast_1d(np.asarray(steps))
+    if numbers.size == 0:
+        raise ValueError("`steps` is empty. Pass a number of steps, such as 1000.")
     if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
         raise TypeError(
             "`steps` must be a number of steps, or a grid of whole numbers of shape (S,), got "
             f"shape {numbers.shape} of {numbers.dtype}. `np.unique(np.geomspace(1, 10_000, "
             "100).astype(int))` is one."
         )
-    if numbers.size == 0 or numbers[0] < 0 or np.any(np.diff(numbers) <= 0):
+    if numbers[0] < 0 or np.any(numbers[1:] <= numbers[:-1]):  # unsigned differences wrap
         raise ValueError(f"`steps` must be non-negative and increase, got {numbers}.")
     return numbers
 
 
+def _as_batch_size(batch_size: Any) -> int | None:
+    if batch_size is None:
+        return None
+    if isinstance(batch_size, bool | np.bool_) or not hasattr(batch_size, "__index__"):
+        raise TypeError(f"`batch_size` must be a whole number, got {batch_size!r}.")
+    return operator.index(batch_size)
+
+
 def _check_batch(
-    problem: AbstractProblem, batch_size: int | None, is_noisy: bool, key: PRNGKeyArray | None
+    problem: AbstractProblem, batch_size: int | None, is_noisy: bool, key: Any
 ) -> None:
     if batch_size is None and not is_noisy:
         return
@@ -201,6 +226,14 @@ def _check_batch(
         )
     if key is None:
         raise ValueError(f"`{what}` needs randomness: pass `key=jax.random.key(0)`.")
+    dtype = getattr(key, "dtype", None)
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not is_typed and dtype != np.uint32:
+        raise TypeError(f"`key` must be a key, got {key!r}. Pass `key=jax.random.key(0)`.")
+    if key.ndim != (0 if is_typed else 1):
+        raise ValueError(
+            f"`key` must be one key, got a batch of shape {key.shape}. Use `jax.vmap` over it."
+        )
 
 
 def _draw(
@@ -219,6 +252,25 @@ def _draw(
         None if batch_size is None else jr.randint(row_key, shape, 0, n),
         jr.normal(noise_key, shape, problem.X.dtype) if is_noisy else None,
     )
+
+
+def _close(state: _State) -> _State:
+    """Add the sums of a chunk by Kahan's summation: a million small terms, added one by one,
+    drift in float32. To compensate at every step would double its time."""
+    change = jax.tree.map(jnp.add, state.now.sums, state.lost)
+    total = jax.tree.map(jnp.add, state.before, change)
+    lost = jax.tree.map(lambda c, new, old: c - (new - old), change, total, state.before)
+    zero = jax.tree.map(jnp.zeros_like, total)
+    return eqx.tree_at(lambda s: (s.before, s.lost, s.now.sums), state, (total, lost, zero))
+
+
+def _deviation(network: AbstractNetwork, gradient: Array, dt: Array, updates: Array) -> Array:
+    """By how much `updates` are away from a plain gradient step on `ℓ`, relative to it."""
+    assert isinstance(network, UV)
+    plain = -dt * jnp.concatenate([gradient * network.v, gradient * network.u])
+    size, away = jnp.sum(jnp.abs(plain)), jnp.sum(jnp.abs(updates - plain))
+    # Without derivatives: those of 0/0 would be NaN.
+    return lax.stop_gradient(away / jnp.maximum(size, jnp.finfo(size.dtype).tiny))
 
 
 def _gradient(problem: AbstractProblem, x: Array, batch: _Batch, noise: Array | None) -> Array:
@@ -266,6 +318,15 @@ def _loop(
         (pulled,) = pull((gradient, jnp.ones_like(penalty)))
         return x, gradient, ravel_pytree(pulled)[0]
 
+    def update(*arguments, **extra):
+        try:
+            return optimizer.update(*arguments, **extra)
+        except TypeError as error:
+            raise TypeError(
+                f"`optimizer` could not be updated from the gradient and the weights: {error}. "
+                "Optimisers that ask for the loss, such as `optax.lbfgs`, cannot be used here."
+            ) from error
+
     def step(state: _State, inputs) -> tuple[_State, None]:
         number, batch = inputs
         now = state.now
@@ -273,28 +334,35 @@ def _loop(
         again = lambda weights, _: gradients(weights, batch)[2]  # SAM asks for it
         one = jnp.ones((), dtype)
         with jax.numpy_dtype_promotion("standard"):  # optax counts on it
-            updates, optimizer_state = optimizer.update(
+            updates, optimizer_state = update(
                 gradient_weights, state.optimizer, now.weights, grad_fn=again
             )
             weights = jnp.asarray(optax.apply_updates(now.weights, updates))
-            dt, clock = optimizer.update(-one, state.clock, 0 * one, grad_fn=lambda *_: -one)
+            dt, clock = update(-one, state.clock, 0 * one, grad_fn=lambda *_: -one)
             dt = jnp.asarray(dt, dtype)
-        sums = now.sums + dt * jnp.stack([x, gradient])
-        sides = now.sides
-        if sides is not None:
+        dt = jnp.where(dt < 0, jnp.nan, dt)  # invalid, whatever the sum
+        sums = (now.sums[0] + dt, now.sums[1] + dt * jnp.stack([x, gradient]))
+        sides, deviation = now.sides, now.deviation
+        if sides is not None and deviation is not None:
             sides = sides * (1 - dt * jnp.stack([gradient, -gradient]))
-        now = _Record(weights, now.t + dt, sums, sides)
+            away = _deviation(with_weights(now.weights), gradient, dt, jnp.asarray(updates))
+            deviation = jnp.maximum(deviation, away)
+        now = _Record(weights, sums, sides, deviation)
         is_due = number + 1 == steps[state.row]
         write = lambda rows, value: lax.dynamic_update_index_in_dim(rows, value, state.row, 0)
+        total = lambda now: eqx.tree_at(
+            lambda r: r.sums, now, jax.tree.map(jnp.add, state.before, now.sums)
+        )
         records = lax.cond(
             is_due,
-            lambda records, now: jax.tree.map(write, records, now),
+            lambda records, now: jax.tree.map(write, records, total(now)),
             lambda records, _: records,
             state.records,
             now,
         )
         row = jnp.where(is_due, state.row + 1, state.row)
-        return _State(now, optimizer_state, clock, row, records), None
+        before, lost = state.before, state.lost
+        return _State(now, before, lost, optimizer_state, clock, row, records), None
 
     def chunk(state: _State, index: Array, length: int) -> tuple[_State, None]:
         batches = _Batch(None, None)
@@ -302,14 +370,18 @@ def _loop(
             assert key is not None
             batches = _draw(key, index, problem, batch_size, label_noise is not None)
             batches = jax.tree.map(lambda v: v[:length], batches)
-        return lax.scan(step, state, (index * CHUNK + jnp.arange(length), batches))
+        state, _ = lax.scan(step, state, (index * CHUNK + jnp.arange(length), batches))
+        return _close(state), None
 
     zero = jnp.zeros((), dtype)
     sides = jnp.stack([start.u + start.v, start.u - start.v]) if isinstance(start, UV) else None
-    now = _Record(vector, zero, jnp.zeros((2, problem.r.shape[0]), dtype), sides)
+    sums = (zero, jnp.zeros((2, problem.r.shape[0]), dtype))
+    now = _Record(vector, sums, sides, None if sides is None else zero)
     rows = lambda v: jnp.broadcast_to(v, (steps.shape[0], *v.shape))
     state = _State(
         now,
+        before=sums,
+        lost=sums,
         optimizer=optimizer.init(vector),
         clock=optimizer.init(zero),
         row=(steps[0] == 0).astype(steps.dtype),
@@ -344,8 +416,8 @@ def _train(
         term.start, problem, optimizer, steps, num_steps, batch_size, label_noise, key
     )
 
-    vectors, t = records.weights, records.t
-    z, drift = records.sums[:, 0], records.sums[:, 1]
+    vectors, (t, sums) = records.weights, records.sums
+    z, drift = sums[:, 0], sums[:, 1]
     x = jax.vmap(lambda vector: with_weights(vector)())(vectors)
     moved = (t > 0)[:, None]
     x_mean = jnp.where(moved, z / jnp.where(moved, t[:, None], 1), x)
@@ -353,11 +425,16 @@ def _train(
     scale = network.time_scale(log_eps)
 
     valid = valid & (t[-1] >= 0)
+    if label_noise is not None:
+        valid = valid & jnp.isfinite(label_noise) & (label_noise >= 0)
     finite = jnp.isfinite(loss) & jnp.all(jnp.isfinite(x_mean), axis=1)
     finite = finite & jnp.all(jnp.isfinite(vectors), axis=1)
     result = RESULTS.where(finite[-1], RESULTS.successful, RESULTS.training_diverged)
     result = RESULTS.where(valid, result, RESULTS.invalid_input)
     kept = valid & finite
+    stats: dict[str, PyTree[ArrayLike]] = {"last_finite_step": jnp.max(jnp.where(kept, steps, -1))}
+    if records.deviation is not None:
+        stats["max_deviation"] = records.deviation[-1]
     keep = lambda v: jnp.where(kept.reshape(-1, *(1 for _ in v.shape[1:])), v, jnp.nan)
     vectors, sides = jax.tree.map(keep, (vectors, records.sides))
     return Training(
@@ -372,5 +449,5 @@ def _train(
         sides=sides,
         log_eps=log_eps,
         result=result,
-        stats={"last_finite_step": jnp.max(jnp.where(kept, steps, -1))},
+        stats=stats,
     )
