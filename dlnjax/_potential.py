@@ -70,8 +70,8 @@ def _arguments(z: ArrayLike, depth: ArrayLike) -> tuple[Array, Array | None]:
     z = as_float(z, "z")
     D = as_float(depth, "depth", z.dtype)
     check_scalar(D, "depth")
-    if is_concrete(D):
-        value = float(np.asarray(D))
+    if is_concrete(depth):  # not D, which is traced inside `jit`
+        value = float(np.asarray(depth))
         if not 2 <= value < math.inf:
             raise ValueError(f"`depth` must be a finite number D ≥ 2, got {value}.")
         if value == 2:
