@@ -71,10 +71,10 @@ def gradient_flow(
     - `rtol`, `atol`: tolerances of the steps, on `w`-like quantities of order 1 (for the
         weight form `atol` is in units of `ε^½`). Defaults 1e-7 and 1e-8 in float64; 1e-4 and
         1e-5 in float32.
-    - `max_steps`, `adjoint`: as in `diffrax.diffeqsolve`. The default adjoint, for reverse mode, keeps
-        about `√(2 max_steps)` states (362 of some `n + d` numbers each, and what is saved) in each
-        lane, whatever the number of steps; `diffrax.RecursiveCheckpointAdjoint(checkpoints=k)`
-        keeps `k` and computes more again. For forward mode pass `diffrax.ForwardMode()`.
+    - `max_steps`, `adjoint`: as in `diffrax.diffeqsolve`. The default adjoint, for reverse mode,
+        keeps about `√(2 max_steps)` states (361 of some `n + d` numbers each, and what is saved) in
+        each lane, whatever the number of steps; `RecursiveCheckpointAdjoint(checkpoints=k)` of
+        diffrax keeps `k` and computes more again. For forward mode pass `diffrax.ForwardMode()`.
     - `throw`: raise on failure. With `throw=False`, see `.result`.
 
     **Returns:** a `Flow`.
