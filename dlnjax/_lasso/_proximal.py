@@ -135,7 +135,8 @@ def lasso(
     - `positive`: restrict to `x ≥ 0`.
     - `weights`: `ω > 0`, shape `(d,)`, or `(2, d)` for positive and negative entries.
     - `gap_tol`: stop where the duality gap falls below `gap_tol · Lasso(x, μ)`. Default 1e-8 in
-        float64, 1e-4 in float32.
+        float64; 1e-4 in float32, which rounding may leave out of reach beyond some hundred times
+        the first knot.
     - `max_steps`: pivots and gradient steps, per value of `μ`.
     - `throw`: raise if the gap is not reached. With `throw=False`, such points are NaN.
 
