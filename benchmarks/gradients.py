@@ -32,8 +32,10 @@ def flow(log_eps: float) -> Callable:
     # The differences need steps whose errors are below theirs.
     def run(X, y, rtol=1e-7, atol=1e-8):
         problem = dln.LeastSquares(X, y)
-        options = dict(log_eps=log_eps, rtol=rtol, atol=atol, throw=False)
-        return dln.gradient_flow(_network(X), problem, S, **options).x_mean
+        run = dln.gradient_flow(
+            _network(X), problem, S, log_eps=log_eps, rtol=rtol, atol=atol, throw=False
+        )
+        return run.x_mean
 
     return run
 

@@ -8,6 +8,7 @@ bind at one knot, that of its time is a mean over them.
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -19,6 +20,8 @@ from jaxtyping import Array, Float, Int
 from ._linalg import matmul
 from ._path import PiecewiseLinearPath
 from ._problem import AbstractProblem
+
+_P = TypeVar("_P", bound=PiecewiseLinearPath)
 
 
 class Segments(eqx.Module):
@@ -32,9 +35,9 @@ class Segments(eqx.Module):
 
 
 def differentiable(
-    solve: Callable[..., tuple[PiecewiseLinearPath, Segments]],
+    solve: Callable[..., tuple[_P, Segments]],
     evaluate: Callable[..., tuple[Array, Array, Array]],
-) -> Callable[..., PiecewiseLinearPath]:
+) -> Callable[..., _P]:
     """`solve(problem, weights, …)`, whose derivatives are those of the knots, values and slopes
     that `evaluate(segments, problem, weights, …)` gives in the first `num_knots` rows."""
     solve_with_rule = eqx.filter_custom_jvp(solve)
