@@ -14,10 +14,9 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-import jax.scipy.linalg as jsp
 from jaxtyping import Array, Float, Int
 
-from ._linalg import matmul
+from ._linalg import Cholesky, matmul
 from ._path import PiecewiseLinearPath
 from ._problem import AbstractProblem
 
@@ -82,7 +81,8 @@ def _on_faces(
         # Dependent columns, active together, must not make it NaN; what the ridge does to the
         # others is taken back by a refinement.
         ridge = jnp.diag(k * jnp.finfo(rhs.dtype).eps * jnp.diagonal(block))
-        solve = lambda v: jsp.solve(block + ridge, v, assume_a="pos")
+        factor = Cholesky(block + ridge)
+        solve = lambda v: jax.vmap(factor.solve, in_axes=1, out_axes=1)(v)
         u = solve(rhs)
         return u + solve(rhs - matmul(block, u))
 
