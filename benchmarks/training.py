@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 import dlnjax as dln
-from dlnjax._training import CHUNK, _draw
+from dlnjax._training_loop import CHUNK, draw
 
 from ._data import normal_batch
 from ._report import print_row, write
@@ -104,13 +104,13 @@ def torch_batch(X, y, rows):
 def drawn(X: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The rows that `train` draws, shape `(CHECKED, SEEDS)`."""
 
-    def draw(key, chunk):
-        rows = _draw(key, chunk, dln.LeastSquares(X, y), 1, False).rows
+    def rows_of(key, chunk):
+        rows = draw(key, chunk, dln.LeastSquares(X, y), 1, False).rows
         assert rows is not None
         return rows[:, 0]
 
     chunks = jnp.arange(CHECKED // CHUNK + 1)
-    rows = jax.vmap(lambda key: jax.vmap(lambda chunk: draw(key, chunk))(chunks))(keys())
+    rows = jax.vmap(lambda key: jax.vmap(lambda chunk: rows_of(key, chunk))(chunks))(keys())
     return np.asarray(rows).reshape(SEEDS, -1)[:, :CHECKED].T
 
 

@@ -1,29 +1,22 @@
 """`train`: discrete steps on the weights, beside the flow."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
-import jax.lax as lax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, Real
 
 from ._check import as_float, as_log_eps, check_scalar, is_concrete
 from ._flow._weight import WeightTerm
-from ._linalg import matmul
-from ._network import UV, AbstractNetwork, is_constant, matched, weights_of
+from ._network import AbstractNetwork, matched
 from ._problem import AbstractProblem, LeastSquares, is_valid
 from ._solution import RESULTS, raise_on_failure
-
-# Steps whose randomness is drawn at once (a call of the generator costs more than a step), and
-# between which reverse mode stores nothing.
-CHUNK = 128
+from ._training_loop import run_steps
 
 
 class Training(eqx.Module):
@@ -66,32 +59,6 @@ class Training(eqx.Module):
     log_eps: Float[Array, ""]
     result: RESULTS
     stats: dict[str, PyTree[ArrayLike]]
-
-
-class _Record(eqx.Module):
-    weights: Float[Array, "*S m"]  # one vector: fewer and longer operations a step
-    sums: tuple[Float[Array, "*S"], Float[Array, "*S 2 d"]]  # Σ γ; Σ γ x and Σ γ ∇ℓ
-    sides: Float[Array, "*S 2 d"] | None
-    deviation: Float[Array, "*S"] | None  # of the steps from plain gradient steps
-
-
-class _State(eqx.Module):
-    """The carry of the loop: what is recorded, the optimiser's state, and the records."""
-
-    now: _Record
-    before: tuple[Array, Array]  # the sums up to this chunk; `now` has those over its steps
-    lost: tuple[Array, Array]  # what rounding has taken from `before`
-    optimizer: PyTree
-    clock: PyTree  # the optimiser's state for a weight whose gradient is −1
-    row: Int[Array, ""]  # of the next record
-    records: _Record  # with a leading axis
-
-
-class _Batch(eqx.Module):
-    """The random part of one step, or of many with a leading axis."""
-
-    rows: Int[Array, "... b"] | None  # None: all
-    noise: Float[Array, "... b"] | None
 
 
 def train(
@@ -236,166 +203,6 @@ def _check_batch(
         )
 
 
-def _draw(
-    key: PRNGKeyArray,
-    chunk: Array,
-    problem: AbstractProblem,
-    batch_size: int | None,
-    is_noisy: bool,
-) -> _Batch:
-    """For all steps of a chunk."""
-    assert isinstance(problem, LeastSquares)
-    n = problem.X.shape[0]
-    row_key, noise_key = jr.split(jr.fold_in(key, chunk))
-    shape = (CHUNK, n if batch_size is None else batch_size)
-    return _Batch(
-        None if batch_size is None else jr.randint(row_key, shape, 0, n),
-        jr.normal(noise_key, shape, problem.X.dtype) if is_noisy else None,
-    )
-
-
-def _close(state: _State) -> _State:
-    """Add the sums of a chunk by Kahan's summation: a million small terms, added one by one,
-    drift in float32. To compensate at every step would double its time."""
-    change = jax.tree.map(jnp.add, state.now.sums, state.lost)
-    total = jax.tree.map(jnp.add, state.before, change)
-    lost = jax.tree.map(lambda c, new, old: c - (new - old), change, total, state.before)
-    zero = jax.tree.map(jnp.zeros_like, total)
-    return eqx.tree_at(lambda s: (s.before, s.lost, s.now.sums), state, (total, lost, zero))
-
-
-def _deviation(network: AbstractNetwork, gradient: Array, dt: Array, updates: Array) -> Array:
-    """By how much `updates` are away from a plain gradient step on `ℓ`, relative to it."""
-    assert isinstance(network, UV)
-    plain = -dt * jnp.concatenate([gradient * network.v, gradient * network.u])
-    size, away = jnp.sum(jnp.abs(plain)), jnp.sum(jnp.abs(updates - plain))
-    # Without derivatives: those of 0/0 would be NaN.
-    return lax.stop_gradient(away / jnp.maximum(size, jnp.finfo(size.dtype).tiny))
-
-
-def _gradient(problem: AbstractProblem, x: Array, batch: _Batch, noise: Array | None) -> Array:
-    """An unbiased estimate of `∇ℓ(x)`."""
-    if batch.rows is None and noise is None:
-        return problem.gradient(x)
-    assert isinstance(problem, LeastSquares)
-    X, y = problem.X, problem.y
-    if batch.rows is not None:
-        X, y = X[batch.rows], y[batch.rows]
-    residual = matmul(X, x) - y
-    if noise is not None and batch.noise is not None:
-        residual = residual - noise * batch.noise
-    scale = problem.X.shape[0] / X.shape[0]
-    return scale * matmul(residual, X)
-
-
-def _loop(
-    start: AbstractNetwork,
-    problem: AbstractProblem,
-    optimizer: optax.GradientTransformation,
-    steps: Array,
-    num_steps: int,
-    batch_size: int | None,
-    label_noise: Array | None,
-    key: PRNGKeyArray | None,
-) -> tuple[_Record, Callable[[Array], AbstractNetwork]]:
-    """The records, and the network that a vector of weights stands for."""
-    dtype = problem.r.dtype
-    vector, unravel = ravel_pytree(weights_of(start))
-    combine = lambda weights: eqx.combine(weights, start, is_leaf=is_constant)
-    with_weights = lambda vector: combine(unravel(vector))
-    optimizer = optax.with_extra_args_support(optimizer)
-    is_random = batch_size is not None or label_noise is not None
-
-    def gradients(weights, batch):
-        """With respect to `x`, and to the weights."""
-
-        def outputs(weights):
-            net = combine(weights)
-            return net(), net.penalty(problem.weight_decay)
-
-        (x, penalty), pull = jax.vjp(outputs, unravel(weights))
-        gradient = _gradient(problem, x, batch, label_noise)
-        (pulled,) = pull((gradient, jnp.ones_like(penalty)))
-        return x, gradient, ravel_pytree(pulled)[0]
-
-    def update(*arguments, **extra):
-        try:
-            return optimizer.update(*arguments, **extra)
-        except TypeError as error:
-            raise TypeError(
-                f"`optimizer` could not be updated from the gradient and the weights: {error}. "
-                "Optimisers that ask for the loss, such as `optax.lbfgs`, cannot be used here."
-            ) from error
-
-    def step(state: _State, inputs) -> tuple[_State, None]:
-        number, batch = inputs
-        now = state.now
-        x, gradient, gradient_weights = gradients(now.weights, batch)
-        again = lambda weights, _: gradients(weights, batch)[2]  # SAM asks for it
-        one = jnp.ones((), dtype)
-        with jax.numpy_dtype_promotion("standard"):  # optax counts on it
-            updates, optimizer_state = update(
-                gradient_weights, state.optimizer, now.weights, grad_fn=again
-            )
-            weights = jnp.asarray(optax.apply_updates(now.weights, updates))
-            dt, clock = update(-one, state.clock, 0 * one, grad_fn=lambda *_: -one)
-            dt = jnp.asarray(dt, dtype)
-        dt = jnp.where(dt < 0, jnp.nan, dt)  # invalid, whatever the sum
-        sums = (now.sums[0] + dt, now.sums[1] + dt * jnp.stack([x, gradient]))
-        sides, deviation = now.sides, now.deviation
-        if sides is not None and deviation is not None:
-            sides = sides * (1 - dt * jnp.stack([gradient, -gradient]))
-            away = _deviation(with_weights(now.weights), gradient, dt, jnp.asarray(updates))
-            deviation = jnp.maximum(deviation, away)
-        now = _Record(weights, sums, sides, deviation)
-        is_due = number + 1 == steps[state.row]
-        write = lambda rows, value: lax.dynamic_update_index_in_dim(rows, value, state.row, 0)
-        total = lambda now: eqx.tree_at(
-            lambda r: r.sums, now, jax.tree.map(jnp.add, state.before, now.sums)
-        )
-        records = lax.cond(
-            is_due,
-            lambda records, now: jax.tree.map(write, records, total(now)),
-            lambda records, _: records,
-            state.records,
-            now,
-        )
-        row = jnp.where(is_due, state.row + 1, state.row)
-        before, lost = state.before, state.lost
-        return _State(now, before, lost, optimizer_state, clock, row, records), None
-
-    def chunk(state: _State, index: Array, length: int) -> tuple[_State, None]:
-        batches = _Batch(None, None)
-        if is_random:
-            assert key is not None
-            batches = _draw(key, index, problem, batch_size, label_noise is not None)
-            batches = jax.tree.map(lambda v: v[:length], batches)
-        state, _ = lax.scan(step, state, (index * CHUNK + jnp.arange(length), batches))
-        return _close(state), None
-
-    zero = jnp.zeros((), dtype)
-    sides = jnp.stack([start.u + start.v, start.u - start.v]) if isinstance(start, UV) else None
-    sums = (zero, jnp.zeros((2, problem.r.shape[0]), dtype))
-    now = _Record(vector, sums, sides, None if sides is None else zero)
-    rows = lambda v: jnp.broadcast_to(v, (steps.shape[0], *v.shape))
-    state = _State(
-        now,
-        before=sums,
-        lost=sums,
-        optimizer=optimizer.init(vector),
-        clock=optimizer.init(zero),
-        row=(steps[0] == 0).astype(steps.dtype),
-        records=jax.tree.map(rows, now),
-    )
-    chunks, rest = divmod(num_steps, CHUNK)
-    if chunks > 0:
-        whole = jax.checkpoint(lambda state, index: chunk(state, index, CHUNK))
-        state, _ = lax.scan(whole, state, jnp.arange(chunks))
-    if rest > 0:
-        state, _ = chunk(state, jnp.asarray(chunks), rest)
-    return state.records, with_weights
-
-
 @eqx.filter_jit
 def _train(
     network: AbstractNetwork,
@@ -412,7 +219,7 @@ def _train(
     valid = is_valid(problem) & (log_eps < 0) & jnp.isfinite(log_eps) & term.is_valid()
     # A network that refuses weight decay has a penalty of NaN.
     valid = valid & ~jnp.isnan(network.penalty(problem.weight_decay))
-    records, with_weights = _loop(
+    records, with_weights = run_steps(
         term.start, problem, optimizer, steps, num_steps, batch_size, label_noise, key
     )
 
