@@ -60,8 +60,10 @@ def _gap_at_all(
         if path.positive:
             absolute = jnp.where(jnp.any(x < 0), jnp.inf, absolute)
         least = problem.loss(best) + jnp.sum(cost(best))
-        both_zero = (least == 0) & (absolute == 0)
-        return absolute, jnp.where(both_zero, 0, absolute / jnp.where(both_zero, 1, least))
+        # The derivative of what is divided by 0 would be NaN.
+        is_zero = least == 0
+        relative = absolute / jnp.where(is_zero, 1, least)
+        return absolute, jnp.where(is_zero & (absolute != 0), jnp.inf, relative)
 
     batch = jnp.broadcast_shapes(x.shape[:-1], mu.shape)
     x, mu = jnp.broadcast_to(x, (*batch, x.shape[-1])), jnp.broadcast_to(mu, batch)
