@@ -30,7 +30,8 @@ def suboptimality_gap(
     **Arguments:** `x` of shape `(..., d)`; `mu > 0`, broadcast against its leading axes; `path`,
     the `lasso_path` of the problem (its weights and sign constraint are used).
 
-    **Returns:** a `SuboptimalityGap`, in units of the loss.
+    **Returns:** a `SuboptimalityGap`, in units of the loss. (The relative one is infinite where
+    only the optimum is 0; its derivatives there are 0.)
 
     **Raises:** `ValueError` if `μ ≤ 0`.
 
@@ -73,7 +74,8 @@ def _gap_at_all(
 def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
     """An upper bound of the absolute lasso gap of `flow.x_mean` at `μ = s`, without any lasso:
     the duality gap of the residual of the average, which the flow makes almost dual feasible
-    (DESIGN §2). Shape `(S,)`, in units of the loss; infinite at `s = 0`.
+    (DESIGN §2). Shape `(S,)`, in units of the loss; infinite at `s = 0`. Where several coordinates
+    have the largest correlation, its derivatives are a mean over them.
     """
     started = flow.s > 0
     kappa = problem.weight_decay + 1 / jnp.where(started, flow.s, 1)
