@@ -29,7 +29,6 @@ import dlnjax as dln
 from ._report import write
 
 Arrays = dict[str, Any]
-EPS = {"1e-5": math.log(1e-5), "1e-20": math.log(1e-20), "e^-700": -700.0}
 LEVELS = 8
 LANES = 512  # at a time
 # Differences must not feel the error of the steps.
@@ -139,7 +138,7 @@ def deep(a: Arrays) -> dln.AbstractDualNetwork:
 
 
 def flow(network: Callable) -> Callable:
-    def run(a: Arrays, adjoint=None, **tolerances) -> Arrays:
+    def run(a: Arrays, adjoint=None) -> Arrays:
         problem = problem_of(a)
         flow = dln.gradient_flow(
             network(a),
@@ -148,7 +147,8 @@ def flow(network: Callable) -> Callable:
             log_eps=a["log_eps"],
             adjoint=adjoint,
             throw=False,
-            **(tolerances or FINE),
+            rtol=FINE["rtol"],
+            atol=FINE["atol"],
         )
         bound = dln.certificate(problem, flow)
         return {"x": flow.x, "x_mean": flow.x_mean, "z": flow.z, "certificate": bound}
@@ -461,7 +461,7 @@ def by_family(group: Group, families: list[str], lanes: Arrays, found: dict) -> 
         row: dict[str, Any] = {
             "function": group.name,
             "size": f"{n} × {d}" if d else f"Quadratic, {n}",
-            "eps": NAMES.get(log_eps),
+            "eps": None if log_eps is None else NAMES[log_eps],
             "output": found["output"],
             "argument": found["argument"],
             "failed": 0,
