@@ -342,7 +342,7 @@ def limit_flow(
     jumps at which coordinates activate and deactivate.
 
     Differentiable in both modes, jumps included. At a jump, derivatives are those of the plateau
-    that follows; where several coordinates jump at once, those of a process where one of them does.
+    that follows; where several coordinates jump at once, that of its time is that of one of them.
 
     **Arguments:**
 

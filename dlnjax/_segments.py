@@ -4,8 +4,8 @@ Between events the active set is fixed and all is the solution of a linear syste
 are found without derivatives, and where derivatives are asked for, what they determine is evaluated
 again from the active sets: in both modes and of every order, at `O(k³)` and a `k × k` block a
 segment. At a knot, derivatives are those of the segment that follows. Where several coordinates
-bind at one knot, that of its time is a mean over them for the lasso path. The limit process takes
-it from one of them, and what follows has the derivatives of a process where only that one binds.
+bind at one knot, that of its time is a mean over them for the lasso path, and that of one of them
+for the limit process; what follows does not depend on it.
 """
 
 from collections.abc import Callable

@@ -64,3 +64,32 @@ def test_degenerate_problems_have_finite_derivatives():
     for part in slopes:
         assert np.all(np.isfinite(part))
     assert np.any(slopes[0] != 0)
+
+
+def test_limit_process_after_ties():
+    # Coordinates that jump together at this design jump one after another beside it; what follows
+    # is differentiable all the same.
+    rng = np.random.default_rng(1)
+    design, response = (
+        rng.choice([-1.0, 1], size=(12, 3, 4)),
+        rng.choice([-1.0, 1, 2], size=(12, 3)),
+    )
+    decay, direction = np.full(12, 0.05), rng.normal(size=(12, 3))
+
+    def z(design, y, decay):
+        problem = dln.LeastSquares(design, y, weight_decay=decay)
+        return dln.limit_flow(dln.UV(jnp.ones(4), jnp.zeros(4)), problem, throw=False).z(P)
+
+    @jax.jit
+    @jax.vmap
+    def run(design, y, decay, direction):
+        return jax.jvp(lambda y: z(design, y, decay), (y,), (direction,))
+
+    value, tangent = run(design, response, decay, direction)
+    ahead, behind = (
+        run(design, response + h * direction, decay, direction)[0] for h in (STEP, -STEP)
+    )
+    ahead, behind = (ahead - value) / STEP, (value - behind) / STEP
+    is_smooth = np.abs(ahead - behind) < 1e-5
+    assert np.mean(is_smooth) > 0.9
+    np.testing.assert_allclose(tangent[is_smooth], ahead[is_smooth], rtol=1e-6, atol=1e-6)
