@@ -1,13 +1,15 @@
 """What derivatives cost. (How exact they are: `derivatives`.)
 
 Each row: the time of a scalar (a random linear function of the result) and its gradient in `X` and
-`y`, over the time of the result alone. Instances are iid normal.
+`y`, over the time of the result alone; and the memory of both programs besides their arguments and
+results, as XLA plans it. Instances are iid normal.
 """
 
 import math
 from collections.abc import Callable
 from pathlib import Path
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,10 +28,15 @@ def _network(X) -> dln.UV:
     return dln.UV(jnp.ones(X.shape[1]), jnp.zeros(X.shape[1]))
 
 
-def flow(log_eps: float) -> Callable:
+def flow(log_eps: float, checkpoints: int | None = None) -> Callable:
+    adjoint = diffrax.RecursiveCheckpointAdjoint(checkpoints)
+
     def run(X, y):
         problem = dln.LeastSquares(X, y)
-        return dln.gradient_flow(_network(X), problem, S, log_eps=log_eps, throw=False).x_mean
+        flow = dln.gradient_flow(
+            _network(X), problem, S, log_eps=log_eps, adjoint=adjoint, throw=False
+        )
+        return flow.x_mean
 
     return run
 
@@ -54,11 +61,19 @@ WORK: dict[str, tuple[Callable, float]] = {  # and how many times the forward ti
     "flow, ε = 1e-5": (flow(math.log(1e-5)), 6),
     "flow, ε = 1e-20": (flow(math.log(1e-20)), 6),
     "flow, log ε = −700": (flow(-700.0), 6),
+    "flow, 100 checkpoints": (flow(math.log(1e-20), 100), 6),
+    "flow, 25 checkpoints": (flow(math.log(1e-20), 25), 6),
     "lasso path, x(30)": (path, 2),
     "lasso at μ = 30": (point, 2),
     "limit process, z": (limit, 2),
     "end point, ε = 1e-5": (end, 2),
 }
+
+
+def _memory(program: jax.stages.Compiled) -> int:
+    analysis = program.memory_analysis()
+    assert analysis is not None
+    return analysis.temp_size_in_bytes
 
 
 def measure(name: str, n: int, d: int, lanes: int) -> dict:
@@ -67,9 +82,11 @@ def measure(name: str, n: int, d: int, lanes: int) -> dict:
     rng = np.random.default_rng(0)
     shape = jax.eval_shape(fn, X[0], y[0]).shape
     weights = jnp.asarray(rng.normal(size=shape))
-    forward = jax.jit(jax.vmap(fn))
+    forward = jax.jit(jax.vmap(fn)).lower(X, y).compile()
     scalar = lambda X, y: jnp.sum(weights * fn(X, y))
     backward = jax.jit(jax.vmap(jax.value_and_grad(scalar, argnums=(0, 1))))
+    backward = backward.lower(X, y).compile()
+    kilobytes = [_memory(run) / 1e3 / lanes for run in (forward, backward)]
     forward_time = median(lambda: forward(X, y), 5)
     backward_time = median(lambda: backward(X, y), 5)
 
@@ -82,10 +99,13 @@ def measure(name: str, n: int, d: int, lanes: int) -> dict:
         "value_and_gradient_seconds": backward_time,
         "ratio": backward_time / forward_time,
         "asked": asked,
+        "forward_kilobytes_a_lane": kilobytes[0],
+        "gradient_kilobytes_a_lane": kilobytes[1],
     }
     print(
-        f"  {name:20s} {n:3d} × {d:3d}, {lanes:4d} lanes: {1e3 * forward_time:8.2f} ms forward, "
-        f"value and gradient {row['ratio']:5.2f}× (asked {asked}×)",
+        f"  {name:21s} {n:3d} × {d:3d}, {lanes:4d} lanes: {1e3 * forward_time:8.2f} ms forward, "
+        f"value and gradient {row['ratio']:5.2f}× (asked {asked}×); "
+        f"{kilobytes[0]:.1f} and {kilobytes[1]:.1f} kB a lane",
         flush=True,
     )
     return row
@@ -94,6 +114,6 @@ def measure(name: str, n: int, d: int, lanes: int) -> dict:
 def main(out: Path, quick: bool) -> None:
     content: dict = {"settings": {"quick": quick}, "rows": []}
     for n, d, lanes in [(3, 4, 16)] if quick else [(3, 4, 1000), (20, 40, 50)]:
-        for name in list(WORK)[3:4] if quick else WORK:
+        for name in list(WORK)[5:6] if quick else WORK:
             content["rows"].append(measure(name, n, d, lanes))
             write(out, "gradients", content)
