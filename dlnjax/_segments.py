@@ -114,8 +114,8 @@ def path_on_segments(
     at = jnp.minimum(index, d - 1)
     omega = jnp.where(sign > 0, weights[0][at], weights[1][at])
     faces = jax.vmap(lambda index: _Face(problem, index))(index)
-    solve = lambda rhs: _spread(index, jax.vmap(_Face.solve)(faces, rhs), d)
-    u, w = solve(r[at] - problem.weight_decay * sign), solve(omega * sign)
+    rhs = jnp.stack([r[at] - problem.weight_decay * sign, omega * sign])
+    u, w = jax.vmap(lambda rhs: _spread(index, jax.vmap(_Face.solve)(faces, rhs), d))(rhs)
     before = lambda v: jnp.concatenate([jnp.zeros_like(v[:1]), v[:-1]])
     du, dw = u - before(u), w - before(w)
     # μ du = dw.
