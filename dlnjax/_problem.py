@@ -101,7 +101,8 @@ class AbstractProblem(eqx.Module):
         feasible set. Needs no solution.
 
         **Arguments:** `x` of shape `(..., d)`; `kappa ≥ 0` broadcast against its leading axes
-        (units of `r`); `positive` for the lasso over `x ≥ 0` (infinite where some `x < 0`).
+        (units of `r`); `positive` for the lasso over `x ≥ 0` (infinite where some `x < 0`). At
+        `κ = 0` the derivative in `κ` is a mean over coordinates, and no side's.
         """
         x = self._check_point(x)
         kappa = as_float(kappa, "kappa", x.dtype)
@@ -120,10 +121,11 @@ class AbstractProblem(eqx.Module):
         # a sum of non-negative terms: no cancellation, and only ‖ρ‖² = 2ℓ(x) is needed.
         c = -self.gradient(x)
         upper, lower = bounds
-        excess = jnp.where(c > upper, c / upper, 1)
+        scale_to = lambda c, bound: jnp.where(c > bound, bound / jnp.where(c > bound, c, 1), 1)
+        fits = scale_to(c, upper)
         if not positive:
-            excess = jnp.maximum(excess, jnp.where(-c > lower, -c / lower, 1))
-        alpha_max = 1 / jnp.max(excess)
+            fits = jnp.minimum(fits, scale_to(-c, lower))
+        alpha_max = jnp.min(fits)
         # Beyond feasibility, the best scaling in [0, α_max] is where the gap is stationary.
         square = 2 * self.loss(x)
         inner = jnp.sum(c * x)

@@ -31,7 +31,7 @@ def suboptimality_gap(
     the `lasso_path` of the problem (its weights and sign constraint are used).
 
     **Returns:** a `SuboptimalityGap`, in units of the loss. (The relative one is infinite where
-    only the optimum is 0; its derivatives there are 0.)
+    only the optimum is exactly 0; its derivatives there are 0.)
 
     **Raises:** `ValueError` if `μ ≤ 0`.
 

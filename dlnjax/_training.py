@@ -104,7 +104,7 @@ def train(
         in units of `y`. For `LeastSquares` only.
     - `key`: where that randomness comes from. Step `k` depends on `key` and `k` alone.
     - `throw`: raise if the run diverges. With `throw=False`, see `.result`: what was recorded
-        before is kept.
+        before is kept (its derivatives in forward mode; in reverse mode they are NaN).
 
     **Returns:** a `Training`. The memory does not depend on the number of steps; the one that
     reverse-mode differentiation takes does, by `S` records for every 128 steps. The randomness of

@@ -46,8 +46,8 @@ def flow(a: Arrays, adjoint=None):
         a["s"],
         log_eps=a["log_eps"],
         adjoint=adjoint,
-        rtol=1e-11,
-        atol=1e-12,
+        rtol=1e-12,  # what the differences see of it must be below 1e-6
+        atol=1e-13,
         max_steps=8192,
         throw=False,
     )

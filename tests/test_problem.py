@@ -511,3 +511,11 @@ def test_bad_values_under_tracing_are_marked_not_raised(make):
     assert bad(jnp.stack([A, A.at[0, 1].set(jnp.nan)]), b, 0.0).tolist() == [True, False]
     with pytest.raises(ValueError, match=r"shape \(3, 2\)|3 rows|square"):
         jax.jit(valid)(jnp.ones((3, 2)), jnp.ones(2), 0.0)
+
+
+def test_duality_gap_without_penalty_has_derivatives():
+    rng = np.random.default_rng(2)
+    problem, x = dln.LeastSquares(rng.normal(size=(3, 4)), rng.normal(size=3)), rng.normal(size=4)
+    by_x, by_kappa = jax.grad(problem.duality_gap, argnums=(0, 1))(jnp.asarray(x), 0.0)
+    np.testing.assert_allclose(by_x, problem.gradient(x), rtol=1e-12)
+    assert np.isfinite(by_kappa)

@@ -76,7 +76,8 @@ def gradient_flow(
     - `max_steps`, `adjoint`: as in `diffrax.diffeqsolve`. The default adjoint, for reverse mode,
         keeps about `√(2 max_steps)` states (361 of some `n + d` numbers each, and what is saved) in
         each lane, whatever the number of steps; `RecursiveCheckpointAdjoint(checkpoints=k)` of
-        diffrax keeps `k` and computes more again. For forward mode pass `diffrax.ForwardMode()`.
+        diffrax keeps `k` and computes more again. For forward mode pass `diffrax.ForwardMode()`,
+        which also gives second derivatives as forward over forward (no other order does).
     - `throw`: raise on failure. With `throw=False`, see `.result`.
 
     **Returns:** a `Flow`.
@@ -164,9 +165,11 @@ def _solve(
     states = jax.vmap(lambda s, state: _moving(s, state, term))(times, solution.ys)
     x, z, dual = jax.vmap(term.read)(times, states)
     if run.network.positive:
-        z = jnp.maximum(z, 0)  # which the error of the steps does not know
+        z = jnp.where(z < 0, 0, z)  # which the error of the steps does not know
     moving = (times > 0)[:, None]
-    x_mean = jnp.where(moving, z / jnp.where(moving, times[:, None], 1), x)
+    # At 0 the average is x(0), and moves half as fast as x does.
+    start, _, _ = term.read(jnp.zeros_like(times[0]), term.initial())
+    x_mean = jnp.where(moving, z / jnp.where(moving, times[:, None], 1), (start[None] + x) / 2)
 
     result = RESULTS.promote(solution.result)
     result = RESULTS.where(valid, result, RESULTS.invalid_input)

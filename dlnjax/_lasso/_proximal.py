@@ -122,7 +122,8 @@ def lasso(
     """The lasso at given `μ`: the minimiser of `ℓ(x) + Σᵢ (λ + ωᵢ/μ)|xᵢ|`.
 
     `x` is differentiable in the data, `μ`, `ω` and `λ`, in both modes, on the support found: at a
-    knot of the path that is one side's derivative. `gap` has none (it counts as constant).
+    knot of the path, and within a relative distance of some `√gap_tol` of one, that may be the
+    other side's derivative (pass `gap_tol=1e-13`). `gap` has none (it counts as constant).
 
     For a whole path `lasso_path` is exact; this is the independent check of it, and needs no
     storage that grows with the number of kinks.
