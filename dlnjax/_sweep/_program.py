@@ -52,10 +52,9 @@ def _make_problem(sweep: Sweep, cell: Cell, index: Array, data: Any) -> Abstract
     if not isinstance(made, AbstractProblem):
         made = LeastSquares(*made)
     size = (*made.X.shape,) if isinstance(made, LeastSquares) else (cell.n, *made.r.shape)
-    if size != (cell.n, cell.d):
-        raise ValueError(
-            f"The generator made a problem of size {size}, asked for {(cell.n, cell.d)}."
-        )
+    asked = (cell.n, cell.d)
+    if size != asked:
+        raise ValueError(f"The generator made a problem of size {size}, but {asked} was asked.")
     return made
 
 
@@ -82,10 +81,9 @@ def _measure(sweep: Sweep, cell: Cell, known: dict[str, Any], has_eps: bool) -> 
                 f"its dims {metric.dims} mean {expected}. Reduce it, or pass it as "
                 "`Metric(fn, dims=…)` with some of 's' and 'coordinate'."
             )
-        solved = [
-            known[need].result == RESULTS.successful for need in SOLVES if need in metric.needs
-        ]
-        good = jnp.all(jnp.stack(solved)) if solved else jnp.asarray(True)
+        good = jnp.asarray(True)
+        for solve in metric.needs & {*SOLVES}:
+            good = good & (known[solve].result == RESULTS.successful)
         values[name] = jnp.where(good, value.astype(jnp.result_type(float)), jnp.nan)
     for solve in ("flow",) if has_eps else ("path", "limit"):
         if solve in sweep.needs:
@@ -158,8 +156,8 @@ def _second_stage(sweep: Sweep, cell: Cell) -> Callable:
 
 
 def block_function(sweep: Sweep, cell: Cell, chunk: int) -> Callable[..., Values]:
-    """`(index, data) -> values` of a block: `index` of shape `(B,)`, values of shapes `(B, W, …)` and
-    `(B, W, E, …)` for `W` weight decays and `E` values of `ε`."""
+    """`(index, data) -> values` of a block: `index` of shape `(B,)`, values of shapes `(B, W, …)`
+    and `(B, W, E, …)` for `W` weight decays and `E` values of `ε`."""
     first, second = _first_stage(sweep, cell), _second_stage(sweep, cell)
 
     def over_eps(kept: dict[str, Any], lanes: int) -> Values:

@@ -36,11 +36,11 @@ def run_sweep(
 
     - `sweep`: the `Sweep`.
     - `path`: of the store, a folder that does not exist yet.
-    - `resume`: go on with a store at `path`, if there is one. Blocks that are missing or damaged are
-        computed; with the same versions on the same kind of device, bit for bit as in an
+    - `resume`: go on with a store at `path`, if there is one. Blocks that are missing or damaged
+        are computed; with the same versions on the same kind of device, bit for bit as in an
         uninterrupted run.
-    - `memory`: bytes that a block may take on a device. It sets the size of blocks when the store is
-        created; nothing grows with the number of instances.
+    - `memory`: bytes that a block may take on a device. It sets the size of blocks when the store
+        is created; nothing grows with the number of instances.
     - `progress`: a bar on stderr, where that is a terminal.
 
     **Returns:** the data, as `open_sweep(path)`.
@@ -105,17 +105,17 @@ def _prepare(
         return programs
     if not resume:
         raise FileExistsError(
-            f"There is something at {path} already. Pass `resume=True` to go on with that sweep, or "
-            "another path."
+            f"There is something at {path} already. Pass `resume=True` to go on with that sweep, "
+            "or another path."
         )
     store = Store(path)
     _compare(sweep, store)
     store.clean()
     if store.provenance != here:
         warnings.warn(
-            f"The blocks of {path} were computed with other versions or on another kind of device, "
-            f"{store.provenance}, than what goes on now, {here}: rounding may differ between blocks. "
-            "The attribute `history` keeps both.",
+            f"Blocks of {path} were computed with other versions or on another kind of device, "
+            f"{store.provenance}, than the next ones, {here}: rounding may differ between them. The "
+            "attribute `history` keeps both.",
             stacklevel=3,
         )
         store.set_provenance(here)
@@ -167,15 +167,15 @@ def _run(
         for cell, group in itertools.groupby(missing, key=lambda pair: pair[0]):
             blocks = [block for _, block in group]
             bar.set_description(f"{sweep.size_labels[cell.size]}, {cell.name}")
-            if cell not in programs:
+            program = programs.pop(cell, None)
+            if program is None:
                 if waiting:  # do not hold it back while the next program compiles
                     write(*waiting)
                     waiting = ()
-                programs.clear()
-                programs[cell] = Program(sweep, cell, store.layout, devices)
+                program = Program(sweep, cell, store.layout, devices)
             for i in range(0, len(blocks), len(devices)):
                 some = blocks[i : i + len(devices)]
-                started = programs[cell](some)
+                started = program(some)
                 if waiting:
                     write(*waiting)
                 waiting = (cell, some, started)

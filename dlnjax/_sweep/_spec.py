@@ -115,8 +115,8 @@ class Sweep:
             function `d -> network`. A dict gives them names.
         - `metrics`: names of built-in ones (`dlnjax.metrics`), functions, or `Metric` objects. A
             dict gives them names.
-        - `eps` or `log_eps`: values of `ε ∈ (0, 1)` or of its logarithm. Needed if a metric asks for
-            `flow` or `log_eps`.
+        - `eps` or `log_eps`: values of `ε ∈ (0, 1)` or of its logarithm. Needed if a metric asks
+            for `flow` or `log_eps`.
         - `weight_decay`: values of `λ ≥ 0`.
         - `s`: rescaled times, shape `(S,)`, the same for all; or a `KnotGrid`.
         - `rtol`, `atol`, `max_steps`: of `gradient_flow`.

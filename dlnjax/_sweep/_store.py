@@ -114,10 +114,9 @@ class Store:
         value = value[: self.instances_in(block)]
         if np.issubdtype(value.dtype, np.floating):
             value = np.where(np.isnan(value), np.nan, value)  # one NaN, for the checksum
-        missing = [
-            (0, full - size) for full, size in zip(array.shape[3:], value.shape[1:], strict=True)
-        ]
-        return np.pad(value, [(0, 0), *missing], constant_values=array.fill_value)
+        pairs = zip(array.shape[3:], value.shape[1:], strict=True)
+        beyond = [(0, full - size) for full, size in pairs]
+        return np.pad(value, [(0, 0), *beyond], constant_values=array.fill_value)
 
     def _remove(self, array: Any, chunk: tuple[int, ...]) -> None:
         key = array.metadata.encode_chunk_key(chunk)
@@ -273,8 +272,8 @@ def open_sweep(path: str | Path) -> Any:
 
     **Returns:** an `xarray.Dataset`, without dask: `.load()` reads all of it.
 
-    **Raises:** `ModuleNotFoundError` without the extra `sweep`; `ValueError` if there is no sweep at
-    `path`. Warns where blocks are missing: their metrics are NaN, their results -1, not_computed.
+    **Raises:** `ModuleNotFoundError` without the extra `sweep`; `ValueError` if there is no sweep
+    at `path`. Warns where blocks are missing: their metrics are NaN, their results −1, not_computed.
     """
     xarray = need("xarray")
     need("zarr")
