@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, PyTree, Real
 from ._check import is_concrete
 
 
-def default_chunk(lanes: int, each: float) -> int:
+def default_chunk(lanes: int, each: float | int) -> int:
     """How many lanes of `each` bytes share a chunk."""
     if jax.default_backend() != "cpu":
         return min(lanes, 4096)  # fills a device

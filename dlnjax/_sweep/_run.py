@@ -114,8 +114,8 @@ def _prepare(
     if store.provenance != here:
         warnings.warn(
             f"Blocks of {path} were computed with other versions or on another kind of device, "
-            f"{store.provenance}, than the next ones, {here}: rounding may differ between them. The "
-            "attribute `history` keeps both.",
+            f"{store.provenance}, than the next ones, {here}: rounding may differ between them. "
+            "The attribute `history` keeps both.",
             stacklevel=3,
         )
         store.set_provenance(here)

@@ -91,12 +91,12 @@ class Sweep:
         *,
         generator: Any = "gaussian",
         instances: int | None = None,
-        sizes: Sequence[tuple[int, int]] | None = None,
-        networks: Sequence[Any] | Mapping[str, Any] = ("uv",),
-        metrics: Sequence[Any] | Mapping[str, Any],
-        eps: Sequence[float] | None = None,
-        log_eps: Sequence[float] | None = None,
-        weight_decay: Sequence[float] = (0.0,),
+        sizes: Any = None,
+        networks: Any = ("uv",),
+        metrics: Any,
+        eps: Sequence[float] | np.ndarray | None = None,
+        log_eps: Sequence[float] | np.ndarray | None = None,
+        weight_decay: Sequence[float] | np.ndarray = (0.0,),
         s: Any = KnotGrid(),  # noqa: B008
         rtol: float | None = None,
         atol: float | None = None,
@@ -129,7 +129,7 @@ class Sweep:
             networks=_named(networks, "networks", _as_network, _network_label),
             metrics=_named(metrics, "metrics", _as_metric, lambda metric: metric.name),
             log_eps=_as_log_eps(eps, log_eps),
-            weight_decay=_as_axis(weight_decay, "weight_decay", 0, math.inf, "[0, ∞)"),
+            weight_decay=_as_axis(weight_decay, "weight_decay", 0.0, math.inf, "[0, ∞)"),
             s=s if isinstance(s, KnotGrid) else _as_times(s),
             rtol=rtol,
             atol=atol,
@@ -340,9 +340,9 @@ def _as_log_eps(eps: Any, log_eps: Any) -> tuple[float, ...]:
     if eps is not None and log_eps is not None:
         raise ValueError("Pass `eps` or `log_eps`, not both.")
     if eps is not None:
-        return tuple(math.log(v) for v in _as_axis(eps, "eps", 0, 1, "(0, 1)", is_open=True))
+        return tuple(math.log(v) for v in _as_axis(eps, "eps", 0.0, 1.0, "(0, 1)", is_open=True))
     if log_eps is not None:
-        return _as_axis(log_eps, "log_eps", -math.inf, 0, "(−∞, 0)", is_open=True)
+        return _as_axis(log_eps, "log_eps", -math.inf, 0.0, "(−∞, 0)", is_open=True)
     return ()
 
 

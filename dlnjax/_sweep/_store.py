@@ -273,7 +273,7 @@ def open_sweep(path: str | Path) -> Any:
     **Returns:** an `xarray.Dataset`, without dask: `.load()` reads all of it.
 
     **Raises:** `ModuleNotFoundError` without the extra `sweep`; `ValueError` if there is no sweep
-    at `path`. Warns where blocks are missing: their metrics are NaN, their results −1, not_computed.
+    at `path`. Warns where blocks are missing: metrics are NaN, results −1, `not_computed`.
     """
     xarray = need("xarray")
     need("zarr")
