@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 _SHORT = 1024  # numbers that are written out; longer arrays are known by their hash
@@ -23,7 +24,7 @@ def identity(value: Any) -> Any:
         return value
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         impl = str(jax.random.key_impl(value))
         return {"key": np.asarray(jax.random.key_data(value)).tolist(), "impl": impl}
     if isinstance(value, np.ndarray | jax.Array):
@@ -52,7 +53,7 @@ def _of_array(value: np.ndarray) -> Any:
         return value.tolist()
     digest = hashlib.sha256()
     for part in value if value.ndim > 1 else [value]:  # a memory map need not fit in memory
-        digest.update(np.ascontiguousarray(part))
+        digest.update(np.asarray(part).tobytes())
     return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest.hexdigest()}
 
 

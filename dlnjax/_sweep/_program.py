@@ -115,18 +115,17 @@ def _first_stage(sweep: Sweep, cell: Cell) -> Callable:
             known["path"] = lasso_path(problem, positive=network.positive, throw=False)
         if "limit" in sweep.needs:
             known["limit"] = limit_flow(network, problem, throw=False)
-        known["s"] = _times(sweep, problem, known)
+        if "s" in sweep.needs:
+            known["s"] = _times(sweep, problem, known)
         kept = {name: known[name] for name in _kept(sweep) if name in known}
         return _measure(sweep, cell, known, has_eps=False), kept
 
     return solve
 
 
-def _times(sweep: Sweep, problem: AbstractProblem, known: dict[str, Any]) -> Array | None:
-    if "s" not in sweep.needs:
-        return None
+def _times(sweep: Sweep, problem: AbstractProblem, known: dict[str, Any]) -> Array:
     if isinstance(sweep.s, KnotGrid):
-        return known["s"] if "s" in known else sweep.s(known["path"])
+        return known["s"] if "s" in known else sweep.s(problem, known["path"])
     return jnp.asarray(sweep.s, problem.r.dtype)
 
 
@@ -136,7 +135,8 @@ def _second_stage(sweep: Sweep, cell: Cell) -> Callable:
 
     def solve(kept: dict[str, Any], log_eps: Array) -> tuple[Values, Array]:
         known = {**kept, "network": network, "log_eps": log_eps}
-        known["s"] = _times(sweep, known["problem"], known)
+        if "s" in sweep.needs:
+            known["s"] = _times(sweep, known["problem"], known)
         steps = jnp.zeros((), jnp.int32)
         if "flow" in sweep.needs:
             flow = known["flow"] = gradient_flow(
@@ -213,7 +213,7 @@ def check(sweep: Sweep) -> None:
 class Program:
     """A cell compiled for each of `devices`."""
 
-    def __init__(self, sweep: Sweep, cell: Cell, layout: Layout, devices: Sequence[jax.Device]):
+    def __init__(self, sweep: Sweep, cell: Cell, layout: Layout, devices: Sequence[Any]):
         self._sweep, self._cell, self._layout, self._devices = sweep, cell, layout, devices
         chunk = layout.chunks[sweep.cells.index(cell)]
         with as_on(layout.cores):
@@ -222,7 +222,7 @@ class Program:
         with ThreadPoolExecutor() as pool:
             self._compiled = list(pool.map(lambda low: low.compile(), lowered))
 
-    def _put(self, block: int, device: jax.Device) -> Any:
+    def _put(self, block: int, device: Any) -> Any:
         return jax.device_put(inputs(self._sweep, block, self._layout.block), device)
 
     def __call__(self, blocks: Sequence[int]) -> list[Values]:
@@ -241,9 +241,7 @@ class Program:
         )
 
 
-def plan(
-    sweep: Sweep, memory: int, devices: Sequence[jax.Device]
-) -> tuple[Layout, dict[Cell, Program]]:
+def plan(sweep: Sweep, memory: int, devices: Sequence[Any]) -> tuple[Layout, dict[Cell, Program]]:
     """The largest blocks that `memory` bytes a device allow, by what XLA says of the largest size;
     and the programs that were compiled to find out."""
     most = 1024 if devices[0].platform == "cpu" else 8192

@@ -94,7 +94,7 @@ def _wait() -> None:
 
 
 def _prepare(
-    sweep: Sweep, path: Path, resume: bool, memory: int, devices: Sequence[jax.Device]
+    sweep: Sweep, path: Path, resume: bool, memory: int, devices: Sequence[Any]
 ) -> dict[Cell, Program]:
     """Create the store, or take up the one that is there; and what was compiled for it."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -139,7 +139,7 @@ def _run(
     sweep: Sweep,
     store: Store,
     programs: dict[Cell, Program],
-    devices: Sequence[jax.Device],
+    devices: Sequence[Any],
     progress: bool,
 ) -> int:
     """Compute this process's missing blocks. Returns how many lanes failed."""

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from .._network import UV, AbstractNetwork, Deep, USquared
 from .._path import PiecewiseLinearPath
+from .._problem import AbstractProblem
 from .._solution import result_names
 from . import _generators, _metrics
 from ._identity import identity
@@ -33,7 +34,8 @@ _RESERVED = {
 @dataclasses.dataclass(frozen=True)
 class KnotGrid:
     """Times that follow the lasso path of each instance: `points` of them, geometrically from
-    `before` times its first knot to `after` times its last one."""
+    `before` times its first knot to `after` times its last one (a path without knots counts as
+    one with a knot at `1/‖r‖_∞`)."""
 
     points: int = 200
     before: float = 0.5
@@ -48,10 +50,12 @@ class KnotGrid:
                 f"0 < before ≤ 1 ≤ after: got before = {self.before} and after = {self.after}."
             )
 
-    def __call__(self, path: PiecewiseLinearPath) -> Float[Array, " S"]:
+    def __call__(self, problem: AbstractProblem, path: PiecewiseLinearPath) -> Float[Array, " S"]:
         """The times, shape `(points,)`."""
-        first, last = self.before * path.knots[0], self.after * path.knots[-1]
-        return jnp.geomspace(first, last, self.points)
+        size = jnp.max(jnp.abs(problem.r))
+        unit = 1 / jnp.where(size > 0, size, 1)
+        knots = jnp.where(path.num_knots > 0, path.knots, unit)
+        return jnp.geomspace(self.before * knots[0], self.after * knots[-1], self.points)
 
 
 class Cell(NamedTuple):
@@ -292,8 +296,8 @@ def _as_metric(value: Any) -> Metric:
     if isinstance(value, Metric):
         return value
     # A built-in function keeps its dims and units.
-    known = {metric.fn: metric for metric in _metrics.NAMED.values()}
-    return known[value] if callable(value) and value in known else Metric(value)
+    known = [metric for metric in _metrics.NAMED.values() if metric.fn is value]
+    return known[0] if known else Metric(value)
 
 
 def _named(
@@ -373,7 +377,7 @@ def _as_sizes(sizes: Any) -> tuple[tuple[int, int], ...]:
 def _as_key(key: Any) -> Any:
     if isinstance(key, int | np.integer) and 0 <= key < 2**63:
         return int(key)
-    is_key = isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not is_key or key.shape:
-        raise TypeError(f"`key` must be an integer ≥ 0 or one `jax.random.key(…)`, got {key!r}.")
-    return key
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.ndim == 0:
+            return key
+    raise TypeError(f"`key` must be an integer ≥ 0 or one `jax.random.key(…)`, got {key!r}.")

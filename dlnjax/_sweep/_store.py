@@ -147,7 +147,7 @@ def _checksum(values: dict[str, np.ndarray]) -> int:
     digest = hashlib.blake2b(digest_size=8)
     for name in sorted(values):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(values[name]))
+        digest.update(values[name].tobytes())
     return int.from_bytes(digest.digest(), "little") or 1  # 0 means none
 
 
