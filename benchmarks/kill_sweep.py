@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-INSTANCES = 200_000
+INSTANCES = 1_000_000
 
 
 def correlations(problem):

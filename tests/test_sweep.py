@@ -18,7 +18,7 @@ import dlnjax as dln
 from dlnjax._sweep import _store
 
 ROOT = Path(__file__).parents[1]
-INSTANCES = 2200  # three blocks on a CPU
+INSTANCES = 17_000  # three blocks
 
 
 def scaled(problem):
@@ -63,7 +63,7 @@ def test_values_and_labels(store):
     values = data.correlations.sel(size="2×3", network="uv", weight_decay=0)
     assert np.isnan(values.isel(coordinate=3)).all()
     # Each instance depends on the key, the size and its number.
-    for i in (0, 1500, INSTANCES - 1):
+    for i in (0, 9000, INSTANCES - 1):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 2), 3), i)
         X, y = dln.generators.Gaussian()(key, 2, 3)
         np.testing.assert_allclose(values.isel(instance=i)[:3], X.T @ y, rtol=1e-12)
@@ -116,7 +116,7 @@ def test_interrupted(store, copy, monkeypatch):
 def test_another_sweep_is_refused(store, monkeypatch):
     with pytest.raises(FileExistsError, match="resume=True"):
         dln.run_sweep(cheap(), store)
-    with pytest.raises(ValueError, match=r"differs in 'instances', 'key'.*2200 there and 7 here"):
+    with pytest.raises(ValueError, match=r"differs in 'instances', 'key'.*17000 there and 7 here"):
         dln.run_sweep(cheap(instances=7, key=1), store, resume=True)
     monkeypatch.setattr(scaled, "__code__", correlations.__code__)
     other = cheap(metrics=[dln.Metric(scaled, dims=("coordinate",)), correlations])
@@ -166,7 +166,7 @@ def test_flows_and_bad_lanes(tmp_path):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 2), 3)
         problem = dln.LeastSquares(*spoilt(jax.random.fold_in(key, index), 2, 3), decay)
         path = dln.lasso_path(problem, positive=True, throw=False)
-        s = jnp.geomspace(0.5 * path.knots[0], 2 * path.knots[-1], 3)
+        s = dln.KnotGrid(points=3)(problem, path)
         network = dln.USquared(jnp.ones(3))
         flow = dln.gradient_flow(network, problem, s, log_eps=log_eps, throw=False)
         return dln.suboptimality_gap(problem, flow.x_mean, s, path=path).relative
@@ -178,7 +178,7 @@ def test_flows_and_bad_lanes(tmp_path):
 
 def test_given_data(tmp_path):
     rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(1030, 2, 3)), rng.normal(size=(1030, 2))
+    X, y = rng.normal(size=(9000, 2, 3)), rng.normal(size=(9000, 2))
     sweep = dln.Sweep(
         generator=dln.generators.Given(X, y), metrics=[dln.Metric(correlations, ("coordinate",))]
     )
