@@ -55,18 +55,26 @@ def run_sweep(
     path = Path(path)
     if memory < 1:
         raise ValueError(f"`memory` is a number of bytes, got {memory}.")
+    if path.exists() and not resume:
+        raise FileExistsError(
+            f"There is something at {path} already. Pass `resume=True` to go on with that sweep, "
+            "or another path."
+        )
     check(sweep)
     devices = jax.local_devices()
     programs: dict[Cell, Program] = {}
     try:
-        if jax.process_index() == 0:
-            programs = _prepare(sweep, path, resume, memory, devices)
-    finally:
         _wait()
-    store = Store(path)
-    _compare(sweep, store)
-    try:
+        try:
+            if jax.process_index() == 0:
+                programs = _prepare(sweep, path, memory, devices)
+        finally:
+            _wait()
+        store = Store(path)
+        _compare(sweep, store)
         failed = _run(sweep, store, programs, devices, progress)
+    except FileExistsError:
+        raise
     except KeyboardInterrupt as e:
         e.add_note(f"The blocks that were written to {path} are kept: go on with `resume=True`.")
         raise
@@ -93,9 +101,7 @@ def _wait() -> None:
         multihost_utils.sync_global_devices("dlnjax sweep")
 
 
-def _prepare(
-    sweep: Sweep, path: Path, resume: bool, memory: int, devices: Sequence[Any]
-) -> dict[Cell, Program]:
+def _prepare(sweep: Sweep, path: Path, memory: int, devices: Sequence[Any]) -> dict[Cell, Program]:
     """Create the store, or take up the one that is there; and what was compiled for it."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     here = provenance()
@@ -103,11 +109,6 @@ def _prepare(
         layout, programs = plan(sweep, memory, devices)
         create(path, sweep, layout, here, f"{now} created: {json.dumps(here)}")
         return programs
-    if not resume:
-        raise FileExistsError(
-            f"There is something at {path} already. Pass `resume=True` to go on with that sweep, "
-            "or another path."
-        )
     store = Store(path)
     _compare(sweep, store)
     store.clean()
