@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,24 +11,13 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from .._network import UV, AbstractNetwork, Deep, USquared
+from .._network import AbstractNetwork
 from .._path import PiecewiseLinearPath
 from .._problem import AbstractProblem
 from .._solution import result_names
-from . import _generators, _metrics
+from . import _arguments, _generators, _metrics
 from ._identity import identity
 from ._metrics import Metric
-
-_NETWORKS: dict[str, Callable[..., AbstractNetwork]] = {
-    "uv": lambda d: UV(jnp.ones(d), jnp.zeros(d)),
-    "usquared": lambda d: USquared(jnp.ones(d)),
-    "deep": lambda d, depth: Deep(jnp.ones(d), jnp.ones(d), depth=depth),
-}
-# Names of dimensions, coordinates and variables of a store.
-_RESERVED = {
-    *("size", "network", "instance", "weight_decay", "log_eps", "s", "coordinate", "block"),
-    *("n", "d", "path_result", "limit_result", "flow_result", "block_checksum"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,16 +118,20 @@ class Sweep:
         **Raises:** `TypeError` or `ValueError` that names the argument and the fix.
         """
         self._set(
-            generator=_as_generator(generator),
-            networks=_named(networks, "networks", _as_network, _network_label),
-            metrics=_named(metrics, "metrics", _as_metric, lambda metric: metric.name),
-            log_eps=_as_log_eps(eps, log_eps),
-            weight_decay=_as_axis(weight_decay, "weight_decay", 0.0, math.inf, "[0, ∞)"),
-            s=s if isinstance(s, KnotGrid) else _as_times(s),
+            generator=_arguments.as_generator(generator),
+            networks=_arguments.named(
+                networks, "networks", _arguments.as_network, _arguments.network_label
+            ),
+            metrics=_arguments.named(
+                metrics, "metrics", _arguments.as_metric, lambda metric: metric.name
+            ),
+            log_eps=_arguments.as_log_eps(eps, log_eps),
+            weight_decay=_arguments.as_axis(weight_decay, "weight_decay", 0.0, math.inf, "[0, ∞)"),
+            s=s if isinstance(s, KnotGrid) else _arguments.as_times(s),
             rtol=rtol,
             atol=atol,
             max_steps=max_steps,
-            key=_as_key(key),
+            key=_arguments.as_key(key),
         )
         if isinstance(self.generator, _generators.Given):
             shape = self.generator.X.shape
@@ -153,7 +146,7 @@ class Sweep:
             raise ValueError("A generator needs `instances` (a number) and `sizes`, [(n, d), …].")
         if not isinstance(instances, int | np.integer) or instances < 1:
             raise ValueError(f"`instances` must be a positive integer, got {instances!r}.")
-        self._set(instances=int(instances), sizes=_as_sizes(sizes))
+        self._set(instances=int(instances), sizes=_arguments.as_sizes(sizes))
         for name in ("rtol", "atol"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
@@ -204,7 +197,7 @@ class Sweep:
         name, spec = cell.name, self.networks[cell.name]
         if isinstance(spec, tuple):
             kind, *arguments = spec
-            network = _NETWORKS[kind](cell.d, *arguments)
+            network = _arguments.NETWORKS[kind](cell.d, *arguments)
         else:
             network = spec if isinstance(spec, AbstractNetwork) else spec(cell.d)
         if not isinstance(network, AbstractNetwork):
@@ -237,147 +230,3 @@ class Sweep:
             "dtype": str(jnp.result_type(float)),
             "results": result_names(),
         }
-
-
-def _as_generator(value: Any) -> Any:
-    if isinstance(value, str | tuple | list):
-        name, *arguments = [value] if isinstance(value, str) else value
-        if name not in _generators.NAMED:
-            raise ValueError(
-                f"There is no generator {name!r}: there are {', '.join(_generators.NAMED)}. Your "
-                "own is a function (key, n, d) -> (X, y)."
-            )
-        return _called(_generators.NAMED[name], arguments, f"generator {name!r}")
-    if isinstance(value, type) or not (callable(value) or isinstance(value, _generators.Given)):
-        raise TypeError(
-            f"`generator` is a name, a function (key, n, d) -> (X, y), or `generators.Given(X, y)`;"
-            f" got {value!r}."
-        )
-    return value
-
-
-def _called(make: Callable[..., Any], arguments: Sequence[Any], what: str) -> Any:
-    try:
-        return make(*arguments)
-    except TypeError as e:
-        raise TypeError(f"The {what} does not take the arguments {arguments}: {e}.") from e
-
-
-def _as_network(value: Any) -> Any:
-    if isinstance(value, str | tuple | list):
-        name, *arguments = [value] if isinstance(value, str) else value
-        if name not in _NETWORKS or len(arguments) != (name == "deep"):
-            raise ValueError(
-                f"There is no network {value!r}: there are 'uv', 'usquared' and ('deep', D). "
-                "Others are objects, or functions d -> network."
-            )
-        return (name, *map(float, arguments))
-    if isinstance(value, type) or not (callable(value) or isinstance(value, AbstractNetwork)):
-        raise TypeError(f"A network is a name, an object or a function of d, got {value!r}.")
-    return value
-
-
-def _network_label(value: Any) -> str:
-    if isinstance(value, tuple):
-        return value[0] + "".join(f"({argument:g})" for argument in value[1:])
-    if isinstance(value, AbstractNetwork):
-        return type(value).__name__
-    return getattr(value, "__name__", type(value).__name__)
-
-
-def _as_metric(value: Any) -> Metric:
-    if isinstance(value, str):
-        if value not in _metrics.NAMED:
-            raise ValueError(
-                f"There is no metric {value!r}: there are {', '.join(_metrics.NAMED)}. Your own "
-                f"are functions of some of {', '.join(_metrics.NEEDS)}."
-            )
-        return _metrics.NAMED[value]
-    if isinstance(value, Metric):
-        return value
-    # A built-in function keeps its dims and units.
-    known = [metric for metric in _metrics.NAMED.values() if metric.fn is value]
-    return known[0] if known else Metric(value)
-
-
-def _named(
-    values: Any, argument: str, convert: Callable[[Any], Any], label: Callable[[Any], str]
-) -> dict[str, Any]:
-    """What is given as a list or a dict, by name."""
-    if isinstance(values, str) or not isinstance(values, Sequence | Mapping):
-        raise TypeError(f"`{argument}` is a list or a dict, got {values!r}. Use [{values!r}].")
-    if isinstance(values, Mapping):
-        named = {str(name): convert(value) for name, value in values.items()}
-    else:
-        converted = [convert(value) for value in values]
-        named = {label(value): value for value in converted}
-    if len(named) < len(values) or not named:
-        raise ValueError(
-            f"`{argument}` needs at least one entry, and different names; got {len(values)} with "
-            f"the names {list(named)}. Pass a dict to choose them."
-        )
-    for name in named:
-        if not name.strip() or "/" in name or name.startswith(("_", ".")) or name in _RESERVED:
-            raise ValueError(f"`{argument}` cannot use the name {name!r}. Choose another one.")
-    return named
-
-
-def _as_axis(
-    values: Any, name: str, low: float, high: float, interval: str, is_open: bool = False
-) -> tuple[float, ...]:
-    """Distinct numbers in an interval."""
-    try:
-        array = np.atleast_1d(np.asarray(values, np.float64))
-    except (TypeError, ValueError) as e:
-        raise TypeError(f"`{name}` must be a list of numbers, got {values!r}.") from e
-    if array.ndim != 1 or not len(array):
-        raise ValueError(f"`{name}` must be a list of at least one number, got {values!r}.")
-    good = (low < array if is_open else low <= array) & (array < high)
-    if not good.all():
-        raise ValueError(f"`{name}` must lie in {interval}, got {float(array[~good][0])}.")
-    if len(np.unique(array)) < len(array):
-        raise ValueError(f"`{name}` has the same value twice: {array.tolist()}. Drop one.")
-    return tuple(array.tolist())
-
-
-def _as_log_eps(eps: Any, log_eps: Any) -> tuple[float, ...]:
-    if eps is not None and log_eps is not None:
-        raise ValueError("Pass `eps` or `log_eps`, not both.")
-    if eps is not None:
-        return tuple(math.log(v) for v in _as_axis(eps, "eps", 0.0, 1.0, "(0, 1)", is_open=True))
-    if log_eps is not None:
-        return _as_axis(log_eps, "log_eps", -math.inf, 0.0, "(−∞, 0)", is_open=True)
-    return ()
-
-
-def _as_times(s: Any) -> np.ndarray:
-    try:
-        times = np.asarray(s, np.float64)
-    except (TypeError, ValueError) as e:
-        raise TypeError(f"`s` is a grid of times or a `KnotGrid`, got {s!r}.") from e
-    if times.ndim != 1 or not len(times):
-        raise ValueError(f"`s` must have shape (S,), got {times.shape}.")
-    if not np.isfinite(times).all() or times[0] < 0 or (np.diff(times) <= 0).any():
-        raise ValueError(f"`s` must be finite, non-negative and increasing, got {times}.")
-    return times
-
-
-def _as_sizes(sizes: Any) -> tuple[tuple[int, int], ...]:
-    out = []
-    for size in sizes:
-        good = isinstance(size, tuple | list) and len(size) == 2
-        if not good or any(not isinstance(v, int | np.integer) or v < 1 for v in size):
-            raise ValueError(f"`sizes` are pairs (n, d) of positive integers, got {size!r}.")
-        out.append((int(size[0]), int(size[1])))
-    if not out or len(set(out)) < len(out):
-        raise ValueError(f"`sizes` needs at least one pair, and none twice; got {out}.")
-    return tuple(out)
-
-
-def _as_key(key: Any) -> Any:
-    if isinstance(key, int | np.integer) and 0 <= key < 2**63:
-        return int(key)
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if key.ndim == 0:
-            return key
-    raise TypeError(f"`key` must be an integer ≥ 0 or one `jax.random.key(…)`, got {key!r}.")
