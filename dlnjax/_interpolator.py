@@ -64,7 +64,10 @@ def interpolator(
     `USquared`), for example `Σ q_D(xᵢ/ε)` for unit shapes: see `potential`. With weight
     decay `λ` it is the lasso at `κ = λ`, whatever `ε` is.
 
-    Forward and reverse differentiable, once, by the implicit function theorem.
+    Forward and reverse differentiable, once, by the implicit function theorem. At `λ = 0`, where
+    the end point jumps, the derivative in `λ` is 0; where `X` has not full rank, that in `X` is for
+    changes that keep its rank. Where fewer coordinates are active than `X` has rows and `ε` is
+    tiny, float64 does not determine the derivatives of `dual`.
 
     **Arguments:**
 

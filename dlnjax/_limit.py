@@ -341,6 +341,9 @@ def limit_flow(
     """The limit of `gradient_flow` as `ε → 0`, exactly: the network rests on plateaus, between
     jumps at which coordinates activate and deactivate.
 
+    Differentiable in both modes, jumps included. At a jump, derivatives are those of the plateau
+    that follows; where several coordinates jump at once, those of a process where one of them does.
+
     **Arguments:**
 
     - `network`: `UV`, `USquared` or another `AbstractDualNetwork`. Only the limit of its `w(0)`

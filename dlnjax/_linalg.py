@@ -21,10 +21,13 @@ INVERTED = 24
 class Cholesky(eqx.Module):
     """The factorisation of a symmetric positive definite matrix."""
 
+    matrix: Float[Array, "m m"]
     # L, or L⁻¹ up to size `INVERTED`; rows with 1/Lᵢᵢ on the diagonal up to size `UNROLLED`.
     factor: Float[Array, "m m"] | tuple[tuple[Array, ...], ...]
 
     def __init__(self, matrix: Float[Array, "m m"]):
+        self.matrix = matrix
+        matrix = lax.stop_gradient(matrix)
         m = matrix.shape[0]
         if m <= UNROLLED:
             self.factor = _unrolled(matrix)
@@ -36,6 +39,12 @@ class Cholesky(eqx.Module):
         self.factor = factor
 
     def solve(self, rhs: Float[Array, " m"]) -> Float[Array, " m"]:
+        # Derivatives are solves with the same factor; that of the factor itself would be O(m³).
+        product = ft.partial(matmul, self.matrix)
+        solve = lambda _, rhs: self._solve(rhs)
+        return lax.custom_linear_solve(product, rhs, solve, symmetric=True)
+
+    def _solve(self, rhs: Float[Array, " m"]) -> Float[Array, " m"]:
         if isinstance(self.factor, tuple):
             return _unrolled_solve(self.factor, rhs)
         if rhs.shape[0] <= INVERTED:

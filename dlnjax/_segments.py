@@ -4,7 +4,8 @@ Between events the active set is fixed and all is the solution of a linear syste
 are found without derivatives, and where derivatives are asked for, what they determine is evaluated
 again from the active sets: in both modes and of every order, at `O(k³)` and a `k × k` block a
 segment. At a knot, derivatives are those of the segment that follows. Where several coordinates
-bind at one knot, that of its time is a mean over them.
+bind at one knot, that of its time is a mean over them for the lasso path. The limit process takes
+it from one of them, and what follows has the derivatives of a process where only that one binds.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ._linalg import Cholesky, matmul
 from ._path import PiecewiseLinearPath
@@ -66,27 +67,29 @@ def _spread(index: Array, v: Array, d: int) -> Array:
     return jnp.zeros((index.shape[0], d), v.dtype).at[rows, index].set(v, mode="drop")
 
 
-def _on_faces(
-    problem: AbstractProblem, index: Int[Array, "K k"], rhs: Float[Array, "K k m"]
-) -> Float[Array, "K k m"]:
-    """The solutions of `M_AA u = rhs`, 0 in empty slots."""
-    d, k = problem.r.shape[0], index.shape[1]
+class _Face(eqx.Module):
+    """`M_AA u = rhs` on the active coordinates `A`, in `k` slots."""
 
-    def one(index, rhs):
-        is_empty = index == d
+    is_empty: Bool[Array, " k"]
+    block: Float[Array, "k k"]
+    factor: Cholesky
+
+    def __init__(self, problem: AbstractProblem, index: Int[Array, " k"]):
+        d, k = problem.r.shape[0], index.shape[0]
+        self.is_empty = index == d
         block = problem.gram_block(jnp.minimum(index, d - 1))
-        either = is_empty[:, None] | is_empty[None, :]
-        block = jnp.where(either, jnp.eye(k, dtype=rhs.dtype), block)
-        rhs = jnp.where(is_empty[:, None], 0, rhs)
+        either = self.is_empty[:, None] | self.is_empty[None, :]
+        self.block = jnp.where(either, jnp.eye(k, dtype=block.dtype), block)
         # Dependent columns, active together, must not make it NaN; what the ridge does to the
         # others is taken back by a refinement.
-        ridge = jnp.diag(k * jnp.finfo(rhs.dtype).eps * jnp.diagonal(block))
-        factor = Cholesky(block + ridge)
-        solve = lambda v: jax.vmap(factor.solve, in_axes=1, out_axes=1)(v)
-        u = solve(rhs)
-        return u + solve(rhs - matmul(block, u))
+        ridge = k * jnp.finfo(block.dtype).eps * jnp.diagonal(self.block)
+        self.factor = Cholesky(self.block + jnp.diag(ridge))
 
-    return jax.vmap(one)(index, rhs)
+    def solve(self, rhs: Float[Array, " k"]) -> Float[Array, " k"]:
+        """The solution, 0 in empty slots."""
+        rhs = jnp.where(self.is_empty, 0, rhs)
+        u = self.factor.solve(rhs)
+        return u + self.factor.solve(rhs - matmul(self.block, u))
 
 
 def lasso_on_face(
@@ -94,10 +97,10 @@ def lasso_on_face(
 ) -> Float[Array, " d"]:
     """The lasso at `μ` with the support and the signs of `x`: `M_AA x_A = (r − κs)_A`."""
     d = problem.r.shape[0]
-    index = jnp.nonzero(x, size=problem.rank_bound, fill_value=d)[0][None].astype(jnp.int32)
+    index = jnp.nonzero(x, size=problem.rank_bound, fill_value=d)[0].astype(jnp.int32)
     kappa = problem.weight_decay + jnp.where(x > 0, weights[0], weights[1]) / mu
     rhs = (problem.r - kappa * jnp.sign(x))[jnp.minimum(index, d - 1)]
-    return _spread(index, _on_faces(problem, index, rhs[..., None])[..., 0], d)[0]
+    return _spread(index[None], _Face(problem, index).solve(rhs)[None], d)[0]
 
 
 def path_on_segments(
@@ -110,9 +113,9 @@ def path_on_segments(
     sign = segments.sign.astype(r.dtype)
     at = jnp.minimum(index, d - 1)
     omega = jnp.where(sign > 0, weights[0][at], weights[1][at])
-    rhs = jnp.stack([r[at] - problem.weight_decay * sign, omega * sign], axis=-1)
-    solution = _on_faces(problem, index, rhs)
-    u, w = _spread(index, solution[..., 0], d), _spread(index, solution[..., 1], d)
+    faces = jax.vmap(lambda index: _Face(problem, index))(index)
+    solve = lambda rhs: _spread(index, jax.vmap(_Face.solve)(faces, rhs), d)
+    u, w = solve(r[at] - problem.weight_decay * sign), solve(omega * sign)
     before = lambda v: jnp.concatenate([jnp.zeros_like(v[:1]), v[:-1]])
     du, dw = u - before(u), w - before(w)
     # μ du = dw.
@@ -128,33 +131,43 @@ def limit_on_segments(
     dual: Float[Array, "signs d"],
     s_max: Float[Array, ""],
 ) -> tuple[Array, Array, Array]:
-    """Jumps, values and plateaus of the limit process: `M_AA x = (r − λs)_A`, and `w` of the
-    coordinate that opens a segment has come to 0. (Where none does, it was cut at `s_max`.)"""
+    """Jumps, values and plateaus of the limit process. A segment opens when `w` of one coordinate
+    has come to 0 (where none does, it was cut at `s_max`); on it `w` is 0 on the active set, where
+    `Mz = sr − (w(0) + λs)sign` and `Mx = r − λ sign`, and elsewhere `z` rests."""
     r, decay = problem.r, problem.weight_decay
     d = r.shape[0]
-    sign = segments.sign.astype(r.dtype)
-    at = jnp.minimum(segments.index, d - 1)
-    plateaus = _on_faces(problem, segments.index, (r[at] - decay * sign)[..., None])[..., 0]
-    plateaus = _spread(segments.index, plateaus, d)
-    images = problem.matvec(plateaus)
+    index, sign = segments.index, segments.sign.astype(r.dtype)
+    at = jnp.minimum(index, d - 1)
+    faces = jax.vmap(lambda index: _Face(problem, index))(index)
+    start = jnp.where(sign > 0, dual[0][at], dual[-1][at])
+    plateaus = _spread(index, jax.vmap(_Face.solve)(faces, r[at] - decay * sign), d)
 
     def jump(carry, row):
-        s, z, image, x, speed = carry
-        next_x, next_speed, j, side = row
+        s, z, x = carry
+        face, index, sign, start, next_x, j, side = row
         side_of = side.astype(r.dtype)
-        start = jnp.where(side > 0, dual[0, j], dual[-1, j])
-        w = start + decay * s - side_of * (s * r[j] - image[j])
+        image, speed = problem.matvec(z), problem.matvec(x)
+        w = jnp.where(side > 0, dual[0, j], dual[-1, j])
+        w = w + decay * s - side_of * (s * r[j] - image[j])
         falls = side_of * (r[j] - speed[j]) - decay
         is_jump = (side != 0) & (falls > 0)
         step = jnp.where(is_jump, w / jnp.where(is_jump, falls, 1), 0)
         step = jnp.where(side != 0, step, end - s)
-        s, z, image = s + step, z + step * x, image + step * speed
-        return (s, z, image, next_x, next_speed), (s, z)
+        s, z = s + step, z + step * x
+        # Several may have come to 0 together: then all of them tell what z is, not only the one
+        # that tells the time.
+        rests = z.at[index].set(0, mode="drop")
+        at = jnp.minimum(index, d - 1)
+        rhs = s * r[at] - (start + decay * s) * sign - problem.matvec(rests)[at]
+        on_face = rests.at[index].set(face.solve(rhs), mode="drop")
+        z = jnp.where(is_jump, on_face, z)
+        return (s, z, next_x), (s, z)
 
     # Rows that are not filled count as nothing, also to derivatives.
     end = jnp.where(jnp.isfinite(s_max), s_max, 0)
-    zeros = jnp.zeros_like(r)
     assert segments.opening is not None
-    rows = plateaus, images, jnp.minimum(segments.opening, d - 1), segments.opening_sign
-    _, (s, z) = lax.scan(jump, (jnp.zeros_like(s_max), zeros, zeros, zeros, zeros), rows)
+    j = jnp.minimum(segments.opening, d - 1)
+    rows = faces, index, sign, start, plateaus, j, segments.opening_sign
+    zeros = jnp.zeros_like(r)
+    _, (s, z) = lax.scan(jump, (jnp.zeros_like(s_max), zeros, zeros), rows)
     return s, z, plateaus

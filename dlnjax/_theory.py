@@ -30,7 +30,8 @@ def suboptimality_gap(
     **Arguments:** `x` of shape `(..., d)`; `mu > 0`, broadcast against its leading axes; `path`,
     the `lasso_path` of the problem (its weights and sign constraint are used).
 
-    **Returns:** a `SuboptimalityGap`, in units of the loss.
+    **Returns:** a `SuboptimalityGap`, in units of the loss. (The relative one is infinite where
+    only the optimum is 0; its derivatives there are 0.)
 
     **Raises:** `ValueError` if `μ ≤ 0`.
 
@@ -60,8 +61,10 @@ def _gap_at_all(
         if path.positive:
             absolute = jnp.where(jnp.any(x < 0), jnp.inf, absolute)
         least = problem.loss(best) + jnp.sum(cost(best))
-        both_zero = (least == 0) & (absolute == 0)
-        return absolute, jnp.where(both_zero, 0, absolute / jnp.where(both_zero, 1, least))
+        # The derivative of what is divided by 0 would be NaN.
+        is_zero = least == 0
+        relative = absolute / jnp.where(is_zero, 1, least)
+        return absolute, jnp.where(is_zero & (absolute != 0), jnp.inf, relative)
 
     batch = jnp.broadcast_shapes(x.shape[:-1], mu.shape)
     x, mu = jnp.broadcast_to(x, (*batch, x.shape[-1])), jnp.broadcast_to(mu, batch)
@@ -71,7 +74,8 @@ def _gap_at_all(
 def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
     """An upper bound of the absolute lasso gap of `flow.x_mean` at `μ = s`, without any lasso:
     the duality gap of the residual of the average, which the flow makes almost dual feasible
-    (DESIGN §2). Shape `(S,)`, in units of the loss; infinite at `s = 0`.
+    (DESIGN §2). Shape `(S,)`, in units of the loss; infinite at `s = 0`. Where several coordinates
+    have the largest correlation, its derivatives are a mean over them.
     """
     started = flow.s > 0
     kappa = problem.weight_decay + 1 / jnp.where(started, flow.s, 1)

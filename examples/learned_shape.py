@@ -143,24 +143,39 @@ def learn(key: PRNGKeyArray, *, tasks: int = 192, steps: int = 60, points: int =
     return Learned(np.array(errors), np.asarray(shape), np.asarray(history))
 
 
+def table(runs: list[Learned]) -> str:
+    less = [1 - run.errors[1] / run.errors[0] for run in runs]
+    rows = [*zip(NAMES, np.array([run.errors for run in runs]).T, strict=True)]
+    rows.append(("learned: error less by", less))
+    return "\n".join(f"{name:32s} {mean_and_error(values)}" for name, values in rows)
+
+
+def plot(runs: list[Learned]) -> Figure:
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for i, run in enumerate(runs):
+        left.plot(run.history, color=f"C{i}", linewidth=1, label=f"seed {i}")
+        middle.plot(run.shape, ".", color=f"C{i}")
+        right.plot(run.errors, np.arange(len(NAMES)), ".", color=f"C{i}")
+    left.set(title="Validation loss of the known problems", xlabel="Adam step", ylabel="loss")
+    left.legend()
+    middle.axvspan(-0.5, LIKELY - 0.5, color="#E69F00", alpha=0.2, label="likely coordinates")
+    middle.axhline(1, color="#222222", linewidth=0.8, linestyle=":", label="start")
+    middle.set(title="Learned shape", xlabel="coordinate", ylabel="shape / its geometric mean")
+    middle.set_yscale("log")
+    middle.legend()
+    right.set(title="Error on fresh problems", xlabel=r"$|x - x^\star|^2 / |x^\star|^2$, mean")
+    right.set_yticks(range(len(NAMES)), NAMES)
+    right.set_xlim(left=0)
+    right.invert_yaxis()
+    return figure
+
+
 def main(quick: bool, out: Path) -> None:
     small = dict(tasks=8, steps=5, points=10) if quick else {}
     runs = [learn(jr.key(seed), **small) for seed in range(2 if quick else 5)]
-    for name, values in zip(NAMES, np.array([run.errors for run in runs]).T, strict=True):
-        print(f"{name:32s} {mean_and_error(values)}")
-    less = [1 - run.errors[1] / run.errors[0] for run in runs]
-    print(f"{'learned: error less by':32s} {mean_and_error(less)}")
-
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for run in runs:
-        left.plot(run.history, color="#0072B2", linewidth=1)
-        right.plot(run.shape, ".", color="#0072B2")
-    left.set(xlabel="Adam step", ylabel="validation loss of the known problems")
-    right.axvspan(-0.5, LIKELY - 0.5, color="#E69F00", alpha=0.2, label="likely coordinates")
-    right.set(xlabel="coordinate", ylabel="learned shape", yscale="log")
-    right.legend()
-    figure.savefig(out / "learned_shape.png", dpi=150)
+    print(table(runs))
+    plot(runs).savefig(out / "learned_shape.png", dpi=150)
 
 
 if __name__ == "__main__":

@@ -401,26 +401,6 @@ def test_bad_input():
     assert end.result == dln.RESULTS.end_point_not_reached and np.all(np.isnan(end.x))
 
 
-def test_derivatives():
-    def x(X, y, u, v, log_eps):
-        return dln.interpolator(dln.UV(u, v), dln.LeastSquares(X, y), log_eps=log_eps).x
-
-    args = tuple(map(jnp.asarray, (X, Y, U, V, -3.0)))
-    which = tuple(range(5))
-    backward = jax.jit(jax.jacrev(x, which))(*args)
-    forward = jax.jit(jax.jacfwd(x, which))(*args)
-    step = 1e-5
-    for i, (b, f) in enumerate(zip(backward, forward, strict=True)):
-        np.testing.assert_allclose(b, f, atol=1e-13)
-        direction = RNG.normal(size=args[i].shape)
-        at = lambda h, i=i, d=direction: x(
-            *(a + h * d if j == i else a for j, a in enumerate(args))
-        )
-        want = (at(step) - at(-step)) / (2 * step)
-        got = np.tensordot(b, direction, args[i].ndim)
-        np.testing.assert_allclose(got, want, atol=1e-8)
-
-
 # --- basis pursuit ----------------------------------------------------------------------------
 
 

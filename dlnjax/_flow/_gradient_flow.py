@@ -3,6 +3,7 @@
 import diffrax
 import equinox as eqx
 import jax
+import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree, Real
@@ -13,6 +14,7 @@ from .._problem import AbstractProblem
 from .._solution import RESULTS, raise_on_failure
 from ._formulation import AbstractFormulation, DualForm
 from ._run import Run, as_run
+from ._term import AbstractFlowTerm
 
 
 class Flow(eqx.Module):
@@ -117,6 +119,25 @@ def _as_times(s: ArrayLike, dtype) -> Array:
     return s
 
 
+@eqx.filter_custom_jvp
+def _moving(s: Array, state: PyTree[Array], term: AbstractFlowTerm) -> PyTree[Array]:
+    """`state`, whose derivative in `s` is its velocity: that of the interpolation would be less
+    exact, and would need derivatives in the lengths of the steps."""
+    return state
+
+
+@_moving.def_jvp
+def _(primals, tangents):
+    s, _, term = primals
+    ds, change, _ = tangents
+    state = _moving(*primals)
+    if ds is None:
+        return state, change
+    moved = jax.tree.map(lambda v: ds * v, term.vf(s, state, None))
+    add = lambda m, c: m if c is None else m + c
+    return state, jax.tree.map(add, moved, change, is_leaf=lambda v: v is None)
+
+
 @eqx.filter_jit
 def _solve(
     run: Run, s: Array, solver: diffrax.AbstractSolver, adjoint: diffrax.AbstractAdjoint
@@ -126,20 +147,22 @@ def _solve(
     valid = valid & jnp.all(jnp.isfinite(s)) & (s[0] >= 0) & jnp.all(s[1:] >= s[:-1])
     # An invalid lane of a batch integrates over an empty interval.
     times = jnp.where(valid, s, 0)
+    grid = lax.stop_gradient(times)
     solution = diffrax.diffeqsolve(
         term,
         solver,
         t0=0,
-        t1=times[-1],
-        dt0=jnp.minimum(run.first_step(valid), jnp.where(times[-1] > 0, times[-1], 1)),
+        t1=grid[-1],
+        dt0=jnp.minimum(run.first_step(valid), jnp.where(grid[-1] > 0, grid[-1], 1)),
         y0=term.initial(),
-        saveat=diffrax.SaveAt(ts=times),
+        saveat=diffrax.SaveAt(ts=grid),
         stepsize_controller=run.controller(),
         adjoint=adjoint,
         max_steps=run.max_steps,
         throw=False,
     )
-    x, z, dual = jax.vmap(term.read)(times, solution.ys)
+    states = jax.vmap(lambda s, state: _moving(s, state, term))(times, solution.ys)
+    x, z, dual = jax.vmap(term.read)(times, states)
     if run.network.positive:
         z = jnp.maximum(z, 0)  # which the error of the steps does not know
     moving = (times > 0)[:, None]

@@ -2,6 +2,7 @@
 
 import diffrax
 import equinox as eqx
+import jax.lax as lax
 import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
@@ -34,8 +35,9 @@ class Run(eqx.Module):
         return valid & term.is_valid() & ~jnp.isnan(penalty)
 
     def first_step(self, valid: Bool[Array, ""]) -> Float[Array, ""]:
-        # Nothing happens before about 1/‖r‖_∞.
-        size = jnp.max(jnp.abs(self.problem.r))
+        # Nothing happens before about 1/‖r‖_∞. How the steps change with the data is of the order
+        # of their errors: no derivative of it is taken, here or in the controller.
+        size = lax.stop_gradient(jnp.max(jnp.abs(self.problem.r)))
         return 0.01 / jnp.where(valid & (size > 0), size, 1)
 
     def controller(self) -> diffrax.PIDController:

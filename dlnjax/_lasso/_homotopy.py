@@ -269,6 +269,9 @@ def lasso_path(
 
     `x(μ)` minimises `ℓ(x) + Σᵢ (λ + ωᵢ/μ)|xᵢ|`, and `z(μ) = μ x(μ)` is piecewise linear.
 
+    Differentiable in both modes, in the data, `ω`, `λ` and `μ`, on the active sets found: at a knot
+    that is one side's derivative, and where columns are dependent that of the solution chosen.
+
     **Arguments:**
 
     - `problem`: a `LeastSquares` or `Quadratic` problem.

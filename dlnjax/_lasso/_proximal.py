@@ -121,7 +121,8 @@ def lasso(
 ) -> LassoPoint:
     """The lasso at given `μ`: the minimiser of `ℓ(x) + Σᵢ (λ + ωᵢ/μ)|xᵢ|`.
 
-    `x` is differentiable in the data, `μ`, `ω` and `λ`, in both modes, on the support found.
+    `x` is differentiable in the data, `μ`, `ω` and `λ`, in both modes, on the support found: at a
+    knot of the path that is one side's derivative. `gap` has none (it counts as constant).
 
     For a whole path `lasso_path` is exact; this is the independent check of it, and needs no
     storage that grows with the number of kinks.

@@ -1,0 +1,525 @@
+"""How exact derivatives are.
+
+Every function in reverse mode, by a random linear function of each of its outputs, against forward
+mode (another adjoint for flows) and against differences along a random direction in each argument:
+central ones, or at `λ = 0` one-sided, extrapolated to step 0 in Ridders' way, which also says how
+exact they are. All are relative to the 2-norm of the gradient in that argument, or to `FLOOR` times
+the function if that is more. (Directions have entries ±1: the square of a difference is on average
+that of the whole gradient.)
+
+Where the derivatives of the two sides differ, at a knot or a tie, it is counted which of them the
+derivative is. `ε` and families of instances are lanes of one batch.
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import dlnjax as dln
+
+from ._report import write
+
+Arrays = dict[str, Any]
+LEVELS = 8
+LANES = 512  # at a time
+# Differences must not feel the error of the steps.
+FINE = dict(rtol=1e-12, atol=1e-13)
+ASKED = 1e-6
+FLOOR = 1e-4
+# One-sided derivatives that differ by more are two.
+KINK = 1e-4
+# Not the time of a run but that of compiling counts here: see tests/conftest.py.
+COMPILER = {"xla_backend_optimization_level": 0}
+if version("jaxlib").startswith("0.10."):
+    COMPILER |= {
+        "xla_cpu_use_fusion_emitters": False,
+        "xla_cpu_parallel_codegen_split_count": 1,
+    }
+
+
+# --- instances --------------------------------------------------------------------------------
+
+
+def _twins(rng, X, y):
+    X[:, 1] = -X[:, 0]
+    if X.shape[1] > 5:
+        X[:, 3] = X[:, 2]
+    return X, y
+
+
+def _zero_column(rng, X, y):
+    X[:, 1] = 0
+    return X, y
+
+
+def _signs(rng, X, y):
+    return rng.choice([-1.0, 1.0], X.shape), rng.choice([-1.0, 1.0], y.shape)
+
+
+def _deficient(rng, X, y):
+    U, s, V = np.linalg.svd(X, full_matrices=False)
+    s[-1] = 0
+    return (U * s) @ V, y
+
+
+def _near(rng, X, y):
+    """The first two coordinates activate first, at almost the same time."""
+    first = X[:, :2]
+    top = 2 * np.max(np.abs(y @ X))
+    goal = np.array([top, -top * (1 + 1e-3)])
+    return X, y + first @ np.linalg.solve(first.T @ first, goal - y @ first)
+
+
+FAMILIES: dict[str, Callable] = {
+    "random": lambda rng, X, y: (X, y),
+    "weight decay": lambda rng, X, y: (X, y),
+    "twin columns": _twins,
+    "zero column": _zero_column,
+    "±1, tied": _signs,
+    "rank deficient": _deficient,
+    "y = 0": lambda rng, X, y: (X, 0 * y),
+    "close jumps": _near,
+}
+
+
+def instances(n: int, d: int | None, count: int) -> tuple[list[str], Arrays]:
+    """The family of each lane, and the lanes: `n × d`, or a `Quadratic` of size `n`."""
+    rng = np.random.default_rng([n, d or 0])
+    names, lanes = [], []
+    for name, change in FAMILIES.items():
+        if d == 1 and name not in ("random", "weight decay", "y = 0"):
+            continue
+        for _ in range(count * (1 + (name == "random"))):
+            columns = d or n
+            rows = n + (d is None)
+            X, y = change(rng, rng.normal(size=(rows, columns)), rng.normal(size=rows))
+            M = X.T @ X
+            lane = {"X": X, "y": y} if d else {"M": M, "r": y @ X}
+            lane["decay"] = np.array(0.1 if name == "weight decay" else 0.0)
+            lane["u"] = np.exp(0.3 * rng.normal(size=columns))
+            lane["v"] = 0.2 * rng.uniform(-1, 1, columns) * lane["u"]
+            lane["s"] = np.sort(rng.uniform(0.5, 12, 3))
+            lane["mu"] = np.sort(np.exp(rng.uniform(math.log(0.5), math.log(50), 3)))
+            lane["x"] = rng.normal(size=columns)
+            names.append(name)
+            lanes.append(lane)
+    return names, {key: np.stack([lane[key] for lane in lanes]) for key in lanes[0]}
+
+
+def problem_of(a: Arrays) -> dln.AbstractProblem:
+    decay = a.get("decay", 0.0)
+    if "M" in a:
+        return dln.Quadratic(a["M"], a["r"], weight_decay=decay)
+    return dln.LeastSquares(a["X"], a["y"], decay)
+
+
+# --- functions --------------------------------------------------------------------------------
+
+
+def uv(a: Arrays) -> dln.AbstractDualNetwork:
+    return dln.UV(a["u"], a["v"])
+
+
+def squared(a: Arrays) -> dln.AbstractDualNetwork:
+    return dln.USquared(a["u"])
+
+
+def deep(a: Arrays) -> dln.AbstractDualNetwork:
+    return dln.Deep(a["u"], jnp.exp(a["v"]), depth=a["depth"])
+
+
+def flow(network: Callable) -> Callable:
+    def run(a: Arrays, adjoint=None) -> Arrays:
+        problem = problem_of(a)
+        flow = dln.gradient_flow(
+            network(a),
+            problem,
+            a["s"],
+            log_eps=a["log_eps"],
+            adjoint=adjoint,
+            throw=False,
+            rtol=FINE["rtol"],
+            atol=FINE["atol"],
+        )
+        bound = dln.certificate(problem, flow)
+        return {"x": flow.x, "x_mean": flow.x_mean, "z": flow.z, "certificate": bound}
+
+    return run
+
+
+def lasso(a: Arrays, adjoint=None) -> Arrays:
+    problem = problem_of(a)
+    path = dln.lasso_path(problem, throw=False)
+    point = dln.lasso(problem, a["mu"], gap_tol=1e-13, throw=False)
+    gap = dln.suboptimality_gap(problem, a["x"], a["mu"], path=path)
+    return {
+        "path, x(μ)": path.x(a["mu"]),
+        "path, knots": jnp.arcsinh(path.knots),
+        "lasso, x": point.x,
+        "gap": gap.absolute,
+        "relative gap": gap.relative,
+        "duality gap": problem.duality_gap(a["x"], a["decay"] + 1 / a["mu"]),
+    }
+
+
+def limit(network: Callable) -> Callable:
+    def run(a: Arrays, adjoint=None) -> Arrays:
+        limit = dln.limit_flow(network(a), problem_of(a), throw=False)
+        return {
+            "x̄(s)": limit.x(a["s"]),
+            "plateaus": limit.slope(a["s"]),
+            "jumps": jnp.arcsinh(limit.jumps),
+        }
+
+    return run
+
+
+def end(network: Callable) -> Callable:
+    def run(a: Arrays, adjoint=None) -> Arrays:
+        end = dln.interpolator(
+            network(a), problem_of(a), log_eps=a["log_eps"], throw=False, max_steps=512
+        )
+        # With weight decay the dual diverges.
+        return {"x": end.x, "dual": jnp.where(jnp.isinf(end.dual), 0, end.dual)}
+
+    return run
+
+
+# --- differences ------------------------------------------------------------------------------
+
+
+def extrapolate(quotients: np.ndarray, ratio: float, power: int) -> tuple[np.ndarray, np.ndarray]:
+    """The limit of `(levels, …)` quotients of steps that shrink by `ratio`, whose errors are series
+    in their `power`, and its error (Ridders 1982)."""
+    best, error = quotients[-1], np.full(quotients.shape[1:], np.inf)
+    column = quotients
+    for j in range(1, len(quotients)):
+        factor = ratio ** (power * j)
+        new = column[1:] + (column[1:] - column[:-1]) / (factor - 1)
+        estimate = np.maximum(np.abs(new - column[1:]), np.abs(new - column[:-1]))
+        for value, size in zip(new, estimate, strict=True):
+            better = size < error
+            best, error = np.where(better, value, best), np.where(better, size, error)
+        column = new
+    return best, error
+
+
+def direction(rng: np.random.Generator, name: str, a: Arrays, keeps_rank: bool) -> np.ndarray:
+    """Entries ±1; but those that keep the domain, or the rank where `keeps_rank`."""
+    value = a[name]
+    if name == "decay":
+        return np.ones_like(value)
+    v = rng.choice([-1.0, 1.0], value.shape)
+    if name in ("M", "r"):
+        s, V = np.linalg.eigh(a["M"])
+        V = V[:, s > 1e-10 * np.max(s)]
+        P = V @ V.T
+        return P @ (v + v.T) @ P / 2 if name == "M" else P @ v
+    if name == "X" and keeps_rank and np.linalg.matrix_rank(value) < min(value.shape):
+        return value @ rng.choice([-1.0, 1.0], (value.shape[1],) * 2)
+    return v
+
+
+class Differences(NamedTuple):
+    """Derivatives along a direction, by differences; `doubt` is their error."""
+
+    slope: np.ndarray  # (lanes,) of the weighted output
+    doubt: np.ndarray
+    sides: np.ndarray  # (2, lanes, size), ahead and behind
+    side_doubts: np.ndarray
+
+    def kinks(self, value: np.ndarray, tangent: np.ndarray) -> list[Counter]:
+        """For each lane, what `tangent` is in the entries where the two sides differ."""
+        ahead, behind = self.sides
+        largest = np.max(np.abs([tangent, ahead, behind, FLOOR * value]), axis=(0, 2))
+        found = []
+        for lane, size in enumerate(largest):
+            counts: Counter = Counter()
+            for k in range(value.shape[1]):
+                a, b, t = ahead[lane, k], behind[lane, k], tangent[lane, k]
+                doubt = np.max(self.side_doubts[:, lane, k])
+                if doubt > 0.1 * size:
+                    counts["jump"] += 1
+                elif abs(a - b) > KINK * size:
+                    near = lambda v, t=t, error=1e-6 * size + 10 * doubt: abs(v - t) < error
+                    if near(a) or near(b):
+                        counts["one side"] += 1
+                    elif near((a + b) / 2):
+                        counts["mean"] += 1
+                    else:
+                        counts["between" if min(a, b) < t < max(a, b) else "neither"] += 1
+            found.append(counts)
+        return found
+
+
+def differences(value, plus, minus, steps, ratio, weights, edge) -> Differences:
+    """From values at both ends of `steps`, `(levels, lanes, size)`. At the `edge` of the domain
+    there is one side only."""
+    h = steps[..., None]
+    ahead, ahead_doubt = extrapolate((plus - value) / h, ratio, 1)
+    behind, behind_doubt = extrapolate((value - minus) / h, ratio, 1)
+    behind = np.where(edge[:, None], ahead, behind)
+    behind_doubt = np.where(edge[:, None], ahead_doubt, behind_doubt)
+    dot = lambda v: np.sum(v * weights, axis=-1)
+    central, central_doubt = extrapolate(dot((plus - minus) / (2 * h)), ratio, 2)
+    one_sided, one_doubt = extrapolate(dot((plus - value) / h), ratio, 1)
+    return Differences(
+        np.where(edge, one_sided, central),
+        np.where(edge, one_doubt, central_doubt),
+        np.stack([ahead, behind]),
+        np.stack([ahead_doubt, behind_doubt]),
+    )
+
+
+class Group(NamedTuple):
+    """What is measured in one batch."""
+
+    name: str
+    fn: Callable
+    size: tuple[int, int | None]  # n × d; a `Quadratic` has none
+    arguments: str
+    log_eps: tuple[float, ...] = ()
+    depth: float | None = None
+    smooth: bool = False
+    decay: float | None = None
+
+    def step(self, name: str, lane: Arrays) -> float:
+        """The largest one of the differences, which shrink by `ratio`."""
+        if "log_eps" not in lane:
+            return 1e-2
+        if name in ("u", "v", "log_eps", "depth"):
+            return 0.1
+        if not self.smooth and name in ("y", "r") and not np.any(lane[name]):
+            return 0.1 * math.exp(lane["log_eps"])  # the size of x
+        return 0.3 / abs(float(lane["log_eps"]))  # x = exp(w log ε)
+
+    @property
+    def ratio(self) -> float:
+        return 2.0 if self.smooth else 3.0
+
+
+NAMES = {math.log(eps): f"{eps:.0e}" for eps in (1e-2, 1e-5, 1e-20)} | {-700.0: "e^-700"}
+DECAYING = (math.log(1e-5), math.log(1e-20), -700.0)
+DEEP = (math.log(1e-2), math.log(1e-5), math.log(1e-20))
+FLOW = "X y decay u v log_eps s"
+GROUPS = [
+    Group("lasso", lasso, (3, 4), "X y decay mu x"),
+    Group("lasso", lasso, (10, 6), "X y decay mu x"),
+    Group("lasso", lasso, (5, 8), "X y decay mu x"),
+    Group("lasso", lasso, (3, 1), "X y decay mu x"),
+    Group("lasso", lasso, (4, None), "M r decay mu x"),
+    Group("limit, UV", limit(uv), (3, 4), "X y decay s"),
+    Group("limit, UV", limit(uv), (10, 6), "X y decay s"),
+    Group("limit, UV", limit(uv), (5, 8), "X y decay s"),
+    Group("limit, UV", limit(uv), (3, 1), "X y decay s"),
+    Group("limit, UV", limit(uv), (4, None), "M r decay s"),
+    Group("limit, USquared", limit(squared), (5, 8), "X y decay s"),
+    Group("limit, D = 3", limit(deep), (3, 4), "X y u v depth s", depth=3.0),
+    # With weight decay it is a lasso: at λ = 0 it jumps.
+    Group("end, λ = 0.1", end(uv), (3, 4), "X y decay", DECAYING[:1], decay=0.1),
+    Group("end, UV", end(uv), (3, 4), "X y u v log_eps", DECAYING, decay=0.0),
+    Group("end, UV", end(uv), (10, 6), "X y u v log_eps", DECAYING, decay=0.0),
+    Group("end, UV", end(uv), (4, None), "M r u v log_eps", DECAYING, decay=0.0),
+    Group("end, D = 3", end(deep), (3, 4), "X y u v log_eps depth", DEEP, 3.0),
+    Group("flow, UV", flow(uv), (3, 4), FLOW, DECAYING, smooth=True),
+    Group("flow, UV", flow(uv), (10, 6), FLOW, DECAYING, smooth=True),
+    Group("flow, UV", flow(uv), (5, 8), FLOW, DECAYING, smooth=True),
+    Group("flow, UV", flow(uv), (3, 1), FLOW, DECAYING, smooth=True),
+    Group("flow, UV", flow(uv), (4, None), "M r decay u v log_eps s", DECAYING, smooth=True),
+    Group("flow, USquared", flow(squared), (3, 4), "X y decay u log_eps s", DECAYING, smooth=True),
+    Group("flow, D = 3", flow(deep), (3, 4), "X y u v log_eps depth s", DEEP, 3.0, True),
+]
+
+
+def lanes_of(group: Group, count: int) -> tuple[list[str], Arrays]:
+    families, lanes = instances(*group.size, count)
+    if group.depth is not None:
+        lanes["depth"] = np.full(len(families), group.depth)
+        lanes["decay"] = 0 * lanes["decay"]
+    if group.decay is not None:
+        lanes["decay"] = np.full(len(families), group.decay)
+    many = group.log_eps
+    if many:
+        repeat = lambda v: np.tile(v, (len(many),) + (1,) * (v.ndim - 1))
+        lanes = {k: repeat(v) for k, v in lanes.items()}
+        lanes["log_eps"] = np.repeat(many, len(families))
+    return families * max(len(many), 1), lanes
+
+
+def in_batches(run: Callable, lanes: Arrays) -> Arrays:
+    """`run` on all lanes, `LANES` at a time."""
+    total = len(next(iter(lanes.values())))
+    parts = []
+    for start in range(0, total, LANES):
+        rows = np.minimum(np.arange(start, start + LANES), total - 1)
+        part = jax.device_get(run({k: jnp.asarray(v[rows]) for k, v in lanes.items()}))
+        parts.append({k: v[: total - start] for k, v in part.items()})
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+
+def flat(outputs: Arrays) -> Arrays:
+    return {k: jnp.ravel(v) for k, v in outputs.items()}
+
+
+def derivatives(fn: Callable, arguments: list[str], lanes: Arrays, along: Arrays, weights: Arrays):
+    """Values; gradients of each output, weighted; tangents of each argument, along directions."""
+
+    def one(a, along, weights):
+        chosen = {k: a[k] for k in arguments}
+        value, pull = jax.vjp(lambda c: flat(fn({**a, **c})), chosen)
+        only = lambda i: {
+            k: jnp.where(i == j, w, 0).astype(w.dtype) for j, (k, w) in enumerate(weights.items())
+        }
+        gradients = jax.vmap(lambda i: pull(only(i))[0])(jnp.arange(len(weights)))
+        ahead = lambda c: flat(fn({**a, **c}, adjoint=diffrax.ForwardMode()))
+        seed = lambda i: {k: jnp.where(i == j, along[k], 0) for j, k in enumerate(arguments)}
+        tangents = jax.vmap(lambda i: jax.jvp(ahead, (chosen,), (seed(i),))[1])
+        return value, gradients, tangents(jnp.arange(len(arguments)))
+
+    run = jax.jit(jax.vmap(one), compiler_options=COMPILER)
+    return jax.device_get(run(*jax.tree.map(jnp.asarray, (lanes, along, weights))))
+
+
+def measure(group: Group, count: int) -> list[dict]:
+    families, lanes = lanes_of(group, count)
+    fn, arguments, total = group.fn, group.arguments.split(), len(families)
+    rng = np.random.default_rng(1)
+    each = [{k: v[i] for k, v in lanes.items()} for i in range(total)]
+    # An end point depends on the rank.
+    keeps_rank = group.name.startswith("end")
+    along = {k: np.stack([direction(rng, k, lane, keeps_rank) for lane in each]) for k in arguments}
+    shapes = jax.eval_shape(lambda a: flat(fn(a)), each[0])
+    weights = {k: rng.normal(size=(total, *shapes[k].shape)) for k in sorted(shapes)}
+    values, gradients, tangents = derivatives(fn, arguments, lanes, along, weights)
+
+    steps = np.array([[group.step(k, lane) for k in arguments] for lane in each])
+    steps = steps[..., None] * group.ratio ** -np.arange(LEVELS)
+    moved: dict[str, list] = {k: [] for k in lanes}
+    for i, lane in enumerate(each):
+        for j, name in enumerate(arguments):
+            for h in np.stack([steps[i, j], -steps[i, j]], axis=1).ravel():
+                for k, v in lane.items():
+                    moved[k].append(v + h * along[name][i] if k == name else v)
+    run = jax.jit(jax.vmap(lambda a: flat(fn(a))), compiler_options=COMPILER)
+    ends = in_batches(run, {k: np.stack(v) for k, v in moved.items()})
+
+    rows = []
+    for o, output in enumerate(weights):
+        value = values[output]
+        at = ends[output].reshape(total, len(arguments), LEVELS, 2, -1)
+        for j, name in enumerate(arguments):
+            plus, minus = np.transpose(at[:, j], (2, 1, 0, 3))  # (levels, lanes, size)
+            gradient = gradients[name][:, o]
+            if name == "M":
+                gradient = (gradient + np.swapaxes(gradient, 1, 2)) / 2
+            gradient, v = (w.reshape(total, -1) for w in (gradient, along[name]))
+            tangent = tangents[output][:, j]
+            if not (np.any(gradient) or np.any(plus != minus)):
+                continue  # it does not depend on that
+            edge = (lanes["decay"] == 0) & (name == "decay")
+            result = differences(
+                value, plus, minus, steps[:, j].T, group.ratio, weights[output], edge
+            )
+            floor = FLOOR * np.linalg.norm(weights[output] * value, axis=1)
+            scale = np.maximum(np.linalg.norm(gradient, axis=1), floor)
+            scale = np.where(scale > 0, scale, 1)
+            slope = np.sum(gradient * v, axis=1)
+            by_forward = np.abs(slope - np.sum(weights[output] * tangent, axis=1)) / scale
+            kinks = result.kinks(value, tangent)
+            if group.smooth:
+                kinks = [Counter()] * total
+            rows.append(
+                {
+                    "output": output,
+                    "argument": name,
+                    "differences": np.abs(slope - result.slope) / scale,
+                    "doubt": result.doubt / scale,
+                    "forward": by_forward,
+                    "finite": np.all(np.isfinite(gradient), axis=1)
+                    & np.all(np.isfinite(tangent), axis=1),
+                    "solved": np.all(np.isfinite(value), axis=1),
+                    "kinks": kinks,
+                }
+            )
+    return [row for found in rows for row in by_family(group, families, lanes, found)]
+
+
+def by_family(group: Group, families: list[str], lanes: Arrays, found: dict) -> list[dict]:
+    """The worst lanes of each family, a row for each `ε`."""
+    rows = []
+    n, d = group.size
+    for log_eps in group.log_eps or (None,):
+        row: dict[str, Any] = {
+            "function": group.name,
+            "size": f"{n} × {d}" if d else f"Quadratic, {n}",
+            "eps": None if log_eps is None else NAMES[log_eps],
+            "output": found["output"],
+            "argument": found["argument"],
+            "failed": 0,
+            "not_finite": 0,
+            "differences": {},
+            "doubt": {},
+            "forward": {},
+            "kinks": {},
+        }
+        for family in dict.fromkeys(families):
+            which = np.array([f == family for f in families])
+            if log_eps is not None:
+                which &= lanes["log_eps"] == log_eps
+            row["failed"] += int(np.sum(which & ~found["solved"]))
+            which &= found["solved"]
+            row["not_finite"] += int(np.sum(which & ~found["finite"]))
+            kinks = sum((found["kinks"][i] for i in np.flatnonzero(which)), Counter())
+            if kinks:
+                row["kinks"][family] = dict(kinks)
+            which &= np.array([not k for k in found["kinks"]])
+            if np.any(which):
+                for key in ("differences", "doubt", "forward"):
+                    row[key][family] = float(np.max(np.nan_to_num(found[key][which], nan=np.inf)))
+        rows.append(row)
+    return rows
+
+
+def print_table(rows: list[dict]) -> None:
+    """Worst of all sizes and families, by function, argument and ε."""
+    tables: dict[tuple, list[dict]] = {}
+    for row in rows:
+        key = row["function"], row["output"], row["argument"], row["eps"] or ""
+        tables.setdefault(key, []).append(row)
+    for (function, output, argument, eps), group in tables.items():
+        worst = lambda key, group=group: max(max(r[key].values(), default=0) for r in group)
+        kinks = sum((Counter(k) for r in group for k in r["kinks"].values()), Counter())
+        bad = sum(r["not_finite"] for r in group)
+        print(
+            f"{function:15s} {output:11s} by {argument:7s} {eps:6s}: differences "
+            f"{worst('differences'):.1e} (themselves {worst('doubt'):.1e}), forward "
+            f"{worst('forward'):.1e}"
+            + (f"; at kinks {dict(kinks)}" if kinks else "")
+            + (f"; {bad} not finite" if bad else "")
+            + ("" if worst("differences") <= ASKED else "  <--"),
+            flush=True,
+        )
+
+
+def main(out: Path, quick: bool) -> None:
+    content: dict[str, Any] = {
+        "settings": {"quick": quick, "asked": ASKED, "floor": FLOOR, "tolerances": FINE},
+        "rows": [],
+    }
+    for group in [g for g in GROUPS if g.name == "limit, UV"][:1] if quick else GROUPS:
+        start = time.perf_counter()
+        rows = measure(group, 1 if quick else 2)
+        n, d = group.size
+        print(f"  {group.name}, {n} × {d or n}: {time.perf_counter() - start:.0f} s", flush=True)
+        content["rows"] += rows
+        write(out, "derivatives", content)
+    print_table(content["rows"])

@@ -1,0 +1,61 @@
+"""The notebooks: committed as executed from top to bottom, and they still run, at tiny sizes."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+# What the cell tagged `parameters` is replaced by, for each notebook.
+TINY = {
+    "worst_case": "seeds, sizes = range(2), dict(sample=64, restarts=2, steps=5, points=20)",
+    "learned_shape": "seeds, sizes = range(2), dict(tasks=6, steps=5, points=10)",
+    "discrete_steps": "seeds, steps = 2, 2000",
+    "early_stopping": 'name, splits = "diabetes", 2',
+}
+notebooks = pytest.mark.parametrize("name", TINY)
+
+
+def path(name: str) -> Path:
+    return FOLDER / f"{name}.ipynb"
+
+
+def is_parameters(cell) -> bool:
+    return "parameters" in cell["metadata"].get("tags", [])
+
+
+def test_each_notebook_is_here():
+    assert {notebook.stem for notebook in FOLDER.glob("*.ipynb")} == set(TINY)
+
+
+@notebooks
+def test_was_executed_in_order_without_error(name):
+    notebook = json.loads(path(name).read_text())
+    assert notebook["nbformat"] == 4
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert all(output["output_type"] != "error" for output in outputs)
+    assert all(output.get("name") != "stderr" for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    # All but these two show something: imports, and the sizes.
+    assert all(cell["outputs"] for cell in cells[2:])
+    assert [i for i, cell in enumerate(cells) if is_parameters(cell)] == [1]
+    assert path(name).stat().st_size < 300_000
+
+
+@pytest.mark.skipif(
+    "DLNJAX_EXAMPLES" not in os.environ,
+    reason="compiles for minutes: set DLNJAX_EXAMPLES=1",
+)
+@pytest.mark.filterwarnings("default")  # those of Jupyter itself are not ours
+@notebooks
+def test_runs_at_tiny_sizes(name):
+    nbclient = pytest.importorskip("nbclient", reason="pip install -e '.[notebooks]'")
+    nbformat = pytest.importorskip("nbformat")
+    notebook = nbformat.read(path(name), as_version=4)
+    (cell,) = filter(is_parameters, notebook.cells)
+    cell.source = TINY[name]
+    where = {"metadata": {"path": str(FOLDER)}}
+    nbclient.NotebookClient(notebook, timeout=600, resources=where).execute()
