@@ -29,7 +29,7 @@ RESERVED = {
 
 def as_generator(value: Any) -> Any:
     if isinstance(value, str | tuple | list):
-        name, *arguments = [value] if isinstance(value, str) else value
+        name, *arguments = [value] if isinstance(value, str) else value or [""]
         if name not in _generators.NAMED:
             raise ValueError(
                 f"There is no generator {name!r}: there are {', '.join(_generators.NAMED)}. Your "
@@ -53,8 +53,9 @@ def called(make: Callable[..., Any], arguments: Sequence[Any], what: str) -> Any
 
 def as_network(value: Any) -> Any:
     if isinstance(value, str | tuple | list):
-        name, *arguments = [value] if isinstance(value, str) else value
-        if name not in NETWORKS or len(arguments) != (name == "deep"):
+        name, *arguments = [value] if isinstance(value, str) else value or [""]
+        numbers = all(isinstance(argument, int | float) for argument in arguments)
+        if name not in NETWORKS or len(arguments) != (name == "deep") or not numbers:
             raise ValueError(
                 f"There is no network {value!r}: there are 'uv', 'usquared' and ('deep', D). "
                 "Others are objects, or functions d -> network."
@@ -151,6 +152,8 @@ def as_times(s: Any) -> np.ndarray:
 
 
 def as_sizes(sizes: Any) -> tuple[tuple[int, int], ...]:
+    if isinstance(sizes, str) or not isinstance(sizes, Sequence):
+        raise TypeError(f"`sizes` is a list of pairs (n, d), got {sizes!r}.")
     out = []
     for size in sizes:
         good = isinstance(size, tuple | list) and len(size) == 2
@@ -160,6 +163,22 @@ def as_sizes(sizes: Any) -> tuple[tuple[int, int], ...]:
     if not out or len(set(out)) < len(out):
         raise ValueError(f"`sizes` needs at least one pair, and none twice; got {out}.")
     return tuple(out)
+
+
+def as_count(value: Any, name: str) -> int:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+    return int(value)
+
+
+def as_tolerance(value: Any, name: str) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float | np.number):
+        raise TypeError(f"`{name}` must be a number, got {value!r}.")
+    if not 0 < value < 1:
+        raise ValueError(f"`{name}` must lie in (0, 1), got {value}.")
+    return float(value)
 
 
 def as_key(key: Any) -> Any:

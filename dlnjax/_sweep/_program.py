@@ -203,6 +203,14 @@ def inputs(sweep: Sweep, block: int, size: int) -> tuple[np.ndarray, Any]:
     return index, generator.take(index) if isinstance(generator, Given) else ()
 
 
+def check_inputs(sweep: Sweep) -> None:
+    """Make the networks, and trace the generator. **Raises:** what either raises."""
+    for cell in sweep.cells:
+        sweep.network(cell)
+        one = jax.tree.map(lambda a: a[0], inputs(sweep, 0, 1))
+        jax.eval_shape(lambda index, data, cell=cell: _make_problem(sweep, cell, index, data), *one)
+
+
 def check(sweep: Sweep) -> None:
     """Trace every cell. **Raises:** what a generator or a metric raises, and `ValueError` for a
     value of another shape than its dims say."""

@@ -31,8 +31,12 @@ class KnotGrid:
     after: float = 2.0
 
     def __post_init__(self):
-        if self.points < 2:
-            raise ValueError(f"A grid has at least 2 `points`, got {self.points}.")
+        if not isinstance(self.points, int) or self.points < 2:
+            raise ValueError(f"A grid has at least 2 `points`, got {self.points!r}.")
+        if not all(isinstance(v, int | float) for v in (self.before, self.after)):
+            raise TypeError(
+                f"`before` and `after` are numbers, got {self.before!r} and {self.after!r}."
+            )
         if not 0 < self.before <= 1 <= self.after < math.inf:
             raise ValueError(
                 "A `KnotGrid` starts before the first knot and ends after the last one, "
@@ -128,31 +132,26 @@ class Sweep:
             log_eps=_arguments.as_log_eps(eps, log_eps),
             weight_decay=_arguments.as_axis(weight_decay, "weight_decay", 0.0, math.inf, "[0, ∞)"),
             s=s if isinstance(s, KnotGrid) else _arguments.as_times(s),
-            rtol=rtol,
-            atol=atol,
-            max_steps=max_steps,
+            rtol=_arguments.as_tolerance(rtol, "rtol"),
+            atol=_arguments.as_tolerance(atol, "atol"),
+            max_steps=_arguments.as_count(max_steps, "max_steps"),
             key=_arguments.as_key(key),
         )
         if isinstance(self.generator, _generators.Given):
             shape = self.generator.X.shape
             instances = len(self.generator) if instances is None else instances
             sizes = [shape[1:]] if sizes is None else sizes
-            if instances > len(self.generator) or [tuple(v) for v in sizes] != [shape[1:]]:
+            count, pairs = _arguments.as_count(instances, "instances"), _arguments.as_sizes(sizes)
+            if count > len(self.generator) or pairs != (shape[1:],):
                 raise ValueError(
                     f"The data has {shape[0]} instances of size {shape[1:]}, but `instances` = "
                     f"{instances} and `sizes` = {list(sizes)}. Leave both out to use all of it."
                 )
         if instances is None or sizes is None:
             raise ValueError("A generator needs `instances` (a number) and `sizes`, [(n, d), …].")
-        if not isinstance(instances, int | np.integer) or instances < 1:
-            raise ValueError(f"`instances` must be a positive integer, got {instances!r}.")
-        self._set(instances=int(instances), sizes=_arguments.as_sizes(sizes))
-        for name in ("rtol", "atol"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
-                raise ValueError(f"`{name}` must lie in (0, 1), got {value}.")
-        if max_steps < 1:
-            raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
+        self._set(
+            instances=_arguments.as_count(instances, "instances"), sizes=_arguments.as_sizes(sizes)
+        )
         with_eps = [name for name, metric in self.metrics.items() if metric.has_eps]
         if with_eps and not self.log_eps:
             raise ValueError(
