@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from .._plotting import COLOURS, style
 
@@ -59,6 +60,7 @@ def plot_networks(ax: Axes, data: Any, metric: str) -> Axes:
 
 
 def _heat_map(ax: Axes, table: np.ndarray, rows: Any, columns: Any) -> Axes:
+    ax.set_facecolor("#DDDDDD")  # of what is missing
     ax.imshow(table, aspect="auto", origin="lower", cmap="Blues")
     middle = (np.nanmin(table) + np.nanmax(table)) / 2 if np.isfinite(table).any() else 0
     for (i, j), value in np.ndenumerate(table):
@@ -85,15 +87,30 @@ def plot_scaling(ax: Axes, data: Any, metric: str) -> Axes:
             continue
         at = x[[len(row) > 0 for row in good]]
         colour = COLOURS[k % len(COLOURS)]
-        ax.plot(at, quantiles[:, 0], "o-", color=colour, markersize=3, label=f"{size}, {name}")
-        ax.plot(at, quantiles[:, 1], "o--", color=colour, markersize=3, linewidth=1)
+        marker = "os^D"[k // len(COLOURS) % 4]
+        ax.plot(
+            at, quantiles[:, 0], f"{marker}-", color=colour, markersize=3, label=f"{size}, {name}"
+        )
+        ax.plot(at, quantiles[:, 1], f"{marker}--", color=colour, markersize=3, linewidth=1)
     ax.set_xscale("log")
+    ax.set_xticks(x, [f"{value:.3g}" for value in x])
+    ax.xaxis.set_minor_locator(NullLocator())
     if all(np.min(line.get_ydata()) > 0 for line in ax.get_lines()):
         ax.set_yscale("log")
     ax.set_xlabel(r"$\log(1/\varepsilon)$", fontsize=9)
     if ax.get_lines():
-        ax.legend(fontsize=7, frameon=False, title="median –, 95 % - -", title_fontsize=7)
+        ax.legend(
+            fontsize=7,
+            frameon=False,
+            title="median –, 95 % - -",
+            title_fontsize=7,
+            loc="upper left",
+            bbox_to_anchor=(1, 1),
+        )
     return style(ax)
+
+
+OF_INSTANCES = {plot_sizes: ": mean over instances", plot_networks: ": median over instances"}
 
 
 def eps_label(log_eps: float) -> str:
@@ -136,13 +153,16 @@ def _figure(plot: Any, data: Any, metric: str, over: dict[str, Any]) -> Figure:
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(1.5 + 4 * columns, 0.8 + 3.2 * rows), layout="constrained")
-    figure.suptitle(data[metric].attrs.get("long_name") or metric, fontsize=10)
+    title = (data[metric].attrs.get("long_name") or metric).rstrip(".")
+    figure.suptitle(title + OF_INSTANCES.get(plot, ""), fontsize=10)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, values in zip(axes, chosen, strict=False):
         place = dict(zip(over, values, strict=True))
         plot(ax, data.sel(place), metric)
         decay = place.pop("weight_decay")
         title = [str(value) for value in place.values()] + [f"λ = {decay:g}"] * bool(decay)
+        if "log_eps" in data.coords and not data["log_eps"].ndim:
+            title.append(f"ε = {eps_label(data['log_eps'].item())}")
         ax.set_title(", ".join(title), fontsize=9, loc="left")
     for ax in axes[len(chosen) :].tolist():
         ax.remove()
