@@ -19,6 +19,9 @@ from dlnjax._sweep import _store
 
 ROOT = Path(__file__).parents[1]
 INSTANCES = 17_000  # three blocks
+slow = pytest.mark.skipif(
+    "DLNJAX_EXAMPLES" not in os.environ, reason="runs for minutes: set DLNJAX_EXAMPLES=1"
+)
 
 
 def scaled(problem):
@@ -251,6 +254,7 @@ def test_devices_and_processes_do_not_matter(store, tmp_path):
     assert chunks(tmp_path / "processes") == chunks(store)
 
 
+@slow
 def test_killed(tmp_path):
     command = [sys.executable, "-m", "benchmarks.kill_sweep", "--kills", "2"]
     run = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)

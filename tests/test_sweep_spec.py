@@ -1,6 +1,7 @@
 """`dlnjax sweep`: files, what is wrong in them, what it prints and draws. Nothing is solved."""
 
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from dlnjax._sweep import _plots
 from dlnjax._sweep._summary import failures, summary
 from dlnjax._sweep._toml import SpecError, read_sweep
 
+ROOT = Path(__file__).parents[1]
 GOOD = """# A sweep.
 sizes = [[3, 4], [5, 8]]
 instances = 100
@@ -234,3 +236,10 @@ def test_failures_are_named():
     names = {"flag_values": [-1, 0, 1], "flag_meanings": "not_computed successful stuck"}
     data = xarray.Dataset({"flow_result": ("instance", np.array([0, 1, 1, -1]), names)})
     assert failures(data) == {"flow: not_computed": 1, "flow: stuck": 2}
+
+
+def test_files_of_the_project(tmp_path):
+    page = (ROOT / "docs" / "from-laptop-to-cluster.md").read_text()
+    (tmp_path / "study.toml").write_text(page.split("```toml\n")[1].split("```")[0])
+    for path in (tmp_path / "study.toml", *(ROOT / "studies").glob("*.toml")):
+        assert read_sweep(path).log_eps
