@@ -220,7 +220,9 @@ jax.config.update("jax_enable_x64", True)
 path, port, index = sys.argv[1], sys.argv[2], int(sys.argv[3])
 if port != "0":
     jax.distributed.initialize("127.0.0.1:" + port, 2, index)
-import dlnjax as dln, test_sweep
+import dlnjax as dln
+assert not {"xarray", "zarr", "tqdm"} & {*sys.modules}  # no extra is imported
+import test_sweep
 dln.run_sweep(test_sweep.cheap(), path, resume=True)
 print(jax.process_count(), len(jax.local_devices()))
 """
@@ -244,7 +246,7 @@ def _said(process):
 
 
 def test_devices_and_processes_do_not_matter(store, tmp_path):
-    assert _said(_work(tmp_path / "devices", devices=8)) == ["1", "8"]
+    assert _said(_work(tmp_path / "devices", devices=4)) == ["1", "4"]
     assert chunks(tmp_path / "devices") == chunks(store)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -259,11 +261,6 @@ def test_killed(tmp_path):
     command = [sys.executable, "-m", "benchmarks.kill_sweep", "--kills", "2"]
     run = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
-
-
-def test_imports_no_extra():
-    code = "import sys, dlnjax; sys.exit(any(m in sys.modules for m in ('xarray', 'zarr', 'tqdm')))"
-    assert subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT).returncode == 0
 
 
 @pytest.mark.parametrize(
