@@ -44,6 +44,11 @@ from ._rates import (
     null_space_constant as null_space_constant,
 )
 from ._solution import RESULTS as RESULTS
+from ._sweep import _generators as generators, _metrics as metrics  # noqa: F401
+from ._sweep._metrics import Metric as Metric
+from ._sweep._run import run_sweep as run_sweep
+from ._sweep._spec import KnotGrid as KnotGrid, Sweep as Sweep
+from ._sweep._store import open_sweep as open_sweep
 from ._theory import (
     SuboptimalityGap as SuboptimalityGap,
     certificate as certificate,

@@ -13,12 +13,12 @@ from jaxtyping import Array, Int, PyTree, Real
 from ._check import is_concrete
 
 
-def _default_chunk(lanes: int, arrays: list[Array]) -> int:
+def default_chunk(lanes: int, each: float | int) -> int:
+    """How many lanes of `each` bytes share a chunk."""
     if jax.default_backend() != "cpu":
         return min(lanes, 4096)  # fills a device
     # A loop passes over its lanes' data at every step, which had better stay in the first or
     # second level of cache: `python -m benchmarks lanes`.
-    each = sum(a.nbytes for a in arrays) / lanes
     largest = max(1, min(128, int(2**18 / max(each, 1))))
     return math.ceil(lanes / math.ceil(lanes / largest))
 
@@ -90,7 +90,8 @@ def batched(
     (lanes,) = lengths
     if chunk is not None and chunk < 1:
         raise ValueError(f"`chunk` must be at least 1, got {chunk}.")
-    size = _default_chunk(lanes, arrays) if chunk is None else min(lanes, chunk)
+    each = sum(a.nbytes for a in arrays) / lanes
+    size = default_chunk(lanes, each) if chunk is None else min(lanes, chunk)
 
     if callable(difficulty):
         difficulty = batched(difficulty, *args, chunk=chunk)

@@ -1,8 +1,10 @@
 """Loops under `vmap`: one predicate for all lanes, and as many lanes at a time as a cache holds."""
 
+import contextlib
+import contextvars
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.lax as lax
@@ -13,10 +15,24 @@ from jaxtyping import Array, Bool
 CACHE_PER_CORE = 2**20  # bytes; half of a typical second-level cache
 
 
-def _cores() -> int:
-    # What the process may use, where the system says so: containers often have less than all.
+_fixed_cores: contextvars.ContextVar[int | None] = contextvars.ContextVar("cores", default=None)
+
+
+def cores() -> int:
+    """What the process may use, where the system says so: containers often have less than all."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    here = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return _fixed_cores.get() or here
+
+
+@contextlib.contextmanager
+def as_on(cores: int) -> Iterator[None]:
+    """Traces made inside have the chunks of a machine with so many cores, and its rounding."""
+    token = _fixed_cores.set(cores)
+    try:
+        yield
+    finally:
+        _fixed_cores.reset(token)
 
 
 @jax.custom_batching.custom_vmap
@@ -46,7 +62,7 @@ def in_chunks(fn: Callable, size: int) -> Callable:
     @wrapped.def_vmap
     def _(lanes, is_batched, *args):
         axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(is_batched))
-        cache = CACHE_PER_CORE * _cores()
+        cache = CACHE_PER_CORE * cores()
         chunk = max(1, cache // size) if jax.default_backend() == "cpu" else max(1, lanes)
         chunks = max(1, math.ceil(lanes / chunk))
         chunk = math.ceil(lanes / chunks)

@@ -28,7 +28,7 @@ _LASSO = "#222222"
 _DASHES = (0, (4, 2))
 
 
-def _style(ax: Axes) -> Axes:
+def style(ax: Axes) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(True, which="major", color="#EDEDED", linewidth=0.8)
     ax.set_axisbelow(True)
@@ -77,7 +77,7 @@ def plot_coordinates(ax: Axes, s: np.ndarray, flow_mean: np.ndarray, lasso: np.n
         ax.plot(s, lasso[:, i], color=colour, linewidth=0.7 * width, linestyle=_DASHES, zorder=z)
     ax.axhline(0, color=_LASSO, linewidth=0.6, zorder=0)
     ax.set_ylabel("coordinates", fontsize=9)
-    return _style(ax)
+    return style(ax)
 
 
 def plot_gap(
@@ -103,7 +103,7 @@ def plot_gap(
         )
     ax.set_yscale("log")
     ax.set_ylabel("relative lasso gap", fontsize=9)
-    return _style(ax)
+    return style(ax)
 
 
 def plot_trade_off(
@@ -120,7 +120,7 @@ def plot_trade_off(
     ax.set_ylabel(r"loss $\ell$", fontsize=9)
     ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.legend(fontsize=7, frameon=False, loc="best")
-    return _style(ax)
+    return style(ax)
 
 
 def comparison_figure(

@@ -78,3 +78,13 @@ def raise_on_failure(solution: _S, result: RESULTS, throw: bool) -> _S:
     if throw:
         return result.error_if(solution, result != RESULTS.successful)
     return solution
+
+
+def result_names() -> list[str]:
+    """The names of `RESULTS`, in the order of their codes."""
+    return list(RESULTS._name_to_item)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def result_code(result: RESULTS):
+    """The index into `result_names()`, of any batch shape."""
+    return result._value  # pyright: ignore[reportAttributeAccessIssue]

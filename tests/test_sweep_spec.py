@@ -1,0 +1,245 @@
+"""`dlnjax sweep`: files, what is wrong in them, what it prints and draws. Nothing is solved."""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import dlnjax as dln
+from dlnjax import cli
+from dlnjax._sweep import _plots
+from dlnjax._sweep._summary import failures, summary
+from dlnjax._sweep._toml import SpecError, read_sweep
+
+ROOT = Path(__file__).parents[1]
+GOOD = """# A sweep.
+sizes = [[3, 4], [5, 8]]
+instances = 100
+networks = ["uv", ["deep", 3.0]]
+eps = [1e-5,
+       1e-20]
+metrics = ["is_monotone", "max_gap"]
+"""
+MINE = """
+import jax.numpy as jnp, numpy as np, dlnjax as dln
+data = dln.generators.Given(np.ones((5, 2, 3)), np.ones((5, 2)))
+def scale(problem): return jnp.sum(problem.r**2)
+def decay(problem, log_eps): return scale(problem) / -log_eps
+def falling(problem, log_eps, s): return decay(problem, log_eps) * jnp.exp(-s)
+falling = dln.Metric(falling, dims=("s",))
+def short(problem): return problem.r
+def broken(problem): return problem.nothing
+"""
+
+
+@pytest.fixture
+def spec(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "mine.py").write_text(MINE)
+    yield tmp_path / "spec.toml"
+    sys.modules.pop("mine", None)
+
+
+def test_what_is_read(spec):
+    spec.write_text(
+        GOOD.replace('"max_gap"', '"mine:scale"') + 'generator = ["toeplitz", 0.5]\n'
+        "s = { points = 50, after = 3.0 }\nweight_decay = [0.0]\nrtol = 1e-4\nkey = 3"
+    )
+    read = read_sweep(spec)
+    scale = sys.modules["mine"].scale
+    ours = dln.Sweep(
+        sizes=[(3, 4), (5, 8)],
+        instances=100,
+        networks=["uv", ("deep", 3.0)],
+        eps=[1e-5, 1e-20],
+        generator=("toeplitz", 0.5),
+        s=dln.KnotGrid(50, after=3.0),
+        metrics=["is_monotone", scale],
+        rtol=1e-4,
+        key=3,
+    )
+    assert read.describe() == ours.describe()
+
+
+def test_own_data_needs_no_sizes(spec):
+    spec.write_text('generator = "mine:data"\n[metrics]\nof_data = "mine:scale"')
+    read = read_sweep(spec)
+    assert (read.instances, read.sizes, list(read.metrics)) == (5, ((2, 3),), ["of_data"])
+
+
+@pytest.mark.parametrize(
+    "old, new, line, words",
+    [
+        ("sizes =", "sizes ==", 2, "not TOML"),
+        ("1e-20]", "1e-20", 7, "not TOML"),
+        ("# A sweep.", "sizs = 1", 1, "no key `sizs`. Did you mean `sizes`?"),
+        ("# A sweep.", "colour = 1", 1, "no key `colour`. There are sizes, instances"),
+        ("# A sweep.", "[sweep]", 1, "no key `sweep`"),
+        ("instances = 100\n", "", 6, "`instances` is missing. Add, say, `instances = 1000`"),
+        ("metrics =", "#", 7, '`metrics` is missing. Add, say, `metrics = ["is_monotone"]`'),
+        ("100", "0", 3, "must be a positive integer, got 0"),
+        ("100", "true", 3, "must be a positive integer, got True"),
+        ("[[3, 4], [5, 8]]", "[3, 4]", 2, "`sizes` are pairs (n, d)"),
+        ("[[3, 4], [5, 8]]", "3", 2, "`sizes` is a list of pairs"),
+        ("[5, 8]", "[3, 4]", 2, "none twice"),
+        ('"uv"', '"vv"', 4, "no network 'vv': there are 'uv'"),
+        ('["deep", 3.0]', '"deep"', 4, "no network 'deep'"),
+        ("3.0", "1.5", 4, "at least 2"),
+        ('["uv", ["deep", 3.0]]', '"uv"', 4, "Use ['uv']"),
+        ("1e-5,", "1.0,", 5, "`eps` must lie in (0, 1), got 1.0"),
+        ("1e-20]", "1e-5]", 5, "the same value twice"),
+        ("eps", "log_eps", 5, "`log_eps` must lie in"),
+        ("eps = [1e-5,\n       1e-20]\n", "", 5, "'max_gap' depends on ε: pass `eps"),
+        ("max_gap", "gap", 7, "no metric 'gap': there are is_monotone"),
+        ('["is_monotone", "max_gap"]', '{ size = "max_gap" }', 7, "cannot use the name 'size'"),
+        ("max_gap", "yours:size", 7, "module 'yours', which is neither in"),
+        ("max_gap", "mine:nothing", 7, "no 'nothing' in the module 'mine'"),
+        ('is_monotone", "max_gap', "mine:short", 7, "returns shape (4,) at size 3×4"),
+        ('is_monotone", "max_gap', "mine:broken", 7, "In the metric 'broken', at size 3×4"),
+        ("# A sweep.", "weight_decay = [0.1]", 1, "depth 3.0 takes no weight decay"),
+        ("# A sweep.", "weight_decay = [-1.0]", 1, "`weight_decay` must lie in"),
+        ("# A sweep.", 'generator = "normal"', 1, "no generator 'normal': there are gaussian"),
+        ("# A sweep.", 'generator = ["planted", 7]', 1, "7 nonzeros, but d = 4"),
+        ("# A sweep.", 'generator = "z_matrix"', 1, "square designs, got n = 3 and d = 4"),
+        ("# A sweep.", "log_eps = [-9.0]", 1, "`eps` or `log_eps`, not both"),
+        ("# A sweep.", "s = [2, 1]", 1, "increasing"),
+        ("# A sweep.", "s = { point = 3 }", 1, "`s` has no 'point': as a table it has points"),
+        ("# A sweep.", "s.before = 2.0", 1, "0 < before ≤ 1 ≤ after"),
+        ("# A sweep.", "rtol = 2.0", 1, "`rtol` must lie in (0, 1)"),
+        ("# A sweep.", "max_steps = 0", 1, "`max_steps` must be a positive integer"),
+        ("# A sweep.", "key = 1979-05-27", 1, "`key` must be an integer"),
+        ('"max_gap"]', '"max_gap"]\n[s]\npoints = 1', 8, "at least 2 `points`"),
+    ],
+)
+def test_errors_name_file_line_and_fix(spec, old, new, line, words):
+    spec.write_text(GOOD.replace(old, new, 1))
+    with pytest.raises(SpecError) as error:
+        read_sweep(spec)
+    assert str(error.value).startswith(f"{spec}, line {line}: ")
+    assert words in str(error.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(SpecError, match="Cannot read .*: No such file"):
+        read_sweep(tmp_path / "nothing.toml")
+    (tmp_path / "latin.toml").write_bytes(b"# \xe9")
+    with pytest.raises(SpecError, match="save it"):
+        read_sweep(tmp_path / "latin.toml")
+
+
+CHEAP = """sizes = [[2, 3], [3, 4]]
+instances = 40
+networks = ["uv"]
+eps = [1e-5, 1e-20]
+s = [0, 1, 2]
+metrics = ["mine:scale", "mine:decay", "mine:falling"]
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a file, and what the command makes of it in `results`."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "mine.py").write_text(MINE)
+    (folder / "spec.toml").write_text(CHEAP)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path])
+        dln.run_sweep(read_sweep(folder / "spec.toml"), folder / "results" / "sweep.zarr")
+    sys.modules.pop("mine")
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def call(*args) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dlnjax", "sweep", *map(str, args)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+            raise SystemExit(0)
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    yield call
+    jax.config.update("jax_enable_x64", True)
+
+
+def test_command(finished, run):
+    spec, out = finished / "spec.toml", finished / "results"
+    code, text, _ = run(spec, "--out", out, "--resume")
+    assert code == 0 and "40 instances × 2 sizes × 2 values of ε: done" in text
+    names = ["decay-scaling", "falling", "scale-sizes"]
+    assert sorted(file.stem for file in out.glob("*.png")) == names
+    assert sum(line.startswith("scale") for line in text.splitlines()) == 2
+    code, _, message = run(spec, "--out", out)
+    assert code == 1 and "already. Pass `--resume`" in message
+    other = spec.with_name("other.toml")
+    other.write_text(CHEAP.replace("40", "41"))
+    code, _, message = run(other, "--out", out, "--resume")
+    assert code == 1 and "differs in 'instances'" in message and "Traceback" not in message
+
+
+def test_interrupted_command(spec, run, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_sweep", interrupt)
+    spec.write_text(CHEAP)
+    code, _, message = run(spec, "--out", spec.parent)
+    again = f"dlnjax sweep {spec} --out {spec.parent} --resume"
+    assert code == 130 and message.rstrip().endswith(again)
+
+
+@pytest.mark.parametrize(
+    "args, code, words",
+    [
+        (["--out", "OUT", "--coordinator", "localhost:1"], 2, "--processes and --process together"),
+        (["--out", "OUT", "--process", "0", "--distributed"], 2, "or --distributed alone"),
+        (["--out", "OUT", "--memory", "0"], 2, "must be positive"),
+        ([], 2, "--out"),
+        (["--out", "SPEC"], 1, "Cannot create the folder"),
+    ],
+)
+def test_bad_calls(spec, run, args, code, words):
+    spec.write_text(CHEAP)
+    places = {"OUT": spec.parent / "out", "SPEC": spec}
+    got, _, message = run(spec, *(places.get(arg, arg) for arg in args))
+    assert got == code and words in " ".join(message.replace("│", " ").split())
+
+
+def test_summary_and_figures_of_unfinished_sweeps(finished):
+    """Against NumPy; with lanes that failed, and whole cells missing."""
+    data = dln.open_sweep(finished / "results" / "sweep.zarr").load()
+    data["falling"][0, 0, :3] = np.nan
+    data["falling"][1] = data["decay"][1] = np.nan
+    rows = [row for row in summary(data) if row.metric == "decay"]
+    assert [row.known for row in rows] == [40, 40, 0, 0]
+    values = data["decay"].values[0, 0, :, 0, 0]
+    quantiles = np.asarray(np.quantile(values, [0.5, 0.95, 1]))
+    error = values.std(ddof=1) / 40**0.5
+    np.testing.assert_allclose(rows[0][3:], [values.mean(), error, *quantiles])
+    assert failures(data) == {}
+    figures = _plots.sweep_figures(data.isel(network=[0, 0, 0]).assign_coords(network=[*"abc"]))
+    assert sorted(figures) == ["decay-networks", "decay-scaling", "falling", "scale-sizes"]
+    scaling, falling = figures["decay-scaling"].axes[0], figures["falling"].axes[0]
+    ends = [np.asarray(line.get_ydata())[0] for line in scaling.get_lines()[:2]]
+    np.testing.assert_allclose(ends, quantiles[:2])
+    median = np.median(data["falling"].values[0, 0, 3:, 0, 1], axis=0)
+    np.testing.assert_allclose(np.asarray(falling.get_lines()[0].get_ydata()), median)
+
+
+def test_failures_are_named():
+    import xarray
+
+    names = {"flag_values": [-1, 0, 1], "flag_meanings": "not_computed successful stuck"}
+    data = xarray.Dataset({"flow_result": ("instance", np.array([0, 1, 1, -1]), names)})
+    assert failures(data) == {"flow: not_computed": 1, "flow: stuck": 2}
+
+
+def test_files_of_the_project(tmp_path):
+    page = (ROOT / "docs" / "from-laptop-to-cluster.md").read_text()
+    (tmp_path / "study.toml").write_text(page.split("```toml\n")[1].split("```")[0])
+    for path in (tmp_path / "study.toml", *(ROOT / "studies").glob("*.toml")):
+        assert read_sweep(path).log_eps
