@@ -505,7 +505,7 @@ def print_table(rows: list[dict]) -> None:
             f"{worst('forward'):.1e}"
             + (f"; at kinks {dict(kinks)}" if kinks else "")
             + (f"; {bad} not finite" if bad else "")
-            + ("" if worst("differences") <= ASKED else "  <--"),
+            + ("  <--" if worst("differences") > ASKED or kinks["neither"] else ""),
             flush=True,
         )
 
