@@ -22,6 +22,11 @@ except ModuleNotFoundError as e:
         f"The command line needs {e.name!r}: run `pip install 'dlnjax[cli]'`."
     ) from None
 
+# jaxlib 0.10.2 waits for ever where as many batched factorisations run at once as its pool has
+# threads, of which there is one for each core (README).
+if (os.cpu_count() or 1) < 8:
+    os.environ.setdefault("PJRT_NPROC", "8")
+
 import equinox as eqx
 import jax
 import numpy as np
