@@ -342,7 +342,8 @@ def limit_flow(
     jumps at which coordinates activate and deactivate.
 
     Differentiable in both modes, jumps included. At a jump, derivatives are those of the plateau
-    that follows; where several coordinates jump at once, that of its time is that of one of them.
+    that follows; where several coordinates jump at once, that of its time is that of one of them
+    (and in `λ`, at `λ = 0`, what follows may have another derivative than on either side).
 
     **Arguments:**
 

@@ -5,7 +5,7 @@ are found without derivatives, and where derivatives are asked for, what they de
 again from the active sets: in both modes and of every order, at `O(k³)` and a `k × k` block a
 segment. At a knot, derivatives are those of the segment that follows. Where several coordinates
 bind at one knot, that of its time is a mean over them for the lasso path, and that of one of them
-for the limit process; what follows does not depend on it.
+for the limit process; where what follows is smooth, its derivatives do not depend on that one.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,5 @@
 import os
+import sys
 from importlib.metadata import version
 
 # Tests compile some thousand small programs and run each a few times: LLVM's optimisations, XLA's
@@ -12,8 +13,28 @@ os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 os.environ.setdefault("PJRT_NPROC", "8")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 # Before any test module builds an array: 64 bits, and no silent promotion anywhere.
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run `dlnjax ARGS`; returns the exit code, stdout and stderr."""
+    from dlnjax import cli  # not before the plugin that checks types
+
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*args) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dlnjax", *map(str, args)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+            raise SystemExit(0)
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    yield call
+    jax.config.update("jax_enable_x64", True)  # what the other tests run in

@@ -1,32 +1,12 @@
 """The command line, run in this process through its real entry point."""
 
 import json
-import sys
 
-import jax
 import numpy as np
 import pytest
 
-from dlnjax import cli
 from dlnjax.papers._claim import Claim, Measurement
 from dlnjax.papers.ledger import CLAIMS
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run `dlnjax ARGS`; returns the exit code, stdout and stderr."""
-
-    def call(*args) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dlnjax", *map(str, args)])
-        monkeypatch.setenv("COLUMNS", "100")
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-            raise SystemExit(0)
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    yield call
-    jax.config.update("jax_enable_x64", True)  # what the other tests run in
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """`dlnjax sweep`: files, what is wrong in them, what it prints and draws. Nothing is solved."""
 
+import functools
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -152,18 +152,9 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*args) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dlnjax", "sweep", *map(str, args)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-            raise SystemExit(0)
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    yield call
-    jax.config.update("jax_enable_x64", True)
+def run(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    return functools.partial(run, "sweep")
 
 
 def test_command(finished, run):
