@@ -80,13 +80,13 @@ class Case(NamedTuple):
     log_eps: tuple[float, ...] = ()  # of the lanes
 
 
-SMALL, LARGE = (math.log(1e-5), math.log(1e-20)), (math.log(1e-2), math.log(1e-5))
+SMALL, WIDE = (math.log(1e-5), math.log(1e-20)), (math.log(1e-2), math.log(1e-20))
 CASES = {
     "flow": Case(flow, DATA | DECAY | SHAPE | S, SMALL),
     "lasso": Case(lasso, DATA | DECAY | LASSO),
     "limit": Case(limit, DATA | SHAPE | DEPTH | S | CUT),
     "end": Case(end, DATA | SHAPE, (*SMALL, -700.0)),
-    "end, D = 3": Case(end, DATA | SHAPE | DEPTH, LARGE),
+    "end, D = 3": Case(end, DATA | SHAPE | DEPTH, WIDE),
 }
 
 

@@ -98,7 +98,7 @@ class Newton(eqx.Module):
 
     def linear_solve(self, stretch: Array, off: Array, mismatch: Array) -> tuple[Array, Array]:
         """The Newton step `dν`, and `(±Xᵀdν + mismatch)`, where `dq = stretch` times that must
-        remove `off` from `Vx`."""
+        remove `off` from `Vx`. The next step mends its rounding; `graded_step` has none."""
         V = self.constraint.V
         slope = jnp.sum(stretch, axis=0)
         matrix = matmul(V * slope[None, :], V.T)
