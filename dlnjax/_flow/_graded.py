@@ -31,9 +31,8 @@ class Graded(eqx.Module):
 
         def eliminate(_, state):
             table, basis, is_open = state
-            score = jnp.where(
-                (basis == d)[:, None] & is_open[None, :], jnp.abs(table[:, :d]) * root[None, :], 0
-            )
+            mask = (basis == d)[:, None] & is_open[None, :]
+            score = jnp.where(mask, jnp.abs(table[:, :d]) * root[None, :], 0)
             j = jnp.argmax(jnp.max(score, axis=0))
             i = jnp.argmax(score[:, j])
             row, column = table[i], table[:, j]
