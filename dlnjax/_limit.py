@@ -342,8 +342,9 @@ def limit_flow(
     jumps at which coordinates activate and deactivate.
 
     Differentiable in both modes, jumps included. At a jump, derivatives are those of the plateau
-    that follows; where several coordinates jump at once, that of its time is that of one of them
-    (and in `λ`, at `λ = 0`, what follows may have another derivative than on either side).
+    that follows; where several coordinates jump at once, that of its time is that of one of them.
+    A coordinate that rests at 0 exactly although its `w` is 0 (±1 designs) is held there; `λ > 0`
+    may release it, so that the derivative in `λ`, at `λ = 0`, is another.
 
     **Arguments:**
 
