@@ -29,7 +29,7 @@ def _network(X) -> dln.UV:
 
 
 def flow(log_eps: float, checkpoints: int | None = None) -> Callable:
-    adjoint = diffrax.RecursiveCheckpointAdjoint(checkpoints)
+    adjoint = diffrax.RecursiveCheckpointAdjoint(checkpoints) if checkpoints else None
 
     def run(X, y):
         problem = dln.LeastSquares(X, y)
@@ -61,7 +61,7 @@ WORK: dict[str, tuple[Callable, float]] = {  # and how many times the forward ti
     "flow, ε = 1e-5": (flow(math.log(1e-5)), 6),
     "flow, ε = 1e-20": (flow(math.log(1e-20)), 6),
     "flow, log ε = −700": (flow(-700.0), 6),
-    "flow, 100 checkpoints": (flow(math.log(1e-20), 100), 6),
+    "flow, 361 checkpoints": (flow(math.log(1e-20), 361), 6),
     "flow, 25 checkpoints": (flow(math.log(1e-20), 25), 6),
     "lasso path, x(30)": (path, 2),
     "lasso at μ = 30": (point, 2),

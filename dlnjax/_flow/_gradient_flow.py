@@ -16,6 +16,9 @@ from ._formulation import AbstractFormulation, DualForm
 from ._run import Run, as_run
 from ._term import AbstractFlowTerm
 
+# Gradients cost the same with 40 and with the 361 of diffrax's default (`benchmarks gradients`).
+CHECKPOINTS = 100
+
 
 class Flow(eqx.Module):
     """A trajectory of gradient flow at the times `s`.
@@ -73,11 +76,11 @@ def gradient_flow(
     - `rtol`, `atol`: tolerances of the steps, on `w`-like quantities of order 1 (for the
         weight form `atol` is in units of `ε^½`). Defaults 1e-7 and 1e-8 in float64; 1e-4 and
         1e-5 in float32.
-    - `max_steps`, `adjoint`: as in `diffrax.diffeqsolve`. The default adjoint, for reverse mode,
-        keeps about `√(2 max_steps)` states (361 of some `n + d` numbers each, and what is saved) in
-        each lane, whatever the number of steps; `RecursiveCheckpointAdjoint(checkpoints=k)` of
-        diffrax keeps `k` and computes more again. For forward mode pass `diffrax.ForwardMode()`,
-        which also gives second derivatives as forward over forward (no other order does).
+    - `max_steps`, `adjoint`: as in `diffrax.diffeqsolve`. The default adjoint, for reverse mode, is
+        `diffrax.RecursiveCheckpointAdjoint(100)`: it keeps 100 states (of some `n + d` numbers,
+        and what is saved) in each lane, and computes up to 5000 steps at most twice again. For
+        forward mode pass `diffrax.ForwardMode()`, which also gives second derivatives as forward
+        over forward (no other order does).
     - `throw`: raise on failure. With `throw=False`, see `.result`.
 
     **Returns:** a `Flow`.
@@ -93,7 +96,7 @@ def gradient_flow(
     run = as_run(network, problem, eps, log_eps, formulation, rtol, atol, max_steps)
     s = _as_times(s, problem.r.dtype)
     solver = formulation.default_solver() if solver is None else solver
-    adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+    adjoint = diffrax.RecursiveCheckpointAdjoint(CHECKPOINTS) if adjoint is None else adjoint
     flow = _solve(run, s, solver, adjoint)
     return raise_on_failure(flow, flow.result, throw)
 
