@@ -8,7 +8,8 @@ the function if that is more. (Directions have entries ±1: the square of a diff
 that of the whole gradient.)
 
 Where the derivatives of the two sides differ, at a knot or a tie, it is counted which of them the
-derivative is. `ε` and families of instances are lanes of one batch.
+derivative is, and that entry has no part in the linear function. `ε` and families of instances are
+lanes of one batch.
 """
 
 import math
@@ -26,6 +27,7 @@ import numpy as np
 
 import dlnjax as dln
 
+from ._differences import FLOOR, differences
 from ._report import write
 
 Arrays = dict[str, Any]
@@ -34,9 +36,6 @@ LANES = 512  # at a time
 # Differences must not feel the error of the steps.
 FINE = dict(rtol=1e-12, atol=1e-13)
 ASKED = 1e-6
-FLOOR = 1e-4
-# One-sided derivatives that differ by more are two.
-KINK = 1e-4
 # Not the time of a run but that of compiling counts here: see tests/conftest.py.
 COMPILER = {"xla_backend_optimization_level": 0}
 if version("jaxlib").startswith("0.10."):
@@ -113,6 +112,22 @@ def instances(n: int, d: int | None, count: int) -> tuple[list[str], Arrays]:
             names.append(name)
             lanes.append(lane)
     return names, {key: np.stack([lane[key] for lane in lanes]) for key in lanes[0]}
+
+
+def direction(rng: np.random.Generator, name: str, a: Arrays, keeps_rank: bool) -> np.ndarray:
+    """Entries ±1; but those that keep the domain, or the rank where `keeps_rank`."""
+    value = a[name]
+    if name == "decay":
+        return np.ones_like(value)
+    v = rng.choice([-1.0, 1.0], value.shape)
+    if name in ("M", "r"):
+        s, V = np.linalg.eigh(a["M"])
+        V = V[:, s > 1e-10 * np.max(s)]
+        P = V @ V.T
+        return P @ (v + v.T) @ P / 2 if name == "M" else P @ v
+    if name == "X" and keeps_rank and np.linalg.matrix_rank(value) < min(value.shape):
+        return value @ rng.choice([-1.0, 1.0], (value.shape[1],) * 2)
+    return v
 
 
 def problem_of(a: Arrays) -> dln.AbstractProblem:
@@ -192,92 +207,6 @@ def end(network: Callable) -> Callable:
         return {"x": end.x, "dual": jnp.where(jnp.isinf(end.dual), 0, end.dual)}
 
     return run
-
-
-# --- differences ------------------------------------------------------------------------------
-
-
-def extrapolate(quotients: np.ndarray, ratio: float, power: int) -> tuple[np.ndarray, np.ndarray]:
-    """The limit of `(levels, …)` quotients of steps that shrink by `ratio`, whose errors are series
-    in their `power`, and its error (Ridders 1982)."""
-    best, error = quotients[-1], np.full(quotients.shape[1:], np.inf)
-    column = quotients
-    for j in range(1, len(quotients)):
-        factor = ratio ** (power * j)
-        new = column[1:] + (column[1:] - column[:-1]) / (factor - 1)
-        estimate = np.maximum(np.abs(new - column[1:]), np.abs(new - column[:-1]))
-        for value, size in zip(new, estimate, strict=True):
-            better = size < error
-            best, error = np.where(better, value, best), np.where(better, size, error)
-        column = new
-    return best, error
-
-
-def direction(rng: np.random.Generator, name: str, a: Arrays, keeps_rank: bool) -> np.ndarray:
-    """Entries ±1; but those that keep the domain, or the rank where `keeps_rank`."""
-    value = a[name]
-    if name == "decay":
-        return np.ones_like(value)
-    v = rng.choice([-1.0, 1.0], value.shape)
-    if name in ("M", "r"):
-        s, V = np.linalg.eigh(a["M"])
-        V = V[:, s > 1e-10 * np.max(s)]
-        P = V @ V.T
-        return P @ (v + v.T) @ P / 2 if name == "M" else P @ v
-    if name == "X" and keeps_rank and np.linalg.matrix_rank(value) < min(value.shape):
-        return value @ rng.choice([-1.0, 1.0], (value.shape[1],) * 2)
-    return v
-
-
-class Differences(NamedTuple):
-    """Derivatives along a direction, by differences; `doubt` is their error."""
-
-    slope: np.ndarray  # (lanes,) of the weighted output
-    doubt: np.ndarray
-    sides: np.ndarray  # (2, lanes, size), ahead and behind
-    side_doubts: np.ndarray
-
-    def kinks(self, value: np.ndarray, tangent: np.ndarray) -> list[Counter]:
-        """For each lane, what `tangent` is in the entries where the two sides differ."""
-        ahead, behind = self.sides
-        largest = np.max(np.abs([tangent, ahead, behind, FLOOR * value]), axis=(0, 2))
-        found = []
-        for lane, size in enumerate(largest):
-            counts: Counter = Counter()
-            for k in range(value.shape[1]):
-                a, b, t = ahead[lane, k], behind[lane, k], tangent[lane, k]
-                doubt = np.max(self.side_doubts[:, lane, k])
-                if doubt > 0.1 * size:
-                    counts["jump"] += 1
-                elif abs(a - b) > KINK * size:
-                    near = lambda v, t=t, error=1e-6 * size + 10 * doubt: abs(v - t) < error
-                    if near(a) or near(b):
-                        counts["one side"] += 1
-                    elif near((a + b) / 2):
-                        counts["mean"] += 1
-                    else:
-                        counts["between" if min(a, b) < t < max(a, b) else "neither"] += 1
-            found.append(counts)
-        return found
-
-
-def differences(value, plus, minus, steps, ratio, weights, edge) -> Differences:
-    """From values at both ends of `steps`, `(levels, lanes, size)`. At the `edge` of the domain
-    there is one side only."""
-    h = steps[..., None]
-    ahead, ahead_doubt = extrapolate((plus - value) / h, ratio, 1)
-    behind, behind_doubt = extrapolate((value - minus) / h, ratio, 1)
-    behind = np.where(edge[:, None], ahead, behind)
-    behind_doubt = np.where(edge[:, None], ahead_doubt, behind_doubt)
-    dot = lambda v: np.sum(v * weights, axis=-1)
-    central, central_doubt = extrapolate(dot((plus - minus) / (2 * h)), ratio, 2)
-    one_sided, one_doubt = extrapolate(dot((plus - value) / h), ratio, 1)
-    return Differences(
-        np.where(edge, one_sided, central),
-        np.where(edge, one_doubt, central_doubt),
-        np.stack([ahead, behind]),
-        np.stack([ahead_doubt, behind_doubt]),
-    )
 
 
 class Group(NamedTuple):
@@ -371,7 +300,7 @@ def flat(outputs: Arrays) -> Arrays:
 
 
 def derivatives(fn: Callable, arguments: list[str], lanes: Arrays, along: Arrays, weights: Arrays):
-    """Values; gradients of each output, weighted; tangents of each argument, along directions."""
+    """Gradients of each output, weighted; tangents of each argument, along directions."""
 
     def one(a, along, weights):
         chosen = {k: a[k] for k in arguments}
@@ -383,24 +312,17 @@ def derivatives(fn: Callable, arguments: list[str], lanes: Arrays, along: Arrays
         ahead = lambda c: flat(fn({**a, **c}, adjoint=diffrax.ForwardMode()))
         seed = lambda i: {k: jnp.where(i == j, along[k], 0) for j, k in enumerate(arguments)}
         tangents = jax.vmap(lambda i: jax.jvp(ahead, (chosen,), (seed(i),))[1])
-        return value, gradients, tangents(jnp.arange(len(arguments)))
+        return gradients, tangents(jnp.arange(len(arguments)))
 
     run = jax.jit(jax.vmap(one), compiler_options=COMPILER)
     return jax.device_get(run(*jax.tree.map(jnp.asarray, (lanes, along, weights))))
 
 
-def measure(group: Group, count: int) -> list[dict]:
-    families, lanes = lanes_of(group, count)
-    fn, arguments, total = group.fn, group.arguments.split(), len(families)
-    rng = np.random.default_rng(1)
+def ends_of(group: Group, lanes: Arrays, along: Arrays, run: Callable) -> tuple[Arrays, Any]:
+    """Values of each output, `(lanes, arguments, levels, 2, size)`, at both ends of the steps; and
+    these, `(lanes, arguments, levels)`."""
+    arguments, total = group.arguments.split(), len(lanes["s"])
     each = [{k: v[i] for k, v in lanes.items()} for i in range(total)]
-    # An end point depends on the rank.
-    keeps_rank = group.name.startswith("end")
-    along = {k: np.stack([direction(rng, k, lane, keeps_rank) for lane in each]) for k in arguments}
-    shapes = jax.eval_shape(lambda a: flat(fn(a)), each[0])
-    weights = {k: rng.normal(size=(total, *shapes[k].shape)) for k in sorted(shapes)}
-    values, gradients, tangents = derivatives(fn, arguments, lanes, along, weights)
-
     steps = np.array([[group.step(k, lane) for k in arguments] for lane in each])
     steps = steps[..., None] * group.ratio ** -np.arange(LEVELS)
     moved: dict[str, list] = {k: [] for k in lanes}
@@ -409,48 +331,63 @@ def measure(group: Group, count: int) -> list[dict]:
             for h in np.stack([steps[i, j], -steps[i, j]], axis=1).ravel():
                 for k, v in lane.items():
                     moved[k].append(v + h * along[name][i] if k == name else v)
-    run = jax.jit(jax.vmap(lambda a: flat(fn(a))), compiler_options=COMPILER)
     ends = in_batches(run, {k: np.stack(v) for k, v in moved.items()})
+    return {k: v.reshape(total, len(arguments), LEVELS, 2, -1) for k, v in ends.items()}, steps
+
+
+@np.errstate(invalid="ignore")  # what is infinite: the relative gap at y = 0
+def measure(group: Group, count: int) -> list[dict]:
+    families, lanes = lanes_of(group, count)
+    fn, arguments, total = group.fn, group.arguments.split(), len(families)
+    rng = np.random.default_rng(1)
+    each = [{k: v[i] for k, v in lanes.items()} for i in range(total)]
+    # An end point depends on the rank.
+    keeps_rank = group.name.startswith("end")
+    along = {k: np.stack([direction(rng, k, lane, keeps_rank) for lane in each]) for k in arguments}
+
+    run = jax.jit(jax.vmap(lambda a: flat(fn(a))), compiler_options=COMPILER)
+    values = in_batches(run, lanes)
+    ends, steps = ends_of(group, lanes, along, run)
+    found, weights = {}, {}
+    for output, value in values.items():
+        smooth = np.ones(value.shape, bool)
+        for j, name in enumerate(arguments):
+            plus, minus = np.transpose(ends[output][:, j], (2, 1, 0, 3))  # (levels, lanes, size)
+            edge = (lanes["decay"] == 0) & (name == "decay")
+            result = differences(value, plus, minus, steps[:, j].T, group.ratio, edge)
+            found[output, name] = result, np.any(plus != minus)
+            smooth &= group.smooth | ~result.kinks
+        weights[output] = np.where(smooth, rng.normal(size=value.shape), 0)
+    gradients, tangents = derivatives(fn, arguments, lanes, along, weights)
 
     rows = []
-    for o, output in enumerate(weights):
-        value = values[output]
-        at = ends[output].reshape(total, len(arguments), LEVELS, 2, -1)
+    for o, (output, weight) in enumerate(weights.items()):
+        dot = lambda v, weight=weight: np.sum(v * weight, axis=1)
         for j, name in enumerate(arguments):
-            plus, minus = np.transpose(at[:, j], (2, 1, 0, 3))  # (levels, lanes, size)
-            gradient = gradients[name][:, o]
+            (result, differs), gradient = found[output, name], gradients[name][:, o]
             if name == "M":
                 gradient = (gradient + np.swapaxes(gradient, 1, 2)) / 2
             gradient, v = (w.reshape(total, -1) for w in (gradient, along[name]))
             tangent = tangents[output][:, j]
-            if not (np.any(gradient) or np.any(plus != minus)):
+            if not (np.any(gradient) or differs):
                 continue  # it does not depend on that
-            edge = (lanes["decay"] == 0) & (name == "decay")
-            result = differences(
-                value, plus, minus, steps[:, j].T, group.ratio, weights[output], edge
-            )
-            floor = FLOOR * np.linalg.norm(weights[output] * value, axis=1)
+            floor = FLOOR * np.linalg.norm(weight * values[output], axis=1)
             scale = np.maximum(np.linalg.norm(gradient, axis=1), floor)
             scale = np.where(scale > 0, scale, 1)
             slope = np.sum(gradient * v, axis=1)
-            by_forward = np.abs(slope - np.sum(weights[output] * tangent, axis=1)) / scale
-            kinks = result.kinks(value, tangent)
-            if group.smooth:
-                kinks = [Counter()] * total
-            rows.append(
-                {
-                    "output": output,
-                    "argument": name,
-                    "differences": np.abs(slope - result.slope) / scale,
-                    "doubt": result.doubt / scale,
-                    "forward": by_forward,
-                    "finite": np.all(np.isfinite(gradient), axis=1)
-                    & np.all(np.isfinite(tangent), axis=1),
-                    "solved": np.all(np.isfinite(value), axis=1),
-                    "kinks": kinks,
-                }
-            )
-    return [row for found in rows for row in by_family(group, families, lanes, found)]
+            is_finite = np.isfinite(gradient).all(axis=1) & np.isfinite(tangent).all(axis=1)
+            row = {
+                "output": output,
+                "argument": name,
+                "differences": np.abs(slope - dot(result.central)) / scale,
+                "doubt": dot(np.abs(result.doubt) * np.sign(weight)) / scale,
+                "forward": np.abs(slope - dot(tangent)) / scale,
+                "finite": is_finite,
+                "solved": np.isfinite(values[output]).all(axis=1),
+                "kinks": [Counter()] * total if group.smooth else result.tally(tangent),
+            }
+            rows += by_family(group, families, lanes, row)
+    return rows
 
 
 def by_family(group: Group, families: list[str], lanes: Arrays, found: dict) -> list[dict]:
@@ -481,7 +418,6 @@ def by_family(group: Group, families: list[str], lanes: Arrays, found: dict) -> 
             kinks = sum((found["kinks"][i] for i in np.flatnonzero(which)), Counter())
             if kinks:
                 row["kinks"][family] = dict(kinks)
-            which &= np.array([not k for k in found["kinks"]])
             if np.any(which):
                 for key in ("differences", "doubt", "forward"):
                     row[key][family] = float(np.max(np.nan_to_num(found[key][which], nan=np.inf)))
