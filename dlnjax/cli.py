@@ -1,20 +1,12 @@
 """The command `dlnjax`."""
 
-import json
 import os
-import platform
-import shlex
 import sys
-import warnings
-from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 try:
-    import rich.console
     import rich.markup
-    import rich.progress
     import rich.table
     import typer
 except ModuleNotFoundError as e:
@@ -29,21 +21,32 @@ if (os.cpu_count() or 1) < 8:
 
 import equinox as eqx
 import jax
-import numpy as np
 
 from ._compare import NETWORKS, EmptyPathError, compare as run_comparison
+from ._console import (
+    Float32,
+    OutDir,
+    OutputError,
+    err,
+    non_negative,
+    out,
+    positive,
+    progress_bar,
+    provenance,
+    set_precision,
+    unit_interval,
+    writable_folder,
+    write,
+    write_json,
+)
 from ._data import DataError, load, standardise
 from ._paper_figures import FIGURES
 from ._plotting import comparison_figure
 from ._reproduce import figure1, measure
-from ._sweep._plots import eps_label, sweep_figures
-from ._sweep._run import run_sweep
-from ._sweep._summary import failures, summary
-from ._sweep._toml import SpecError, read_sweep
+from ._sweep._command import SweepError, sweep
+from ._sweep._toml import SpecError
 from .papers.ledger import CLAIMS, FIGURE
 
-out = rich.console.Console(highlight=False)
-err = rich.console.Console(stderr=True, highlight=False)
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -51,9 +54,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Diagonal linear networks and the lasso regularisation path.",
 )
-
-OutDir = Annotated[Path, typer.Option("--out", help="Folder for the files that are written.")]
-Float32 = Annotated[bool, typer.Option("--float32", help="Compute in single precision.")]
 
 
 def main() -> None:
@@ -68,90 +68,6 @@ def main() -> None:
 def _user_errors() -> tuple[type[Exception], ...]:
     # Only errors of ours, or of the solvers, carry a message for users.
     return DataError, EmptyPathError, OutputError, SpecError, SweepError, eqx.EquinoxRuntimeError
-
-
-class OutputError(Exception):
-    """The results cannot be written."""
-
-
-class SweepError(Exception):
-    """The sweep cannot start or go on."""
-
-
-def _set_precision(float32: bool) -> None:
-    jax.config.update("jax_enable_x64", not float32)
-
-
-def _progress() -> rich.progress.Progress:
-    return rich.progress.Progress(
-        rich.progress.SpinnerColumn(),
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeElapsedColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    )
-
-
-def _folder(path: Path) -> Path:
-    """Fail before the work, not after it, if `path` cannot be written to."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise OutputError(f"Cannot create the folder {path}: {e.strerror}.") from e
-    if not os.access(path, os.W_OK):
-        raise OutputError(f"Cannot write into the folder {path}. Pass another one as --out.")
-    return path
-
-
-def _write(path: Path, save: Callable[[Path], Any]) -> Path:
-    try:
-        save(path)
-    except OSError as e:
-        raise OutputError(f"Cannot write {path}: {e.strerror}.") from e
-    return path
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> Path:
-    def plain(value):
-        if isinstance(value, np.ndarray):
-            return plain(value.tolist())
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        if isinstance(value, list):
-            return [plain(v) for v in value]
-        if isinstance(value, float) and not np.isfinite(value):
-            return None  # JSON has no NaN or infinity
-        return value
-
-    text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False)
-    return _write(path, lambda p: p.write_text(text + "\n", encoding="utf-8"))
-
-
-def _provenance() -> dict[str, str]:
-    packages = ("dlnjax", "jax", "jaxlib", "diffrax", "equinox")
-    return {name: version(name) for name in packages} | {"python": platform.python_version()}
-
-
-def _positive(value: float) -> float:
-    if not 0 < value < float("inf"):
-        raise typer.BadParameter(f"must be positive and finite, got {value:g}.")
-    return value
-
-
-def _non_negative(value: float) -> float:
-    if not 0 <= value < float("inf"):
-        raise typer.BadParameter(f"must be non-negative and finite, got {value:g}.")
-    return value
-
-
-def _unit_interval(values: list[float]) -> list[float]:
-    for value in values:
-        if not 0 < value < 1:
-            raise typer.BadParameter(f"ε must lie in (0, 1), got {value:g}.")
-    return sorted(set(values), reverse=True)
 
 
 @app.command()
@@ -172,17 +88,17 @@ def compare(
         list[float] | None,
         typer.Option(
             help="Size of the initialisation; repeat for several. Default 1e-5.",
-            callback=lambda values: _unit_interval(values or [1e-5]),
+            callback=lambda values: unit_interval(values or [1e-5]),
         ),
     ] = None,
     s_max: Annotated[
         float | None,
         typer.Option(
             help="End of the grid. Default: twice the last knot, at most 1000 times the first.",
-            callback=lambda value: None if value is None else _positive(value),
+            callback=lambda value: None if value is None else positive(value),
         ),
     ] = None,
-    weight_decay: Annotated[float, typer.Option(help="λ ≥ 0.", callback=_non_negative)] = 0.0,
+    weight_decay: Annotated[float, typer.Option(help="λ ≥ 0.", callback=non_negative)] = 0.0,
     standardize: Annotated[
         bool, typer.Option(help="Centre y; centre the columns and scale them to unit norm.")
     ] = True,
@@ -193,7 +109,7 @@ def compare(
 
     Prints a table; writes `compare.png` and `compare.json`.
     """
-    _set_precision(float32)
+    set_precision(float32)
     if network not in NETWORKS:
         raise typer.BadParameter(
             f"unknown network {network!r}: use {' or '.join(NETWORKS)}.", param_hint="--network"
@@ -202,9 +118,9 @@ def compare(
     dataset = load(data, target)
     if standardize:
         dataset = standardise(dataset)
-    folder = _folder(out_dir)
+    folder = writable_folder(out_dir)
 
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("lasso path", total=2 + len(eps))
         parts: dict[str, list[dict]] = {"lasso": [], "flow": []}
         steps = [f"flow at ε = {value:g}" for value in eps] + ["figure"]
@@ -218,7 +134,7 @@ def compare(
         decay = f", λ = {weight_decay:g}" if weight_decay else ""
         title = f"{dataset.name}: {n} × {d}, target {dataset.target}, {network}{decay}"
         figure = comparison_figure(title, lasso["s"], dataset.columns, lasso, flows)
-        picture = _write(folder / "compare.png", lambda p: figure.savefig(p, dpi=150))
+        picture = write(folder / "compare.png", lambda p: figure.savefig(p, dpi=150))
         progress.update(task, advance=1)
 
     out.print(f"[bold]{rich.markup.escape(title)}[/]")
@@ -230,7 +146,7 @@ def compare(
     )
     for flow in flows:
         out.print(_table(lasso, flow))
-    report = _write_json(
+    report = write_json(
         folder / "compare.json",
         {
             "data": {"name": dataset.name, "n": n, "d": d, "target": dataset.target},
@@ -239,7 +155,7 @@ def compare(
             "weight_decay": weight_decay,
             "standardized": standardize,
             "dtype": "float32" if float32 else "float64",
-            "versions": _provenance(),
+            "versions": provenance(),
             "lasso": lasso,
             "flows": flows,
         },
@@ -323,32 +239,32 @@ def reproduce(
         raise typer.BadParameter("name a claim, such as `B25-fig1`, or pass `--all` or `--list`.")
     if float32 and chosen != [FIGURE]:
         raise typer.BadParameter(f"--float32 works with {FIGURE} only: tolerances are for float64.")
-    _set_precision(float32)
-    folder = _folder(out_dir)
+    set_precision(float32)
+    folder = writable_folder(out_dir)
     written = []
     holds = True
     if FIGURE in chosen:
-        with _progress() as progress:
+        with progress_bar() as progress:
             report = figure1(instances, path_instances, seed, progress.track)
-        picture = _write(folder / f"{FIGURE}.png", lambda p: report.figure.savefig(p, dpi=150))
-        content = report.content | {"versions": _provenance()}
-        written += [picture, _write_json(folder / f"{FIGURE}.json", content)]
+        picture = write(folder / f"{FIGURE}.png", lambda p: report.figure.savefig(p, dpi=150))
+        content = report.content | {"versions": provenance()}
+        written += [picture, write_json(folder / f"{FIGURE}.json", content)]
         for line in report.lines:
             out.print(line, soft_wrap=True)
         holds = report.holds
     rest = [id for id in chosen if id != FIGURE]
     if rest:
-        with _progress() as progress:
+        with progress_bar() as progress:
             ledger = measure(rest, progress.track)
         for line in ledger.lines:
             out.print(rich.markup.escape(line), soft_wrap=True)
-        content = ledger.content | {"versions": _provenance()}
-        written.append(_write_json(folder / "ledger.json", content))
+        content = ledger.content | {"versions": provenance()}
+        written.append(write_json(folder / "ledger.json", content))
         for id in rest:
             if id in FIGURES:
                 figure = FIGURES[id]()
                 written.append(
-                    _write(folder / f"{id}.png", lambda p, f=figure: f.savefig(p, dpi=150))
+                    write(folder / f"{id}.png", lambda p, f=figure: f.savefig(p, dpi=150))
                 )
         holds = holds and ledger.holds
     out.print(f"wrote {', '.join(map(str, written))}", soft_wrap=True)
@@ -356,120 +272,13 @@ def reproduce(
         raise typer.Exit(1)
 
 
-@app.command()
-def sweep(
-    spec: Annotated[Path, typer.Argument(help="A TOML file: the arguments of `dlnjax.Sweep`.")],
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the sweep in that folder, if any.")
-    ] = False,
-    memory: Annotated[
-        float, typer.Option(help="GB that a block may take on a device.", callback=_positive)
-    ] = 1.0,
-    coordinator: Annotated[
-        str | None, typer.Option(help="HOST:PORT of process 0, for several processes.")
-    ] = None,
-    processes: Annotated[int | None, typer.Option(help="How many there are.", min=1)] = None,
-    process: Annotated[int | None, typer.Option(help="Which one this is.", min=0)] = None,
-    distributed: Annotated[
-        bool, typer.Option("--distributed", help="Find the other processes, as under SLURM.")
-    ] = False,
-    float32: Float32 = False,
-) -> None:
-    """Metrics of many instances, on all devices.
-
-    Prints a table; writes `sweep.zarr`, which `dlnjax.open_sweep` reads, and figures.
-    """
-    _set_precision(float32)
-    _join(coordinator, processes, process, distributed)
-    asked = read_sweep(spec)
-    store = _folder(out_dir) / "sweep.zarr"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("always", category=UserWarning)
-        warnings.showwarning = lambda message, *_, **__: err.print(
-            f"[yellow]Warning:[/] {rich.markup.escape(_as_option(message))}", soft_wrap=True
-        )
-        try:
-            data = run_sweep(asked, store, resume=resume, memory=int(memory * 1e9))
-        except KeyboardInterrupt:
-            again = [*sys.argv[1:], *["--resume"] * (not resume)]
-            err.print("Interrupted. What is written is kept; go on with")
-            err.print(rich.markup.escape(shlex.join(["dlnjax", *again])), soft_wrap=True)
-            raise typer.Exit(130) from None
-        except (ModuleNotFoundError, OSError, ValueError) as e:
-            raise SweepError(_as_option(e)) from e
-    if jax.process_index() > 0:
-        return
-    out.print(" × ".join(f"{length} {label}" for label, length in _lanes(data).items()) + ": done")
-    for name, count in failures(data).items():
-        out.print(f"[red]failed[/] {name}, {count} lanes: NaN in the metrics that need it")
-    if (table := _summary_table(data)).row_count:
-        out.print(table, width=120)
-    written = [store]
-    for name, figure in sweep_figures(data).items():
-        picture = out_dir / f"{name}.png"
-        written.append(_write(picture, lambda p, f=figure: f.savefig(p, dpi=150)))
-    out.print(f"wrote {', '.join(map(str, written))}", soft_wrap=True)
-
-
-def _as_option(message: object) -> str:
-    return str(message).replace("`resume=True`", "`--resume`")
-
-
-def _lanes(data: Any) -> dict[str, int]:
-    names = {"instance": "instances", "size": "sizes", "network": "networks"}
-    names |= {"weight_decay": "weight decays", "log_eps": "values of ε"}
-    lengths = {label: data.sizes.get(dim, 1) for dim, label in names.items()}
-    return {label: n for label, n in lengths.items() if n > 1 or label == "instances"}
-
-
-def _join(
-    coordinator: str | None, processes: int | None, process: int | None, distributed: bool
-) -> None:
-    """Find the other processes, if there are any."""
-    explicit = (coordinator, processes, process)
-    if any(value is not None for value in explicit):
-        if None in explicit or distributed:
-            raise typer.BadParameter(
-                "pass --coordinator, --processes and --process together, or --distributed alone."
-            )
-        assert processes is not None and process is not None
-        if process >= processes:
-            raise typer.BadParameter(f"--process counts from 0 to {processes - 1}, got {process}.")
-        jax.distributed.initialize(coordinator, processes, process)
-    elif distributed:
-        try:
-            jax.distributed.initialize()
-        except (RuntimeError, ValueError) as e:
-            raise SweepError(
-                f"Found no other processes ({e}) Start them with `srun`, or pass --coordinator, "
-                "--processes and --process."
-            ) from e
-
-
-def _summary_table(data: Any) -> rich.table.Table:
-    table = rich.table.Table(box=None, pad_edge=False)
-    labels = {"size": "size", "network": "network", "weight_decay": "λ", "log_eps": "ε"}
-    columns = {axis: label for axis, label in labels.items() if data.sizes.get(axis, 1) > 1}
-    for label in ("metric", *columns.values()):
-        table.add_column(label, no_wrap=True)
-    for label in ("mean", "± s.e.", "median", "95 %", "largest"):
-        table.add_column(label, justify="right", no_wrap=True)
-    shown = {"log_eps": eps_label, "weight_decay": "{:g}".format}
-    for row in summary(data):
-        place = [
-            shown.get(axis, str)(row.place[axis]) if axis in row.place else "" for axis in columns
-        ]
-        numbers = [f"{value:.4g}" for value in (row.mean, row.median, row.high, row.largest)]
-        numbers.insert(1, f"{row.standard_error:.1g}")
-        table.add_row(row.metric, *place, *numbers)
-    return table
+app.command()(sweep)
 
 
 @app.command()
 def info() -> None:
     """Versions, devices, precision."""
-    for name, number in _provenance().items():
+    for name, number in provenance().items():
         out.print(f"{name:9s} {number}")
     for device in jax.devices():
         out.print(f"device    {device.platform} {device.id}: {device.device_kind}")

@@ -184,6 +184,30 @@ def test_small_steps_approach_the_flow_linearly():
         dln.effective_initialization(problem, run)
 
 
+def test_small_steps_approach_the_flow_of_several_coordinates():
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(3, 4)), rng.normal(size=3)
+    network, problem = dln.UV(np.ones(4), 0.1 * np.ones(4)), dln.LeastSquares(X, y)
+    counts = np.array([400, 800, 1600])
+    end = 4.0  # in s; t = s·log(1/ε)/2
+    t = end * np.log(1 / EPS) / 2
+    at = np.unique([counts // 2, counts])
+    run = jax.vmap(lambda size: dln.train(network, problem, optax.sgd(size), eps=EPS, steps=at))(
+        t / counts
+    )
+    flow = dln.gradient_flow(
+        network, problem, np.array([end / 2, end]), eps=EPS, rtol=1e-12, atol=1e-13
+    )
+    errors = []
+    for lane, count in enumerate(counts):
+        rows = np.searchsorted(at, [count // 2, count])
+        np.testing.assert_allclose(run.s[lane, rows], flow.s, rtol=1e-12)
+        errors.append([run.x[lane, rows] - flow.x, run.x_mean[lane, rows] - flow.x_mean])
+    size = np.abs(errors).max(axis=-1).reshape(3, -1)
+    slopes = np.polyfit(np.log(1 / counts), np.log(size), 1)[0]
+    np.testing.assert_allclose(slopes, 1, atol=0.05)
+
+
 def test_deep_network_and_quadratic():
     problem = dln.Quadratic(X.T @ X, X.T @ Y, 0.5 * Y @ Y)
     network = dln.Deep(np.ones(D), np.ones(D), depth=3.0)

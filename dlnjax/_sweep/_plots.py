@@ -149,12 +149,18 @@ def _figure(plot: Any, data: Any, metric: str, over: dict[str, Any]) -> Figure:
     there are many."""
     over = {**over, "weight_decay": data["weight_decay"].values}
     grid = np.meshgrid(*over.values(), indexing="ij")
-    chosen = list(zip(*(axis.ravel() for axis in grid), strict=True))[:PANELS]
+    every = list(zip(*(axis.ravel() for axis in grid), strict=True))
+    chosen = every[:PANELS]
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(1.5 + 4 * columns, 0.8 + 3.2 * rows), layout="constrained")
     title = (data[metric].attrs.get("long_name") or metric).rstrip(".")
-    figure.suptitle(title + OF_INSTANCES.get(plot, ""), fontsize=10)
+    title += OF_INSTANCES.get(plot, "")
+    if plot is plot_quantiles and data.sizes["instance"] == LANES:
+        title += f", first {LANES:,} instances"
+    if len(chosen) < len(every):
+        title += f" (first {PANELS} of {len(every)} panels)"
+    figure.suptitle(title, fontsize=10)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, values in zip(axes, chosen, strict=False):
         place = dict(zip(over, values, strict=True))
