@@ -117,7 +117,9 @@ def main(out: Path, quick: bool) -> None:
         content["throughput"].append(throughput(kind, instances, 1 if quick else 5))
         write(out, "sweep", content)
     print("\nmemory, 3 × 4")
-    most = {"paths": (2000,)} if quick else {"paths": (10**4, 10**5, 10**6), "flows": (2000, 20_000)}
+    most = (
+        {"paths": (2000,)} if quick else {"paths": (10**4, 10**5, 10**6), "flows": (2000, 20_000)}
+    )
     for kind, several in most.items():
         for instances in several:
             content["memory"].append(memory(kind, instances))

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import dlnjax as dln
-from dlnjax import cli
-from dlnjax._sweep import _plots
+from dlnjax._sweep import _command, _plots
 from dlnjax._sweep._summary import failures, summary
 from dlnjax._sweep._toml import SpecError, read_sweep
 
@@ -176,7 +175,7 @@ def test_interrupted_command(spec, run, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_sweep", interrupt)
+    monkeypatch.setattr(_command, "run_sweep", interrupt)
     spec.write_text(CHEAP)
     code, _, message = run(spec, "--out", spec.parent)
     again = f"dlnjax sweep {spec} --out {spec.parent} --resume"
