@@ -43,6 +43,7 @@ from ._data import DataError, load, standardise
 from ._paper_figures import FIGURES
 from ._plotting import comparison_figure
 from ._reproduce import figure1, measure
+from ._smoke import check as run_checks
 from ._sweep._command import SweepError, sweep
 from ._sweep._toml import SpecError
 from .papers.ledger import CLAIMS, FIGURE
@@ -276,15 +277,31 @@ app.command()(sweep)
 
 
 @app.command()
-def info() -> None:
-    """Versions, devices, precision."""
+def info(
+    check: Annotated[
+        bool, typer.Option("--check", help="Run every solver once, against stored values.")
+    ] = False,
+    float32: Float32 = False,
+) -> None:
+    """Versions, devices, precision; with --check, whether the solvers work here."""
+    state = "on" if jax.config.read("jax_enable_x64") else "off: JAX computes in float32"
+    set_precision(float32)
     for name, number in provenance().items():
         out.print(f"{name:9s} {number}")
     for device in jax.devices():
         out.print(f"device    {device.platform} {device.id}: {device.device_kind}")
     out.print("precision float64 in this command (--float32 opts out)")
-    state = "on" if jax.config.read("jax_enable_x64") else "off: JAX computes in float32"
     out.print(f"          in Python, JAX's own setting: jax_enable_x64 is {state}")
+    if not check:
+        return
+    holds = True
+    for one in run_checks():
+        mark = "[green]ok[/]   " if one.passes else "[red]wrong[/]"
+        out.print(f"{mark} {one.solver:20s} off by {one.difference:.1e}, {one.seconds:4.1f} s")
+        holds = holds and one.passes
+    if not holds:
+        err.print("These values are wrong: please report them with all of the above.")
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from dlnjax import _smoke
 from dlnjax.papers._claim import Claim, Measurement
 from dlnjax.papers.ledger import CLAIMS
 
@@ -102,6 +103,17 @@ def test_info(run):
     code, text, _ = run("info")
     assert code == 0
     assert all(word in text for word in ("dlnjax", "jaxlib", "diffrax", "device", "float64"))
+
+
+def test_info_checks_the_solvers(run, monkeypatch):
+    kept = ("lasso path", "flow, u∘v")  # the others have tests of their own
+    monkeypatch.setattr(_smoke, "SOLVERS", {name: _smoke.SOLVERS[name] for name in kept})
+    code, text, _ = run("info", "--check")
+    assert code == 0 and text.count("ok ") == 2
+    solve, stored = _smoke.SOLVERS["lasso path"]
+    monkeypatch.setattr(_smoke, "SOLVERS", {"lasso path": (solve, (*stored[:3], 1e-5))})
+    code, text, message = run("info", "--check")
+    assert code == 1 and "wrong lasso path" in text and "report" in message
 
 
 @pytest.mark.parametrize(
