@@ -57,7 +57,14 @@ class AbstractNetwork(eqx.Module):
 
 class Growth(eqx.Module):
     """How much dual it takes for `q` to grow to `q(0) e^δ`: `±Xᵀν = h (1 − e^{−pδ})/p`, which is
-    `hδ` at `p = 0`. That is the link, in variables that neither overflow nor cancel."""
+    `hδ` at `p = 0`. That is the link, in variables that neither overflow nor cancel.
+
+    **Attributes:**
+
+    - `log_initial`: `log q(0)`, shape `(1, d)`, or `(2, d)` for signed networks.
+    - `unit`: `h`, in units of `w`, of the same shape.
+    - `exponent`: `p = 1 − 2/D`, the number 0.0 at depth 2.
+    """
 
     log_initial: Float[Array, "signs d"]  # log q(0)
     unit: Float[Array, "signs d"]  # h, in units of w
@@ -103,7 +110,7 @@ def weights_of(network: _N) -> _N:
 
 
 class AbstractDualNetwork(AbstractNetwork):
-    """A network whose flow closes in the dual variable `w` (DESIGN §2): `x = q` or
+    """A network whose flow closes in the dual variable `w` ([B25] §4.2): `x = q` or
     `x = q⁺ − q⁻` with `q = φ_ε(w)` and `w(s) = w(0) ∓ Xᵀν(s) + λs`.
 
     Arrays `w` and `q` have shape `(1, d)` for positive networks and `(2, d)`, with rows `+`

@@ -43,7 +43,18 @@ def potential(z: Real[ArrayLike, "..."], depth: Real[ArrayLike, ""] = 2) -> Floa
 
 def mirror_map(z: Real[ArrayLike, "..."], depth: Real[ArrayLike, ""] = 2) -> Float[Array, "..."]:
     """The derivative of `potential`: `asinh(z/2)` at `D = 2`, and `h_D⁻¹(z) ∈ (−1, 1)` for `D > 2`.
-    At the end point it lies in the range of `Xᵀ`. Arguments as there."""
+    At the end point it lies in the range of `Xᵀ`.
+
+    **Arguments:** `z`, any shape, and `depth`, as for `potential`.
+
+    **Returns:** the derivative, of the shape of `z`.
+
+    **Raises:** `ValueError` for `depth < 2`.
+
+    !!! cite "Reference"
+
+        [Woo20] arXiv 2002.09277, Theorems 1 and 3.
+    """
     z, k = _arguments(z, depth)
     if k is None:
         return jnp.arcsinh(z / 2)
@@ -56,7 +67,15 @@ def inverse_mirror_map(
     """`x/α^D` as a function of the dual: `2 sinh g` at `D = 2`, and
     `h_D(g) = (1 − g)^{−D/(D−2)} − (1 + g)^{−D/(D−2)}` on `(−1, 1)` for `D > 2`; NaN beyond.
 
-    Arguments as for `potential`, with `g` of any shape.
+    **Arguments:** `g`, any shape, and `depth`, as for `potential`.
+
+    **Returns:** `x/α^D`, of the shape of `g`.
+
+    **Raises:** `ValueError` for `depth < 2`.
+
+    !!! cite "Reference"
+
+        [Woo20] arXiv 2002.09277, Theorems 1 and 3.
     """
     g, k = _arguments(g, depth)
     if k is None:

@@ -170,7 +170,7 @@ class LeastSquares(AbstractProblem):
 
     !!! cite "Reference"
 
-        Berthier, *Diagonal Linear Networks and the Lasso Regularization Path*,
+        [B25] Berthier, *Diagonal Linear Networks and the Lasso Regularization Path*,
         arXiv 2509.18766, §1.
     """
 
@@ -246,7 +246,12 @@ class LeastSquares(AbstractProblem):
 
 
 class Quadratic(AbstractProblem):
-    """`ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c` with `M ⪰ 0` symmetric and `r ∈ range M`."""
+    """`ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c` with `M ⪰ 0` symmetric and `r ∈ range M`.
+
+    !!! cite "Reference"
+
+        [B25] §1, arXiv 2509.18766.
+    """
 
     M: Float[Array, "d d"]
     linear: Float[Array, " d"]

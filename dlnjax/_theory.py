@@ -27,8 +27,8 @@ def suboptimality_gap(
 ) -> SuboptimalityGap:
     """The exact suboptimality of `x` for the lasso at `μ`.
 
-    **Arguments:** `x` of shape `(..., d)`; `mu > 0`, broadcast against its leading axes; `path`,
-    the `lasso_path` of the problem (its weights and sign constraint are used).
+    **Arguments:** `problem`; `x` of shape `(..., d)`; `mu > 0`, broadcast against its leading axes;
+    `path`, the `lasso_path` of the problem (its weights and sign constraint are used).
 
     **Returns:** a `SuboptimalityGap`, in units of the loss. (The relative one is infinite where
     only the optimum is exactly 0; its derivatives there are 0.)
@@ -73,8 +73,11 @@ def _gap_at_all(
 
 def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
     """An upper bound of the absolute lasso gap of `flow.x_mean` at `μ = s`, without any lasso:
-    the duality gap of the residual of the average, which the flow makes almost dual feasible
-    (DESIGN §2). Shape `(S,)`, in units of the loss; infinite at `s = 0`. Where several coordinates
+    the duality gap of the residual of the average, which the flow makes almost dual feasible.
+
+    **Arguments:** `problem`, and a `flow` on it.
+
+    **Returns:** shape `(S,)`, in units of the loss; infinite at `s = 0`. Where several coordinates
     have the largest correlation, its derivatives are a mean over them.
     """
     started = flow.s > 0
@@ -93,6 +96,10 @@ def eta(
 
     **Arguments:** `weight_decay` `λ`, a scalar; `s > 0` and `downward_variation`, which is
     `path.downward_variation(s)`, of the same shape `(...)`.
+
+    **Returns:** shape `(...)`.
+
+    **Raises:** `ValueError` if `s ≤ 0`.
     """
     down = as_float(downward_variation, "downward_variation")
     s = as_positive(s, "s", down.dtype)

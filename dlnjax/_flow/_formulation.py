@@ -38,8 +38,13 @@ class AbstractFormulation(eqx.Module):
 
 
 class DualForm(AbstractFormulation):
-    """The dual variables of DESIGN §2: works at every `ε`, in the smaller of the two state
-    spaces, with one Cholesky factorisation a step. The default."""
+    """The dual variable `w` of the flow: works at every `ε`, in the smaller of two state spaces,
+    `ν ∈ R^n` or `z ∈ R^d`, with one Cholesky factorisation a step. The default.
+
+    !!! cite "Reference"
+
+        [B25] §4.2, arXiv 2509.18766.
+    """
 
     def term(self, network, problem, log_eps):
         if not isinstance(network, AbstractDualNetwork):

@@ -74,8 +74,8 @@ class Equicorrelated:
 
 @dataclasses.dataclass(frozen=True)
 class Planted:
-    """`X` standard normal and `y = Xx* + noise·N(0, 1)`, where `x*` has `nonzeros` entries ±1 at
-    random places."""
+    """`X` standard normal and `y = Xx*` with normal noise of standard deviation `noise`, where `x*`
+    has `nonzeros` entries ±1 at random places."""
 
     nonzeros: int
     noise: float = 0.0

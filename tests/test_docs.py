@@ -1,0 +1,181 @@
+"""README and docs/: every block of Python runs, and the API pages have every public name."""
+
+import importlib
+import importlib.util
+import inspect
+import os
+import pkgutil
+import re
+import types
+from pathlib import Path
+
+import diffrax
+import jax
+import pytest
+
+import dlnjax as dln
+from dlnjax._sweep._toml import read_sweep
+from dlnjax.papers.ledger import CLAIMS
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(page for page in DOCS.rglob("*.md") if not page.name.startswith("_"))
+# The README shows what a study looks like: at these sizes it still compiles for minutes.
+TINY = {
+    "(300, 20": "(4, 20",
+    "jnp.ones((300": "jnp.ones((4",
+    "instances=1000": "instances=2",
+    "[(3, 4), (5, 8)]": "[(3, 4)]",
+    "100_000": "200",
+}
+slow = pytest.mark.skipif(
+    "DLNJAX_EXAMPLES" not in os.environ,
+    reason="compiles for minutes: set DLNJAX_EXAMPLES=1",
+)
+
+
+def blocks(page: Path, language: str = "python") -> list[tuple[int, str]]:
+    """The blocks of code of a page, each with the line at which it starts."""
+    text = page.read_text(encoding="utf-8")
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [(text.count("\n", 0, match.start(1)), match[1]) for match in found]
+
+
+def executable() -> list:
+    pages = [page for page in PAGES if blocks(page)]
+    named = [pytest.param(page, id=str(page.relative_to(ROOT))) for page in pages]
+    return [pytest.param(ROOT / "README.md", id="README.md", marks=slow), *named]
+
+
+@pytest.mark.filterwarnings("default")  # of what users import, xarray for one
+@pytest.mark.parametrize("page", executable())
+def test_code_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    namespace = {"__name__": "page"}
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        for line, code in blocks(page):
+            if page.name == "README.md":
+                for large, small in TINY.items():
+                    code = code.replace(large, small)
+            # Blank lines before it, so that errors name the line of the page.
+            exec(compile("\n" * line + code, str(page), "exec"), namespace)
+    jax.config.update("jax_enable_x64", True)
+
+
+def test_studies_are_read(tmp_path):
+    (block,) = blocks(DOCS / "from-laptop-to-cluster.md", "toml")
+    (tmp_path / "study.toml").write_text(block[1], encoding="utf-8")
+    assert read_sweep(tmp_path / "study.toml").instances == 10_000
+
+
+def test_readme_still_has_what_is_made_tiny():
+    text = "".join(code for _, code in blocks(ROOT / "README.md"))
+    assert [large for large in TINY if large not in text] == []
+
+
+def public_names() -> set[str]:
+    """What `import dlnjax` gives, and what the public modules in it define."""
+    names = {
+        f"dlnjax.{name}"
+        for name, value in vars(dln).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    modules = {"generators": dln.generators, "metrics": dln.metrics}
+    for found in pkgutil.iter_modules(dln.__path__):
+        # Those two are commands, and `docs/api/papers.md`.
+        if not found.name.startswith("_") and found.name not in ("cli", "papers"):
+            modules[found.name] = importlib.import_module(f"dlnjax.{found.name}")
+    for short, module in modules.items():
+        names |= {
+            f"dlnjax.{short}.{name}"
+            for name, value in vars(module).items()
+            if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
+        }
+    # It is one class under two names.
+    return names - {"dlnjax.metrics.Metric"}
+
+
+def documented() -> list[str]:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    return re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+
+
+def test_api_pages_have_each_public_name_once():
+    names = [name for name in documented() if not name.startswith("dlnjax.papers.")]
+    assert sorted(names) == sorted(public_names())
+
+
+def lookup(name: str):
+    value = dln
+    for part in name.split(".")[1:]:
+        value = getattr(value, part)
+    return value
+
+
+def described(kind: type, member: str) -> bool:
+    """Here, or where an abstract base class says what the method is for."""
+    return any(getattr(base, member).__doc__ for base in kind.__mro__ if hasattr(base, member))
+
+
+@pytest.mark.parametrize("name", sorted(public_names()))
+def test_docstring_says_what_goes_in(name):
+    value = lookup(name)
+    text = inspect.getdoc(value) or ""
+    assert text
+    if inspect.isclass(value):
+        members = [
+            member
+            for member, of in vars(value).items()
+            if not member.startswith("_") and isinstance(of, property | types.FunctionType)
+        ]
+        assert [member for member in members if not described(value, member)] == []
+        text += vars(value).get("__init__", value).__doc__ or ""
+    elsewhere = ("as in `", "as for `", "those of `")
+    if ".metrics." in name or any(words in text for words in elsewhere):
+        return
+    arguments = [
+        parameter.name
+        for parameter in inspect.signature(value).parameters.values()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    assert [argument for argument in arguments if f"`{argument}" not in text] == []
+
+
+def test_docstrings_refer_to_what_readers_have():
+    for name in public_names():
+        value = lookup(name)
+        members = vars(value).values() if inspect.isclass(value) else []
+        for text in [value.__doc__, *(getattr(member, "__doc__", None) for member in members)]:
+            for key in re.findall(r"\[([A-Z]+[a-z]*\d\d)\]", text or ""):
+                assert f"[{key}]:" in (DOCS / "_references.md").read_text(encoding="utf-8")
+            assert "DESIGN" not in (text or ""), name
+
+
+def test_all_results_and_claims_are_listed():
+    text = (DOCS / "api" / "results.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    ours, theirs = (set(kind._name_to_item) for kind in (dln.RESULTS, diffrax.RESULTS))  # pyright: ignore
+    assert sorted(listed) == sorted(ours - theirs | {"successful"})
+    text = (DOCS / "api" / "papers.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([\w.-]+)` \|", text, re.MULTILINE) == list(CLAIMS)
+
+
+def test_pages_get_the_sections_of_the_readme():
+    spec = importlib.util.spec_from_file_location("hooks", DOCS / "_hooks.py")
+    assert spec is not None and spec.loader is not None
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    filled = 0
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        file = types.SimpleNamespace(src_uri=page.relative_to(DOCS).as_posix())
+        new = hooks.on_page_markdown(text, page=types.SimpleNamespace(file=file))
+        assert not re.search(r"^<!-- \w+\.md", new, re.MULTILINE)
+        filled += new != text
+    assert filled == 6
+
+
+def test_citation_has_the_version():
+    assert f"\nversion: {dln.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"{{{dln.__version__}}}" in (DOCS / "cite.md").read_text(encoding="utf-8")
