@@ -7,7 +7,8 @@ solvers, in units where `X` and `y` are of order 1:
 - *path*, *limit*, and *end* with weight decay: the optimality conditions `|c| ≤ κ`, and
   `c = κ sign x` on the support, of `c = Xᵀ(y − Xx)` (for the limit: of `x̄` and the sign of its
   plateaus), at knots, between them and beyond, relative to `max |Xᵀy|`;
-- *end* without: `c = 0`;
+- *end* without: `c = 0`, relative to `‖X‖(‖y‖ + ‖X‖ max |x|)`, for singular values below rounding
+  count as 0;
 - *flow*: `dual = s Xᵀ(y − Xx̄)`, relative to `s max |Xᵀy|`, and that the lasso gap is below the
   certificate, relative to `½‖y‖²`.
 
@@ -134,7 +135,10 @@ def violations(a: Arrays, out: Arrays) -> dict[str, np.ndarray]:
         found[name] = np.max(np.where(known, worst, 0), axis=1)
     x = out["end"]["x"][:, None]
     sign = np.sign(np.where(decay[:, None, None] > 0, x, 0))
-    found["end"] = conditions(correlation(x), decay[:, None], sign)[:, 0] / size
+    norm, x_size = np.linalg.norm(X, axis=(1, 2)), np.max(np.abs(x[:, 0]), axis=1) / x_unit
+    backward = norm * (np.linalg.norm(y, axis=1) + norm * x_size)
+    relative_to = np.where(decay > 0, size, np.where(backward > 0, backward, 1))
+    found["end"] = conditions(correlation(x), decay[:, None], sign)[:, 0] / relative_to
     flow, s = out["flow"], a["s"] * unit[:, None]
     off = flow["dual"] - s[..., None] * correlation(flow["x"])
     dual = np.max(np.abs(off), axis=2) / (1 + s * size[:, None])
