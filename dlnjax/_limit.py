@@ -203,7 +203,7 @@ def _follow(
         excluded = state.excluded | ((indices(d) == event.j) & is_dependent & ~replaces)
         state = _State(
             active=new,
-            s=state.s + duration,
+            s=jnp.where(is_cut, s_end, state.s + duration),  # the sum may round to `s_max`
             w=w,
             row=state.row + (opens & ~is_full).astype(jnp.int32),
             steps=state.steps + is_taken.astype(jnp.int32),

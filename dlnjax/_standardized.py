@@ -1,0 +1,50 @@
+"""Regression data without units, in sizes that compiled programs can share."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Standardized(NamedTuple):
+    """Centred rows of norm 1, and what it takes to go back."""
+
+    X: np.ndarray
+    y: np.ndarray
+    X_mean: np.ndarray
+    y_mean: np.floating
+    X_scale: np.ndarray
+    y_scale: np.floating
+    unit: float  # the norm of the columns whose lasso this is
+
+
+def standardized(X: np.ndarray, y: np.ndarray, center: bool, each: bool) -> Standardized:
+    """Centre `X` and `y`, or not; scale `y` to norm 1, and `each` column, or only the largest."""
+    X_mean, y_mean = (X.mean(0), y.mean()) if center else (np.zeros(X.shape[1]), np.float64(0))
+    size = np.linalg.norm(X, axis=0)
+    X, y = X - X_mean, y - y_mean
+    scale, y_scale = np.linalg.norm(X, axis=0), np.linalg.norm(y)
+    # What is left of a constant column is rounding, which must not be scaled up.
+    varies = scale > 10 * np.finfo(X.dtype).eps * size
+    largest = np.max(scale, where=varies, initial=0)
+    unit = float(len(y) ** 0.5 if each else largest)  # as `StandardScaler` makes them
+    scale = np.where(varies, scale if each else largest, np.inf)
+    y_scale = y_scale if y_scale > 0 else np.float64(1)
+    return Standardized(X / scale, y / y_scale, X_mean, y_mean, scale, y_scale, unit)
+
+
+def padded_size(size: int) -> int:
+    """`size` rounded up to a multiple of 16, or of an eighth of the next power of two: data of
+    similar sizes share a compiled program, at no more than 1/4 above `size` (or 16)."""
+    step = max(16, 2 ** ((size - 1).bit_length() - 3))
+    return -(-size // step) * step
+
+
+def padded(X: np.ndarray, y: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same problem in a given number of rows and columns. Rows and columns of 0 change nothing,
+    nor does an orthogonal transformation of the rows: of `[X y] = QR` only `R` is needed. (The
+    Gram matrix would do, with half the digits.)"""
+    n, d = X.shape
+    if n > rows:
+        R = np.asarray(np.linalg.qr(np.column_stack([X, y]), mode="r"))
+        X, y = R[:, :d], R[:, d]
+    return np.pad(X, ((0, rows - len(X)), (0, columns - d))), np.pad(y, (0, rows - len(y)))
