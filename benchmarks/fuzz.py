@@ -1,8 +1,9 @@
 """`python -m benchmarks.fuzz [--problems N] [--seed K] [--out DIR]`: random problems, most of them
 degenerate or badly scaled, through `lasso_path`, `limit_flow`, `gradient_flow` and `interpolator`.
 
-Every result that is not flagged is checked in NumPy, by formulas that share nothing with the
-solvers, in units where `X` and `y` are of order 1:
+Every result that is not flagged is checked, in units where `X` and `y` are of order 1: paths,
+limits and end points in NumPy, by formulas that share nothing with the solvers; of flows only that
+they are consistent:
 
 - *path*, *limit*, and *end* with weight decay: the optimality conditions `|c| ≤ κ`, and
   `c = κ sign x` on the support, of `c = Xᵀ(y − Xx)` (for the limit: of `x̄` and the sign of its
@@ -130,7 +131,7 @@ def violations(a: Arrays, out: Arrays) -> dict[str, np.ndarray]:
         at, x, slope = (out[name][key] for key in ("at", "x", "slope"))
         kappa = decay[:, None] + 1 / (at * unit[:, None])
         support = x if name == "path" else slope
-        known = (at > 0) & np.isfinite(at)
+        known = ~(at <= 0) & ~np.isinf(at)
         worst = conditions(correlation(x), kappa, np.sign(support)) / size[:, None]
         found[name] = np.max(np.where(known, worst, 0), axis=1)
     x = out["end"]["x"][:, None]
@@ -172,7 +173,8 @@ def main() -> None:
             codes = out["results"][name]
             tally[name].update(names[code] for code in codes.tolist())
             good = codes == 0
-            worst[name] = max(worst[name], float(np.max(violation[good & (violation <= WRONG)])))
+            right = violation[good & (violation <= WRONG)]
+            worst[name] = max(worst[name], float(np.max(right, initial=0)))
             for lane in np.flatnonzero(good & (violation > WRONG)).tolist():
                 tally[name]["wrong"] += 1
                 found = {"of": name, "seed": [options.seed, batch], "size": [n, d], "lane": lane}

@@ -92,7 +92,28 @@ def limit(results: Path) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"speed": speed, "gaps": gaps, "limit": limit}
+def derivatives(results: Path) -> str:
+    """Every entry is the worst lane of a size, an `ε`, an argument and a family."""
+    content = json.loads((results / "derivatives.json").read_text())
+    groups: dict[tuple, list[tuple[float, float]]] = {}
+    for row in content["rows"]:
+        function = row["function"].partition(",")[0]
+        eps = "e^-700" if row["eps"] == "e^-700" else "1e-2 to 1e-20" if row["eps"] else "–"
+        pairs = [(v, row["doubt"][family]) for family, v in row["differences"].items()]
+        groups.setdefault((function, row["output"], eps), []).extend(pairs)
+    lines = [
+        "| function | output | ε | entries | within 1e-6 | worst, differences exact to 1e-8 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (function, output, eps), pairs in sorted(groups.items()):
+        within = sum(error <= 1e-6 for error, _ in pairs) / len(pairs)
+        worst = max((error for error, doubt in pairs if doubt <= 1e-8), default=0)
+        cells = [function, output, eps, str(len(pairs)), f"{100 * within:.1f} %", f"{worst:.1e}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+TABLES = {"speed": speed, "gaps": gaps, "limit": limit, "derivatives": derivatives}
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
-"""Every solver once, against stored values: does this installation, on this device, compute?"""
+"""The main solvers once, against stored values: does this installation, on this device, compute?"""
 
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,12 +63,15 @@ class Check(NamedTuple):
 
 
 def check() -> Iterator[Check]:
-    """Run every solver once, on the default device in the default precision."""
+    """Run them on the default device in the default precision. One that raises is off by `inf`."""
     problem = LeastSquares(jnp.asarray(X), jnp.asarray(Y))
     uv = UV(jnp.ones(4), jnp.zeros(4))
     for name, (solve, stored) in SOLVERS.items():
         started = time.perf_counter()
-        x = jax.block_until_ready(solve(problem, uv))
+        try:
+            x = jax.block_until_ready(solve(problem, uv))
+        except eqx.EquinoxRuntimeError:
+            x = jnp.full(4, jnp.inf)
         seconds = time.perf_counter() - started
         difference = float(np.max(np.abs(np.asarray(x) - stored)) / np.max(np.abs(stored)))
         yield Check(name, difference, seconds, difference <= TOLERANCE[x.dtype.itemsize])

@@ -11,25 +11,43 @@ class Standardized(NamedTuple):
     X: np.ndarray
     y: np.ndarray
     X_mean: np.ndarray
-    y_mean: np.floating
+    y_mean: np.floating | np.ndarray
     X_scale: np.ndarray
-    y_scale: np.floating
+    y_scale: np.floating | np.ndarray
     unit: float  # the norm of the columns whose lasso this is
 
 
 def standardized(X: np.ndarray, y: np.ndarray, center: bool, each: bool) -> Standardized:
     """Centre `X` and `y`, or not; scale `y` to norm 1, and `each` column, or only the largest."""
+    # In units in which no square overflows, or is lost.
+    X_unit, y_unit = _largest(X), _largest(y)
+    X, y = X / X_unit, y / y_unit
     X_mean, y_mean = (X.mean(0), y.mean()) if center else (np.zeros(X.shape[1]), np.float64(0))
-    size = np.linalg.norm(X, axis=0)
+    # What is left of a constant column, or response, is rounding: it must not be scaled up.
+    least = 10 * np.finfo(X.dtype).eps * np.linalg.norm(X, axis=0)
+    least_y = 10 * np.finfo(X.dtype).eps * np.linalg.norm(y)
     X, y = X - X_mean, y - y_mean
-    scale, y_scale = np.linalg.norm(X, axis=0), np.linalg.norm(y)
-    # What is left of a constant column is rounding, which must not be scaled up.
-    varies = scale > 10 * np.finfo(X.dtype).eps * size
-    largest = np.max(scale, where=varies, initial=0)
-    unit = float(len(y) ** 0.5 if each else largest)  # as `StandardScaler` makes them
-    scale = np.where(varies, scale if each else largest, np.inf)
-    y_scale = y_scale if y_scale > 0 else np.float64(1)
-    return Standardized(X / scale, y / y_scale, X_mean, y_mean, scale, y_scale, unit)
+    norm, y_norm = np.linalg.norm(X, axis=0), np.linalg.norm(y)
+    varies, y_varies = norm > least, y_norm > least_y
+    norm = norm * X_unit
+    largest = np.max(norm, where=varies, initial=0)
+    unit = float(len(y) ** 0.5 if each else largest)
+    scale = np.where(varies, norm if each else largest, np.inf)
+    return Standardized(
+        X=X * (X_unit / scale),
+        y=y / y_norm if y_varies else np.zeros_like(y),
+        X_mean=X_mean * X_unit,
+        y_mean=y_mean * y_unit,
+        X_scale=scale,
+        y_scale=y_norm * y_unit if y_varies else np.float64(1),
+        unit=unit,
+    )
+
+
+def _largest(v: np.ndarray) -> np.ndarray:
+    """Largest absolute value of each column; 1 where that is 0."""
+    size = np.max(np.abs(v), axis=0, initial=0)
+    return np.where(size > 0, size, 1)
 
 
 def padded_size(size: int) -> int:

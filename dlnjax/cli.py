@@ -279,7 +279,7 @@ app.command()(sweep)
 @app.command()
 def info(
     check: Annotated[
-        bool, typer.Option("--check", help="Run every solver once, against stored values.")
+        bool, typer.Option("--check", help="Run the main solvers once, against stored values.")
     ] = False,
     float32: Float32 = False,
 ) -> None:
@@ -290,7 +290,11 @@ def info(
         out.print(f"{name:9s} {number}")
     for device in jax.devices():
         out.print(f"device    {device.platform} {device.id}: {device.device_kind}")
-    out.print("precision float64 in this command (--float32 opts out)")
+    out.print(
+        "precision float32 in this command"
+        if float32
+        else "precision float64 in this command (--float32 opts out)"
+    )
     out.print(f"          in Python, JAX's own setting: jax_enable_x64 is {state}")
     if not check:
         return

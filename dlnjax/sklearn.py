@@ -107,8 +107,8 @@ def _report_failure(result: RESULTS, x: np.ndarray) -> None:
     failed = ", ".join(sorted({*names} - {"successful"}))
     if not np.all(np.isfinite(x)):
         raise RuntimeError(
-            f"Training did not reach its end ({failed}). Stop at a smaller `s`, raise `rtol`, "
-            "take a `shape` of about 1, or merge columns that are almost linearly dependent."
+            f"Training did not reach its end ({failed}). Stop earlier (`s`, `times`), raise "
+            "`rtol`, take a `shape` of about 1, or merge columns that are almost dependent."
         )
     if failed:
         warnings.warn(
@@ -209,7 +209,7 @@ class _AbstractDLN(RegressorMixin, BaseEstimator):
                 _Path(
                     coef=coef,
                     intercept=part.y_mean - coef @ part.X_mean,
-                    certificate=gap[i] * part.y_scale**2,
+                    certificate=np.maximum(gap[i], 0) * part.y_scale**2,  # but for rounding
                     alpha=alpha_max * (self.weight_decay + 1 / times),
                     steps=int(steps[i]),
                 )
@@ -265,8 +265,9 @@ class DLNRegressor(_AbstractDLN):
     - `coef_`, `(d,)` and `intercept_`, in the units of the data.
     - `s_path_`, `(n_times,)`, log-spaced; `coef_path_`, `(n_times, d)`, and `intercept_path_`,
         `(n_times,)`: what stopping there would have learned.
-    - `alpha_`: the `alpha` of the lasso that `coef_` compares with, where its columns are those of
-        `StandardScaler` if `standardize`. (Above depth 2, at unit `shape`.)
+    - `alpha_`: the `alpha` of the lasso that `coef_` compares with, of columns that are scaled, if
+        `standardize`, to mean square 1 (as by `StandardScaler`, where they are centred). (Above
+        depth 2, at unit `shape`.)
     - `certificate_`: an upper bound of that lasso's suboptimality at `coef_`, `½‖y − Xw‖² + κ‖w‖₁`
         less its minimum, in units of `y²`.
     - `n_iter_`: steps of the integrator, or pivots of the limit process.
@@ -374,7 +375,10 @@ class DLNRegressorCV(_AbstractDLN):
         X, y = self._data(X, y)
         times = self._grid()
         splitter: Any = check_cv(self.cv, y)
-        trains, tests = zip(*splitter.split(X, y), strict=True)
+        splits = list(splitter.split(X, y))
+        if not splits or any(0 in map(len, split) for split in splits):
+            _refuse("cv", self.cv, "folds, each with rows to train on and rows to test")
+        trains, tests = zip(*splits, strict=True)
         *folds, path = self._paths(X, y, [*trains, slice(None)], times)
         errors = [
             np.mean((X[test] @ fold.coef.T + fold.intercept - y[test, None]) ** 2, axis=0)
@@ -390,7 +394,7 @@ class DLNRegressorCV(_AbstractDLN):
         if _is_count(self.times) and self.times >= 2:
             return np.geomspace(1, 10**_DECADES, self.times)
         try:
-            times = np.asarray(self.times, np.float64)
+            times = np.array(self.times, np.float64)
         except (TypeError, ValueError):
             times = np.empty(0)
         increases = times.ndim == 1 and np.all(np.diff(times) > 0)

@@ -146,6 +146,15 @@ def test_units_change_nothing():
         np.testing.assert_allclose(other.certificate_, one.certificate_ * 1024**2, rtol=1e-9)
 
 
+def test_no_square_overflows_or_is_lost():
+    X, y = _data()
+    plain = DLNRegressor(s=5, eps=0).fit(X, y)
+    for X_scale, y_scale in ((1, 1e200), (1e-200, 1), (10.0 ** np.arange(-150, 150, 50), 1e-100)):
+        model = DLNRegressor(s=5, eps=0).fit(X * X_scale, y * y_scale)
+        _close(model.coef_ * X_scale, plain.coef_ * y_scale, 1e-9)
+    assert np.all(DLNRegressor(s=5, eps=0).fit(X, np.full(len(y), 0.1)).coef_ == 0)
+
+
 @pytest.mark.parametrize("eps", [1e-10, 0])
 def test_degenerate_data(eps):
     X, y = _data()
@@ -236,6 +245,8 @@ REFUSED = {
     "times = 0, 1": ({"times": [0, 1]}, "an increasing array of positive times, got [0, 1]"),
     "times = 2, 1": ({"times": [2, 1]}, "an increasing array of positive times, got [2, 1]"),
     "times = []": ({"times": []}, "an increasing array of positive times, got []"),
+    "no folds": ({"times": 5, "cv": []}, "`cv` must be folds, each with rows to train on"),
+    "empty fold": ({"times": 5, "cv": [([0, 1], []), ([0], [1])]}, "and rows to test"),
     "times = inf": ({"times": [1, np.inf]}, "an increasing array of positive times"),
 }
 

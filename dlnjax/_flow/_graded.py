@@ -15,7 +15,8 @@ class Graded(eqx.Module):
     `V S Vᵀ` would lose what belongs to the small ones. Instead `V` is reduced to `[I, T]` on a
     basis `B` of its heaviest columns (Gauss-Jordan elimination of `V S^{1/2}` with complete
     pivoting). What is left is a system with `I + GGᵀ`, `G = S_B^{-1/2} T S_N^{1/2}`, whose entries
-    are at most about 1.
+    are at most about 1. Columns that depend on those of the basis are left out of it: what
+    elimination leaves of them is rounding, which a large weight must not make a pivot.
     """
 
     root: Float[Array, " d"]  # S^{1/2}
@@ -28,6 +29,9 @@ class Graded(eqx.Module):
     def __init__(self, V: Float[Array, "m d"], weight: Float[Array, " d"]):
         m, d = V.shape
         self.root = root = jnp.sqrt(weight)
+        # Of entries of V, which are at most 1, and of what is left of them.
+        rounding = 64 * m * jnp.finfo(V.dtype).eps
+        is_table = (jnp.arange(d + m) < d)[None, :]
 
         def eliminate(_, state):
             table, basis, is_open = state
@@ -39,7 +43,9 @@ class Graded(eqx.Module):
             good = score[i, j] > 0
             row = row / jnp.where(good, row[j], 1)
             is_row = (jnp.arange(m) == i)[:, None]
-            new = jnp.where(is_row, row[None, :], table - column[:, None] * row[None, :])
+            rest = table - column[:, None] * row[None, :]
+            is_rounding = (basis == d)[:, None] & (jnp.abs(rest) <= rounding) & is_table
+            new = jnp.where(is_row, row[None, :], jnp.where(is_rounding, 0, rest))
             new = jnp.where(good, new, table)
             basis = jnp.where(good & is_row[:, 0], j, basis)
             return new, basis, is_open & ~(good & (jnp.arange(d) == j))

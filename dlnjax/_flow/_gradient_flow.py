@@ -16,7 +16,8 @@ from ._formulation import AbstractFormulation, DualForm
 from ._run import Run, as_run
 from ._term import AbstractFlowTerm
 
-# Gradients cost the same with 40 and with the 361 of diffrax's default (`benchmarks gradients`).
+# The 361 of diffrax's default take three times the memory and 7 to 12 % less time (`python -m
+# benchmarks gradients`).
 CHECKPOINTS = 100
 
 
