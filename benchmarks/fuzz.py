@@ -34,7 +34,7 @@ from ._report import write
 SIZES = ((1, 1), (1, 3), (2, 2), (3, 1), (3, 4), (4, 3), (5, 8), (6, 6))
 BATCH = 512
 WRONG = 1e-6
-FLOWS = dict(max_steps=4096)
+MAX_STEPS = 4096  # of flows
 Arrays = dict[str, Any]
 
 
@@ -91,7 +91,9 @@ def solve(a: Arrays) -> Arrays:
     network = dln.UV(jnp.ones_like(a["X"][0]), jnp.zeros_like(a["X"][0]))
     path = dln.lasso_path(problem, throw=False)
     limit = dln.limit_flow(network, problem, throw=False)
-    flow = dln.gradient_flow(network, problem, a["s"], log_eps=a["log_eps"], throw=False, **FLOWS)
+    flow = dln.gradient_flow(
+        network, problem, a["s"], log_eps=a["log_eps"], throw=False, max_steps=MAX_STEPS
+    )
     end = dln.interpolator(network, problem, log_eps=a["log_eps"], throw=False)
     out: Arrays = {}
     for name, run in {"path": path, "limit": limit}.items():

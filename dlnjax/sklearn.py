@@ -205,11 +205,13 @@ class _AbstractDLN(RegressorMixin, BaseEstimator):
         for i, part in enumerate(data):
             coef = x[i, :, :d] * part.y_scale / part.X_scale
             alpha_max = largest[i] * part.y_scale * part.unit / len(part.y)
+            with np.errstate(over="ignore"):  # it may be beyond what a float can hold
+                certificate = np.maximum(gap[i], 0) * part.y_scale * part.y_scale
             paths.append(
                 _Path(
                     coef=coef,
                     intercept=part.y_mean - coef @ part.X_mean,
-                    certificate=np.maximum(gap[i], 0) * part.y_scale**2,  # but for rounding
+                    certificate=certificate,
                     alpha=alpha_max * (self.weight_decay + 1 / times),
                     steps=int(steps[i]),
                 )
