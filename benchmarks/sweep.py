@@ -106,7 +106,16 @@ def run_alone(kind: str, instances: int) -> None:
     jax.config.update("jax_enable_x64", True)
     with tempfile.TemporaryDirectory() as folder:
         dln.run_sweep(sweep_of(kind, instances), Path(folder, "store"))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+    print(_peak() / 1e3)
+
+
+def _peak() -> float:
+    """Kilobytes at most resident. (`getrusage` counts what the parent was when it forked.)"""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+    return float(line.split()[1])
 
 
 def main(out: Path, quick: bool) -> None:

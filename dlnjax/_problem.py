@@ -1,6 +1,7 @@
 """The convex problem: a quadratic loss with weight decay, and its lasso."""
 
 import abc
+import contextlib
 
 import equinox as eqx
 import jax
@@ -158,7 +159,9 @@ def _gap_at_all(problem: AbstractProblem, x: Array, kappa: Array, positive: bool
 
 
 def _as_weight_decay(value: ArrayLike, dtype) -> Array:
-    decay = as_float(value, "weight_decay", dtype)
+    # Under `jit` a constant stays one, so that what only weight decay needs is not computed.
+    with jax.ensure_compile_time_eval() if is_concrete(value) else contextlib.nullcontext():
+        decay = as_float(value, "weight_decay", dtype)
     check_scalar(decay, "weight_decay")
     if is_concrete(decay) and not 0 <= float(decay) < np.inf:
         raise ValueError(f"`weight_decay` must be finite and non-negative, got {float(decay)}.")
