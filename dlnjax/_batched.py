@@ -31,11 +31,11 @@ def _run(fn: Callable, args: PyTree, lanes: Int[Array, " chunk"]) -> PyTree:
 
 
 def batched(
-    fn: Callable[..., PyTree],
-    *args: PyTree,
+    fn: Callable[..., Any],
+    *args: Any,
     difficulty: Callable[..., Any] | Real[Array | np.ndarray, " lanes"] | None = None,
     chunk: int | None = None,
-) -> PyTree:
+) -> Any:
     """`eqx.filter_vmap(fn)(*args)` for lanes of unequal difficulty, in chunks. Outside `jit`.
 
     Under `vmap` a loop ends with its slowest lane: the others wait. Here lanes of similar

@@ -1,13 +1,13 @@
 """The end points: `interpolator`, the flow at `s = ∞`, and `limit_point`, its limit as `ε → 0`."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, PyTree, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from ._check import as_float, as_log_eps, check_scalar, is_concrete
 from ._constraint import Constraint
@@ -46,7 +46,7 @@ class Interpolator(eqx.Module):
     x: Float[Array, " d"]
     dual: Float[Array, " d"]
     result: RESULTS
-    stats: dict[str, PyTree[ArrayLike]]
+    stats: dict[str, Any]
 
 
 def interpolator(

@@ -237,27 +237,27 @@ class UV(AbstractDualNetwork):
                     "v = 0."
                 )
 
-    def __call__(self):
+    def __call__(self) -> Array:
         return self.u * self.v
 
-    def initial(self, log_eps):
+    def initial(self, log_eps: Array) -> "UV":
         scale = jnp.exp(log_eps / 2)
         weights = (self.u * scale, self.v * scale)
         return eqx.tree_at(lambda net: (net.u, net.v), self, weights)
 
-    def time_scale(self, log_eps):
+    def time_scale(self, log_eps: Array) -> Array:
         return -log_eps / 2
 
-    def penalty(self, weight_decay):
+    def penalty(self, weight_decay: Array) -> Array:
         return weight_decay / 2 * (jnp.sum(self.u**2) + jnp.sum(self.v**2))
 
-    def link(self, w, log_eps):
+    def link(self, w: Array, log_eps: Array) -> Array:
         return _exponential_link(w, log_eps)
 
-    def initial_dual(self, log_eps):
+    def initial_dual(self, log_eps: Array) -> Array:
         return _exponential_dual(self._shape(), log_eps)
 
-    def growth(self, log_eps):
+    def growth(self, log_eps: Array) -> Growth:
         return _exponential_growth(self._shape(), log_eps)
 
     def _shape(self):
@@ -290,25 +290,25 @@ class USquared(AbstractDualNetwork):
                     "flow. Use a non-zero shape, such as 1."
                 )
 
-    def __call__(self):
+    def __call__(self) -> Array:
         return self.u**2
 
-    def initial(self, log_eps):
+    def initial(self, log_eps: Array) -> "USquared":
         return eqx.tree_at(lambda net: net.u, self, self.u * jnp.exp(log_eps / 2))
 
-    def time_scale(self, log_eps):
+    def time_scale(self, log_eps: Array) -> Array:
         return -log_eps / 4
 
-    def penalty(self, weight_decay):
+    def penalty(self, weight_decay: Array) -> Array:
         return weight_decay * jnp.sum(self.u**2)
 
-    def link(self, w, log_eps):
+    def link(self, w: Array, log_eps: Array) -> Array:
         return _exponential_link(w, log_eps)
 
-    def initial_dual(self, log_eps):
+    def initial_dual(self, log_eps: Array) -> Array:
         return _exponential_dual(self.u[None, :], log_eps)
 
-    def growth(self, log_eps):
+    def growth(self, log_eps: Array) -> Growth:
         return _exponential_growth(self.u[None, :], log_eps)
 
 
@@ -377,21 +377,21 @@ class Deep(AbstractDualNetwork):
             allowed = allowed & (self._depth.value > 2) & jnp.isfinite(self._depth.value)
         return jnp.where(allowed, shape, jnp.nan)
 
-    def __call__(self):
+    def __call__(self) -> Array:
         # Trial steps may cross 0, where a real power is NaN.
         return jnp.abs(self.u) ** self.depth - jnp.abs(self.v) ** self.depth
 
-    def initial(self, log_eps):
+    def initial(self, log_eps: Array) -> "Deep":
         u, v = self._shape() * jnp.exp(log_eps / self.depth)
         return eqx.tree_at(lambda net: (net.u, net.v), self, (u, v))
 
-    def time_scale(self, log_eps):
+    def time_scale(self, log_eps: Array) -> Array:
         if self._depth is None:
             return -log_eps / 4
         depth = self.depth
         return jnp.exp((2 / depth - 1) * log_eps) / (depth * (depth - 2))
 
-    def penalty(self, weight_decay):
+    def penalty(self, weight_decay: Array) -> Array:
         """**Raises:** `ValueError` for weight decay at `D > 2` (NaN under tracing)."""
         if self._depth is None:
             return weight_decay * (jnp.sum(self.u**2) + jnp.sum(self.v**2))
@@ -403,17 +403,17 @@ class Deep(AbstractDualNetwork):
             )
         return jnp.where(weight_decay == 0, 0, jnp.nan).astype(self.u.dtype)
 
-    def link(self, w, log_eps):
+    def link(self, w: Array, log_eps: Array) -> Array:
         if self.exponent is None:
             return _exponential_link(w, log_eps)
         return power_link(w, log_eps, self.exponent)
 
-    def initial_dual(self, log_eps):
+    def initial_dual(self, log_eps: Array) -> Array:
         if self._depth is None:
             return _exponential_dual(self._shape(), log_eps)
         return jnp.exp((2 - self.depth) * jnp.log(self._shape()))  # NaN ** 0 would be 1
 
-    def growth(self, log_eps):
+    def growth(self, log_eps: Array) -> Growth:
         if self._depth is None:
             return _exponential_growth(self._shape(), log_eps)
         start, p = self.depth * jnp.log(self._shape()) + log_eps, 1 - 2 / self.depth

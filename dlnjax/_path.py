@@ -1,9 +1,11 @@
 """Piecewise linear paths: the type that the lasso path and the limit process share."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from ._check import as_float
 from ._problem import AbstractProblem
@@ -35,7 +37,7 @@ class PiecewiseLinearPath(eqx.Module):
     num_knots: Int[Array, ""]
     weights: Float[Array, "2 d"]
     result: RESULTS
-    stats: dict[str, PyTree[ArrayLike]]
+    stats: dict[str, Any]
     positive: bool = eqx.field(static=True)
 
     def _locate(self, p: ArrayLike) -> tuple[Array, Array, Array]:

@@ -38,7 +38,7 @@ class AbstractProblem(eqx.Module):
         """The linear term, `Xᵀy` for least squares. Shape `(d,)`."""
 
     @abc.abstractmethod
-    def matvec(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    def matvec(self, x: Float[ArrayLike, "... d"]) -> Float[Array, "... d"]:
         """`Mx`, shape `(..., d)`."""
 
     @abc.abstractmethod
@@ -214,26 +214,26 @@ class LeastSquares(AbstractProblem):
         self.weight_decay = _as_weight_decay(weight_decay, X.dtype)
 
     @property
-    def r(self):
+    def r(self) -> Array:
         return matmul(self.y, self.X)
 
-    def matvec(self, x):
+    def matvec(self, x: ArrayLike) -> Array:
         return matmul(matmul(x, self.X.T), self.X)
 
-    def gram(self):
+    def gram(self) -> Array:
         return matmul(self.X.T, self.X)
 
-    def gram_column(self, j):
+    def gram_column(self, j: ArrayLike) -> Array:
         return matmul(jnp.take(self.X, j, axis=1), self.X)
 
-    def gram_block(self, index):
+    def gram_block(self, index: Array) -> Array:
         X = jnp.take(self.X, index, axis=1)
         return matmul(X.T, X)
 
-    def gram_diagonal(self):
+    def gram_diagonal(self) -> Array:
         return jnp.sum(self.X**2, axis=0)
 
-    def is_in_range(self):
+    def is_in_range(self) -> Array:
         square = self.gram_diagonal()
         lost = (square < jnp.finfo(square.dtype).tiny) & jnp.any(self.X != 0, axis=0)
         return ~jnp.any(lost) & jnp.all(jnp.isfinite(square)) & jnp.all(jnp.isfinite(self.r))
@@ -242,7 +242,7 @@ class LeastSquares(AbstractProblem):
     def rank_bound(self) -> int:
         return min(self.X.shape)
 
-    def loss(self, x):
+    def loss(self, x: ArrayLike) -> Array:
         x = self._check_point(x)
         fit = matmul(x, self.X.T)
         return 0.5 * jnp.sum((fit - jnp.broadcast_to(self.y, fit.shape)) ** 2, axis=-1)
@@ -314,29 +314,29 @@ class Quadratic(AbstractProblem):
             self.constant = c
 
     @property
-    def r(self):
+    def r(self) -> Array:
         return self.linear
 
-    def matvec(self, x):
+    def matvec(self, x: ArrayLike) -> Array:
         return matmul(x, self.M)
 
-    def gram(self):
+    def gram(self) -> Array:
         return self.M
 
-    def gram_column(self, j):
+    def gram_column(self, j: ArrayLike) -> Array:
         return jnp.take(self.M, j, axis=1)
 
-    def gram_block(self, index):
+    def gram_block(self, index: Array) -> Array:
         return self.M[index[:, None], index[None, :]]
 
-    def gram_diagonal(self):
+    def gram_diagonal(self) -> Array:
         return jnp.diagonal(self.M)
 
     @property
     def rank_bound(self) -> int:
         return self.M.shape[0]
 
-    def loss(self, x):
+    def loss(self, x: ArrayLike) -> Array:
         x = self._check_point(x)
         value = jnp.sum((0.5 * self.matvec(x) - jnp.broadcast_to(self.r, x.shape)) * x, axis=-1)
         # A loss that is a squared norm: rounding must not make it negative.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, Real
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
 
 from ._check import as_float, as_log_eps, check_scalar, is_concrete
 from ._flow._weight import WeightTerm
@@ -58,7 +58,7 @@ class Training(eqx.Module):
     sides: Float[Array, "S 2 d"] | None
     log_eps: Float[Array, ""]
     result: RESULTS
-    stats: dict[str, PyTree[ArrayLike]]
+    stats: dict[str, Any]
 
 
 def train(
@@ -239,7 +239,7 @@ def _train(
     result = RESULTS.where(finite[-1], RESULTS.successful, RESULTS.training_diverged)
     result = RESULTS.where(valid, result, RESULTS.invalid_input)
     kept = valid & finite
-    stats: dict[str, PyTree[ArrayLike]] = {"last_finite_step": jnp.max(jnp.where(kept, steps, -1))}
+    stats: dict[str, Any] = {"last_finite_step": jnp.max(jnp.where(kept, steps, -1))}
     if records.deviation is not None:
         stats["max_deviation"] = records.deviation[-1]
     keep = lambda v: jnp.where(kept.reshape(-1, *(1 for _ in v.shape[1:])), v, jnp.nan)

@@ -9,9 +9,9 @@ try:
     import rich.markup
     import rich.table
     import typer
-except ModuleNotFoundError as e:
+except ModuleNotFoundError as _error:
     raise SystemExit(
-        f"The command line needs {e.name!r}: run `pip install 'dlnjax[cli]'`."
+        f"The command line needs {_error.name!r}: run `pip install 'dlnjax[cli]'`."
     ) from None
 
 # jaxlib 0.10.2 waits for ever where as many batched factorisations run at once as its pool has
@@ -48,7 +48,7 @@ from ._sweep._command import SweepError, sweep
 from ._sweep._toml import SpecError
 from .papers.ledger import CLAIMS, FIGURE
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",

@@ -31,10 +31,10 @@ try:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.model_selection import check_cv
     from sklearn.utils.validation import check_is_fitted, validate_data
-except ModuleNotFoundError as e:
+except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
         "`dlnjax.sklearn` needs scikit-learn: run `pip install 'dlnjax[sklearn]'`."
-    ) from e
+    ) from _error
 
 # It moved in jax 0.8.
 enable_x64: Any = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64  # pyright: ignore
@@ -133,6 +133,16 @@ class _AbstractDLN(RegressorMixin, BaseEstimator):
     average: Any
     fit_intercept: Any
     standardize: Any
+
+    # After `fit`.
+    s_path_: np.ndarray
+    coef_path_: np.ndarray
+    intercept_path_: np.ndarray
+    coef_: np.ndarray
+    intercept_: float
+    certificate_: float
+    alpha_: float
+    n_iter_: int
 
     def predict(self, X: Any) -> np.ndarray:
         """`X @ coef_ + intercept_`. `(n, d) -> (n,)`.
@@ -281,20 +291,23 @@ class DLNRegressor(_AbstractDLN):
         arXiv 2509.18766.
     """
 
+    s: Any
+    n_times: Any
+
     def __init__(
         self,
-        s=30.0,
+        s: Any = 30.0,
         *,
-        eps=1e-10,
+        eps: Any = 1e-10,
         depth: Any = 2,
-        positive=False,
+        positive: Any = False,
         shape: Any = 1.0,
-        weight_decay=0.0,
-        average=True,
-        fit_intercept=True,
-        standardize=True,
-        n_times=100,
-        rtol=1e-7,
+        weight_decay: Any = 0.0,
+        average: Any = True,
+        fit_intercept: Any = True,
+        standardize: Any = True,
+        n_times: Any = 100,
+        rtol: Any = 1e-7,
     ):
         self.s = s
         self.eps = eps
@@ -308,7 +321,7 @@ class DLNRegressor(_AbstractDLN):
         self.n_times = n_times
         self.rtol = rtol
 
-    def fit(self, X: Any, y: Any):
+    def fit(self, X: Any, y: Any) -> "DLNRegressor":
         """Train on `X`, `(n, d)`, and `y`, `(n,)`.
 
         **Returns:** `self`.
@@ -344,20 +357,25 @@ class DLNRegressorCV(_AbstractDLN):
     - `mse_path_`: mean squared error on each fold, `(S, folds)`.
     """
 
+    times: Any
+    cv: Any
+    s_: float
+    mse_path_: np.ndarray
+
     def __init__(
         self,
         times: Any = 100,
         *,
         cv: Any = 5,
-        eps=1e-10,
+        eps: Any = 1e-10,
         depth: Any = 2,
-        positive=False,
+        positive: Any = False,
         shape: Any = 1.0,
-        weight_decay=0.0,
-        average=True,
-        fit_intercept=True,
-        standardize=True,
-        rtol=1e-7,
+        weight_decay: Any = 0.0,
+        average: Any = True,
+        fit_intercept: Any = True,
+        standardize: Any = True,
+        rtol: Any = 1e-7,
     ):
         self.times = times
         self.cv = cv
@@ -371,7 +389,7 @@ class DLNRegressorCV(_AbstractDLN):
         self.standardize = standardize
         self.rtol = rtol
 
-    def fit(self, X: Any, y: Any):
+    def fit(self, X: Any, y: Any) -> "DLNRegressorCV":
         """Choose the time and train on `X`, `(n, d)`, and `y`, `(n,)`. Returns and raises as
         `DLNRegressor.fit`."""
         X, y = self._data(X, y)

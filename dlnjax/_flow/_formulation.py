@@ -1,6 +1,7 @@
 """In which variables the flow is integrated."""
 
 import abc
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -29,7 +30,7 @@ class AbstractFormulation(eqx.Module):
         """The vector field."""
 
     @abc.abstractmethod
-    def default_solver(self) -> diffrax.AbstractSolver:
+    def default_solver(self) -> diffrax.AbstractSolver[Any]:
         """The solver that `gradient_flow` uses unless told otherwise."""
 
     @abc.abstractmethod
@@ -46,7 +47,9 @@ class DualForm(AbstractFormulation):
         [B25] §4.2, arXiv 2509.18766.
     """
 
-    def term(self, network, problem, log_eps):
+    def term(
+        self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
+    ) -> AbstractFlowTerm:
         if not isinstance(network, AbstractDualNetwork):
             raise TypeError(
                 f"`{type(network).__name__}` has no dual form. Pass "
@@ -56,10 +59,10 @@ class DualForm(AbstractFormulation):
             return power_term(network, problem, log_eps)
         return dual_term(network, problem, log_eps)
 
-    def default_solver(self):
+    def default_solver(self) -> diffrax.AbstractSolver[Any]:
         return Rodas5P()
 
-    def atol_scale(self, log_eps):
+    def atol_scale(self, log_eps: Array) -> Array:
         return jnp.ones_like(log_eps)
 
 
@@ -68,11 +71,13 @@ class WeightForm(AbstractFormulation):
     differentiation. At small `ε` the sign of `x` drowns in rounding (for `UV`, `u² − v²`
     cancels): use it for `ε ≳ 1e−10`, and to check the dual form."""
 
-    def term(self, network, problem, log_eps):
+    def term(
+        self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
+    ) -> AbstractFlowTerm:
         return WeightTerm(network, problem, log_eps)
 
-    def default_solver(self):
+    def default_solver(self) -> diffrax.AbstractSolver[Any]:
         return diffrax.Kvaerno5()
 
-    def atol_scale(self, log_eps):
+    def atol_scale(self, log_eps: Array) -> Array:
         return jnp.exp(log_eps / 2)

@@ -1,5 +1,7 @@
 """`gradient_flow`: the trajectory of a diagonal linear network, in rescaled time."""
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
@@ -42,7 +44,7 @@ class Flow(eqx.Module):
     z: Float[Array, "S d"]
     dual: Float[Array, "S d"]
     result: RESULTS
-    stats: dict[str, PyTree[ArrayLike]]
+    stats: dict[str, Any]
     positive: bool = eqx.field(static=True)
 
 
@@ -54,7 +56,7 @@ def gradient_flow(
     eps: ArrayLike | None = None,
     log_eps: ArrayLike | None = None,
     formulation: AbstractFormulation | None = None,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: diffrax.AbstractSolver[Any] | None = None,
     rtol: Real[ArrayLike, ""] | None = None,
     atol: Real[ArrayLike, ""] | None = None,
     max_steps: int = 65536,

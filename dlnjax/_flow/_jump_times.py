@@ -1,5 +1,7 @@
 """`jump_times`: when the coordinates of a flow at finite `ε` activate and deactivate."""
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
@@ -36,7 +38,7 @@ class JumpTimes(eqx.Module):
     deactivations: Bool[Array, "K d"]
     num_jumps: Int[Array, ""]
     result: RESULTS
-    stats: dict[str, PyTree[ArrayLike]]
+    stats: dict[str, Any]
 
 
 class _State(eqx.Module):
@@ -60,7 +62,7 @@ def jump_times(
     eps: ArrayLike | None = None,
     log_eps: ArrayLike | None = None,
     formulation: AbstractFormulation | None = None,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: diffrax.AbstractSolver[Any] | None = None,
     rtol: Real[ArrayLike, ""] | None = None,
     atol: Real[ArrayLike, ""] | None = None,
     max_steps: int = 65536,

@@ -1,7 +1,7 @@
 """Rodas5P, a Rosenbrock method of order 5(4), for the dual form of the flow."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import diffrax
 import jax
@@ -154,7 +154,7 @@ class _Interpolation(diffrax.AbstractLocalInterpolation):
         return jax.tree.map(combine, *self.coefficients)
 
 
-class Rodas5P(diffrax.AbstractAdaptiveSolver):
+class Rodas5P(diffrax.AbstractAdaptiveSolver[Any]):
     """Rodas5P: 8 stages, order 5 with an embedded 4, L-stable, stiffly accurate, with a
     continuous extension of order 4. One factorisation a step.
 
@@ -166,16 +166,25 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         G. Steinebach, BIT Numerical Mathematics 63:27 (2023).
     """
 
-    term_structure: ClassVar = diffrax.AbstractTerm
+    term_structure: ClassVar[Any] = diffrax.AbstractTerm
     interpolation_cls: ClassVar[Callable[..., _Interpolation]] = _Interpolation
 
-    def order(self, terms):
+    def order(self, terms: Any) -> int:
         return 5
 
-    def init(self, terms, t0, t1, y0, args):
+    def init(self, terms: Any, t0: RealScalarLike, t1: RealScalarLike, y0: Any, args: Any) -> None:
         return None
 
-    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+    def step(
+        self,
+        terms: Any,
+        t0: RealScalarLike,
+        t1: RealScalarLike,
+        y0: Any,
+        args: Any,
+        solver_state: None,
+        made_jump: Any,
+    ) -> tuple[Any, Any, dict[str, Any], None, diffrax.RESULTS]:
         term = terms.term  # diffrax wraps every term in the direction of integration
         if not isinstance(term, AbstractDualTerm):
             raise ValueError("`Rodas5P` integrates the dual form only.")
@@ -219,5 +228,5 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         dense_info = dict(coefficients=(y0, y1, *inner))
         return y1, error, dense_info, None, diffrax.RESULTS.successful
 
-    def func(self, terms, t0, y0, args):
+    def func(self, terms: Any, t0: RealScalarLike, y0: Any, args: Any) -> Any:
         return terms.vf(t0, y0, args)

@@ -5,17 +5,17 @@ from typing import Any
 
 import diffrax
 import jax
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float
 
 # diffrax passes times as arrays of shape () or as numbers.
 RealScalarLike = Any
 
 
-class AbstractFlowTerm(diffrax.AbstractTerm):
+class AbstractFlowTerm(diffrax.AbstractTerm[Any, Any]):
     """The flow in rescaled time `s`, with its initial state and how to read a state."""
 
     @abc.abstractmethod
-    def initial(self) -> PyTree[Array]:
+    def initial(self) -> Any:
         """The state at `s = 0`."""
 
     @abc.abstractmethod
@@ -24,12 +24,12 @@ class AbstractFlowTerm(diffrax.AbstractTerm):
 
     @abc.abstractmethod
     def read(
-        self, s: RealScalarLike, state: PyTree[Array]
+        self, s: RealScalarLike, state: Any
     ) -> tuple[Float[Array, " d"], Float[Array, " d"], Float[Array, " d"]]:
         """`x`, `z = ∫x` and the dual `Xᵀν = s r − Mz`, each `(d,)`."""
 
-    def contr(self, t0, t1, **kwargs):
+    def contr(self, t0: RealScalarLike, t1: RealScalarLike, **kwargs: Any) -> RealScalarLike:
         return t1 - t0
 
-    def prod(self, vf, control):
+    def prod(self, vf: Any, control: RealScalarLike) -> Any:
         return jax.tree.map(lambda v: control * v, vf)

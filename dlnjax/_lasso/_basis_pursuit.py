@@ -1,9 +1,11 @@
 """Basis pursuit: the minimisers of the loss with the smallest 1-norm."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, PyTree, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from .._check import as_weights
 from .._constraint import Constraint
@@ -35,7 +37,7 @@ class BasisPursuit(eqx.Module):
     infeasibility: Float[Array, ""]
     is_unique: Bool[Array, ""]
     result: RESULTS
-    stats: dict[str, PyTree[ArrayLike]]
+    stats: dict[str, Any]
 
 
 def faces(

@@ -1,10 +1,12 @@
 """The lasso at given `μ`, each solution from the one before, stopped by the duality gap."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PyTree, Real
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from .._check import as_float, as_positive, as_weights
 from .._problem import AbstractProblem, is_valid
@@ -27,7 +29,7 @@ class LassoPoint(eqx.Module):
     x: Float[Array, "... d"]
     gap: Float[Array, "..."]
     result: RESULTS
-    stats: dict[str, PyTree[ArrayLike]]
+    stats: dict[str, Any]
 
 
 @eqx.filter_custom_jvp

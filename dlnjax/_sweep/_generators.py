@@ -43,7 +43,7 @@ class Toeplitz:
 
     correlation: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_correlation(self.correlation)
 
     def __call__(self, key: Key[Array, ""], n: int, d: int) -> Data:
@@ -62,7 +62,7 @@ class Equicorrelated:
 
     correlation: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_correlation(self.correlation)
 
     def __call__(self, key: Key[Array, ""], n: int, d: int) -> Data:
@@ -80,7 +80,7 @@ class Planted:
     nonzeros: int
     noise: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.nonzeros < 1:
             raise ValueError(f"`nonzeros` must be at least 1, got {self.nonzeros}.")
         if not 0 <= self.noise < np.inf:
@@ -123,7 +123,7 @@ class Given:
     X: np.ndarray
     y: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("X", "y"):
             value = getattr(self, name)
             if not isinstance(value, np.ndarray):

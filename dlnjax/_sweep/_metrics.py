@@ -36,7 +36,7 @@ class Metric:
     units: str = "1"
     description: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not callable(self.fn):
             raise TypeError(f"A metric is a function, got {type(self.fn).__name__}.")
         object.__setattr__(self, "dims", tuple(self.dims))

@@ -30,7 +30,7 @@ class KnotGrid:
     before: float = 0.5
     after: float = 2.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.points, int) or self.points < 2:
             raise ValueError(f"A grid has at least 2 `points`, got {self.points!r}.")
         if not all(isinstance(v, int | float) for v in (self.before, self.after)):

@@ -34,18 +34,18 @@ class Unbalanced(AbstractNetwork):
     v: Float[Array, "2 d"]
     positive: ClassVar[bool] = False
 
-    def __call__(self):
+    def __call__(self) -> Array:
         plus, minus = self.u * self.v
         return plus - minus
 
-    def initial(self, log_eps):
+    def initial(self, log_eps: Array) -> "Unbalanced":
         scale = jnp.exp(log_eps / 2)
         return Unbalanced(self.u * scale, self.v * scale)
 
-    def time_scale(self, log_eps):
+    def time_scale(self, log_eps: Array) -> Array:
         return -log_eps / 2
 
-    def penalty(self, weight_decay):
+    def penalty(self, weight_decay: Array) -> Array:
         return weight_decay / 2 * (jnp.sum(self.u**2) + jnp.sum(self.v**2))
 
 

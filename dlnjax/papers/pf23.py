@@ -11,9 +11,12 @@ from .. import RESULTS, UV, LeastSquares, basis_pursuit, limit_flow
 from ._claim import Claim, Measurement
 
 # A process with a deactivation.
-FIXTURE = np.array([[1, 0.5, 0.7, 0], [0.5, 1, 0.1, 0.7]]), np.array([1.0, 0])
-JUMPS = np.array([1, 4, 4 + 80 / 49])
-PLATEAUS = np.array([[0.8, 0, 0, 0], [0, 0, 1.4, 0], [0, 0, 10 / 7, -10 / 49]])
+FIXTURE: tuple[np.ndarray, np.ndarray] = (
+    np.array([[1, 0.5, 0.7, 0], [0.5, 1, 0.1, 0.7]]),
+    np.array([1.0, 0]),
+)
+JUMPS: np.ndarray = np.array([1, 4, 4 + 80 / 49])
+PLATEAUS: np.ndarray = np.array([[0.8, 0, 0, 0], [0, 0, 1.4, 0], [0, 0, 10 / 7, -10 / 49]])
 
 
 def fixture() -> list[Measurement]:
