@@ -1,7 +1,7 @@
 """The types of all public names are known: `pyright --verifytypes`, less what its imports lack.
 
-Untyped are the metaclass of equinox's enumerations, and so of `RESULTS` and of all that has a
-`result`, and scikit-learn's base classes. What is wrong in our own annotations pyright says besides.
+Untyped are the metaclass of equinox's enumerations, and so `RESULTS` and all that has a `result`,
+and scikit-learn's base classes. What our own annotations lack, pyright says besides.
 """
 
 import json
@@ -20,5 +20,5 @@ ours = [
     if found["severity"] == "error" and not any(text in found["message"] for text in THEIRS)
 ]
 print("\n".join(ours))
-print(f"types: {len(symbols)} public names and what they refer to; {len(ours)} without a known type")
+print(f"types: {len(symbols)} public names and what they refer to, {len(ours)} untyped")
 sys.exit(bool(ours) or not symbols)

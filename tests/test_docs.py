@@ -1,10 +1,8 @@
 """README and docs/: every block of Python runs, and the API pages have every public name."""
 
-import importlib
 import importlib.util
 import inspect
 import os
-import pkgutil
 import re
 import types
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import diffrax
 import jax
 import pytest
+from public import lookup, public_names
 
 import dlnjax as dln
 from dlnjax._sweep._toml import read_sweep
@@ -74,28 +73,6 @@ def test_readme_still_has_what_is_made_tiny():
     assert [large for large in TINY if large not in text] == []
 
 
-def public_names() -> set[str]:
-    """What `import dlnjax` gives, and what the public modules in it define."""
-    names = {
-        f"dlnjax.{name}"
-        for name, value in vars(dln).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
-    }
-    modules = {"generators": dln.generators, "metrics": dln.metrics}
-    for found in pkgutil.iter_modules(dln.__path__):
-        # Those two are commands, and `docs/api/papers.md`.
-        if not found.name.startswith("_") and found.name not in ("cli", "papers"):
-            modules[found.name] = importlib.import_module(f"dlnjax.{found.name}")
-    for short, module in modules.items():
-        names |= {
-            f"dlnjax.{short}.{name}"
-            for name, value in vars(module).items()
-            if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
-        }
-    # It is one class under two names.
-    return names - {"dlnjax.metrics.Metric"}
-
-
 def documented() -> list[str]:
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     return re.findall(r"^::: (\S+)$", text, re.MULTILINE)
@@ -104,13 +81,6 @@ def documented() -> list[str]:
 def test_api_pages_have_each_public_name_once():
     names = [name for name in documented() if not name.startswith("dlnjax.papers.")]
     assert sorted(names) == sorted(public_names())
-
-
-def lookup(name: str):
-    value = dln
-    for part in name.split(".")[1:]:
-        value = getattr(value, part)
-    return value
 
 
 def described(kind: type, member: str) -> bool:
