@@ -13,6 +13,10 @@ TINY = {
     "learned_shape": "seeds, sizes = range(2), dict(tasks=6, steps=5, points=10)",
     "discrete_steps": "seeds, steps = 2, 2000",
     "early_stopping": 'name, splits = "diabetes", 2',
+    "which_minimum": "lanes, bisections = 16, 3",
+    "choosing": "sizes, weight_decades, decades, repeats = [-5, -25], [2, 4], (3, 4), 1\n"
+    'rtols = {"float64": (1e-7,)}',
+    "sweeps": "flows, paths, eps, sizes = 20, 20, [1e-2, 1e-5], [(2, 3), (3, 4)]",
 }
 notebooks = pytest.mark.parametrize("name", TINY)
 
