@@ -13,6 +13,9 @@ TINY = {
     "learned_shape": "seeds, sizes = range(2), dict(tasks=6, steps=5, points=10)",
     "discrete_steps": "seeds, steps = 2, 2000",
     "early_stopping": 'name, splits = "diabetes", 2',
+    "quickstart": "rows, columns, lanes, points = 3, 4, 4, 20",
+    "lasso_path_inside_training": "instances, trained, points = 100, 10, 50",
+    "saddle_to_saddle": "points, designs = 50, 10",
 }
 notebooks = pytest.mark.parametrize("name", TINY)
 
