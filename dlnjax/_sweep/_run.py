@@ -84,13 +84,15 @@ def run_sweep(
             "intact: make room or get access, and go on with `resume=True`."
         ) from e
     _wait()
+    data = open_sweep(path)
     if failed:
+        reasons = ", ".join(f"`{name}`" for name in data if str(name).endswith("_result"))
         warnings.warn(
-            f"{failed} lanes failed: their metrics are NaN, and `path_result`, `limit_result` and "
-            "`flow_result` say why.",
+            f"{failed} {'lane' if failed == 1 else 'lanes'} failed: metrics are NaN there, and "
+            f"{reasons} of the data say why.",
             stacklevel=2,
         )
-    return open_sweep(path)
+    return data
 
 
 def _wait() -> None:
