@@ -15,7 +15,7 @@ import worst_case
 
 slow = pytest.mark.skipif(
     "DLNJAX_EXAMPLES" not in os.environ,
-    reason="compiles half a minute: set DLNJAX_EXAMPLES=1",
+    reason="compiles half a minute (the notebooks run it always): set DLNJAX_EXAMPLES=1",
 )
 
 
@@ -40,6 +40,7 @@ def test_learned_shape_gains():
     assert run.history[-1] < 0.9 * run.history[0]
 
 
+@slow
 def test_ends_of_discrete_training_are_predicted():
     sizes = jnp.array([0.12, 0.16])
     ends = discrete_steps.end_points(jr.split(jr.key(0), 2), sizes, None, 20_000)

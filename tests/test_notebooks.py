@@ -17,7 +17,7 @@ TINY = {
     "choosing": "sizes, weight_decades, decades, repeats = [-5, -25], [2, 4], (3, 4), 1\n"
     'rtols = {"float64": (1e-7,)}',
     "sweeps": "flows, paths, eps, sizes = 20, 20, [1e-2, 1e-5], [(2, 3), (3, 4)]",
-    "quickstart": "rows, columns, lanes, points = 3, 4, 4, 20",
+    "quickstart": "rows, columns, lanes, points = 3, 4, 4, 50",
     "lasso_path_inside_training": "instances, trained, points = 100, 10, 50",
     "saddle_to_saddle": "points, designs = 50, 10",
 }
