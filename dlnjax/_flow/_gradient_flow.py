@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
-from .._check import as_float, check_finite, check_nonempty, is_concrete
+from .._check import as_float, check_finite, check_nonempty, check_type, is_concrete
 from .._network import AbstractNetwork
 from .._problem import AbstractProblem
 from .._solution import RESULTS, raise_on_failure
@@ -98,6 +98,9 @@ def gradient_flow(
     s = _as_times(s, problem.r.dtype)
     solver = formulation.default_solver() if solver is None else solver
     adjoint = diffrax.RecursiveCheckpointAdjoint(CHECKPOINTS) if adjoint is None else adjoint
+    check_type(solver, "solver", diffrax.AbstractSolver, "a solver, such as `diffrax.Kvaerno5()`")
+    what = "an adjoint, such as `diffrax.ForwardMode()`"
+    check_type(adjoint, "adjoint", diffrax.AbstractAdjoint, what)
     flow = _solve(run, s, solver, adjoint)
     return raise_on_failure(flow, flow.result, throw)
 

@@ -25,9 +25,9 @@ from .._active_set import (
     indices,
     pivot_until_done,
 )
-from .._check import as_weights
+from .._check import as_count, as_weights, check_flag
 from .._path import PiecewiseLinearPath
-from .._problem import AbstractProblem, is_valid
+from .._problem import AbstractProblem, check_problem, is_valid
 from .._segments import Segments, differentiable, path_on_segments
 from .._solution import RESULTS, raise_on_failure
 
@@ -292,12 +292,11 @@ def lasso_path(
         Osborne, Presnell, Turlach (2000); Efron et al., *Least Angle Regression* (2004); in
         this parametrisation [B25] §4.5.
     """
+    check_problem(problem)
+    check_flag(positive, "positive")
     omega = as_weights(weights, problem.r.shape[0], problem.r.dtype)
     if max_knots is None:
         max_knots = 4 * problem.rank_bound + 16
-    if max_knots < 1:
-        raise ValueError(
-            f"`max_knots` must be at least 1, got {max_knots}. Leave it out for the default."
-        )
+    max_knots = as_count(max_knots, "max_knots")
     path = _homotopy(problem, omega, positive, max_knots)
     return raise_on_failure(path, path.result, throw)
