@@ -189,4 +189,6 @@ def integrated(a: Arrays, out: Arrays, positive: bool, lane: int) -> float | Non
     if not z.success:
         return None
     got, want = out["flow"]["x_mean"][lane, -1] / x_unit, z.y[:, -1] / last
-    return float(np.max(np.abs(got - want)) / max(np.max(np.abs(want)), 1e-300))
+    # What the smallest of steps would not resolve is 0.
+    least = 1e-6 * np.linalg.norm(u["y"]) / max(np.max(u["columns"]), 1e-300)
+    return float(np.max(np.abs(got - want)) / max(np.max(np.abs(want)), least, 1e-300))
