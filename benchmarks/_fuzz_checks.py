@@ -5,12 +5,13 @@ share nothing with the solvers.
   `c = κ sign x` on the support, of `c = Xᵀ(y − Xx)` (for the limit: of `x̄` and the sign of its
   plateaus), at knots, between them and beyond, relative to `max |Xᵀy|`;
 - *end* without: `c = 0`, relative to `‖X‖(‖y‖ + ‖X‖ max |x|)`, for singular values below rounding
-  count as 0 (with `x ≥ 0`, the conditions of non-negative least squares);
+  count as 0 (where `y = 0`, to that of the start, of size `ε`; with `x ≥ 0`, the conditions of
+  non-negative least squares);
 - *flow*: *dual*, `dual = s Xᵀ(y − Xx̄)`; *link*, `x = φ_ε(w(0) ∓ dual + λs)`; *gap*, that the lasso
   gap is not negative, and below the certificate; *bound*, that with the lasso point `p` at `s`
   `s [f(x̄) − f(p)] ≤ D(p, x(0))`, `f = ℓ + λ‖·‖₁` and `D` the divergence of the entropy over
   `log(1/ε)`, as it is for every mirror flow. Losses are relative to `½‖y‖²`, duals to
-  `1 + s max |Xᵀy|`;
+  `1 + s ‖Xⱼ‖ (‖y‖ + Σ ‖Xₖ‖|x̄ₖ|)`, the digits of `z` that the steps bound;
 - *integration*: `x̄` at the last time, of a few flows, against SciPy's LSODA, relative to the
   largest entry of `x̄`.
 
@@ -87,7 +88,9 @@ def violations(a: Arrays, out: Arrays, positive: bool) -> dict[str, np.ndarray]:
     x = out["end"]["x"][:, None] / x_unit
     c, rounding = _correlation(u, x)
     norm, x_size = np.linalg.norm(u["X"], axis=(1, 2)), np.max(np.abs(x[:, 0]), axis=1)
-    backward = norm * (np.linalg.norm(u["y"], axis=1) + norm * x_size)
+    # The end point at y = 0 is 0 to rounding of the start.
+    start = np.where(np.any(u["y"] != 0, axis=1), 0, np.exp(a["log_eps"]) / u["x_unit"])
+    backward = norm * (np.linalg.norm(u["y"], axis=1) + norm * np.maximum(x_size, start))
     decays = decay > 0
     relative_to = np.where(decays, size, np.where(backward > 0, backward, 1))
     with_sign = _conditions(c, decay[:, None], np.sign(x), rounding, positive)[:, 0]
@@ -117,7 +120,7 @@ def _flow(a: Arrays, out: Arrays, u: Arrays, positive: bool) -> Arrays:
     x, x_mean, best = (flow[key] / x_unit for key in ("x", "x_mean", "lasso"))
     c, rounding = _correlation(u, x_mean)
     off = np.maximum(np.abs(flow["dual"] - s[..., None] * c) - s[..., None] * rounding, 0)
-    dual = np.max(off, axis=2) / (1 + s * u["size"][:, None])
+    dual = np.max(off / (1 + s[..., None] * rounding / ROUNDING), axis=2)
 
     # The link multiplies rounding of the dual by log(1/ε).
     log_eps = a["log_eps"][:, None, None]
@@ -125,8 +128,8 @@ def _flow(a: Arrays, out: Arrays, u: Arrays, positive: bool) -> Arrays:
     w = w + (u["decay"][:, None] * s)[..., None]
     q = np.exp(w * log_eps)
     want = (q[0] if positive else q[0] - q[1]) / x_unit
-    digits = 1 + np.abs(log_eps) * (1 + np.abs(flow["dual"]) + (s * u["decay"][:, None])[..., None])
-    close = ROUNDING * digits * np.sum(q, axis=0) / x_unit
+    folds = 1 + np.abs(log_eps) * (1 + np.abs(flow["dual"]) + (s * u["decay"][:, None])[..., None])
+    close = ROUNDING * folds * np.sum(q, axis=0) / x_unit
     link = np.maximum(np.abs(x - want) - close, 0)
     link = np.max(link, axis=2) / np.maximum(np.max(np.abs(x), axis=2), 1)
 
@@ -136,7 +139,12 @@ def _flow(a: Arrays, out: Arrays, u: Arrays, positive: bool) -> Arrays:
     above = np.maximum(np.where(bound == np.inf, 0, gap - bound), -gap)
     mirror = _objective(u, x_mean) - _objective(u, best) - _divergence(a, u, best, positive)
     terms = {"dual": dual, "link": link}
+    # Where x is large, from a large start, losses are differences of larger numbers.
+    norms = [np.linalg.norm(u["y"], axis=1)[:, None]]
+    norms += [np.sum(np.abs(v) * u["columns"][:, None], axis=2) for v in (x_mean, best)]
+    digits = ROUNDING * sum(norms) ** 2
     for name, excess in {"gap": above, "bound": mirror}.items():
+        excess = excess - digits
         terms[name] = np.where(known & ~(excess <= 0), excess / scale, 0)
     return {f"flow, {name}": np.max(term, axis=1) for name, term in terms.items()}
 
@@ -191,4 +199,7 @@ def integrated(a: Arrays, out: Arrays, positive: bool, lane: int) -> float | Non
     got, want = out["flow"]["x_mean"][lane, -1] / x_unit, z.y[:, -1] / last
     # What the smallest of steps would not resolve is 0.
     least = 1e-6 * np.linalg.norm(u["y"]) / max(np.max(u["columns"]), 1e-300)
-    return float(np.max(np.abs(got - want)) / max(np.max(np.abs(want)), least, 1e-300))
+    return float(
+        np.max(np.abs(got - want))
+        / max(np.max(np.abs(want)), least, np.exp(log_eps) / x_unit * 1e-6, 1e-300)
+    )

@@ -23,7 +23,7 @@ from ._fuzz_checks import integrated, violations
 from ._report import write
 
 # Rows, columns, and whether the network is `USquared`, with `x ≥ 0`, or `UV`.
-SIZES = ((3, 4, False), (4, 3, False), (5, 8, False), (3, 4, True))
+SIZES = ((3, 4, False), (4, 3, False), (3, 4, True))
 BATCH = 512
 SAMPLED = 2  # flows of a batch that SciPy integrates as well
 # Flows are to 1e-7 and 1e-8 a step, of which there are some hundred.

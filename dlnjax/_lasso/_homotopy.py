@@ -165,10 +165,15 @@ def _follow(
         ratio = jnp.where(jnp.isinf(state.tau), 0, stop / start)
         x = ratio * active.x + (1 - ratio) * u
         beyond = jnp.max(-active.sign * x) / jnp.maximum(jnp.max(jnp.abs(x)), size)
-        largest = jnp.maximum(largest, beyond * size * tol.violation / tol.position)
+        # And what leaves without a step must be at 0 already.
+        left = jnp.abs(active.x[event.slot]) / jnp.maximum(jnp.max(jnp.abs(active.x)), size)
+        left = jnp.where(event.leaves & possible & ~moved, left, 0)
+        position = size * tol.violation / tol.position
+        largest = jnp.maximum(largest, beyond * position)
         # What rounding in M itself may hide.
         violation = largest + tol.unit * jnp.sum(jnp.abs(x))
-        violation = jnp.where((moved | ends) & ~state.is_done, violation, 0)
+        violation = jnp.where(moved | ends, violation, left * position)
+        violation = jnp.where(state.is_done, 0, violation)
 
         stalled = jnp.where(moved, 0, state.stalled + possible.astype(jnp.int32))
         is_full = moved & (state.row == max_knots - 1)
@@ -216,6 +221,14 @@ def _follow(
         slope=jnp.zeros((max_knots, k), size.dtype),
     )
     state, record = pivot_until_done(step, (state, record))
+    # A slope on the last ray against the sign of its coordinate is set to 0. If it is more than
+    # rounding, there is another knot, below the floor.
+    last = jnp.maximum(state.row, 0)
+    slope, z = record.slope[last], record.z[last]
+    lost = jnp.max(jnp.where(slope * z < 0, jnp.abs(slope), 0))
+    is_ray = (state.result == RESULTS.successful) & (state.violation <= tol.wrong * size)
+    lost = jnp.where(is_ray, lost, 0)
+    state = eqx.tree_at(lambda s: s.violation, state, jnp.maximum(state.violation, lost))
     inaccurate = ~(state.violation <= tol.violation * size)
     inaccurate = inaccurate & (state.result == RESULTS.successful)
     result = RESULTS.where(inaccurate, RESULTS.path_inaccurate, state.result)
