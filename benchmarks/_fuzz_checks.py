@@ -5,7 +5,7 @@ share nothing with the solvers.
   `c = κ sign x` on the support, of `c = Xᵀ(y − Xx)` (for the limit: of `x̄` and the sign of its
   plateaus), at knots, between them and beyond, relative to `max |Xᵀy|`;
 - *end* without: `c = 0`, relative to `‖X‖(‖y‖ + ‖X‖ max |x|)`, for singular values below rounding
-  count as 0 (where `y = 0`, to that of the start, of size `ε`; with `x ≥ 0`, the conditions of
+  count as 0 (and what is below that of the start, of size `ε`; with `x ≥ 0`, the conditions of
   non-negative least squares);
 - *flow*: *dual*, `dual = s Xᵀ(y − Xx̄)`; *link*, `x = φ_ε(w(0) ∓ dual + λs)`; *gap*, that the lasso
   gap is not negative, and below the certificate; *bound*, that with the lasso point `p` at `s`
@@ -88,9 +88,9 @@ def violations(a: Arrays, out: Arrays, positive: bool) -> dict[str, np.ndarray]:
     x = out["end"]["x"][:, None] / x_unit
     c, rounding = _correlation(u, x)
     norm, x_size = np.linalg.norm(u["X"], axis=(1, 2)), np.max(np.abs(x[:, 0]), axis=1)
-    # The end point at y = 0 is 0 to rounding of the start.
-    start = np.where(np.any(u["y"] != 0, axis=1), 0, np.exp(a["log_eps"]) / u["x_unit"])
-    backward = norm * (np.linalg.norm(u["y"], axis=1) + norm * np.maximum(x_size, start))
+    backward = norm * (np.linalg.norm(u["y"], axis=1) + norm * x_size)
+    # What is 0 in the end is so to rounding of the start, as `rtol` is.
+    start = 2 * 512 * np.finfo(float).eps * np.exp(a["log_eps"]) / u["x_unit"] * norm**2
     decays = decay > 0
     relative_to = np.where(decays, size, np.where(backward > 0, backward, 1))
     with_sign = _conditions(c, decay[:, None], np.sign(x), rounding, positive)[:, 0]
@@ -101,7 +101,7 @@ def violations(a: Arrays, out: Arrays, positive: bool) -> dict[str, np.ndarray]:
         least = np.where(np.any(x < 0, axis=(1, 2)), np.inf, least)
     else:
         least = np.max(np.abs(c), axis=(1, 2))
-    found["end"] = np.where(decays, with_sign, least) / relative_to
+    found["end"] = np.where(decays, with_sign, np.maximum(least - start, 0)) / relative_to
     found |= _flow(a, out, u, positive)
     return {name: np.where(np.isnan(v), np.inf, v) for name, v in found.items()}
 
@@ -142,7 +142,7 @@ def _flow(a: Arrays, out: Arrays, u: Arrays, positive: bool) -> Arrays:
     # Where x is large, from a large start, losses are differences of larger numbers.
     norms = [np.linalg.norm(u["y"], axis=1)[:, None]]
     norms += [np.sum(np.abs(v) * u["columns"][:, None], axis=2) for v in (x_mean, best)]
-    digits = ROUNDING * sum(norms) ** 2
+    digits = 16 * ROUNDING * sum(norms) ** 2
     for name, excess in {"gap": above, "bound": mirror}.items():
         excess = excess - digits
         terms[name] = np.where(known & ~(excess <= 0), excess / scale, 0)
@@ -201,5 +201,5 @@ def integrated(a: Arrays, out: Arrays, positive: bool, lane: int) -> float | Non
     least = 1e-6 * np.linalg.norm(u["y"]) / max(np.max(u["columns"]), 1e-300)
     return float(
         np.max(np.abs(got - want))
-        / max(np.max(np.abs(want)), least, np.exp(log_eps) / x_unit * 1e-6, 1e-300)
+        / max(np.max(np.abs(want)), least, np.exp(log_eps) / x_unit, 1e-300)
     )

@@ -181,6 +181,8 @@ def _solve(
     result = RESULTS.promote(solution.result)
     result = RESULTS.where(valid, result, RESULTS.invalid_input)
     finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(z))
+    if isinstance(run.formulation, DualForm):  # at the cap of the link nothing is known
+        finite = finite & jnp.all(jnp.abs(x) < 0.99 * float(jnp.finfo(x.dtype).max) ** 0.25)
     lost = ~finite & (result == RESULTS.successful)
     result = RESULTS.where(lost, RESULTS.flow_not_finite, result)
     good = result == RESULTS.successful

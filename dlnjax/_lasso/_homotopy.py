@@ -154,7 +154,8 @@ def _follow(
         # Both ends of the segment just left certify it: everything is affine in τ.
         stop = jnp.where(ends, floor, tau)
         start = jnp.where(jnp.isinf(state.tau), stop, state.tau)
-        largest = jnp.max(jnp.maximum(excess - start * slack, excess - stop * slack))
+        end = jnp.where(ends, 0, stop)  # beyond the floor, nothing may join either
+        largest = jnp.max(jnp.maximum(excess - start * slack, excess - end * slack))
         fit, speed = jnp.abs(active.residual)
         largest = jnp.maximum(largest, jnp.max(fit + start * speed))
         # A maximum may lose a NaN when it is vectorised.
