@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree, Real
 
-from ._check import is_concrete
+from ._check import as_count, is_concrete
 
 
 def default_chunk(lanes: int, each: float | int) -> int:
@@ -73,6 +73,8 @@ def batched(
         flows = dln.batched(solve, X, y, difficulty=probe)  # X (1000, 3, 4), y (1000, 3)
         ```
     """
+    if not callable(fn):
+        raise TypeError(f"`fn` must be a function of one lane, got {type(fn).__name__}.")
     args = jax.tree.map(lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, args)
     arrays = jax.tree.leaves(eqx.filter(args, eqx.is_array))
     if not is_concrete(*arrays):
@@ -88,8 +90,7 @@ def batched(
             f"{shapes or 'of no arrays'}. Close over what all lanes share."
         )
     (lanes,) = lengths
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"`chunk` must be at least 1, got {chunk}.")
+    chunk = None if chunk is None else as_count(chunk, "chunk")
     each = sum(a.nbytes for a in arrays) / lanes
     size = default_chunk(lanes, each) if chunk is None else min(lanes, chunk)
 

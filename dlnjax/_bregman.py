@@ -8,7 +8,7 @@ from ._interpolator import Interpolator, interpolator
 from ._lasso._basis_pursuit import without_decay
 from ._linalg import matmul
 from ._network import AbstractDualNetwork
-from ._problem import AbstractProblem, LeastSquares, Quadratic
+from ._problem import AbstractProblem, LeastSquares, Quadratic, check_problem
 
 
 def bregman_projection(
@@ -47,6 +47,7 @@ def bregman_projection(
 
         [B25] arXiv 2509.18766, Lemma 4.4.
     """
+    check_problem(problem)
     x = as_float(x, "x", problem.r.dtype)
     if x.shape != problem.r.shape:
         raise ValueError(

@@ -1,5 +1,9 @@
 """Checks of user input. Shapes and dtypes always; values when they are concrete."""
 
+import math
+import operator
+from typing import Any
+
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -70,6 +74,67 @@ def check_nonempty(array: Array, name: str) -> None:
             f"`{name}` has an empty axis: its shape is {array.shape}. Every axis needs at "
             "least one entry."
         )
+
+
+def as_whole(value: Any, name: str) -> int:
+    """A Python integer."""
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+        raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
+    return operator.index(value)
+
+
+def as_count(value: Any, name: str) -> int:
+    """A Python integer of at least 1."""
+    count = as_whole(value, name)
+    if count < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {count}.")
+    return count
+
+
+def check_flag(value: Any, name: str) -> None:
+    """Refuse what is merely true or false: it decides which program is compiled."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"`{name}` must be True or False, got {value!r}.")
+
+
+def check_type(value: Any, name: str, kind: type | tuple[type, ...], what: str) -> None:
+    """Refuse an argument of another class, for instance two arguments in the wrong order."""
+    if not isinstance(value, kind):
+        given = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise TypeError(f"`{name}` must be {what}, got {given}.")
+
+
+def as_tolerance(value: ArrayLike, name: str, dtype) -> Array:
+    """A positive scalar."""
+    array = as_float(value, name, dtype)
+    check_scalar(array, name)
+    if is_concrete(array) and not 0 < float(array) < math.inf:
+        raise ValueError(
+            f"`{name}` must be positive and finite, got {float(array)}. Leave it out for the "
+            "default."
+        )
+    return array
+
+
+def as_parameter(value: ArrayLike, name: str, dtype) -> Array:
+    """Parameters `≥ 0` of a path, of any shape. NaN is one: it gives NaN."""
+    array = as_float(value, name, dtype)
+    if is_concrete(array):
+        least = np.min(np.asarray(array), initial=0, where=~np.isnan(np.asarray(array)))
+        if least < 0:
+            raise ValueError(f"`{name}` must be non-negative, got {float(least)}.")
+    return array
+
+
+def leading_axes(x: Array, value: Array, name: str) -> tuple[int, ...]:
+    """The axes of `x (..., d)` but the last, broadcast against those of `value`."""
+    try:
+        return jnp.broadcast_shapes(x.shape[:-1], value.shape)
+    except ValueError as e:
+        raise ValueError(
+            f"`{name}` of shape {value.shape} does not broadcast against the leading axes "
+            f"{x.shape[:-1]} of `x`. One value serves all points; a grid needs one point each."
+        ) from e
 
 
 def as_log_eps(eps: ArrayLike | None, log_eps: ArrayLike | None, dtype) -> Array:

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._check import is_concrete
+from ._check import check_type, is_concrete
 from ._linalg import matmul
 from ._network import UV
-from ._problem import AbstractProblem, LeastSquares
+from ._problem import AbstractProblem, LeastSquares, check_problem
 from ._training import Training
 
 
@@ -65,6 +65,8 @@ def effective_initialization(problem: AbstractProblem, run: Training) -> Effecti
         Even, Pesme, Gunasekar & Flammarion, *(S)GD over Diagonal Linear Networks*,
         arXiv 2302.08982, Theorem 1.
     """
+    check_problem(problem)
+    check_type(run, "run", Training, "what `dlnjax.train` returns")
     if run.sides is None or not isinstance(run.network, UV):
         raise TypeError(
             f"`effective_initialization` is known for `UV` networks only, got a run of "

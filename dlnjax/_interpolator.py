@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
-from ._check import as_float, as_log_eps, check_scalar, is_concrete
+from ._check import as_count, as_log_eps, as_tolerance, is_concrete
 from ._constraint import Constraint
 from ._flow._end_point import Newton, State, position, sides, signed
 from ._flow._graded import graded_step
@@ -23,7 +23,7 @@ from ._lasso._homotopy import lasso_path
 from ._linalg import matmul
 from ._network import AbstractDualNetwork, Growth, matched
 from ._path import kkt_violation
-from ._problem import AbstractProblem, is_valid
+from ._problem import AbstractProblem, check_problem, is_valid
 from ._solution import RESULTS, raise_on_failure
 
 _T = TypeVar("_T")
@@ -92,6 +92,7 @@ def interpolator(
         [Woo20] arXiv 2002.09277, Theorems 1 and 3; [W23] arXiv 2307.07410; with weight decay,
         [B25] arXiv 2509.18766, Lemma 4.4.
     """
+    check_problem(problem)
     log_eps = as_log_eps(eps, log_eps, problem.r.dtype)
     return _end(network, problem, log_eps, rtol, max_steps, throw)
 
@@ -125,6 +126,7 @@ def limit_point(
 
 
 def _end(network, problem, log_eps, rtol, max_steps, throw) -> Interpolator:
+    check_problem(problem)
     dtype = problem.r.dtype
     if not isinstance(network, AbstractDualNetwork):
         raise TypeError(
@@ -133,10 +135,8 @@ def _end(network, problem, log_eps, rtol, max_steps, throw) -> Interpolator:
             "`AbstractDualNetwork`."
         )
     network = matched(network, problem.r)
-    if max_steps < 1:
-        raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
-    rtol = as_float(512 * jnp.finfo(dtype).eps if rtol is None else rtol, "rtol", dtype)
-    check_scalar(rtol, "rtol")
+    max_steps = as_count(max_steps, "max_steps")
+    rtol = as_tolerance(512 * jnp.finfo(dtype).eps if rtol is None else rtol, "rtol", dtype)
     # Which of the two solves a traced weight decay needs is not known: then both are made.
     decay = problem.weight_decay
     decays = bool(np.asarray(decay) > 0) if is_concrete(decay) else None

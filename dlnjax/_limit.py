@@ -28,10 +28,10 @@ from ._active_set import (
     indices,
     pivot_until_done,
 )
-from ._check import as_float, check_scalar, is_concrete
+from ._check import as_count, as_float, check_scalar, is_concrete
 from ._network import AbstractDualNetwork, AbstractNetwork, dual_from, matched
 from ._path import LimitFlow
-from ._problem import AbstractProblem, is_valid
+from ._problem import AbstractProblem, check_problem, is_valid
 from ._segments import Segments, differentiable, limit_on_segments
 from ._solution import RESULTS, raise_on_failure
 
@@ -373,6 +373,7 @@ def limit_flow(
 
         [B25] §4.1, arXiv 2509.18766; [PF23] Algorithm 1, arXiv 2304.00488.
     """
+    check_problem(problem)
     if not isinstance(network, AbstractDualNetwork):
         raise TypeError(
             f"The limit process needs the dual variable of an `AbstractDualNetwork`, which "
@@ -393,9 +394,6 @@ def limit_flow(
         dual = dual_from(dual, start, network.positive)
     if max_knots is None:
         max_knots = 4 * problem.rank_bound + 16
-    if max_knots < 1:
-        raise ValueError(
-            f"`max_knots` must be at least 1, got {max_knots}. Leave it out for the default."
-        )
+    max_knots = as_count(max_knots, "max_knots")
     limit = _limit(problem, dual, s_max, network.positive, max_knots)
     return raise_on_failure(limit, limit.result, throw)

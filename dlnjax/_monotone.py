@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from ._check import check_flag
 from ._linalg import matmul
-from ._problem import AbstractProblem, is_valid
+from ._problem import AbstractProblem, check_problem, is_valid
 
 _MOST = 12  # coordinates: 4096 subsets
 
@@ -28,6 +29,7 @@ def is_z_matrix(problem: AbstractProblem) -> Bool[Array, ""]:
 
         [B25] arXiv 2509.18766, §3.1; [B23] JMLR 24(171).
     """
+    check_problem(problem)
     M, scale = problem.gram(), jnp.sqrt(problem.gram_diagonal())
     rounding = 64 * jnp.finfo(M.dtype).eps * scale[:, None] * scale[None, :]
     return is_valid(problem) & jnp.all((M <= rounding) | jnp.eye(len(M), dtype=bool))
@@ -62,6 +64,8 @@ def is_always_monotone(problem: AbstractProblem, *, positive: bool = False) -> B
 
         [B25] arXiv 2509.18766, §2.1 and §3.1.
     """
+    check_problem(problem)
+    check_flag(positive, "positive")
     d = problem.r.shape[0]
     if d > _MOST:
         raise ValueError(

@@ -14,6 +14,7 @@ from ._check import (
     check_finite,
     check_nonempty,
     check_scalar,
+    check_type,
     is_concrete,
     to_common_dtype,
 )
@@ -138,6 +139,8 @@ class AbstractDualNetwork(AbstractNetwork):
 
 def matched(network: _N, r: Array) -> _N:
     """`network` in the dtype of the problem whose linear term is `r`, which has its size."""
+    what = "a network, such as `dlnjax.UV(u, v)`"
+    check_type(network, "network", AbstractNetwork, what)
     d = r.shape[0]
     size = jax.eval_shape(lambda net: net(), network).shape
     if size != (d,):

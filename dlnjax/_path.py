@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
-from ._check import as_float
-from ._problem import AbstractProblem
+from ._check import as_parameter
+from ._problem import AbstractProblem, check_problem
 from ._solution import RESULTS
 
 
@@ -40,8 +40,8 @@ class PiecewiseLinearPath(eqx.Module):
     stats: dict[str, Any]
     positive: bool = eqx.field(static=True)
 
-    def _locate(self, p: ArrayLike) -> tuple[Array, Array, Array]:
-        p = as_float(p, "p", self.knots.dtype)
+    def _locate(self, p: Array) -> tuple[Array, Array, Array]:
+        p = jnp.where(p >= 0, p, jnp.nan)
         index = jnp.searchsorted(self.knots, p, side="right") - 1
         # Written so that a NaN path has started, and is NaN.
         return p, jnp.maximum(index, 0), ~(p < self.knots[0])
@@ -54,19 +54,32 @@ class PiecewiseLinearPath(eqx.Module):
         is_inner = (index + 1 < self.num_knots.astype(index.dtype))[..., None]
         return jnp.where(is_inner & (start * end >= 0) & (v * (start + end) <= 0), 0, v)
 
-    @eqx.filter_jit
     def z(self, p: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
-        """`z(p)`. Any shape `(...)` of `p ≥ 0` gives `(..., d)`."""
+        """`z(p)`. Any shape `(...)` of `p ≥ 0` gives `(..., d)`; under tracing, `p < 0` gives NaN.
+
+        **Raises:** `ValueError` for `p < 0`.
+        """
+        return self._z(as_parameter(p, "p", self.knots.dtype))
+
+    @eqx.filter_jit
+    def _z(self, p: Array) -> Array:
         p, index, started = self._locate(p)
         step = (p - self.knots[index])[..., None]
         slope = self.slopes[index]
         z = self.values[index] + jnp.where(slope == 0, 0, step * slope)  # p may be inf
-        return jnp.where(started[..., None], self._with_sign(z, index), 0)
+        z = jnp.where(started[..., None], self._with_sign(z, index), 0)
+        return jnp.where(jnp.isnan(p)[..., None], jnp.nan, z)
 
-    @eqx.filter_jit
     def x(self, p: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
         """`x(p) = z(p)/p`, with `x(0)` its limit. `(...) -> (..., d)`; `p = inf` gives the end
-        point, the slope of the last ray."""
+        point, the slope of the last ray.
+
+        **Raises:** `ValueError` for `p < 0`.
+        """
+        return self._x(as_parameter(p, "p", self.knots.dtype))
+
+    @eqx.filter_jit
+    def _x(self, p: Array) -> Array:
         p, index, started = self._locate(p)
         # (v + (p − k) m)/p = m + (v − k m)/p stays accurate for large p.
         slope = self.slopes[index]
@@ -76,15 +89,33 @@ class PiecewiseLinearPath(eqx.Module):
         # Exact zeros survive: z itself is exact there, the rearrangement is not.
         # (Elsewhere z is not asked: at p = inf the derivative of what is not chosen is NaN.)
         near = jnp.isfinite(p) & (p < 2 * self.knots[index])
-        z = self.z(jnp.where(near, p, 0))
+        z = self._z(jnp.where(near, p, 0))
         x = jnp.where(near[..., None], z / safe, x)
-        return jnp.where(started[..., None], self._with_sign(x, index), 0)
+        x = jnp.where(started[..., None], self._with_sign(x, index), 0)
+        return jnp.where(jnp.isnan(p)[..., None], jnp.nan, x)
+
+    def slope(self, p: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
+        """`dz/dp`, right-continuous. `(...) -> (..., d)`.
+
+        **Raises:** `ValueError` for `p < 0`.
+        """
+        return self._slope(as_parameter(p, "p", self.knots.dtype))
 
     @eqx.filter_jit
-    def slope(self, p: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
-        """`dz/dp`, right-continuous. `(...) -> (..., d)`."""
-        _, index, started = self._locate(p)
-        return jnp.where(started[..., None], self.slopes[index], 0)
+    def _slope(self, p: Array) -> Array:
+        p, index, started = self._locate(p)
+        slope = jnp.where(started[..., None], self.slopes[index], 0)
+        return jnp.where(jnp.isnan(p)[..., None], jnp.nan, slope)
+
+    def check_size(self, problem: AbstractProblem) -> None:
+        """Refuse a problem of another size, or what is not one."""
+        check_problem(problem)
+        d = self.values.shape[-1]
+        if problem.r.shape != (d,):
+            raise ValueError(
+                f"The path has {d} coordinates, the problem has {problem.r.shape[0]}. Pass the "
+                "problem that the path belongs to."
+            )
 
     @property
     def _rows(self) -> Array:
@@ -105,6 +136,8 @@ class PiecewiseLinearPath(eqx.Module):
         `|dz/dp|` of the segment: smaller decreases count as rounding. False where the path is not
         known to its end.
         """
+        if tol is not None and not 0 <= tol < 1:
+            raise ValueError(f"`tol` must be a number in [0, 1), got {tol}.")
         small = jnp.finfo(self.knots.dtype).eps ** 0.625 if tol is None else tol
         start, end = self._segments()
         speed = jnp.where(self.values * self.slopes < 0, jnp.abs(self.slopes), 0)
@@ -117,11 +150,16 @@ class PiecewiseLinearPath(eqx.Module):
         decreases = (speed > small * fastest) & (amount > small * top)
         return ~jnp.any(decreases | jnp.isnan(self.slopes))
 
-    @eqx.filter_jit
     def downward_variation(self, p: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         """`z↓(p) = Σᵢ ∫₀ᵖ (1+u)[(d(zᵢ)₊/du)₋ + (d(zᵢ)₋/du)₋] du` ([B25] Eq. 2.3), exact from
-        the knots. `(...) -> (...)`."""
-        p = as_float(p, "p", self.knots.dtype)
+        the knots. `(...) -> (...)`.
+
+        **Raises:** `ValueError` for `p < 0`.
+        """
+        return self._downward_variation(as_parameter(p, "p", self.knots.dtype))
+
+    @eqx.filter_jit
+    def _downward_variation(self, p: Array) -> Array:
         start, end = self._segments()
         speed = jnp.where(self.values * self.slopes < 0, jnp.abs(self.slopes), 0)
         # A coordinate that crosses 0 inside a segment grows again on the other side.
@@ -135,6 +173,7 @@ class PiecewiseLinearPath(eqx.Module):
             length = stop - start[:, None]
             moment = length + 0.5 * (stop + start[:, None]) * length
             is_unknown = jnp.isnan(self.slopes) & (jnp.minimum(end, p) > start)[:, None]
+            is_unknown = is_unknown | ~(p >= 0)
             return jnp.sum(jnp.where(is_unknown, jnp.nan, speed * moment))
 
         return jnp.vectorize(up_to)(p)
@@ -149,6 +188,7 @@ class PiecewiseLinearPath(eqx.Module):
         The violation at `x` is the largest of `|rⱼ − (Mx)ⱼ| − κⱼ` and, where `xᵢ ≠ 0`, of
         `|rᵢ − (Mx)ᵢ − κᵢ sign xᵢ|`, with `κ = λ + ω/p`.
         """
+        self.check_size(problem)
         start, end = self._segments()
         scale = jnp.max(jnp.abs(problem.r))
         unit = 1 / jnp.where(scale > 0, scale, 1)
@@ -210,7 +250,8 @@ class LimitFlow(PiecewiseLinearPath):
     def dual(self, problem: AbstractProblem, s: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
         """`Xᵀν(s) = s r − M z(s)`, for finite `s ≥ 0`. `(...) -> (..., d)`. The scaled dual
         variable of [B25] §4.2 is `w(s) = w(0) ∓ Xᵀν(s) + λs`."""
-        s = as_float(s, "s", self.knots.dtype)
+        self.check_size(problem)
+        s = as_parameter(s, "s", self.knots.dtype)
         return -s[..., None] * problem.gradient(self.z(s) / jnp.where(s > 0, s, 1)[..., None])
 
 

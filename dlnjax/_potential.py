@@ -77,16 +77,16 @@ def inverse_mirror_map(
 
         [Woo20] arXiv 2002.09277, Theorems 1 and 3.
     """
-    g, k = _arguments(g, depth)
+    g, k = _arguments(g, depth, "g")
     if k is None:
         return 2 * jnp.sinh(g)
     t = jnp.arctanh(g)
     return 2 * jnp.exp(k * _log_cosh(t)) * jnp.sinh(k * t)
 
 
-def _arguments(z: ArrayLike, depth: ArrayLike) -> tuple[Array, Array | None]:
+def _arguments(z: ArrayLike, depth: ArrayLike, name: str = "z") -> tuple[Array, Array | None]:
     """`z` and `k = D/(D − 2)`; no `k` at depth 2."""
-    z = as_float(z, "z")
+    z = as_float(z, name)
     D = as_float(depth, "depth", z.dtype)
     check_scalar(D, "depth")
     if is_concrete(depth):  # not D, which is traced inside `jit`

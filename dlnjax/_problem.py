@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,9 +16,12 @@ from ._check import (
     as_float,
     as_positive,
     check_finite,
+    check_flag,
     check_nonempty,
     check_scalar,
+    check_type,
     is_concrete,
+    leading_axes,
     to_common_dtype,
 )
 from ._linalg import matmul
@@ -72,7 +76,7 @@ class AbstractProblem(eqx.Module):
 
     def gradient(self, x: Real[ArrayLike, "... d"]) -> Float[Array, "... d"]:
         """`∇ℓ(x) = Mx − r`, without weight decay. `(..., d) -> (..., d)`."""
-        x = self._check_point(x)
+        x = self.as_points(x)
         return self.matvec(x) - jnp.broadcast_to(self.r, x.shape)
 
     def lasso_objective(
@@ -85,9 +89,9 @@ class AbstractProblem(eqx.Module):
 
         **Raises:** `ValueError` if `mu ≤ 0` or the last axis of `x` is not `d`.
         """
-        x = self._check_point(x)
+        x = self.as_points(x)
         mu = as_positive(mu, "mu", x.dtype)
-        batch = jnp.broadcast_shapes(x.shape[:-1], mu.shape)
+        batch = leading_axes(x, mu, "mu")
         kappa = jnp.broadcast_to(self.weight_decay + 1 / mu, batch)
         norm = jnp.broadcast_to(jnp.sum(jnp.abs(x), axis=-1), batch)
         return jnp.broadcast_to(self.loss(x), batch) + kappa * norm
@@ -105,8 +109,10 @@ class AbstractProblem(eqx.Module):
         (units of `r`); `positive` for the lasso over `x ≥ 0` (infinite where some `x < 0`). At
         `κ = 0` the derivative in `κ` is a mean over coordinates, and no side's.
         """
-        x = self._check_point(x)
+        x = self.as_points(x)
         kappa = as_float(kappa, "kappa", x.dtype)
+        check_flag(positive, "positive")
+        leading_axes(x, kappa, "kappa")
         if is_concrete(kappa) and not bool(np.all(np.asarray(kappa) >= 0)):
             raise ValueError(
                 f"`kappa` must be non-negative, got {float(np.min(np.asarray(kappa)))}."
@@ -138,7 +144,8 @@ class AbstractProblem(eqx.Module):
             gap = jnp.where(jnp.any(x < 0), jnp.inf, gap)
         return gap
 
-    def _check_point(self, x: ArrayLike) -> Array:
+    def as_points(self, x: ArrayLike) -> Array:
+        """`x` as an array of points, `(..., d)`."""
         x = as_float(x, "x", self.r.dtype)
         if x.ndim == 0 or x.shape[-1] != self.r.shape[0]:
             raise ValueError(
@@ -243,7 +250,7 @@ class LeastSquares(AbstractProblem):
         return min(self.X.shape)
 
     def loss(self, x: ArrayLike) -> Array:
-        x = self._check_point(x)
+        x = self.as_points(x)
         fit = matmul(x, self.X.T)
         return 0.5 * jnp.sum((fit - jnp.broadcast_to(self.y, fit.shape)) ** 2, axis=-1)
 
@@ -337,7 +344,7 @@ class Quadratic(AbstractProblem):
         return self.M.shape[0]
 
     def loss(self, x: ArrayLike) -> Array:
-        x = self._check_point(x)
+        x = self.as_points(x)
         value = jnp.sum((0.5 * self.matvec(x) - jnp.broadcast_to(self.r, x.shape)) * x, axis=-1)
         # A loss that is a squared norm: rounding must not make it negative.
         return jnp.maximum(value + self.constant, 0)
@@ -367,6 +374,12 @@ def _check_range(M: Array, r: Array, x: Array) -> None:
             f"`r` must lie in the range of `M`, but is off by {excess:.3g}: the loss would "
             "be unbounded below. Use `LeastSquares(X, y)`, or project `r`."
         )
+
+
+def check_problem(problem: Any) -> None:
+    """Refuse what is not a problem."""
+    what = "a problem, such as `dlnjax.LeastSquares(X, y)`"
+    check_type(problem, "problem", AbstractProblem, what)
 
 
 def is_valid(problem: AbstractProblem) -> Array:

@@ -4,10 +4,17 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Real
 
-from ._check import as_float, as_positive
+from ._check import (
+    as_float,
+    as_positive,
+    check_scalar,
+    check_type,
+    is_concrete,
+    leading_axes,
+)
 from ._flow._gradient_flow import Flow
-from ._path import PiecewiseLinearPath
-from ._problem import AbstractProblem
+from ._path import LimitFlow, PiecewiseLinearPath
+from ._problem import AbstractProblem, check_problem
 
 
 class SuboptimalityGap(eqx.Module):
@@ -39,9 +46,15 @@ def suboptimality_gap(
 
         [B25] Fig. 1.
     """
+    check_problem(problem)
     dtype = problem.r.dtype
-    x, mu = as_float(x, "x", dtype), as_positive(mu, "mu", dtype)
-
+    x, mu = problem.as_points(x), as_positive(mu, "mu", dtype)
+    leading_axes(x, mu, "mu")
+    what = "what `lasso_path` returns"
+    check_type(path, "path", PiecewiseLinearPath, what)
+    if isinstance(path, LimitFlow):  # its points are not optimal
+        raise TypeError(f"`path` must be {what}, got a LimitFlow.")
+    path.check_size(problem)
     return _gap_at_all(problem, x, mu, path)
 
 
@@ -80,6 +93,13 @@ def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
     **Returns:** shape `(S,)`, in units of the loss; infinite at `s = 0`. Where several coordinates
     have the largest correlation, its derivatives are a mean over them.
     """
+    check_problem(problem)
+    check_type(flow, "flow", Flow, "what `gradient_flow` returns")
+    if flow.x.shape[-1:] != problem.r.shape:
+        raise ValueError(
+            f"The flow has {flow.x.shape[-1]} coordinates, the problem has {problem.r.shape[0]}. "
+            "Pass the problem that was integrated."
+        )
     started = flow.s > 0
     kappa = problem.weight_decay + 1 / jnp.where(started, flow.s, 1)
     bound = problem.duality_gap(flow.x_mean, kappa, positive=flow.positive)
@@ -104,6 +124,15 @@ def eta(
     down = as_float(downward_variation, "downward_variation")
     s = as_positive(s, "s", down.dtype)
     decay = as_float(weight_decay, "weight_decay", down.dtype)
+    check_scalar(decay, "weight_decay")
+    for value, name in ((decay, "weight_decay"), (down, "downward_variation")):
+        if is_concrete(value) and bool(jnp.any(value < 0)):
+            raise ValueError(f"`{name}` must be non-negative, got {float(jnp.min(value))}.")
+    if () not in (s.shape, down.shape) and s.shape != down.shape:
+        raise ValueError(
+            f"`s` and `downward_variation` must have the same shape, got {s.shape} and "
+            f"{down.shape}. Pass `path.downward_variation(s)`."
+        )
     # The derivative of √0 would be NaN.
     root = jnp.where(down == 0, 0, jnp.sqrt(jnp.where(down == 0, 1, down)))
     return (1 + decay * s) * (root / s + down / s**2)

@@ -1,6 +1,5 @@
 """`train`: discrete steps on the weights, beside the flow."""
 
-import operator
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
@@ -11,10 +10,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
 
-from ._check import as_float, as_log_eps, check_scalar, is_concrete
+from ._check import as_float, as_log_eps, as_whole, check_scalar, is_concrete
 from ._flow._weight import WeightTerm
 from ._network import AbstractNetwork, matched
-from ._problem import AbstractProblem, LeastSquares, is_valid
+from ._problem import AbstractProblem, LeastSquares, check_problem, is_valid
 from ._solution import RESULTS, raise_on_failure
 from ._training_loop import run_steps
 
@@ -113,6 +112,7 @@ def train(
     **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if the run
     diverges, or if a step goes back in `t`, as with a negative `γ`.
     """
+    check_problem(problem)
     dtype = problem.r.dtype
     network = matched(network, problem.r)
     if is_concrete(problem.weight_decay) and float(problem.weight_decay) > 0:
@@ -167,11 +167,7 @@ def _as_steps(steps: ArrayLike | Sequence[SupportsIndex]) -> np.ndarray:
 
 
 def _as_batch_size(batch_size: Any) -> int | None:
-    if batch_size is None:
-        return None
-    if isinstance(batch_size, bool | np.bool_) or not hasattr(batch_size, "__index__"):
-        raise TypeError(f"`batch_size` must be a whole number, got {batch_size!r}.")
-    return operator.index(batch_size)
+    return None if batch_size is None else as_whole(batch_size, "batch_size")
 
 
 def _check_batch(

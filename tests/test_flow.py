@@ -506,6 +506,10 @@ def _break(batch: Batch, what: str, lane: int) -> None:
         batch.s[lane, 0] = -1
     elif what == "NaN s":
         batch.s[lane, 5] = np.nan
+    elif what == "negative rtol":
+        batch.rtol[lane] = -1e-7
+    elif what == "NaN rtol":
+        batch.rtol[lane] = np.nan
     elif what == "negative decay":
         batch.decay[lane] = -0.1
     elif what == "NaN shape":
@@ -527,6 +531,8 @@ BROKEN = [
     "unsorted s",
     "negative s",
     "NaN s",
+    "negative rtol",
+    "NaN rtol",
     "negative decay",
     "NaN shape",
     "degenerate shape",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
-from .._check import as_float, check_finite, check_nonempty, is_concrete
+from .._check import as_float, check_finite, check_nonempty, check_type, is_concrete
 from .._network import AbstractNetwork
 from .._problem import AbstractProblem
 from .._solution import RESULTS, raise_on_failure
@@ -100,6 +100,9 @@ def gradient_flow(
     s = _as_times(s, problem.r.dtype)
     solver = formulation.default_solver() if solver is None else solver
     adjoint = diffrax.RecursiveCheckpointAdjoint(CHECKPOINTS) if adjoint is None else adjoint
+    check_type(solver, "solver", diffrax.AbstractSolver, "a solver, such as `diffrax.Kvaerno5()`")
+    what = "an adjoint, such as `diffrax.ForwardMode()`"
+    check_type(adjoint, "adjoint", diffrax.AbstractAdjoint, what)
     flow = _solve(run, s, solver, adjoint)
     return raise_on_failure(flow, flow.result, throw)
 
@@ -180,6 +183,8 @@ def _solve(
     result = RESULTS.promote(solution.result)
     result = RESULTS.where(valid, result, RESULTS.invalid_input)
     finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(z))
+    if isinstance(run.formulation, DualForm):  # at the cap of the link nothing is known
+        finite = finite & jnp.all(jnp.abs(x) < 0.99 * float(jnp.finfo(x.dtype).max) ** 0.25)
     lost = ~finite & (result == RESULTS.successful)
     result = RESULTS.where(lost, RESULTS.flow_not_finite, result)
     good = result == RESULTS.successful

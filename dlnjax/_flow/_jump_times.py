@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
-from .._check import as_positive, check_finite, check_scalar
+from .._check import as_count, as_positive, check_finite, check_scalar, check_type
 from .._lanes import any_lane
 from .._network import AbstractNetwork
 from .._problem import AbstractProblem
@@ -105,9 +105,9 @@ def jump_times(
         raise ValueError(f"`level` must be a scalar or of shape ({d},), got shape {level.shape}.")
     if max_jumps is None:
         max_jumps = 4 * problem.rank_bound + 16
-    if max_jumps < 1:
-        raise ValueError(f"`max_jumps` must be at least 1, got {max_jumps}.")
+    max_jumps = as_count(max_jumps, "max_jumps")
     solver = formulation.default_solver() if solver is None else solver
+    check_type(solver, "solver", diffrax.AbstractSolver, "a solver, such as `diffrax.Kvaerno5()`")
     jumps = _solve(run, s_max, jnp.broadcast_to(level, d), solver, max_jumps)
     return raise_on_failure(jumps, jumps.result, throw)
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
-from .._check import as_float, as_log_eps, is_concrete
+from .._check import as_count, as_log_eps, as_tolerance, check_type, is_concrete
 from .._network import AbstractNetwork, matched
-from .._problem import AbstractProblem, is_valid
+from .._problem import AbstractProblem, check_problem, is_valid
 from ._formulation import AbstractFormulation
 from ._term import AbstractFlowTerm
 
@@ -32,6 +32,8 @@ class Run(eqx.Module):
         valid = is_valid(self.problem) & (self.log_eps < 0) & jnp.isfinite(self.log_eps)
         # A network that refuses weight decay has a penalty of NaN.
         penalty = self.network.penalty(self.problem.weight_decay)
+        bounds = jnp.stack([self.rtol, self.atol])
+        valid = valid & jnp.all((bounds > 0) & jnp.isfinite(bounds))
         return valid & term.is_valid() & ~jnp.isnan(penalty)
 
     def first_step(self, valid: Bool[Array, ""]) -> Float[Array, ""]:
@@ -59,19 +61,20 @@ def as_run(
     atol: Real[ArrayLike, ""] | None,
     max_steps: int,
 ) -> Run:
+    check_problem(problem)
+    what = "`DualForm()` or `WeightForm()`"
+    check_type(formulation, "formulation", AbstractFormulation, what)
     dtype = problem.r.dtype
     network = matched(network, problem.r)
     if is_concrete(problem.weight_decay) and float(problem.weight_decay) > 0:
         network.penalty(problem.weight_decay)  # raises where the network refuses it
-    if max_steps < 1:
-        raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
     single = jnp.finfo(dtype).eps > 1e-10
     return Run(
         network=network,
         problem=problem,
         log_eps=as_log_eps(eps, log_eps, dtype),
         formulation=formulation,
-        rtol=as_float((1e-4 if single else 1e-7) if rtol is None else rtol, "rtol", dtype),
-        atol=as_float((1e-5 if single else 1e-8) if atol is None else atol, "atol", dtype),
-        max_steps=max_steps,
+        rtol=as_tolerance((1e-4 if single else 1e-7) if rtol is None else rtol, "rtol", dtype),
+        atol=as_tolerance((1e-5 if single else 1e-8) if atol is None else atol, "atol", dtype),
+        max_steps=as_count(max_steps, "max_steps"),
     )

@@ -25,9 +25,9 @@ from .._active_set import (
     indices,
     pivot_until_done,
 )
-from .._check import as_weights
+from .._check import as_count, as_weights, check_flag
 from .._path import PiecewiseLinearPath
-from .._problem import AbstractProblem, is_valid
+from .._problem import AbstractProblem, check_problem, is_valid
 from .._segments import Segments, differentiable, path_on_segments
 from .._solution import RESULTS, raise_on_failure
 
@@ -154,7 +154,8 @@ def _follow(
         # Both ends of the segment just left certify it: everything is affine in τ.
         stop = jnp.where(ends, floor, tau)
         start = jnp.where(jnp.isinf(state.tau), stop, state.tau)
-        largest = jnp.max(jnp.maximum(excess - start * slack, excess - stop * slack))
+        end = jnp.where(ends, 0, stop)  # beyond the floor, nothing may join either
+        largest = jnp.max(jnp.maximum(excess - start * slack, excess - end * slack))
         fit, speed = jnp.abs(active.residual)
         largest = jnp.maximum(largest, jnp.max(fit + start * speed))
         # A maximum may lose a NaN when it is vectorised.
@@ -165,10 +166,15 @@ def _follow(
         ratio = jnp.where(jnp.isinf(state.tau), 0, stop / start)
         x = ratio * active.x + (1 - ratio) * u
         beyond = jnp.max(-active.sign * x) / jnp.maximum(jnp.max(jnp.abs(x)), size)
-        largest = jnp.maximum(largest, beyond * size * tol.violation / tol.position)
+        # And what leaves without a step must be at 0 already.
+        left = jnp.abs(active.x[event.slot]) / jnp.maximum(jnp.max(jnp.abs(active.x)), size)
+        left = jnp.where(event.leaves & possible & ~moved, left, 0)
+        position = size * tol.violation / tol.position
+        largest = jnp.maximum(largest, beyond * position)
         # What rounding in M itself may hide.
         violation = largest + tol.unit * jnp.sum(jnp.abs(x))
-        violation = jnp.where((moved | ends) & ~state.is_done, violation, 0)
+        violation = jnp.where(moved | ends, violation, left * position)
+        violation = jnp.where(state.is_done, 0, violation)
 
         stalled = jnp.where(moved, 0, state.stalled + possible.astype(jnp.int32))
         is_full = moved & (state.row == max_knots - 1)
@@ -216,6 +222,14 @@ def _follow(
         slope=jnp.zeros((max_knots, k), size.dtype),
     )
     state, record = pivot_until_done(step, (state, record))
+    # A slope on the last ray against the sign of its coordinate is set to 0. If it is more than
+    # rounding, there is another knot, below the floor.
+    last = jnp.maximum(state.row, 0)
+    slope, z = record.slope[last], record.z[last]
+    lost = jnp.max(jnp.where(slope * z < 0, jnp.abs(slope), 0))
+    is_ray = (state.result == RESULTS.successful) & (state.violation <= tol.wrong * size)
+    lost = jnp.where(is_ray, lost, 0)
+    state = eqx.tree_at(lambda s: s.violation, state, jnp.maximum(state.violation, lost))
     inaccurate = ~(state.violation <= tol.violation * size)
     inaccurate = inaccurate & (state.result == RESULTS.successful)
     result = RESULTS.where(inaccurate, RESULTS.path_inaccurate, state.result)
@@ -292,12 +306,11 @@ def lasso_path(
         Osborne, Presnell, Turlach (2000); Efron et al., *Least Angle Regression* (2004); in
         this parametrisation [B25] §4.5.
     """
+    check_problem(problem)
+    check_flag(positive, "positive")
     omega = as_weights(weights, problem.r.shape[0], problem.r.dtype)
     if max_knots is None:
         max_knots = 4 * problem.rank_bound + 16
-    if max_knots < 1:
-        raise ValueError(
-            f"`max_knots` must be at least 1, got {max_knots}. Leave it out for the default."
-        )
+    max_knots = as_count(max_knots, "max_knots")
     path = _homotopy(problem, omega, positive, max_knots)
     return raise_on_failure(path, path.result, throw)

@@ -8,8 +8,15 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Real
 
-from .._check import as_float, as_positive, as_weights
-from .._problem import AbstractProblem, is_valid
+from .._check import (
+    as_count,
+    as_positive,
+    as_tolerance,
+    as_weights,
+    check_flag,
+    check_nonempty,
+)
+from .._problem import AbstractProblem, check_problem, is_valid
 from .._segments import lasso_on_face
 from .._solution import RESULTS, raise_on_failure
 from ._faces import Faces, State
@@ -154,15 +161,16 @@ def lasso(
         problems* (2000), the active set; Beck & Teboulle, FISTA (2009), with the restart of
         O'Donoghue & Candès (2015), the safeguard.
     """
+    check_problem(problem)
+    check_flag(positive, "positive")
     dtype = problem.r.dtype
     mu = as_positive(mu, "mu", dtype)
+    check_nonempty(mu, "mu")
     omega = as_weights(weights, problem.r.shape[0], dtype)
     if gap_tol is None:
         gap_tol = 1e-4 if jnp.finfo(dtype).eps > 1e-10 else 1e-8
-    gap_tol = as_float(gap_tol, "gap_tol", dtype)
-    if max_steps < 1:
-        raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
-    steps, gap_tol = jnp.asarray(max_steps), lax.stop_gradient(gap_tol)
+    gap_tol = as_tolerance(gap_tol, "gap_tol", dtype)
+    steps, gap_tol = jnp.asarray(as_count(max_steps, "max_steps")), lax.stop_gradient(gap_tol)
     point = eqx.filter_jit(_solve)(
         problem, mu, omega, positive=positive, gap_tol=gap_tol, max_steps=steps
     )

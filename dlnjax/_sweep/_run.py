@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._check import check_type
 from ._program import Program, Values, check, plan
 from ._spec import Cell, Sweep
 from ._store import Store, create, need, open_sweep, provenance
@@ -52,6 +53,7 @@ def run_sweep(
     """
     for package in ("xarray", "zarr", "tqdm"):
         need(package)
+    check_type(sweep, "sweep", Sweep, "a `dlnjax.Sweep`")
     path = Path(path)
     if memory < 1:
         raise ValueError(f"`memory` is a number of bytes, got {memory}.")

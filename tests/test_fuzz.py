@@ -1,0 +1,95 @@
+"""Instances that `python -m benchmarks.fuzz` found to be wrong without a flag, at batch and lane of
+seed 0, as they were then. They are right now, or flagged."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from families import kkt_violation
+
+import dlnjax as dln
+
+PATHS = {
+    # Columns dependent up to 3e-6: a coordinate left by a step of length 0, from far away.
+    "17, 426": (
+        [
+            [0.6436834634860323, 1.6042713633174495, 0.6234563674195829],
+            [0.16142525342363578, -1.3239297054792876, 0.7042369607361653],
+            [1.052377945014343, 1.048754758036861, 1.51890854129608],
+            [0.060744870089996246, 0.5958038582765561, -0.08220402059613502],
+        ],
+        [0.9444785761294829, 1.2417809674717688, -1.6407146530337575, 0.5432991351345976],
+    ),
+    "29, 234": (
+        [
+            [0.9166440251331437, 1.980530642855119, 1.1041252206514132],
+            [-2.279885385894856, 0.9346274991525932, -1.650377461124322],
+            [1.8915101272151726, -2.0253398521608594, 1.1355215623140071],
+            [-1.8021906600894588, 1.046202095188293, -1.2470961583497076],
+        ],
+        [1.0, -2.0, -1.0, 2.0],
+    ),
+    "97, 273": (
+        [
+            [-124542.73026687403, 311932.62812531745, 205740.3957250008],
+            [-98536.20070537795, 353166.17369896115, 104495.41991865559],
+            [8978.919395309304, -2960.6357543282716, -25531.219970297694],
+            [242269.63886484868, -245672.31654726205, -598087.7303416682],
+        ],
+        [-41492.52129184255, -74232.63883015333, 25318.088965606537, 91014.03029722012],
+    ),
+    "172, 63": (
+        [
+            [
+                -6.834858559114043e-07,
+                1.819768086728075e-06,
+                6.705240356887307e-08,
+                1.29357903591e-06,
+            ],
+            [
+                3.46368453688231e-07,
+                -1.62680369128963e-07,
+                2.24698954598957e-07,
+                -5.6250157532559e-07,
+            ],
+            [
+                -1.04215807482543e-06,
+                -1.43543978986045e-07,
+                -8.9167676199504e-07,
+                1.61489839113576e-06,
+            ],
+        ],
+        [2.113990808064836, -2.6691004266371965, -1.1858135253515782],
+    ),
+    # Columns of sizes 5e-6 to 2e6: the last ray lost a slope that leads to another knot.
+    "24, 279": (
+        [
+            [2.6710076077903064e-06, -0.016065237291603383, -1259037.4142299693, -88.1076261301623],
+            [4.447672499320907e-06, 0.019861600826283906, 1556559.5511000296, -101.47242729464949],
+            [9.68609782416664e-07, -0.012363852989535897, -968958.8280398572, -26.160597998655955],
+        ],
+        [0.13047545003354752, -1.0398481891734213, -0.15594247875519482],
+    ),
+}
+
+
+@jax.jit
+@jax.vmap
+def _path(X, y):
+    path = dln.lasso_path(dln.LeastSquares(X, y), throw=False)
+    middle = jnp.sqrt(path.knots[:-1]) * jnp.sqrt(path.knots[1:])
+    at = jnp.concatenate([path.knots, middle, 10 * path.knots[-1:]])
+    return path, at, path.x(at)
+
+
+@pytest.mark.parametrize("case", PATHS)
+def test_paths_are_right_or_flagged(case):
+    X, y = map(np.array, PATHS[case])
+    path, at, x = jax.tree.map(lambda v: v[0], _path(np.stack([X] * 4), np.stack([y] * 4)))
+    if path.result == dln.RESULTS.successful:
+        meant = at > 0
+        violation = kkt_violation(X, y, np.asarray(x)[meant], 1 / np.asarray(at)[meant])
+        assert np.max(violation) <= 1e-6 * np.max(np.abs(X.T @ y))
+    else:
+        assert path.result == dln.RESULTS.path_inaccurate
+        assert path.stats["max_violation"] > np.finfo(float).eps ** 0.5
