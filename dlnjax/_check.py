@@ -149,10 +149,14 @@ def as_log_eps(eps: ArrayLike | None, log_eps: ArrayLike | None, dtype) -> Array
         value = as_float(eps, "eps", dtype)
         check_scalar(value, "eps")
         if is_concrete(eps) and not 0 < float(np.asarray(eps)) < 1:
-            raise ValueError(
-                f"`eps` must lie in (0, 1), got {float(np.asarray(eps))}. Put a larger "
-                "initialisation into the shape of the network."
+            value = float(np.asarray(eps))
+            fix = (
+                "For ε → 0 there are `limit_flow` and `limit_point`; an ε too small for its dtype is "
+                "`log_eps=...`."
+                if value == 0
+                else "Put a larger initialisation into the shape of the network."
             )
+            raise ValueError(f"`eps` must lie in (0, 1), got {value}. {fix}")
         # From the value that was given: a Python 1e-100 would underflow in float32.
         return (
             jnp.asarray(float(np.log(np.asarray(eps, np.float64))), dtype)

@@ -40,7 +40,15 @@ class PiecewiseLinearPath(eqx.Module):
     stats: dict[str, Any]
     positive: bool = eqx.field(static=True)
 
+    def _check_single(self) -> None:
+        if self.knots.ndim != 1:
+            raise ValueError(
+                f"This is a batch of paths, of shape {self.knots.shape[:-1]}. Ask inside the "
+                "`jax.vmap` that made it, or `jax.vmap(lambda path: ...)(paths)`."
+            )
+
     def _locate(self, p: Array) -> tuple[Array, Array, Array]:
+        self._check_single()
         p = jnp.where(p >= 0, p, jnp.nan)
         index = jnp.searchsorted(self.knots, p, side="right") - 1
         # Written so that a NaN path has started, and is NaN.
@@ -119,6 +127,7 @@ class PiecewiseLinearPath(eqx.Module):
 
     @property
     def _rows(self) -> Array:
+        self._check_single()
         return jnp.arange(self.knots.shape[0], dtype=self.num_knots.dtype)
 
     def _segments(self) -> tuple[Array, Array]:
@@ -242,6 +251,7 @@ class LimitFlow(PiecewiseLinearPath):
 
     def _signs(self) -> tuple[Array, Array]:
         """Of `x` before and after each jump; equal where there is no jump, or it is not known."""
+        self._check_single()
         after = jnp.sign(self.slopes)
         before = jnp.concatenate([jnp.zeros_like(after[:1]), after[:-1]])
         is_known = (self._rows < self.num_jumps)[:, None] & ~jnp.isnan(after)

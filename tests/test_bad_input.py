@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
@@ -352,3 +353,11 @@ def test_parameters_of_paths(method):
     lost = np.isnan(values).reshape(5, -1)
     np.testing.assert_array_equal(lost.all(axis=1), [True, True, False, False, False])
     assert np.all(np.isnan(at(np.nan)))
+
+
+@pytest.mark.parametrize("ask", ["jumps", "activations", "x", "is_monotone"])
+def test_batches_of_paths_are_asked_under_vmap(ask):
+    batch = jax.tree.map(lambda a: jnp.stack([a, a]), LIMIT)
+    with pytest.raises(ValueError, match=r"batch of paths, of shape \(2,\)"):
+        value = getattr(batch, ask)
+        value(1.0) if ask == "x" else value()
