@@ -1,6 +1,8 @@
 """Arguments that the tests of each function do not refuse already: every public function says which
 one was wrong, what it got, and what it wants. Nothing here compiles a solver."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 import re
 from pathlib import Path
 
