@@ -139,12 +139,13 @@ def _flow(a: Arrays, out: Arrays, u: Arrays, positive: bool) -> Arrays:
     above = np.maximum(np.where(bound == np.inf, 0, gap - bound), -gap)
     mirror = _objective(u, x_mean) - _objective(u, best) - _divergence(a, u, best, positive)
     terms = {"dual": dual, "link": link}
-    # Where x is large, from a large start, losses are differences of larger numbers.
+    # Where x is large, from a large start, losses are differences of larger numbers, and the
+    # penalty of a column of 0 is larger than both.
     norms = [np.linalg.norm(u["y"], axis=1)[:, None]]
     norms += [np.sum(np.abs(v) * u["columns"][:, None], axis=2) for v in (x_mean, best)]
     digits = 16 * ROUNDING * sum(norms) ** 2
     for name, excess in {"gap": above, "bound": mirror}.items():
-        excess = excess - digits
+        excess = excess - digits - 16 * ROUNDING * np.abs(gap)
         terms[name] = np.where(known & ~(excess <= 0), excess / scale, 0)
     return {f"flow, {name}": np.max(term, axis=1) for name, term in terms.items()}
 
@@ -183,7 +184,7 @@ def integrated(a: Arrays, out: Arrays, positive: bool, lane: int) -> float | Non
         q = np.exp(np.minimum((start - _sides(dual, positive) + u["decay"] * s) * log_eps, 300))
         return np.sum(q, axis=0)[:, None] / x_unit * log_eps * M
 
-    last = float(u["s"][-1])
+    last, atol = float(u["s"][-1]), 1e-11 / u["size"]
     z = solve_ivp(
         x,
         (0, last),
@@ -191,7 +192,7 @@ def integrated(a: Arrays, out: Arrays, positive: bool, lane: int) -> float | Non
         method="LSODA",
         jac=jacobian,
         rtol=1e-9,
-        atol=1e-11 / u["size"],
+        atol=atol,
         t_eval=[last],
     )
     if not z.success:
@@ -200,6 +201,6 @@ def integrated(a: Arrays, out: Arrays, positive: bool, lane: int) -> float | Non
     # What the smallest of steps would not resolve is 0.
     least = 1e-6 * np.linalg.norm(u["y"]) / max(np.max(u["columns"]), 1e-300)
     return float(
-        np.max(np.abs(got - want))
+        max(np.max(np.abs(got - want)) - atol / last, 0)
         / max(np.max(np.abs(want)), least, np.exp(log_eps) / x_unit, 1e-300)
     )
