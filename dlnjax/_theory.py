@@ -92,6 +92,11 @@ def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
 
     **Returns:** shape `(S,)`, in units of the loss; infinite at `s = 0`. Where several coordinates
     have the largest correlation, its derivatives are a mean over them.
+
+    !!! cite "Reference"
+
+        Kim, Koh, Lustig, Boyd, Gorinevsky, *An Interior-Point Method for Large-Scale
+        ℓ1-Regularized Least Squares* (2007): the dual point from a scaled residual.
     """
     check_problem(problem)
     check_type(flow, "flow", Flow, "what `gradient_flow` returns")

@@ -111,6 +111,11 @@ def train(
 
     **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if the run
     diverges, or if a step goes back in `t`, as with a negative `γ`.
+
+    !!! cite "Reference"
+
+        [EPGF23] arXiv 2302.08982, for (stochastic) gradient descent on these networks; the rescaled
+        time and the average are those of the flow, [B25].
     """
     check_problem(problem)
     dtype = problem.r.dtype
