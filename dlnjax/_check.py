@@ -151,8 +151,8 @@ def as_log_eps(eps: ArrayLike | None, log_eps: ArrayLike | None, dtype) -> Array
         if is_concrete(eps) and not 0 < float(np.asarray(eps)) < 1:
             value = float(np.asarray(eps))
             fix = (
-                "For ε → 0 there are `limit_flow` and `limit_point`; an ε too small for its dtype is "
-                "`log_eps=...`."
+                "For ε → 0 there are `limit_flow` and `limit_point`; for an ε too small for its "
+                "dtype, `log_eps=...`."
                 if value == 0
                 else "Put a larger initialisation into the shape of the network."
             )
