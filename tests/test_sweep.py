@@ -153,7 +153,7 @@ def test_flows_and_bad_lanes(tmp_path):
         metrics={"gap": dln.metrics.relative_gap, "monotone": "is_monotone"},
         key=3,
     )
-    with pytest.warns(UserWarning, match="lanes? failed: .*`flow_result` of the data"):
+    with pytest.warns(UserWarning, match="18 lanes failed: .*`flow_result`, `path_result` of"):
         data = dln.run_sweep(sweep, tmp_path / "store").load()
     assert data.gap.dims[-2:] == ("log_eps", "s") and data.monotone.dims[-1] == "weight_decay"
     names = data.flow_result.flag_meanings.split()

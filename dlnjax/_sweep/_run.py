@@ -88,7 +88,8 @@ def run_sweep(
     _wait()
     data = open_sweep(path)
     if failed:
-        reasons = ", ".join(f"`{name}`" for name in data if str(name).endswith("_result"))
+        names = sorted(str(name) for name in data if str(name).endswith("_result"))
+        reasons = ", ".join(f"`{name}`" for name in names)
         warnings.warn(
             f"{failed} {'lane' if failed == 1 else 'lanes'} failed: metrics are NaN there, and "
             f"{reasons} of the data say why.",
