@@ -199,6 +199,11 @@ class LeastSquares(AbstractProblem):
         shapes, NaN or inf, `λ < 0`.
         """
         X, y = to_common_dtype(as_float(X, "X"), as_float(y, "y"))
+        if X.ndim == 1 and y.ndim == 2:
+            raise ValueError(
+                f"`X` has shape {X.shape} and `y` has {y.shape}: the matrix comes first, "
+                "`LeastSquares(X, y)`."
+            )
         if X.ndim != 2:
             raise ValueError(
                 f"`X` must be a matrix (n, d), got shape {X.shape}. Use `X[:, None]` for "

@@ -12,12 +12,12 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
 
     successful = ""
     invalid_input = (
-        "The input of this lane is invalid: NaN or inf in the data, ε outside (0, 1), a negative "
+        "The input of this lane is invalid; call the function outside `jit` and `vmap` on it to be "
+        "told why. It is NaN or inf in the data, ε outside (0, 1), a tolerance `≤ 0`, a negative "
         "weight decay or one that the network does not take, a degenerate shape, a depth `≤ 2`, "
         "an unsorted or negative `s`, an `s_max` or a `level` that is not positive, a `start` that "
-        "the network cannot represent, a negative step size or label noise, or `μ ≤ 0`: call the "
-        "function outside `jit` and `vmap` on this lane to be told which. "
-        "Or its numbers leave the range of the dtype: rescale a design whose columns, squared, "
+        "the network cannot represent, a negative step size or label noise, or `μ ≤ 0`; "
+        "or its numbers leave the range of the dtype: rescale a design whose columns, squared, "
         "overflow or underflow; where `ε^½` underflows, use `gradient_flow` with `DualForm()`."
     )
     max_knots_reached = (

@@ -145,7 +145,7 @@ REFUSED = {
     "β = γ": (
         lambda: dln.UV(np.array([2.0, 1.5]), np.array([1.0, 1.5])),
         "Degenerate shape: |u[1]| = |v[1]| = 1.5. From there `u∘v` keeps its sign forever. "
-        "Use different sizes, such as u = 1, v = 0.",
+        "Use different sizes, such as u = 1, v = 0;",
     ),
     "β = −γ": (
         lambda: dln.UV(np.array([-0.5, 1.0]), np.array([0.5, 0.0])),
