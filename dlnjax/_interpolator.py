@@ -21,7 +21,7 @@ from ._lasso._basis_pursuit import (
 )
 from ._lasso._homotopy import lasso_path
 from ._linalg import matmul
-from ._network import AbstractDualNetwork, Growth, matched
+from ._network import AbstractDualNetwork, Growth, matched, takes
 from ._path import kkt_violation
 from ._problem import AbstractProblem, check_problem, is_valid
 from ._solution import RESULTS, raise_on_failure
@@ -63,7 +63,7 @@ def interpolator(
 
     Without weight decay it minimises a potential over the minimisers of the loss (over `x ≥ 0` for
     `USquared`), for example `Σ q_D(xᵢ/ε)` for unit shapes: see `potential`. With weight
-    decay `λ` it is the lasso at `κ = λ`, whatever `ε` is.
+    decay `λ`, which depth 2 takes only, it is the lasso at `κ = λ`, whatever `ε` is.
 
     Forward and reverse differentiable by the implicit function theorem, once: second derivatives
     are not those of the end point, and no error says so. At `λ = 0`, where
@@ -134,7 +134,7 @@ def _end(network, problem, log_eps, rtol, max_steps, throw) -> Interpolator:
             "Use `gradient_flow` with `WeightForm()` and a large `s`, or subclass "
             "`AbstractDualNetwork`."
         )
-    network = matched(network, problem.r)
+    network = matched(network, problem)
     max_steps = as_count(max_steps, "max_steps")
     rtol = as_tolerance(512 * jnp.finfo(dtype).eps if rtol is None else rtol, "rtol", dtype)
     # Which of the two solves a traced weight decay needs is not known: then both are made.
@@ -175,7 +175,7 @@ def _solve(
     log_eps = -jnp.ones_like(rtol) if log_eps is None else log_eps
     # A degenerate shape is an infinite dual variable.
     valid = is_valid(problem) & jnp.all(jnp.isfinite(network.initial_dual(log_eps)))
-    valid = valid & (log_eps < 0) & jnp.isfinite(log_eps)
+    valid = valid & (log_eps < 0) & jnp.isfinite(log_eps) & takes(network, problem.weight_decay)
     result = RESULTS.where(valid, end.result, RESULTS.invalid_input)
     good = result == RESULTS.successful
     x, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (end.x, end.dual))

@@ -29,7 +29,7 @@ from ._active_set import (
     pivot_until_done,
 )
 from ._check import as_count, as_float, check_scalar, is_concrete
-from ._network import AbstractDualNetwork, AbstractNetwork, dual_from, matched
+from ._network import AbstractDualNetwork, AbstractNetwork, dual_from, matched, takes
 from ._path import LimitFlow
 from ._problem import AbstractProblem, check_problem, is_valid
 from ._segments import Segments, differentiable, limit_on_segments
@@ -381,7 +381,7 @@ def limit_flow(
             "`gradient_flow(..., formulation=WeightForm())`."
         )
     dtype = problem.r.dtype
-    network = matched(network, problem.r)
+    network = matched(network, problem)
     s_max = as_float(s_max, "s_max", dtype)
     check_scalar(s_max, "s_max")
     if is_concrete(s_max) and not float(s_max) > 0:
@@ -390,6 +390,7 @@ def limit_flow(
             "to its end."
         )
     dual = network.initial_dual(jnp.asarray(-jnp.inf, dtype))
+    dual = jnp.where(takes(network, problem.weight_decay), dual, jnp.nan)  # which is invalid
     if start is not None:
         dual = dual_from(dual, start, network.positive)
     if max_knots is None:

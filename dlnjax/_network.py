@@ -18,6 +18,7 @@ from ._check import (
     is_concrete,
     to_common_dtype,
 )
+from ._problem import AbstractProblem
 
 # Not `typing.Self`, which beartype refuses in a class that it does not decorate.
 _N = TypeVar("_N", bound="AbstractNetwork")
@@ -137,8 +138,9 @@ class AbstractDualNetwork(AbstractNetwork):
         )
 
 
-def matched(network: _N, r: Array) -> _N:
-    """`network` in the dtype of the problem whose linear term is `r`, which has its size."""
+def matched(network: _N, problem: AbstractProblem) -> _N:
+    """`network` in the dtype of the problem, whose size it has, and whose weight decay it takes."""
+    r, decay = problem.r, problem.weight_decay
     what = "a network, such as `dlnjax.UV(u, v)`"
     check_type(network, "network", AbstractNetwork, what)
     d = r.shape[0]
@@ -149,7 +151,15 @@ def matched(network: _N, r: Array) -> _N:
             f"Build it with weights of shape ({d},)."
         )
     cast = lambda w: w.astype(r.dtype) if eqx.is_inexact_array(w) else w
-    return jax.tree.map(cast, network)
+    network = jax.tree.map(cast, network)
+    if is_concrete(decay) and float(decay) > 0:
+        network.penalty(decay)  # raises where the network refuses it
+    return network
+
+
+def takes(network: AbstractNetwork, weight_decay: Array) -> Array:
+    """Under tracing: a network that refuses weight decay has a penalty of NaN."""
+    return ~jnp.isnan(network.penalty(weight_decay))
 
 
 def dual_from(dual: Array, start: ArrayLike, positive: bool) -> Array:
@@ -236,8 +246,9 @@ class UV(AbstractDualNetwork):
                 i = int(bad[0])
                 raise ValueError(
                     f"Degenerate shape: |u[{i}]| = |v[{i}]| = {abs(float(u[i]))}. From there "
-                    "`u∘v` keeps its sign forever. Use different sizes, such as u = 1, v = 0; where "
-                    "all weights do start equal, `USquared(u)` is that network, at the same ε and s."
+                    "`u∘v` keeps its sign forever. Use different sizes, such as u = 1, v = 0; "
+                    "where all weights do start equal, `USquared(u)` is that network, at the same "
+                    "ε and s."
                 )
 
     def __call__(self) -> Array:

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
 
 from ._check import as_float, as_log_eps, as_whole, check_scalar, is_concrete
 from ._flow._weight import WeightTerm
-from ._network import AbstractNetwork, matched
+from ._network import AbstractNetwork, matched, takes
 from ._problem import AbstractProblem, LeastSquares, check_problem, is_valid
 from ._solution import RESULTS, raise_on_failure
 from ._training_loop import run_steps
@@ -119,9 +119,7 @@ def train(
     """
     check_problem(problem)
     dtype = problem.r.dtype
-    network = matched(network, problem.r)
-    if is_concrete(problem.weight_decay) and float(problem.weight_decay) > 0:
-        network.penalty(problem.weight_decay)  # raises where the network refuses it
+    network = matched(network, problem)
     if not isinstance(optimizer, tuple) or not hasattr(optimizer, "update"):
         raise TypeError(
             "`optimizer` must be an optax optimiser, a `GradientTransformation`, got "
@@ -218,8 +216,7 @@ def _train(
 ) -> Training:
     term = WeightTerm(network, problem, log_eps)
     valid = is_valid(problem) & (log_eps < 0) & jnp.isfinite(log_eps) & term.is_valid()
-    # A network that refuses weight decay has a penalty of NaN.
-    valid = valid & ~jnp.isnan(network.penalty(problem.weight_decay))
+    valid = valid & takes(network, problem.weight_decay)
     records, with_weights = run_steps(
         term.start, problem, optimizer, steps, num_steps, batch_size, label_noise, key
     )

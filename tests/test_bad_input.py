@@ -363,3 +363,18 @@ def test_batches_of_paths_are_asked_under_vmap(ask):
     with pytest.raises(ValueError, match=r"batch of paths, of shape \(2,\)"):
         value = getattr(batch, ask)
         value(1.0) if ask == "x" else value()
+
+
+@pytest.mark.parametrize("solve", [dln.interpolator, dln.limit_point, dln.limit_flow])
+def test_deep_networks_take_no_weight_decay(solve):
+    network = dln.Deep(np.ones(3), np.ones(3), depth=3)
+    problem = dln.LeastSquares(X, np.ones(2), weight_decay=0.5)
+    options = EPS if solve is dln.interpolator else {}
+    with pytest.raises(ValueError, match="A network of depth 3.0 takes no weight decay, got 0.5"):
+        solve(network, problem, **options)
+    lanes = jax.vmap(
+        lambda decay: (
+            solve(network, dln.LeastSquares(X, np.ones(2), decay), throw=False, **options).result
+        )
+    )(jnp.array([0, 0.5]))
+    np.testing.assert_array_equal(lanes == dln.RESULTS.invalid_input, [False, True])

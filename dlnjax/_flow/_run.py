@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
-from .._check import as_count, as_log_eps, as_tolerance, check_type, is_concrete
-from .._network import AbstractNetwork, matched
+from .._check import as_count, as_log_eps, as_tolerance, check_type
+from .._network import AbstractNetwork, matched, takes
 from .._problem import AbstractProblem, check_problem, is_valid
 from ._formulation import AbstractFormulation
 from ._term import AbstractFlowTerm
@@ -30,11 +30,9 @@ class Run(eqx.Module):
 
     def is_valid(self, term: AbstractFlowTerm) -> Bool[Array, ""]:
         valid = is_valid(self.problem) & (self.log_eps < 0) & jnp.isfinite(self.log_eps)
-        # A network that refuses weight decay has a penalty of NaN.
-        penalty = self.network.penalty(self.problem.weight_decay)
         bounds = jnp.stack([self.rtol, self.atol])
         valid = valid & jnp.all((bounds > 0) & jnp.isfinite(bounds))
-        return valid & term.is_valid() & ~jnp.isnan(penalty)
+        return valid & term.is_valid() & takes(self.network, self.problem.weight_decay)
 
     def first_step(self, valid: Bool[Array, ""]) -> Float[Array, ""]:
         # Nothing happens before about 1/‖r‖_∞. How the steps change with the data is of the order
@@ -65,9 +63,7 @@ def as_run(
     what = "`DualForm()` or `WeightForm()`"
     check_type(formulation, "formulation", AbstractFormulation, what)
     dtype = problem.r.dtype
-    network = matched(network, problem.r)
-    if is_concrete(problem.weight_decay) and float(problem.weight_decay) > 0:
-        network.penalty(problem.weight_decay)  # raises where the network refuses it
+    network = matched(network, problem)
     single = jnp.finfo(dtype).eps > 1e-10
     return Run(
         network=network,
