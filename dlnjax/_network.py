@@ -159,7 +159,7 @@ def matched(network: _N, problem: AbstractProblem) -> _N:
 
 def takes(network: AbstractNetwork, weight_decay: Array) -> Array:
     """Under tracing: a network that refuses weight decay has a penalty of NaN."""
-    return ~jnp.isnan(network.penalty(weight_decay))
+    return (weight_decay == 0) | ~jnp.isnan(network.penalty(weight_decay))
 
 
 def dual_from(dual: Array, start: ArrayLike, positive: bool) -> Array:

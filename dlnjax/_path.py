@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
-from ._check import as_parameter
+from ._check import as_parameter, is_concrete
 from ._problem import AbstractProblem, check_problem
 from ._solution import RESULTS
 
@@ -145,7 +145,7 @@ class PiecewiseLinearPath(eqx.Module):
         `|dz/dp|` of the segment: smaller decreases count as rounding. False where the path is not
         known to its end.
         """
-        if tol is not None and not 0 <= tol < 1:
+        if tol is not None and is_concrete(tol) and not 0 <= tol < 1:
             raise ValueError(f"`tol` must be a number in [0, 1), got {tol}.")
         small = jnp.finfo(self.knots.dtype).eps ** 0.625 if tol is None else tol
         start, end = self._segments()

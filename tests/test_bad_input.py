@@ -378,3 +378,14 @@ def test_deep_networks_take_no_weight_decay(solve):
         )
     )(jnp.array([0, 0.5]))
     np.testing.assert_array_equal(lanes == dln.RESULTS.invalid_input, [False, True])
+
+
+@pytest.mark.parametrize("tol", [1e-6, np.float64(1e-6), jnp.asarray(1e-6)])
+def test_tolerances_of_any_kind_of_number(tol):
+    assert PATH.is_monotone(tol)
+
+
+def test_large_shapes_without_weight_decay_are_valid():
+    network = dln.UV(np.full(3, 1e160), np.zeros(3))
+    limit = dln.limit_flow(network, PROBLEM, throw=False)
+    assert limit.result == dln.RESULTS.successful
