@@ -122,11 +122,11 @@ def limit_point(
 
         [W23] arXiv 2307.07410, on which minimiser is chosen.
     """
+    check_problem(problem)
     return _end(network, problem, None, rtol, max_steps, throw)
 
 
 def _end(network, problem, log_eps, rtol, max_steps, throw) -> Interpolator:
-    check_problem(problem)
     dtype = problem.r.dtype
     if not isinstance(network, AbstractDualNetwork):
         raise TypeError(
