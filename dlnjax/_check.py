@@ -78,9 +78,13 @@ def check_nonempty(array: Array, name: str) -> None:
 
 def as_whole(value: Any, name: str) -> int:
     """A Python integer."""
-    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
-        raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
-    return operator.index(value)
+    error = TypeError(f"`{name}` must be a whole number, got {value!r}.")
+    if isinstance(value, bool | np.bool_):
+        raise error
+    try:
+        return operator.index(value)
+    except TypeError:  # of an array of several, the message would not say which argument
+        raise error from None
 
 
 def as_count(value: Any, name: str) -> int:
@@ -91,10 +95,11 @@ def as_count(value: Any, name: str) -> int:
     return count
 
 
-def check_flag(value: Any, name: str) -> None:
-    """Refuse what is merely true or false: it decides which program is compiled."""
+def as_flag(value: Any, name: str) -> bool:
+    """A Python bool, since it decides which program is compiled; not what is merely true."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"`{name}` must be True or False, got {value!r}.")
+    return bool(value)
 
 
 def check_type(value: Any, name: str, kind: type | tuple[type, ...], what: str) -> None:
@@ -114,6 +119,11 @@ def as_tolerance(value: ArrayLike, name: str, dtype) -> Array:
             "default."
         )
     return array
+
+
+def is_tolerance(value: Array) -> Array:
+    """Under tracing: what `as_tolerance` accepts."""
+    return (value > 0) & jnp.isfinite(value)
 
 
 def as_parameter(value: ArrayLike, name: str, dtype) -> Array:

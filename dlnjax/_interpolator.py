@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
-from ._check import as_count, as_log_eps, as_tolerance, is_concrete
+from ._check import as_count, as_log_eps, as_tolerance, is_concrete, is_tolerance
 from ._constraint import Constraint
 from ._flow._end_point import Newton, State, position, sides, signed
 from ._flow._graded import graded_step
@@ -175,7 +175,8 @@ def _solve(
     log_eps = -jnp.ones_like(rtol) if log_eps is None else log_eps
     # A degenerate shape is an infinite dual variable.
     valid = is_valid(problem) & jnp.all(jnp.isfinite(network.initial_dual(log_eps)))
-    valid = valid & (log_eps < 0) & jnp.isfinite(log_eps) & takes(network, problem.weight_decay)
+    valid = valid & (log_eps < 0) & jnp.isfinite(log_eps) & is_tolerance(rtol)
+    valid = valid & takes(network, problem.weight_decay)
     result = RESULTS.where(valid, end.result, RESULTS.invalid_input)
     good = result == RESULTS.successful
     x, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (end.x, end.dual))

@@ -390,9 +390,9 @@ def limit_flow(
             "to its end."
         )
     dual = network.initial_dual(jnp.asarray(-jnp.inf, dtype))
-    dual = jnp.where(takes(network, problem.weight_decay), dual, jnp.nan)  # which is invalid
     if start is not None:
         dual = dual_from(dual, start, network.positive)
+    dual = jnp.where(takes(network, problem.weight_decay), dual, jnp.nan)  # which is invalid
     if max_knots is None:
         max_knots = 4 * problem.rank_bound + 16
     max_knots = as_count(max_knots, "max_knots")

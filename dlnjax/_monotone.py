@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from ._check import check_flag
+from ._check import as_flag
 from ._linalg import matmul
 from ._problem import AbstractProblem, check_problem, is_valid
 
@@ -65,7 +65,7 @@ def is_always_monotone(problem: AbstractProblem, *, positive: bool = False) -> B
         [B25] arXiv 2509.18766, §2.1 and §3.1.
     """
     check_problem(problem)
-    check_flag(positive, "positive")
+    positive = as_flag(positive, "positive")
     d = problem.r.shape[0]
     if d > _MOST:
         raise ValueError(

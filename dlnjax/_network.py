@@ -184,18 +184,25 @@ def dual_from(dual: Array, start: ArrayLike, positive: bool) -> Array:
     return jnp.where(is_bad, jnp.nan, moved)
 
 
-def _exponential_link(w: Array, log_eps: Array) -> Array:
+def is_in_range(x: Array) -> Array:
+    """Whether all of `x` is below the cap of the links, where nothing is known of it."""
+    return jnp.all(jnp.log(jnp.abs(x)) < 0.999 * _log_cap(x.dtype))
+
+
+def _log_cap(dtype) -> float:
     # Trial steps overshoot: without a cap they overflow, and reverse mode turns the infinity of
     # a rejected step into NaN. No `x` reaches the fourth root of the largest number.
-    cap = jnp.log(jnp.finfo(w.dtype).max) / 4
-    return jnp.exp(jnp.minimum(w * log_eps, cap))
+    return float(np.log(jnp.finfo(dtype).max)) / 4
+
+
+def _exponential_link(w: Array, log_eps: Array) -> Array:
+    return jnp.exp(jnp.minimum(w * log_eps, _log_cap(w.dtype)))
 
 
 def power_link(w: Array, log_eps: Array, exponent: Array) -> Array:
     """`ε w^{−a}`, for trial steps capped like the exponential link, and so at `w ≤ 0`."""
-    cap = jnp.log(jnp.finfo(w.dtype).max) / 4
     w = jnp.maximum(w, jnp.finfo(w.dtype).tiny)
-    return jnp.exp(jnp.minimum(log_eps - exponent * jnp.log(w), cap))
+    return jnp.exp(jnp.minimum(log_eps - exponent * jnp.log(w), _log_cap(w.dtype)))
 
 
 def _exponential_dual(shape: Array, log_eps: Array) -> Array:

@@ -1,5 +1,6 @@
 """Piecewise linear paths: the type that the lasso path and the limit process share."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -47,12 +48,19 @@ class PiecewiseLinearPath(eqx.Module):
                 "`jax.vmap` that made it, or `jax.vmap(lambda path: ...)(paths)`."
             )
 
-    def _locate(self, p: Array) -> tuple[Array, Array, Array]:
+    @eqx.filter_jit
+    def _ask(self, at: Callable[..., Array], p: Array) -> Array:
+        """`at(self, p)`; NaN, without derivatives, where `p` is NaN or negative."""
         self._check_single()
-        p = jnp.where(p >= 0, p, jnp.nan)
+        is_known = p >= 0
+        value = at(self, jnp.where(is_known, p, 0))
+        is_known = is_known.reshape(p.shape + (1,) * (value.ndim - p.ndim))
+        return jnp.where(is_known, value, jnp.nan)
+
+    def _locate(self, p: Array) -> tuple[Array, Array]:
         index = jnp.searchsorted(self.knots, p, side="right") - 1
         # Written so that a NaN path has started, and is NaN.
-        return p, jnp.maximum(index, 0), ~(p < self.knots[0])
+        return jnp.maximum(index, 0), ~(p < self.knots[0])
 
     def _with_sign(self, v: Array, index: Array) -> Array:
         """`v` inside segment `index`, where rounding must not carry it across 0: between two
@@ -67,16 +75,14 @@ class PiecewiseLinearPath(eqx.Module):
 
         **Raises:** `ValueError` for `p < 0`.
         """
-        return self._z(as_parameter(p, "p", self.knots.dtype))
+        return self._ask(PiecewiseLinearPath._z, as_parameter(p, "p", self.knots.dtype))
 
-    @eqx.filter_jit
     def _z(self, p: Array) -> Array:
-        p, index, started = self._locate(p)
+        index, started = self._locate(p)
         step = (p - self.knots[index])[..., None]
         slope = self.slopes[index]
         z = self.values[index] + jnp.where(slope == 0, 0, step * slope)  # p may be inf
-        z = jnp.where(started[..., None], self._with_sign(z, index), 0)
-        return jnp.where(jnp.isnan(p)[..., None], jnp.nan, z)
+        return jnp.where(started[..., None], self._with_sign(z, index), 0)
 
     def x(self, p: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
         """`x(p) = z(p)/p`, with `x(0)` its limit. `(...) -> (..., d)`; `p = inf` gives the end
@@ -84,11 +90,10 @@ class PiecewiseLinearPath(eqx.Module):
 
         **Raises:** `ValueError` for `p < 0`.
         """
-        return self._x(as_parameter(p, "p", self.knots.dtype))
+        return self._ask(PiecewiseLinearPath._x, as_parameter(p, "p", self.knots.dtype))
 
-    @eqx.filter_jit
     def _x(self, p: Array) -> Array:
-        p, index, started = self._locate(p)
+        index, started = self._locate(p)
         # (v + (p − k) m)/p = m + (v − k m)/p stays accurate for large p.
         slope = self.slopes[index]
         offset = self.values[index] - self.knots[index][..., None] * slope
@@ -99,21 +104,18 @@ class PiecewiseLinearPath(eqx.Module):
         near = jnp.isfinite(p) & (p < 2 * self.knots[index])
         z = self._z(jnp.where(near, p, 0))
         x = jnp.where(near[..., None], z / safe, x)
-        x = jnp.where(started[..., None], self._with_sign(x, index), 0)
-        return jnp.where(jnp.isnan(p)[..., None], jnp.nan, x)
+        return jnp.where(started[..., None], self._with_sign(x, index), 0)
 
     def slope(self, p: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
         """`dz/dp`, right-continuous. `(...) -> (..., d)`.
 
         **Raises:** `ValueError` for `p < 0`.
         """
-        return self._slope(as_parameter(p, "p", self.knots.dtype))
+        return self._ask(PiecewiseLinearPath._slope, as_parameter(p, "p", self.knots.dtype))
 
-    @eqx.filter_jit
     def _slope(self, p: Array) -> Array:
-        p, index, started = self._locate(p)
-        slope = jnp.where(started[..., None], self.slopes[index], 0)
-        return jnp.where(jnp.isnan(p)[..., None], jnp.nan, slope)
+        index, started = self._locate(p)
+        return jnp.where(started[..., None], self.slopes[index], 0)
 
     def check_size(self, problem: AbstractProblem) -> None:
         """Refuse a problem of another size, or what is not one."""
@@ -165,9 +167,9 @@ class PiecewiseLinearPath(eqx.Module):
 
         **Raises:** `ValueError` for `p < 0`.
         """
-        return self._downward_variation(as_parameter(p, "p", self.knots.dtype))
+        at = PiecewiseLinearPath._downward_variation
+        return self._ask(at, as_parameter(p, "p", self.knots.dtype))
 
-    @eqx.filter_jit
     def _downward_variation(self, p: Array) -> Array:
         start, end = self._segments()
         speed = jnp.where(self.values * self.slopes < 0, jnp.abs(self.slopes), 0)
@@ -182,7 +184,6 @@ class PiecewiseLinearPath(eqx.Module):
             length = stop - start[:, None]
             moment = length + 0.5 * (stop + start[:, None]) * length
             is_unknown = jnp.isnan(self.slopes) & (jnp.minimum(end, p) > start)[:, None]
-            is_unknown = is_unknown | ~(p >= 0)
             return jnp.sum(jnp.where(is_unknown, jnp.nan, speed * moment))
 
         return jnp.vectorize(up_to)(p)

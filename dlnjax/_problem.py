@@ -13,10 +13,10 @@ from equinox import AbstractVar
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from ._check import (
+    as_flag,
     as_float,
     as_positive,
     check_finite,
-    check_flag,
     check_nonempty,
     check_scalar,
     check_type,
@@ -111,7 +111,7 @@ class AbstractProblem(eqx.Module):
         """
         x = self.as_points(x)
         kappa = as_float(kappa, "kappa", x.dtype)
-        check_flag(positive, "positive")
+        positive = as_flag(positive, "positive")
         leading_axes(x, kappa, "kappa")
         if is_concrete(kappa) and not bool(np.all(np.asarray(kappa) >= 0)):
             raise ValueError(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
-from ._check import as_count, as_float, check_flag, check_scalar, is_concrete
+from ._check import as_count, as_flag, as_float, check_scalar, is_concrete
 from ._constraint import Constraint
 from ._lasso._basis_pursuit import BasisPursuit, basis_pursuit
 from ._linalg import matmul
@@ -87,7 +87,7 @@ def null_space_constant(
         [MS25] arXiv 2506.01143.
     """
     check_problem(problem)
-    check_flag(positive, "positive")
+    positive = as_flag(positive, "positive")
     max_knots = None if max_knots is None else as_count(max_knots, "max_knots")
     constant = _solve(problem, positive, max_knots)
     return raise_on_failure(constant, constant.result, throw)

@@ -13,8 +13,9 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     successful = ""
     invalid_input = (
         "The input of this lane is invalid; call the function outside `jit` and `vmap` on it to be "
-        "told why. It is NaN or inf in the data, ε outside (0, 1), a tolerance `≤ 0`, a negative "
-        "weight decay or one that the network does not take, a degenerate shape, a depth `≤ 2`, "
+        "told why. It is NaN or inf in the data, ε outside (0, 1), a tolerance not positive or not "
+        "finite, a negative weight decay or one that the network does not take, a degenerate "
+        "shape, or one so large that `x(0)` is out of range, a depth `≤ 2`, "
         "an unsorted or negative `s`, an `s_max` or a `level` that is not positive, a `start` that "
         "the network cannot represent, a negative step size or label noise, or `μ ≤ 0`; "
         "or its numbers leave the range of the dtype: rescale a design whose columns, squared, "

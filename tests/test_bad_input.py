@@ -385,6 +385,43 @@ def test_tolerances_of_any_kind_of_number(tol):
     assert PATH.is_monotone(tol)
 
 
+SOLVES_TO = {
+    "lasso": lambda tol: dln.lasso(PROBLEM, 1.0, gap_tol=tol, throw=False),
+    "interpolator": lambda tol: dln.interpolator(NETWORK, PROBLEM, rtol=tol, throw=False, **EPS),
+    "limit_point": lambda tol: dln.limit_point(NETWORK, PROBLEM, rtol=tol, throw=False),
+}
+
+
+@pytest.mark.parametrize("solve", SOLVES_TO.values(), ids=SOLVES_TO)
+def test_tolerances_under_tracing(solve):
+    solution = jax.vmap(solve)(jnp.array([1e-6, jnp.inf, 0, -1, jnp.nan]))
+    is_refused = [False, True, True, True, True]
+    np.testing.assert_array_equal(solution.result == dln.RESULTS.invalid_input, is_refused)
+    np.testing.assert_array_equal(solution.result != dln.RESULTS.successful, is_refused)
+    np.testing.assert_array_equal(np.isnan(solution.x).all(axis=1), is_refused)
+
+
+@pytest.mark.parametrize("name", ["z", "x", "slope", "downward_variation"])
+def test_a_parameter_that_is_refused_has_no_derivatives(name):
+    path = dln.lasso_path(PROBLEM)
+    p = jnp.array([np.nan, -1.0, 2.0])
+
+    def ask(path, p):
+        values = jax.vmap(lambda p: getattr(path, name)(p))(p)
+        return jnp.sum(jnp.where(jnp.isnan(values), 0, values))
+
+    alone = eqx.filter_grad(ask)(path, p[2:])
+    together = eqx.filter_grad(ask)(path, p)
+    assert eqx.tree_equal(alone, together)
+    assert np.any(alone.slopes != 0)
+
+
+def test_flags_and_counts_of_numpy():
+    assert dln.lasso_path(PROBLEM, positive=np.True_).positive is True
+    with pytest.raises(TypeError, match=re.escape("`max_knots` must be a whole number")):
+        dln.lasso_path(PROBLEM, max_knots=np.ones(2))
+
+
 def test_large_shapes_without_weight_decay_are_valid():
     network = dln.UV(np.full(3, 1e160), np.zeros(3))
     limit = dln.limit_flow(network, PROBLEM, throw=False)

@@ -215,6 +215,19 @@ def test_scalar_u_squared_is_logistic_growth():
     assert np.min(flow.x) >= 0 and np.max(x) > 1
 
 
+@pytest.mark.parametrize("size", [1e6, 1e12, 1e30])
+def test_a_start_far_above_the_data(size):
+    # As above. From x(0) of 1e7 to 1e59 it falls to r/m in no time, and may not fall further.
+    batch, m, r = _decoupled("USquared", np.log([1e-2, 1e-5]), 0.0, positive=True)
+    batch.weights[0][:] = size
+    flow = _solve("USquared", batch)
+    assert _succeeded(flow).all()
+    L, s = -batch.log_eps[:, None, None], TIMES[None, :, None]
+    start, fixed = np.exp(-L) * size**2, (r / m)[:, None, :]
+    below = start / fixed * -np.expm1(-L * r[:, None, :] * s) + np.exp(-L * r[:, None, :] * s)
+    np.testing.assert_allclose(flow.x, start / below, rtol=1e-6)
+
+
 def test_scalar_uv_in_closed_form():
     # x = a e^{Lg} − b e^{−Lg} with dg/ds = r − mx: a Riccati equation for e^{Lg}.
     eps = np.repeat([0.3, 1e-2, 1e-5, 1e-20, 1e-100], 2)
@@ -518,6 +531,8 @@ def _break(batch: Batch, what: str, lane: int) -> None:
         # |u| = |v| for UV; for USquared, u = 0.
         for w in batch.weights:
             w[lane, 2] = 0
+    elif what == "x(0) out of range":  # of both signs alike, so that x = 0
+        batch.weights[0][lane, 2] = 1e160
     else:
         raise ValueError(what)
 
@@ -536,6 +551,7 @@ BROKEN = [
     "negative decay",
     "NaN shape",
     "degenerate shape",
+    "x(0) out of range",
 ]
 
 

@@ -17,7 +17,7 @@ from equinox import AbstractVar
 from jaxtyping import Array, Float, PyTree
 
 from .._linalg import Cholesky, matmul
-from .._network import AbstractDualNetwork
+from .._network import AbstractDualNetwork, is_in_range
 from .._problem import AbstractProblem, LeastSquares
 from ._term import AbstractFlowTerm, RealScalarLike
 
@@ -136,7 +136,8 @@ class AbstractNetworkTerm(AbstractDualTerm):
 
     def is_valid(self):
         # A degenerate shape is an infinite dual variable, which never moves.
-        return jnp.all(jnp.isfinite(self.network.initial_dual(self.log_eps)))
+        start = self.network.initial_dual(self.log_eps)
+        return jnp.all(jnp.isfinite(start)) & is_in_range(self.network.link(start, self.log_eps))
 
     def read(self, s, state):
         g = self.dual(s, state)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
 from .._check import as_float, check_finite, check_nonempty, check_type, is_concrete
-from .._network import AbstractNetwork
+from .._network import AbstractNetwork, is_in_range
 from .._problem import AbstractProblem
 from .._solution import RESULTS, raise_on_failure
 from ._formulation import AbstractFormulation, DualForm
@@ -163,7 +163,7 @@ def _solve(
         solver,
         t0=0,
         t1=grid[-1],
-        dt0=jnp.minimum(run.first_step(valid), jnp.where(grid[-1] > 0, grid[-1], 1)),
+        dt0=jnp.minimum(run.first_step(term, valid), jnp.where(grid[-1] > 0, grid[-1], 1)),
         y0=term.initial(),
         saveat=diffrax.SaveAt(ts=grid),
         stepsize_controller=run.controller(),
@@ -183,8 +183,8 @@ def _solve(
     result = RESULTS.promote(solution.result)
     result = RESULTS.where(valid, result, RESULTS.invalid_input)
     finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(z))
-    if isinstance(run.formulation, DualForm):  # at the cap of the link nothing is known
-        finite = finite & jnp.all(jnp.abs(x) < 0.99 * float(jnp.finfo(x.dtype).max) ** 0.25)
+    if isinstance(run.formulation, DualForm):
+        finite = finite & is_in_range(x)
     lost = ~finite & (result == RESULTS.successful)
     result = RESULTS.where(lost, RESULTS.flow_not_finite, result)
     good = result == RESULTS.successful

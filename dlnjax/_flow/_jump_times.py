@@ -125,7 +125,7 @@ def _solve(
     valid = run.is_valid(term) & jnp.isfinite(s_max) & (s_max > 0)
     valid = valid & jnp.all(level > 0) & jnp.all(jnp.isfinite(level))
     s_max = jnp.where(valid, s_max, 1)
-    first_step = jnp.minimum(run.first_step(valid), s_max)
+    first_step = jnp.minimum(run.first_step(term, valid), s_max)
 
     def height(s, y):
         return jnp.abs(term.read(s, y)[0]) / level

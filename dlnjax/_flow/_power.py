@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._linalg import matmul
-from .._network import Deep, power_link
+from .._network import Deep, is_in_range, power_link
 from .._problem import AbstractProblem, LeastSquares
 from ._dual import AbstractDualTerm, Response, column_scale, scaled_cholesky
 
@@ -49,7 +49,8 @@ class PowerTerm(AbstractDualTerm):
         return self.start, jnp.zeros_like(self.r)
 
     def is_valid(self):
-        return jnp.all(jnp.isfinite(self.start))
+        in_range = is_in_range(self._q(self.start, self.log_eps))
+        return jnp.all(jnp.isfinite(self.start)) & in_range
 
     def dual(self, s, state):
         return state[0]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
-from .._check import as_count, as_log_eps, as_tolerance, check_type
+from .._check import as_count, as_log_eps, as_tolerance, check_type, is_tolerance
 from .._network import AbstractNetwork, matched, takes
 from .._problem import AbstractProblem, check_problem, is_valid
 from ._formulation import AbstractFormulation
@@ -30,14 +30,16 @@ class Run(eqx.Module):
 
     def is_valid(self, term: AbstractFlowTerm) -> Bool[Array, ""]:
         valid = is_valid(self.problem) & (self.log_eps < 0) & jnp.isfinite(self.log_eps)
-        bounds = jnp.stack([self.rtol, self.atol])
-        valid = valid & jnp.all((bounds > 0) & jnp.isfinite(bounds))
+        valid = valid & is_tolerance(self.rtol) & is_tolerance(self.atol)
         return valid & term.is_valid() & takes(self.network, self.problem.weight_decay)
 
-    def first_step(self, valid: Bool[Array, ""]) -> Float[Array, ""]:
-        # Nothing happens before about 1/‖r‖_∞. How the steps change with the data is of the order
-        # of their errors: no derivative of it is taken, here or in the controller.
-        size = lax.stop_gradient(jnp.max(jnp.abs(self.problem.r)))
+    def first_step(self, term: AbstractFlowTerm, valid: Bool[Array, ""]) -> Float[Array, ""]:
+        # Nothing happens before about 1/‖∇ℓ‖_∞, at `x(0)`, or at 0 where that is a minimum. How the
+        # steps change with the data is of the order of their errors: no derivative of it is taken,
+        # here or in the controller.
+        start, _, _ = term.read(0, term.initial())
+        gradients = jnp.stack([self.problem.r, self.problem.gradient(start)])
+        size = lax.stop_gradient(jnp.max(jnp.abs(gradients)))
         return 0.01 / jnp.where(valid & (size > 0), size, 1)
 
     def controller(self) -> diffrax.PIDController:

@@ -7,7 +7,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
-from .._check import as_count, as_weights, check_flag
+from .._check import as_count, as_flag, as_weights
 from .._constraint import Constraint
 from .._problem import AbstractProblem, check_problem, is_valid
 from .._solution import RESULTS, raise_on_failure
@@ -130,7 +130,7 @@ def basis_pursuit(
         Chen, Donoho & Saunders, *Atomic decomposition by basis pursuit* (1998).
     """
     check_problem(problem)
-    check_flag(positive, "positive")
+    positive = as_flag(positive, "positive")
     max_knots = None if max_knots is None else as_count(max_knots, "max_knots")
     omega = as_weights(weights, problem.r.shape[0], problem.r.dtype)
     point = _solve(problem, omega, positive, max_knots)

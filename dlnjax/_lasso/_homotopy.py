@@ -25,7 +25,7 @@ from .._active_set import (
     indices,
     pivot_until_done,
 )
-from .._check import as_count, as_weights, check_flag
+from .._check import as_count, as_flag, as_weights
 from .._path import PiecewiseLinearPath
 from .._problem import AbstractProblem, check_problem, is_valid
 from .._segments import Segments, differentiable, path_on_segments
@@ -131,6 +131,9 @@ def _follow(
     size = jnp.max(jnp.abs(scaled.r))
     b_min = jnp.where(scaled.scale > 0, jnp.min(weights * scaled.scale[None, :], axis=0), 1)
     floor = tol.floor * jnp.max(jnp.abs(scaled.r) / b_min)
+    # Positions are relative, and worse conditioned than residuals by nature: they have their own
+    # bound, and count in its units.
+    position = size * tol.violation / tol.position
 
     def step(carry: tuple[_State, _Record]) -> tuple[_State, _Record]:
         state, record = carry
@@ -161,15 +164,13 @@ def _follow(
         # A maximum may lose a NaN when it is vectorised.
         largest = jnp.where(jnp.isfinite(jnp.sum(active.product)), largest, jnp.inf)
         # So does the end of the segment as it is stored, by its start and its slope: where the
-        # active columns are almost dependent, rounding may carry it beyond 0. Positions are
-        # relative, and worse conditioned than residuals by nature: they have their own bound.
+        # active columns are almost dependent, rounding may carry it beyond 0.
         ratio = jnp.where(jnp.isinf(state.tau), 0, stop / start)
         x = ratio * active.x + (1 - ratio) * u
         beyond = jnp.max(-active.sign * x) / jnp.maximum(jnp.max(jnp.abs(x)), size)
         # And what leaves without a step must be at 0 already.
         left = jnp.abs(active.x[event.slot]) / jnp.maximum(jnp.max(jnp.abs(active.x)), size)
         left = jnp.where(event.leaves & possible & ~moved, left, 0)
-        position = size * tol.violation / tol.position
         largest = jnp.maximum(largest, beyond * position)
         # What rounding in M itself may hide.
         violation = largest + tol.unit * jnp.sum(jnp.abs(x))
@@ -222,14 +223,17 @@ def _follow(
         slope=jnp.zeros((max_knots, k), size.dtype),
     )
     state, record = pivot_until_done(step, (state, record))
-    # A slope on the last ray against the sign of its coordinate is set to 0. If it is more than
-    # rounding, there is another knot, below the floor.
+    # No coordinate left on the last ray: a slope against its sign there, which is where it ends,
+    # is rounding. If it is more, there is another knot, below the floor.
     last = jnp.maximum(state.row, 0)
-    slope, z = record.slope[last], record.z[last]
-    lost = jnp.max(jnp.where(slope * z < 0, jnp.abs(slope), 0))
+    end = record.slope[last]
+    kept = jnp.where(end * record.z[last] < 0, 0, end)
+    lost = jnp.max(jnp.abs(end - kept))
     is_ray = (state.result == RESULTS.successful) & (state.violation <= tol.wrong * size)
-    lost = jnp.where(is_ray, lost, 0)
+    is_lost = is_ray & (lost > 0)
+    lost = jnp.where(is_lost, lost / jnp.maximum(jnp.max(jnp.abs(end)), size) * position, 0)
     state = eqx.tree_at(lambda s: s.violation, state, jnp.maximum(state.violation, lost))
+    record = eqx.tree_at(lambda r: r.slope, record, record.slope.at[last].set(kept))
     inaccurate = ~(state.violation <= tol.violation * size)
     inaccurate = inaccurate & (state.result == RESULTS.successful)
     result = RESULTS.where(inaccurate, RESULTS.path_inaccurate, state.result)
@@ -253,16 +257,13 @@ def _assemble(
         full = full.at[indices(K)[:, None], record.index].set(v, mode="drop")
         return jnp.where(num_knots > 0, full[rows] * scaled.scale[None, :], 0)
 
-    # No coordinate left on the last ray: a slope against its sign there is rounding.
-    is_last = (indices(K) == state.row)[:, None]
-    slopes = spread(jnp.where(is_last & (record.slope * record.z < 0), 0, record.slope))
     is_unknown = is_cut & (indices(K) >= state.row)
     is_invalid = result == RESULTS.invalid_input
     nan_if = lambda bad, v: jnp.where(bad, jnp.nan, v)
     return PiecewiseLinearPath(
         knots=nan_if(is_invalid, jnp.where(num_knots > 0, 1 / record.tau[rows], 0)),
         values=nan_if(is_invalid, spread(record.z)),
-        slopes=nan_if((is_unknown | is_invalid)[:, None], slopes),
+        slopes=nan_if((is_unknown | is_invalid)[:, None], spread(record.slope)),
         num_knots=num_knots,
         weights=weights,
         result=result,
@@ -307,7 +308,7 @@ def lasso_path(
         this parametrisation [B25] §4.5.
     """
     check_problem(problem)
-    check_flag(positive, "positive")
+    positive = as_flag(positive, "positive")
     omega = as_weights(weights, problem.r.shape[0], problem.r.dtype)
     if max_knots is None:
         max_knots = 4 * problem.rank_bound + 16

@@ -10,11 +10,12 @@ from jaxtyping import Array, ArrayLike, Float, Real
 
 from .._check import (
     as_count,
+    as_flag,
     as_positive,
     as_tolerance,
     as_weights,
-    check_flag,
     check_nonempty,
+    is_tolerance,
 )
 from .._problem import AbstractProblem, check_problem, is_valid
 from .._segments import lasso_on_face
@@ -43,6 +44,7 @@ class LassoPoint(eqx.Module):
 def _solve(problem, mu, weights, *, positive: bool, gap_tol, max_steps) -> LassoPoint:
     d, k, dtype = problem.r.shape[0], problem.rank_bound, problem.r.dtype
     valid = is_valid(problem) & jnp.all(weights > 0) & jnp.all(jnp.isfinite(weights))
+    valid = valid & is_tolerance(gap_tol)
     diagonal = problem.gram_diagonal()
     scale = jnp.where(diagonal > 0, 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1)), 0)
     loss_at_0 = problem.loss(jnp.zeros_like(problem.r))
@@ -162,7 +164,7 @@ def lasso(
         O'Donoghue & Candès (2015), the safeguard.
     """
     check_problem(problem)
-    check_flag(positive, "positive")
+    positive = as_flag(positive, "positive")
     dtype = problem.r.dtype
     mu = as_positive(mu, "mu", dtype)
     check_nonempty(mu, "mu")
