@@ -7,6 +7,8 @@ relative to `max |Xᵀy|`, but for what `c = Xᵀ(y − Xx)` loses to rounding: 
 norm; 1e-6 leaves room for other columns, and is far below what a wrong active set violates.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -218,8 +220,8 @@ def test_flows_are_certified_and_consistent(instance):
     if succeeded(path, instance):
         problem = dln.LeastSquares(*instance.data())
         gap = dln.suboptimality_gap(problem, flow.x_mean, flow.s, path=path).absolute
-        # The path is optimal to 1e-6 or better: its objective to the square of that.
-        rounding = 1e-10 * instance.c_y**2 * (np.sum(instance.y**2) or 1.0)
+        # The path is optimal to 1e-6, its objective to the square of that.
+        rounding = 1e-12 * instance.c_y**2 * (np.sum(instance.y**2) or 1.0)
         assert np.all(gap >= -rounding) and np.all(gap <= bound + rounding)
 
 
@@ -233,7 +235,10 @@ def test_flows_in_other_units_and_orders(instance, seed):
     if succeeded(a, instance) and succeeded(b, instance):
         x_mean = np.empty_like(a.x_mean)
         x_mean[..., order] = sign * np.asarray(b.x_mean) / other.x_unit
-        assert close(x_mean, np.asarray(a.x_mean) / instance.x_unit, 1e-5)
+        # Where Xᵀy = 0 what is left of it, and so all of x, is rounding.
+        rounding = 1e-12 * np.linalg.norm(instance.y) / (np.linalg.norm(instance.X) or 1)
+        off = np.abs(x_mean - np.asarray(a.x_mean) / instance.x_unit)
+        assert np.max(off) <= 1e-5 * np.max(np.abs(x_mean)) + rounding
 
 
 # --- end points -------------------------------------------------------------------------------
@@ -272,7 +277,7 @@ def test_end_points_in_other_units_and_orders(instance, seed):
     if succeeded(a, instance) and succeeded(b, instance):
         back = np.empty_like(x)
         back[order] = sign * turned
-        assert close(back, x, 1e-9 + 1e4 * float(a.stats["sensitivity"]))
+        assert close(back, x, 1e-9 + 64 * float(a.stats["sensitivity"]))
     a, b = (_limit_point(i.data(), i.shape()) for i in (instance, other))
     if succeeded(a, instance) and succeeded(b, instance):
         back = np.empty_like(x)
@@ -319,6 +324,16 @@ def test_jump_times_in_other_units():
 # --- float32 ----------------------------------------------------------------------------------
 
 
+def condition(X: np.ndarray) -> float:
+    """The worst condition number among the sets of different columns of norm 1."""
+    norms = np.linalg.norm(X, axis=0)
+    columns = np.unique(X[:, norms > 0] / norms[norms > 0], axis=1)
+    kinds = range(1, columns.shape[1] + 1)
+    sets = (chosen for k in kinds for chosen in itertools.combinations(columns.T, k))
+    values = (np.linalg.svd(np.array(chosen), compute_uv=False) for chosen in sets)
+    return max((s[0] / s[s > 1e-9 * s[0]][-1] for s in values), default=1)
+
+
 @FEW
 @given(instances(WIDE, ("none", "twin", "zero column"), scale=20))
 def test_float32(instance):
@@ -327,7 +342,9 @@ def test_float32(instance):
     mu = (np.array([0.5, 1.5, 20]) / (instance.unit * instance.size)).astype(np.float32)
     path, at, x = _path(data, mu)
     assert path.knots.dtype == x.dtype == jnp.float32
-    if path.result == dln.RESULTS.successful:
+    if path.result != dln.RESULTS.successful:
+        assert 2.0**-23 * condition(instance.X) ** 2 > 1e-4
+    else:
         at = np.asarray(at, float) * instance.unit
         kappa = instance.decay + 1 / np.where(at > 0, at, 1)
         support = np.asarray(x)
