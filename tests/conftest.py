@@ -1,6 +1,7 @@
 import os
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 # Tests compile some thousand small programs and run each a few times: LLVM's optimisations, XLA's
 # newer emitters and compiling in parallel (two test processes do that already) would take longer
@@ -12,6 +13,7 @@ os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 # See README: on two cores jaxlib can stop for good.
 os.environ.setdefault("PJRT_NPROC", "8")
 
+import equinox as eqx  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
@@ -19,6 +21,17 @@ import pytest  # noqa: E402
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Each compiled program holds some memory maps. Linux grants 65530 to a process, which aborts
+    at the next one; all tests together need about that many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        eqx.clear_caches()
+        jax.clear_caches()
 
 
 @pytest.fixture
