@@ -2,7 +2,6 @@
 
 import importlib.util
 import inspect
-import os
 import re
 import types
 from pathlib import Path
@@ -27,10 +26,6 @@ TINY = {
     "[(3, 4), (5, 8)]": "[(3, 4)]",
     "100_000": "200",
 }
-slow = pytest.mark.skipif(
-    "DLNJAX_EXAMPLES" not in os.environ,
-    reason="compiles for minutes: set DLNJAX_EXAMPLES=1",
-)
 
 
 def blocks(page: Path, language: str = "python") -> list[tuple[int, str]]:
@@ -41,9 +36,8 @@ def blocks(page: Path, language: str = "python") -> list[tuple[int, str]]:
 
 
 def executable() -> list:
-    pages = [page for page in PAGES if blocks(page)]
-    named = [pytest.param(page, id=str(page.relative_to(ROOT))) for page in pages]
-    return [pytest.param(ROOT / "README.md", id="README.md", marks=slow), *named]
+    pages = [ROOT / "README.md", *(page for page in PAGES if blocks(page))]
+    return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in pages]
 
 
 @pytest.mark.filterwarnings("default")  # of what users import, xarray for one

@@ -1,7 +1,5 @@
 """The examples at tiny sizes: each still improves on its starting point."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -13,11 +11,6 @@ import early_stopping
 import learned_shape
 import worst_case
 
-slow = pytest.mark.skipif(
-    "DLNJAX_EXAMPLES" not in os.environ,
-    reason="compiles half a minute (the notebooks run it always): set DLNJAX_EXAMPLES=1",
-)
-
 
 @pytest.fixture(autouse=True)
 def as_users_run_them():
@@ -25,7 +18,6 @@ def as_users_run_them():
         yield
 
 
-@slow
 def test_worst_case_climbs():
     sizes = dict(sample=64, restarts=2, steps=15, points=20)
     run = worst_case.climb(jr.key(0), "relative gap", **sizes)
@@ -33,14 +25,12 @@ def test_worst_case_climbs():
     assert np.all(np.diff(run.history) >= 0)
 
 
-@slow
 def test_learned_shape_gains():
     run = learned_shape.learn(jr.key(0), tasks=6, steps=8, points=10)
     assert np.all(np.isfinite(run.errors)) and np.all(run.shape > 0)
     assert run.history[-1] < 0.9 * run.history[0]
 
 
-@slow
 def test_ends_of_discrete_training_are_predicted():
     sizes = jnp.array([0.12, 0.16])
     ends = discrete_steps.end_points(jr.split(jr.key(0), 2), sizes, None, 20_000)
@@ -48,7 +38,6 @@ def test_ends_of_discrete_training_are_predicted():
     assert np.all(ends.to_prediction < 0.1 * ends.to_flow)
 
 
-@slow
 def test_early_stopping_descends():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60, 4))

@@ -20,7 +20,7 @@ from dlnjax._sweep import _store
 ROOT = Path(__file__).parents[1]
 INSTANCES = 17_000  # three blocks
 slow = pytest.mark.skipif(
-    "DLNJAX_EXAMPLES" not in os.environ, reason="runs for minutes: set DLNJAX_EXAMPLES=1"
+    "DLNJAX_KILL" not in os.environ, reason="runs for minutes: set DLNJAX_KILL=1"
 )
 
 
