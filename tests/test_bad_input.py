@@ -422,6 +422,14 @@ def test_flags_and_counts_of_numpy():
         dln.lasso_path(PROBLEM, max_knots=np.ones(2))
 
 
+@pytest.mark.parametrize("formulation", [dln.DualForm(), dln.WeightForm()])
+def test_a_start_out_of_range_is_invalid(formulation):
+    network = dln.USquared(np.full(3, 1e160))
+    options = {"formulation": formulation, "throw": False, **EPS}
+    flow = dln.gradient_flow(network, PROBLEM, [1.0], **options)
+    assert flow.result == dln.RESULTS.invalid_input and flow.stats["num_steps"] <= 1
+
+
 def test_large_shapes_without_weight_decay_are_valid():
     network = dln.UV(np.full(3, 1e160), np.zeros(3))
     limit = dln.limit_flow(network, PROBLEM, throw=False)

@@ -27,7 +27,7 @@ class WeightTerm(AbstractFlowTerm):
 
     def is_valid(self):
         weights = jax.tree.leaves(weights_of(self.start))
-        finite = jnp.stack([jnp.all(jnp.isfinite(w)) for w in weights]).all()
+        finite = jnp.stack([jnp.all(jnp.isfinite(w)) for w in [*weights, self.start()]]).all()
         # At tiny ε every weight underflows to 0, and never moves.
         return finite & jnp.stack([jnp.any(w != 0) for w in weights]).any()
 
