@@ -184,6 +184,11 @@ def as_log_eps(eps: ArrayLike | None, log_eps: ArrayLike | None, dtype) -> Array
     return value
 
 
+def is_log_eps(value: Array) -> Array:
+    """Under tracing: what `as_log_eps` accepts."""
+    return (value < 0) & jnp.isfinite(value)
+
+
 def as_positive(value: ArrayLike, name: str, dtype) -> Array:
     """An array of positive values (`inf` allowed)."""
     array = as_float(value, name, dtype)
@@ -213,3 +218,8 @@ def as_weights(value: ArrayLike | None, d: int, dtype) -> Array:
                 "large weight to keep a coordinate at 0, a small one to leave it free."
             )
     return jnp.broadcast_to(weights if weights.ndim == 2 else weights[None, :], (2, d))
+
+
+def is_weights(value: Array) -> Array:
+    """Under tracing: what `as_weights` accepts."""
+    return jnp.all(value > 0) & jnp.all(jnp.isfinite(value))

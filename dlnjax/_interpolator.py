@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
-from ._check import as_count, as_log_eps, as_tolerance, is_concrete, is_tolerance
+from ._check import as_count, as_log_eps, as_tolerance, is_concrete, is_log_eps, is_tolerance
 from ._constraint import Constraint
 from ._flow._end_point import Newton, State, position, sides, signed
 from ._flow._graded import graded_step
@@ -23,8 +23,8 @@ from ._lasso._homotopy import lasso_path
 from ._linalg import matmul
 from ._network import AbstractDualNetwork, Growth, matched, takes
 from ._path import kkt_violation
-from ._problem import AbstractProblem, check_problem, is_valid
-from ._solution import RESULTS, raise_on_failure
+from ._problem import AbstractProblem, check_problem, validity
+from ._solution import RESULTS, first_failure, raise_on_failure
 
 _T = TypeVar("_T")
 
@@ -80,7 +80,8 @@ def interpolator(
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
     - `rtol`: bound of the residual, relative to `x`. Default `512` units of rounding.
     - `max_steps`: Newton steps.
-    - `throw`: raise on failure. With `throw=False`, see `.result`.
+    - `throw`: raise on failure. Under tracing, and with `throw=False`, nothing is raised: failed
+        lanes are NaN, with their `result`.
 
     **Returns:** an `Interpolator`.
 
@@ -174,10 +175,15 @@ def _solve(
 
     log_eps = -jnp.ones_like(rtol) if log_eps is None else log_eps
     # A degenerate shape is an infinite dual variable.
-    valid = is_valid(problem) & jnp.all(jnp.isfinite(network.initial_dual(log_eps)))
-    valid = valid & (log_eps < 0) & jnp.isfinite(log_eps) & is_tolerance(rtol)
-    valid = valid & takes(network, problem.weight_decay)
-    result = RESULTS.where(valid, end.result, RESULTS.invalid_input)
+    start = network.initial_dual(log_eps)
+    result = first_failure(
+        validity(problem),
+        (is_log_eps(log_eps), RESULTS.invalid_eps),
+        (jnp.all(jnp.isfinite(start)), RESULTS.invalid_shape),
+        (takes(network, problem.weight_decay), RESULTS.invalid_decay),
+        (is_tolerance(rtol), RESULTS.invalid_tolerance),
+        end.result,
+    )
     good = result == RESULTS.successful
     x, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (end.x, end.dual))
     return Interpolator(x, dual, result, end.stats)
@@ -241,9 +247,11 @@ def _without_decay(
         rest = held.r - held.matvec(_held(x))
         is_reached = is_reached & jnp.all(is_free | (rest <= rounding_of_residual(held)))
     is_sharp = sensitivity <= jnp.finfo(rtol.dtype).eps ** 0.5
-    ours = RESULTS.where(is_sharp, RESULTS.successful, RESULTS.end_point_undetermined)
-    ours = RESULTS.where(is_reached, ours, RESULTS.end_point_not_reached)
-    result = RESULTS.where(result == RESULTS.successful, ours, result)
+    result = first_failure(
+        result,
+        (is_reached, RESULTS.end_point_not_reached),
+        (is_sharp, RESULTS.end_point_undetermined),
+    )
     stats = {"num_steps": state.steps, "residual": state.residual, "sensitivity": sensitivity}
     return Interpolator(x, dual, result, stats)
 

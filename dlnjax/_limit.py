@@ -31,9 +31,9 @@ from ._active_set import (
 from ._check import as_count, as_float, check_scalar, is_concrete
 from ._network import AbstractDualNetwork, AbstractNetwork, dual_from, matched, takes
 from ._path import LimitFlow
-from ._problem import AbstractProblem, check_problem, is_valid
+from ._problem import AbstractProblem, check_problem, validity
 from ._segments import Segments, differentiable, limit_on_segments
-from ._solution import RESULTS, raise_on_failure
+from ._solution import RESULTS, first_failure, raise_on_failure
 
 
 class _Record(eqx.Module):
@@ -139,10 +139,18 @@ def _next_move(
 
 @eqx.filter_jit
 def _limit(
-    problem: AbstractProblem, dual: Array, s_max: Array, positive: bool, max_knots: int
+    problem: AbstractProblem,
+    dual: Array,
+    s_max: Array,
+    refused: RESULTS,
+    positive: bool,
+    max_knots: int,
 ) -> LimitFlow:
     follow = ft.partial(_follow, positive=positive, max_knots=max_knots)
-    return differentiable(in_cache(follow, problem), limit_on_segments)(problem, dual, s_max)
+    limit = differentiable(in_cache(follow, problem), limit_on_segments)(problem, dual, s_max)
+    # What was refused is NaN in `dual`, which does not say why.
+    result = first_failure(validity(problem), refused, limit.result)
+    return eqx.tree_at(lambda limit: limit.result, limit, result)
 
 
 def _follow(
@@ -232,7 +240,11 @@ def _follow(
         )
         return state, record
 
-    valid = is_valid(problem) & jnp.all(dual >= 0) & jnp.all(jnp.isfinite(dual)) & (s_max > 0)
+    is_shape = jnp.all(dual >= 0) & jnp.all(jnp.isfinite(dual))
+    verdict = first_failure(
+        validity(problem), (is_shape, RESULTS.invalid_shape), (s_max > 0, RESULTS.invalid_grid)
+    )
+    valid = verdict == RESULTS.successful
     zero = jnp.zeros((), dtype)
     nobody = jnp.asarray(d, jnp.int32)
     state = _State(
@@ -245,7 +257,7 @@ def _follow(
         entering=nobody,
         position=zero,
         excluded=jnp.zeros(d, bool),
-        result=RESULTS.where(valid, RESULTS.successful, RESULTS.invalid_input),
+        result=verdict,
         is_done=~valid,
         is_cut=jnp.asarray(False),
         is_fresh=jnp.asarray(True),
@@ -260,7 +272,7 @@ def _follow(
         opening_sign=jnp.zeros(max_knots, jnp.int32),
     )
     state, record = pivot_until_done(step, (state, record))
-    limit = _assemble(problem, state, record, scaled, dual, positive)
+    limit = _assemble(problem, state, record, ~valid, scaled, dual, positive)
     return limit, Segments(record.index, record.sign, record.opening, record.opening_sign)
 
 
@@ -268,6 +280,7 @@ def _assemble(
     problem: AbstractProblem,
     state: _State,
     record: _Record,
+    is_invalid: Array,
     scaled: Scaled,
     dual: Array,
     positive: bool,
@@ -311,7 +324,6 @@ def _assemble(
     inaccurate = ~(worst <= tol.violation) & (state.result == RESULTS.successful)
     result = RESULTS.where(inaccurate, RESULTS.limit_inaccurate, state.result)
 
-    is_invalid = result == RESULTS.invalid_input
     is_last = indices(K) >= state.row
     is_wrong = jnp.cumsum(~(violation <= tol.wrong)) > 0
     is_unknown = is_invalid | is_wrong | (is_last & ends_early)
@@ -359,7 +371,8 @@ def limit_flow(
         elsewhere (or are 0). So only the signs matter.
     - `max_knots`: static size of the buffers, default `4 min(n, d) + 16`. The end at `s_max`
         counts as a knot.
-    - `throw`: raise if the process is cut short or inaccurate. With `throw=False` see `.result`.
+    - `throw`: raise if the process is cut short or inaccurate. Under tracing nothing is raised:
+        failed lanes are NaN, with their `result`. With `throw=False` they keep what they have.
 
     **Returns:** a `LimitFlow`, a `PiecewiseLinearPath` in `p = s`. It is NaN beyond `s_max`, and
     beyond its last knot if it ran out of them. Where columns that are active together depend on
@@ -390,11 +403,16 @@ def limit_flow(
             "to its end."
         )
     dual = network.initial_dual(jnp.asarray(-jnp.inf, dtype))
+    is_taken = takes(network, problem.weight_decay)
+    refused = first_failure(
+        (jnp.all(jnp.isfinite(dual)), RESULTS.invalid_shape), (is_taken, RESULTS.invalid_decay)
+    )
     if start is not None:
         dual = dual_from(dual, start, network.positive)
-    dual = jnp.where(takes(network, problem.weight_decay), dual, jnp.nan)  # which is invalid
+        refused = first_failure(refused, (jnp.all(jnp.isfinite(dual)), RESULTS.invalid_start))
+    dual = jnp.where(is_taken, dual, jnp.nan)
     if max_knots is None:
         max_knots = 4 * problem.rank_bound + 16
     max_knots = as_count(max_knots, "max_knots")
-    limit = _limit(problem, dual, s_max, network.positive, max_knots)
-    return raise_on_failure(limit, limit.result, throw)
+    limit = _limit(problem, dual, s_max, refused, network.positive, max_knots)
+    return raise_on_failure(limit, limit.result, throw, kept=("knots", "values", "slopes"))

@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool
 
 from ._check import as_flag
 from ._linalg import matmul
-from ._problem import AbstractProblem, check_problem, is_valid
+from ._problem import AbstractProblem, check_problem, validity
+from ._solution import RESULTS
 
 _MOST = 12  # coordinates: 4096 subsets
 
@@ -32,7 +33,9 @@ def is_z_matrix(problem: AbstractProblem) -> Bool[Array, ""]:
     check_problem(problem)
     M, scale = problem.gram(), jnp.sqrt(problem.gram_diagonal())
     rounding = 64 * jnp.finfo(M.dtype).eps * scale[:, None] * scale[None, :]
-    return is_valid(problem) & jnp.all((M <= rounding) | jnp.eye(len(M), dtype=bool))
+    return (validity(problem) == RESULTS.successful) & jnp.all(
+        (M <= rounding) | jnp.eye(len(M), dtype=bool)
+    )
 
 
 def is_always_monotone(problem: AbstractProblem, *, positive: bool = False) -> Bool[Array, ""]:
@@ -104,4 +107,4 @@ def _check(problem: AbstractProblem, positive: bool) -> Bool[Array, ""]:
         threshold = jnp.where(rounding < small, -small, rounding)
         return is_singular | jnp.all(least >= threshold * size)
 
-    return is_valid(problem) & jnp.all(jax.vmap(holds)(jnp.asarray(masks)))
+    return (validity(problem) == RESULTS.successful) & jnp.all(jax.vmap(holds)(jnp.asarray(masks)))

@@ -25,6 +25,7 @@ from ._check import (
     to_common_dtype,
 )
 from ._linalg import matmul
+from ._solution import RESULTS, first_failure
 
 
 class AbstractProblem(eqx.Module):
@@ -387,8 +388,13 @@ def check_problem(problem: Any) -> None:
     check_type(problem, "problem", AbstractProblem, what)
 
 
-def is_valid(problem: AbstractProblem) -> Array:
-    """Under tracing: whether the values are ones that the constructors accept."""
-    leaves = [a for a in jax.tree.leaves(problem) if eqx.is_inexact_array(a)]
+def validity(problem: AbstractProblem) -> RESULTS:
+    """Under tracing: which of the values that the constructors refuse there are."""
+    data = eqx.tree_at(lambda p: p.weight_decay, problem, None)
+    leaves = [a for a in jax.tree.leaves(data) if eqx.is_inexact_array(a)]
     finite = jnp.stack([jnp.all(jnp.isfinite(a)) for a in leaves]).all()
-    return finite & (problem.weight_decay >= 0) & problem.is_in_range()
+    decay = problem.weight_decay
+    return first_failure(
+        (finite & problem.is_in_range(), RESULTS.invalid_data),
+        ((decay >= 0) & jnp.isfinite(decay), RESULTS.invalid_decay),
+    )

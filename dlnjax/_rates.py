@@ -10,7 +10,7 @@ from ._constraint import Constraint
 from ._lasso._basis_pursuit import BasisPursuit, basis_pursuit
 from ._linalg import matmul
 from ._problem import AbstractProblem, LeastSquares, check_problem
-from ._solution import RESULTS, raise_on_failure
+from ._solution import RESULTS, first_failure, raise_on_failure
 
 
 class NullSpaceConstant(eqx.Module):
@@ -76,7 +76,8 @@ def null_space_constant(
         `h_{Sᶜ} ≥ 0`. Then `ϱ` may be negative, and is `−inf` where only `x*` minimises the loss
         over `x ≥ 0`.
     - `max_knots`: as in `lasso_path`, for each of the two paths that are followed.
-    - `throw`: raise on failure. With `throw=False`, see `.result`.
+    - `throw`: raise on failure. Under tracing, and with `throw=False`, nothing is raised: failed
+        lanes are NaN, with their `result`.
 
     **Returns:** a `NullSpaceConstant`.
 
@@ -136,7 +137,7 @@ def _solve(problem: AbstractProblem, positive: bool, max_knots: int | None) -> N
     gap = jnp.where(exists, upper - value, 0)
     dual = jnp.where(exists, dual, c)
 
-    result = RESULTS.where(good, inner.result, minimum.result)
+    result = first_failure(minimum.result, inner.result)
     is_known = result == RESULTS.successful
     nan_unless = lambda v: jnp.where(is_known, v, jnp.nan)
     return NullSpaceConstant(

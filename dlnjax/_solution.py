@@ -1,25 +1,80 @@
 """What went right or wrong in a solve, and how that is raised."""
 
-from typing import TypeVar
+import dataclasses
+from typing import Any, TypeVar
 
 import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
 
-_S = TypeVar("_S")
+_S = TypeVar("_S", bound=eqx.Module)
+_Enumeration: Any = type(diffrax.RESULTS)
 
 
-class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
-    """Why a solve ended. Extends `diffrax.RESULTS`; `RESULTS[result]` is the message."""
+class _Readable(_Enumeration):
+    """`RESULTS[result]` is what equinox shows of a result, in `print` and inside of modules. Its
+    own is the message alone, which for `successful` is nothing and for a batch one a lane."""
+
+    def __getitem__(cls, result) -> str:
+        if not isinstance(result, cls) or not eqx.is_array_like(result._value):
+            return _Enumeration.__getitem__(cls, result)
+        if result.is_traced():
+            return "traced"
+        codes, names = _on_host(result), result_names()
+        if codes.ndim > 0:
+            found, counts = np.unique(codes, return_counts=True)
+            most_first = np.argsort(-counts, kind="stable")
+            return ", ".join(f"{counts[i]} {names[found[i]]}" for i in most_first)
+        name, message = names[int(codes)], cls._index_to_message[int(codes)]
+        return f"{name}: {message}" if message else name
+
+
+class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGeneralTypeIssues]
+    """Why a solve ended. Extends `diffrax.RESULTS`. `print(result)` and `RESULTS[result]` say the
+    name, the cause and the fix; of a batch, how many lanes ended with each name."""
+
+    __module__ = "dlnjax"  # by which it is imported, and printed
 
     successful = ""
-    invalid_input = (
-        "The input of this lane is invalid; call the function outside `jit` and `vmap` on it to be "
-        "told why. It is NaN or inf in the data, ε outside (0, 1), a tolerance not positive or not "
-        "finite, a negative weight decay or one that the network does not take, a degenerate "
-        "shape, or one so large that `x(0)` is out of range, a depth `≤ 2`, "
-        "an unsorted or negative `s`, an `s_max` or a `level` that is not positive, a `start` that "
-        "the network cannot represent, a negative step size or label noise, or `μ ≤ 0`; "
-        "or its numbers leave the range of the dtype: rescale a design whose columns, squared, "
-        "overflow or underflow; where `ε^½` underflows, use `gradient_flow` with `DualForm()`."
+    invalid_data = (
+        "The data are NaN or inf, or the squares of the columns leave the range of the dtype. "
+        "Remove or impute what is not finite; rescale the columns, or use float64."
+    )
+    invalid_problem = (
+        "The loss is unbounded below, or no quadratic: `M` is not symmetric and positive "
+        "semidefinite, `r` is not in its range, or `constant` makes the loss negative. Build the "
+        "problem outside `jit` to be told which, or use `LeastSquares(X, y)`."
+    )
+    invalid_decay = (
+        "The weight decay is negative or not finite, or the network takes none. Use "
+        "`weight_decay=0`, or a network of depth 2."
+    )
+    invalid_eps = (
+        "ε does not lie in (0, 1), or is so small that all weights underflow to 0. Put a larger "
+        "initialisation into the shape of the network; for ε → 0 use `limit_flow`, "
+        "or `gradient_flow` with `DualForm()` and `log_eps=`."
+    )
+    invalid_shape = (
+        "The shape of the network is degenerate (a coordinate that could never move), not finite, "
+        "so large that `x(0)` is out of range, or its depth is not above 2. Use a shape of about "
+        "1; depth 2 is the Python number 2."
+    )
+    invalid_start = (
+        "`start` is not finite, or negative where the network represents `x ≥ 0` only. Use `UV` "
+        "for signed models."
+    )
+    invalid_grid = (
+        "A grid is out of range: `s` must be finite, non-negative and sorted; `s_max`, `level` and "
+        "`mu` positive."
+    )
+    invalid_weights = "`weights` must be positive and finite."
+    invalid_tolerance = "A tolerance is not positive or not finite. Leave it out for the default."
+    invalid_training = (
+        "A step size or the label noise is negative or not finite. Use positive step sizes, and "
+        "`label_noise=0` for none."
     )
     max_knots_reached = (
         "The path has more knots than its buffer holds: it is exact up to its last knot "
@@ -74,16 +129,65 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     )
 
 
-def raise_on_failure(solution: _S, result: RESULTS, throw: bool) -> _S:
-    """Raise once, at the outermost call, unless `throw=False`."""
-    if throw:
-        return result.error_if(solution, result != RESULTS.successful)
-    return solution
+def first_failure(*checks: tuple[Bool[Array, ""], RESULTS] | RESULTS) -> RESULTS:
+    """The cause that belongs to the first condition which does not hold, of pairs
+    `(condition, cause)`; a result alone counts as it is, unless successful."""
+    result = RESULTS.successful
+    for check in reversed(checks):
+        if isinstance(check, tuple):
+            holds, cause = check
+            result = RESULTS.where(holds, result, cause)
+        else:
+            result = RESULTS.where(check == RESULTS.successful, result, check)
+    return result
+
+
+def raise_on_failure(solution: _S, result: RESULTS, throw: bool, kept: tuple[str, ...] = ()) -> _S:
+    """Raise unless `throw=False`, once, on the host, where `result` is known.
+
+    Under tracing nothing can be raised without a callback, which no program of ours has. Then a
+    lane that failed is NaN, with its result: `kept` are the fields that would hold numbers
+    with `throw=False`, for instance the part of a path that is exact.
+    """
+    if not throw:
+        return solution
+    if result.is_traced():
+        good = result == RESULTS.successful
+        blank = lambda v: jnp.where(good, v, jnp.nan) if eqx.is_inexact_array(v) else v
+        blanked = {name: jax.tree.map(blank, getattr(solution, name)) for name in kept}
+        return dataclasses.replace(solution, **blanked)
+    codes = _on_host(result)
+    failed = np.argwhere(codes != result_code(RESULTS.successful))
+    if len(failed) == 0:
+        return solution
+    first = tuple(int(i) for i in failed[0])
+    cause = RESULTS[jax.tree.map(lambda _: codes[first], result)]
+    if first:
+        lane = first[0] if len(first) == 1 else first
+        cause = (
+            f"{len(failed)} of {codes.size} lanes failed ({RESULTS[result]}); lane {lane} is the "
+            f"first. {cause}"
+        )
+    raise eqx.EquinoxRuntimeError(cause)
+
+
+def _on_host(result: RESULTS) -> np.ndarray:
+    """The codes, of lanes on other processes only those that this one holds."""
+    codes: Any = result_code(result)
+    if isinstance(codes, jax.Array) and not codes.is_fully_addressable:
+        if not codes.is_fully_replicated:
+            return np.concatenate([np.ravel(shard.data) for shard in codes.addressable_shards])
+    return np.asarray(codes)
 
 
 def result_names() -> list[str]:
     """The names of `RESULTS`, in the order of their codes."""
     return list(RESULTS._name_to_item)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def names_of(result: RESULTS) -> np.ndarray:
+    """The name of each lane, of the shape of `result`, which is concrete."""
+    return np.asarray(np.asarray(result_names())[_on_host(result)])
 
 
 def result_code(result: RESULTS):

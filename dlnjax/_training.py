@@ -10,12 +10,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
 
-from ._check import as_float, as_log_eps, as_whole, check_scalar, is_concrete
+from ._check import as_float, as_log_eps, as_whole, check_scalar, is_concrete, is_log_eps
 from ._flow._weight import WeightTerm
 from ._network import AbstractNetwork, matched, takes
-from ._problem import AbstractProblem, LeastSquares, check_problem, is_valid
-from ._solution import RESULTS, raise_on_failure
+from ._problem import AbstractProblem, LeastSquares, check_problem, validity
+from ._solution import RESULTS, first_failure, raise_on_failure
 from ._training_loop import run_steps
+
+_KEPT = ("x", "x_mean", "loss", "network", "dual", "sides")  # up to where a run diverges
 
 
 class Training(eqx.Module):
@@ -102,8 +104,9 @@ def train(
     - `label_noise`: the standard deviation of normal noise on the labels, drawn anew at each step,
         in units of `y`. For `LeastSquares` only.
     - `key`: where that randomness comes from. Step `k` depends on `key` and `k` alone.
-    - `throw`: raise if the run diverges. With `throw=False`, see `.result`: what was recorded
-        before is kept (its derivatives in forward mode; in reverse mode they are NaN).
+    - `throw`: raise if the run diverges. Under tracing nothing is raised: failed lanes are NaN,
+        with their `result`. With `throw=False` they keep what was recorded before (its
+        derivatives in forward mode; in reverse mode they are NaN).
 
     **Returns:** a `Training`. The memory does not depend on the number of steps; the one that
     reverse-mode differentiation takes does, by `S` records for every 128 steps. The randomness of
@@ -149,7 +152,7 @@ def train(
         noise if is_noisy else None,
         key,
     )
-    return raise_on_failure(run, run.result, throw)
+    return raise_on_failure(run, run.result, throw, kept=_KEPT)
 
 
 def _as_steps(steps: ArrayLike | Sequence[SupportsIndex]) -> np.ndarray:
@@ -215,8 +218,6 @@ def _train(
     key: PRNGKeyArray | None,
 ) -> Training:
     term = WeightTerm(network, problem, log_eps)
-    valid = is_valid(problem) & (log_eps < 0) & jnp.isfinite(log_eps) & term.is_valid()
-    valid = valid & takes(network, problem.weight_decay)
     records, with_weights = run_steps(
         term.start, problem, optimizer, steps, num_steps, batch_size, label_noise, key
     )
@@ -229,13 +230,20 @@ def _train(
     loss = problem.loss(x)
     scale = network.time_scale(log_eps)
 
-    valid = valid & (t[-1] >= 0)
+    goes_on = t[-1] >= 0
     if label_noise is not None:
-        valid = valid & jnp.isfinite(label_noise) & (label_noise >= 0)
+        goes_on = goes_on & jnp.isfinite(label_noise) & (label_noise >= 0)
+    verdict = first_failure(
+        validity(problem),
+        (is_log_eps(log_eps), RESULTS.invalid_eps),
+        term.validity(),
+        (takes(network, problem.weight_decay), RESULTS.invalid_decay),
+        (goes_on, RESULTS.invalid_training),
+    )
+    valid = verdict == RESULTS.successful
     finite = jnp.isfinite(loss) & jnp.all(jnp.isfinite(x_mean), axis=1)
     finite = finite & jnp.all(jnp.isfinite(vectors), axis=1)
-    result = RESULTS.where(finite[-1], RESULTS.successful, RESULTS.training_diverged)
-    result = RESULTS.where(valid, result, RESULTS.invalid_input)
+    result = first_failure(verdict, (finite[-1], RESULTS.training_diverged))
     kept = valid & finite
     stats: dict[str, Any] = {"last_finite_step": jnp.max(jnp.where(kept, steps, -1))}
     if records.deviation is not None:

@@ -23,7 +23,7 @@ from ._flow._gradient_flow import gradient_flow
 from ._limit import limit_flow
 from ._network import Deep, USquared
 from ._problem import LeastSquares
-from ._solution import RESULTS, result_code, result_names
+from ._solution import RESULTS, names_of
 from ._standardized import padded, padded_size, standardized
 
 try:
@@ -103,8 +103,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _report_failure(result: RESULTS, x: np.ndarray) -> None:
-    names = np.asarray(result_names())[np.asarray(result_code(result))]
-    failed = ", ".join(sorted({*names} - {"successful"}))
+    failed = ", ".join(sorted({*names_of(result)} - {"successful"}))
     if not np.all(np.isfinite(x)):
         raise RuntimeError(
             f"Training did not reach its end ({failed}). Stop earlier (`s`, `times`), raise "

@@ -16,6 +16,7 @@ import pytest
 
 import dlnjax as dln
 from dlnjax import generators
+from dlnjax._solution import names_of
 
 X = np.array([[1.0, 2, 3], [0, 1, 1]])
 PROBLEM, SMALL = dln.LeastSquares(X, np.ones(2)), dln.LeastSquares(np.eye(2), np.ones(2))
@@ -377,7 +378,7 @@ def test_deep_networks_take_no_weight_decay(solve):
             solve(network, dln.LeastSquares(X, np.ones(2), decay), throw=False, **options).result
         )
     )(jnp.array([0, 0.5]))
-    np.testing.assert_array_equal(lanes == dln.RESULTS.invalid_input, [False, True])
+    assert names_of(lanes).tolist() == ["successful", "invalid_decay"]
 
 
 @pytest.mark.parametrize("tol", [1e-6, np.float64(1e-6), jnp.asarray(1e-6)])
@@ -396,8 +397,7 @@ SOLVES_TO = {
 def test_tolerances_under_tracing(solve):
     solution = jax.vmap(solve)(jnp.array([1e-6, jnp.inf, 0, -1, jnp.nan]))
     is_refused = [False, True, True, True, True]
-    np.testing.assert_array_equal(solution.result == dln.RESULTS.invalid_input, is_refused)
-    np.testing.assert_array_equal(solution.result != dln.RESULTS.successful, is_refused)
+    assert names_of(solution.result).tolist() == ["successful", *["invalid_tolerance"] * 4]
     np.testing.assert_array_equal(np.isnan(solution.x).all(axis=1), is_refused)
 
 
@@ -427,7 +427,7 @@ def test_a_start_out_of_range_is_invalid(formulation):
     network = dln.USquared(np.full(3, 1e160))
     options = {"formulation": formulation, "throw": False, **EPS}
     flow = dln.gradient_flow(network, PROBLEM, [1.0], **options)
-    assert flow.result == dln.RESULTS.invalid_input and flow.stats["num_steps"] <= 1
+    assert flow.result == dln.RESULTS.invalid_shape and flow.stats["num_steps"] <= 1
 
 
 def test_large_shapes_without_weight_decay_are_valid():

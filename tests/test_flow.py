@@ -17,6 +17,7 @@ from scipy.integrate import solve_ivp
 
 import dlnjax as dln
 from dlnjax._flow._weight import WeightTerm
+from dlnjax._solution import names_of
 
 D = 4
 ROWS = {"rows": 3, "coordinates": 6}  # the state space that `gradient_flow` chooses at d = 4
@@ -537,22 +538,22 @@ def _break(batch: Batch, what: str, lane: int) -> None:
         raise ValueError(what)
 
 
-BROKEN = [
-    "NaN in X",
-    "inf in y",
-    "eps = 1",
-    "eps = 0",
-    "NaN eps",
-    "unsorted s",
-    "negative s",
-    "NaN s",
-    "negative rtol",
-    "NaN rtol",
-    "negative decay",
-    "NaN shape",
-    "degenerate shape",
-    "x(0) out of range",
-]
+BROKEN = {
+    "NaN in X": "data",
+    "inf in y": "data",
+    "eps = 1": "eps",
+    "eps = 0": "eps",
+    "NaN eps": "eps",
+    "unsorted s": "grid",
+    "negative s": "grid",
+    "NaN s": "grid",
+    "negative rtol": "tolerance",
+    "NaN rtol": "tolerance",
+    "negative decay": "decay",
+    "NaN shape": "shape",
+    "degenerate shape": "shape",
+    "x(0) out of range": "shape",
+}
 
 
 @pytest.mark.parametrize("what", BROKEN)
@@ -565,7 +566,7 @@ def test_a_bad_lane_fails_alone(what, kind, space):
     flow = _solve(kind, batch)
     good = np.arange(LANES) != lane
     np.testing.assert_array_equal(_succeeded(flow), good)
-    assert bool((flow.result == dln.RESULTS.invalid_input)[lane])
+    assert names_of(flow.result)[lane] == f"invalid_{BROKEN[what]}"
     for name in ("x", "x_mean", "z", "dual"):
         value, want = np.asarray(getattr(flow, name)), np.asarray(getattr(clean, name))
         assert np.isnan(value[lane]).all()

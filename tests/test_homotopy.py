@@ -16,6 +16,7 @@ from sklearn.linear_model import Lasso, lars_path
 
 import dlnjax as dln
 from dlnjax import _lanes
+from dlnjax._solution import names_of
 
 LANES = 40
 GENERIC = ["generic 3×4", "generic 10×6", "generic 20×40"]
@@ -545,7 +546,8 @@ def test_bad_lanes_are_nan_and_leave_the_others_alone():
     weights[11, 0, 1], weights[12, 1, 2] = 0, np.nan
     bad = np.isin(np.arange(LANES), [3, 5, 7, 8, 11, 12])
     path, p, x = _solve(X, y, decay=decay, weights=weights)
-    np.testing.assert_array_equal(path.result == dln.RESULTS.invalid_input, bad)
+    want = ["invalid_data"] * 2 + ["invalid_decay"] * 2 + ["invalid_weights"] * 2
+    assert names_of(path.result)[bad].tolist() == want
     np.testing.assert_array_equal(path.result == dln.RESULTS.successful, ~bad)
     for got, want in zip(jax.tree.leaves((path, p, x)), jax.tree.leaves(clean), strict=True):
         np.testing.assert_array_equal(np.asarray(got)[~bad], np.asarray(want)[~bad])

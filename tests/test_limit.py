@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import linprog, nnls
 
 import dlnjax as dln
+from dlnjax._solution import names_of
 
 LANES = 40
 
@@ -455,7 +456,8 @@ def test_bad_lanes_are_nan_and_leave_the_others_alone():
     dual[9, 0, 1] = np.inf
     limit = _solve(bad_data, decay, dual, start, s_max)
     bad = np.isin(np.arange(LANES), [3, 5, 6, 7, 8, 9])
-    np.testing.assert_array_equal(limit.result == dln.RESULTS.invalid_input, bad)
+    want = ["data", "decay", "grid", "grid", "start", "shape"]
+    assert names_of(limit.result)[bad].tolist() == [f"invalid_{name}" for name in want]
     assert np.all(np.isnan(limit.knots[bad])) and np.all(np.isnan(limit.slopes[bad]))
     for got, want in zip(jax.tree.leaves(limit), jax.tree.leaves(clean), strict=True):
         np.testing.assert_array_equal(np.asarray(got)[~bad], np.asarray(want)[~bad])
@@ -507,4 +509,4 @@ def test_the_shape_does_not_matter_at_depth_two(deactivating):
     np.testing.assert_array_equal(other.slopes, limit.slopes)
     # But a degenerate one never moves.
     shape = jax.jit(lambda u: dln.limit_flow(dln.UV(u, np.ones(4)), problem, throw=False))
-    assert shape(np.ones(4)).result == dln.RESULTS.invalid_input
+    assert shape(np.ones(4)).result == dln.RESULTS.invalid_shape

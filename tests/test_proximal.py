@@ -12,6 +12,7 @@ from families import FAMILIES
 from sklearn.linear_model import Lasso
 
 import dlnjax as dln
+from dlnjax._solution import names_of
 
 N, D = 8, 5
 MU = np.geomspace(0.1, 10, 6).reshape(2, 3)
@@ -153,15 +154,15 @@ def test_bad_lanes():
         return dln.lasso(dln.LeastSquares(X, y, decay), mu, weights=weights, throw=False)
 
     point = solve(design, response, decay, mu, weights)
-    invalid = np.asarray(point.result == dln.RESULTS.invalid_input)
-    want = np.zeros((6, 2, 3), bool)
-    want[[1, 2, 3, 5]] = want[4, 0, 1] = True
-    np.testing.assert_array_equal(invalid, want)
-    np.testing.assert_array_equal(np.isnan(point.x).all(axis=-1), want)
+    want = np.full((6, 2, 3), "successful", dtype="<U20")
+    want[1:3], want[3], want[4, 0, 1] = "invalid_data", "invalid_decay", "invalid_grid"
+    want[5] = "invalid_weights"
+    np.testing.assert_array_equal(names_of(point.result), want)
+    np.testing.assert_array_equal(np.isnan(point.x).all(axis=-1), want != "successful")
     alone = dln.lasso(CASES["weight decay"][0], MU)
     np.testing.assert_allclose(point.x[0], alone.x, atol=1e-12)
     # The other values of μ of lane 4 stand, from other starts.
-    good = np.asarray(~invalid)[4]
+    good = want[4] == "successful"
     np.testing.assert_allclose(point.x[4][good], alone.x[good], atol=1e-3)
 
 

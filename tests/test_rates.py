@@ -142,7 +142,7 @@ def test_bad_lanes_are_nan():
     bad = np.isin(np.arange(LANES), [3, 5])
     for values in (constant.value, constant.gap, at_two, at_three):
         np.testing.assert_array_equal(np.isnan(values), bad)
-    np.testing.assert_array_equal(constant.result == dln.RESULTS.invalid_input, bad)
+    np.testing.assert_array_equal(constant.result == dln.RESULTS.invalid_data, bad)
     np.testing.assert_allclose(constant.value[~bad], _solved(False)[0].value[~bad], atol=1e-12)
 
 

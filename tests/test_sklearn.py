@@ -266,7 +266,7 @@ def test_says_when_training_fails():
     with pytest.warns(ConvergenceWarning, match=r"inexact \(limit_inaccurate\)") as caught:
         model = DLNRegressor(s=1e6, eps=0).fit(X, y)
     assert len(caught) == 1 and np.all(np.isfinite(model.coef_))
-    with pytest.raises(RuntimeError, match=r"did not reach its end \(invalid_input\)"):
+    with pytest.raises(RuntimeError, match=r"did not reach its end \(invalid_shape\)"):
         DLNRegressor(shape=1e300).fit(X, y)
 
 

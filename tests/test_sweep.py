@@ -159,7 +159,7 @@ def test_flows_and_bad_lanes(tmp_path):
     names = data.flow_result.flag_meanings.split()
     good = (data.flow_result == 0).squeeze().values  # (instance, decay, ε)
     assert 0 < (~good).sum() < good.size
-    invalid = data.flow_result.flag_values[names.index("invalid_input")]
+    invalid = data.flow_result.flag_values[names.index("invalid_data")]
     assert set(np.unique(data.flow_result)) == {0, invalid}
     assert (np.isnan(data.gap.squeeze().values) == ~good[..., None]).all()
     assert (np.isnan(data.monotone.squeeze().values) == ~good[..., 0]).all()

@@ -316,8 +316,8 @@ def test_divergence_is_flagged_per_lane():
     wanted = [
         dln.RESULTS.successful,
         dln.RESULTS.training_diverged,
-        dln.RESULTS.invalid_input,
-        dln.RESULTS.invalid_input,
+        dln.RESULTS.invalid_training,
+        dln.RESULTS.invalid_training,
     ]
     assert all(bool(lane.result == w) for lane, w in zip(lanes, wanted, strict=True))
     np.testing.assert_array_equal(run.stats["last_finite_step"], [60, 1, -1, -1])

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from .._linalg import Cholesky, matmul
 from .._network import AbstractDualNetwork, is_in_range
 from .._problem import AbstractProblem, LeastSquares
+from .._solution import RESULTS, first_failure
 from ._term import AbstractFlowTerm, RealScalarLike
 
 State = tuple[Float[Array, "..."], Float[Array, " d"] | None]
@@ -134,10 +135,11 @@ class AbstractNetworkTerm(AbstractDualTerm):
     def error(self, state, error):
         return jax.tree.map(jnp.abs, error)
 
-    def is_valid(self):
+    def validity(self):
         # A degenerate shape is an infinite dual variable, which never moves.
         start = self.network.initial_dual(self.log_eps)
-        return jnp.all(jnp.isfinite(start)) & is_in_range(self.network.link(start, self.log_eps))
+        in_range = is_in_range(self.network.link(start, self.log_eps))
+        return first_failure((jnp.all(jnp.isfinite(start)) & in_range, RESULTS.invalid_shape))
 
     def read(self, s, state):
         g = self.dual(s, state)

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 from .._check import as_float, check_finite, check_nonempty, check_type, is_concrete
 from .._network import AbstractNetwork, is_in_range
 from .._problem import AbstractProblem
-from .._solution import RESULTS, raise_on_failure
+from .._solution import RESULTS, first_failure, raise_on_failure
 from ._formulation import AbstractFormulation, DualForm
 from ._run import Run, as_run
 from ._term import AbstractFlowTerm
@@ -84,7 +84,8 @@ def gradient_flow(
         and what is saved) in each lane, and computes up to 5000 steps at most twice again. For
         forward mode pass `diffrax.ForwardMode()`, which also gives second derivatives as forward
         over forward (no other order does).
-    - `throw`: raise on failure. With `throw=False`, see `.result`.
+    - `throw`: raise on failure. Under tracing, and with `throw=False`, nothing is raised: failed
+        lanes are NaN, with their `result`.
 
     **Returns:** a `Flow`.
 
@@ -153,8 +154,9 @@ def _solve(
     run: Run, s: Array, solver: diffrax.AbstractSolver, adjoint: diffrax.AbstractAdjoint
 ) -> Flow:
     term = run.term()
-    valid = run.is_valid(term)
-    valid = valid & jnp.all(jnp.isfinite(s)) & (s[0] >= 0) & jnp.all(s[1:] >= s[:-1])
+    is_grid = jnp.all(jnp.isfinite(s)) & (s[0] >= 0) & jnp.all(s[1:] >= s[:-1])
+    verdict = first_failure(run.validity(term), (is_grid, RESULTS.invalid_grid))
+    valid = verdict == RESULTS.successful
     # An invalid lane of a batch integrates over an empty interval.
     times = jnp.where(valid, s, 0)
     grid = lax.stop_gradient(times)
@@ -180,13 +182,11 @@ def _solve(
     start, _, _ = term.read(jnp.zeros_like(times[0]), term.initial())
     x_mean = jnp.where(moving, z / jnp.where(moving, times[:, None], 1), (start[None] + x) / 2)
 
-    result = RESULTS.promote(solution.result)
-    result = RESULTS.where(valid, result, RESULTS.invalid_input)
     finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(z))
     if isinstance(run.formulation, DualForm):
         finite = finite & is_in_range(x)
-    lost = ~finite & (result == RESULTS.successful)
-    result = RESULTS.where(lost, RESULTS.flow_not_finite, result)
+    result = RESULTS.promote(solution.result)
+    result = first_failure(verdict, result, (finite, RESULTS.flow_not_finite))
     good = result == RESULTS.successful
     x, x_mean, z, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (x, x_mean, z, dual))
     return Flow(s, x, x_mean, z, dual, result, solution.stats, run.network.positive)

@@ -14,7 +14,7 @@ from .._check import as_count, as_positive, check_finite, check_scalar, check_ty
 from .._lanes import any_lane
 from .._network import AbstractNetwork
 from .._problem import AbstractProblem
-from .._solution import RESULTS, raise_on_failure
+from .._solution import RESULTS, first_failure, raise_on_failure
 from ._formulation import AbstractFormulation, DualForm
 from ._run import Run, as_run
 
@@ -109,7 +109,7 @@ def jump_times(
     solver = formulation.default_solver() if solver is None else solver
     check_type(solver, "solver", diffrax.AbstractSolver, "a solver, such as `diffrax.Kvaerno5()`")
     jumps = _solve(run, s_max, jnp.broadcast_to(level, d), solver, max_jumps)
-    return raise_on_failure(jumps, jumps.result, throw)
+    return raise_on_failure(jumps, jumps.result, throw, kept=("s",))
 
 
 @eqx.filter_jit
@@ -122,8 +122,10 @@ def _solve(
     unit = float(jnp.finfo(dtype).eps)
     # Once above it, a coordinate comes down at a slightly lower level, so that none sits on it.
     width = unit**0.5
-    valid = run.is_valid(term) & jnp.isfinite(s_max) & (s_max > 0)
-    valid = valid & jnp.all(level > 0) & jnp.all(jnp.isfinite(level))
+    ends = jnp.isfinite(s_max) & (s_max > 0)
+    is_level = jnp.all(level > 0) & jnp.all(jnp.isfinite(level))
+    verdict = first_failure(run.validity(term), (ends & is_level, RESULTS.invalid_grid))
+    valid = verdict == RESULTS.successful
     s_max = jnp.where(valid, s_max, 1)
     first_step = jnp.minimum(run.first_step(term, valid), s_max)
 
@@ -195,7 +197,7 @@ def _solve(
         is_above=height(jnp.zeros_like(s_max), start) >= 1,
         row=jnp.asarray(0, jnp.int32),
         steps=jnp.asarray(0),
-        result=RESULTS.where(valid, RESULTS.successful, RESULTS.invalid_input),
+        result=verdict,
         is_done=~valid,
         times=jnp.zeros(max_jumps, dtype),
         crossed=jnp.zeros((2, max_jumps, d), bool),

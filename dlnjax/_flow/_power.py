@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 from .._linalg import matmul
 from .._network import Deep, is_in_range, power_link
 from .._problem import AbstractProblem, LeastSquares
+from .._solution import RESULTS, first_failure
 from ._dual import AbstractDualTerm, Response, column_scale, scaled_cholesky
 
 
@@ -48,9 +49,9 @@ class PowerTerm(AbstractDualTerm):
     def initial(self):
         return self.start, jnp.zeros_like(self.r)
 
-    def is_valid(self):
+    def validity(self):
         in_range = is_in_range(self._q(self.start, self.log_eps))
-        return jnp.all(jnp.isfinite(self.start)) & in_range
+        return first_failure((jnp.all(jnp.isfinite(self.start)) & in_range, RESULTS.invalid_shape))
 
     def dual(self, s, state):
         return state[0]

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
-from .._check import as_count, as_log_eps, as_tolerance, check_type, is_tolerance
+from .._check import as_count, as_log_eps, as_tolerance, check_type, is_log_eps, is_tolerance
 from .._network import AbstractNetwork, matched, takes
-from .._problem import AbstractProblem, check_problem, is_valid
+from .._problem import AbstractProblem, check_problem, validity
+from .._solution import RESULTS, first_failure
 from ._formulation import AbstractFormulation
 from ._term import AbstractFlowTerm
 
@@ -28,10 +29,16 @@ class Run(eqx.Module):
     def term(self) -> AbstractFlowTerm:
         return self.formulation.term(self.network, self.problem, self.log_eps)
 
-    def is_valid(self, term: AbstractFlowTerm) -> Bool[Array, ""]:
-        valid = is_valid(self.problem) & (self.log_eps < 0) & jnp.isfinite(self.log_eps)
-        valid = valid & is_tolerance(self.rtol) & is_tolerance(self.atol)
-        return valid & term.is_valid() & takes(self.network, self.problem.weight_decay)
+    def validity(self, term: AbstractFlowTerm) -> RESULTS:
+        """Under tracing: what of the input is refused."""
+        takes_decay = takes(self.network, self.problem.weight_decay)
+        return first_failure(
+            validity(self.problem),
+            (is_log_eps(self.log_eps), RESULTS.invalid_eps),
+            term.validity(),
+            (takes_decay, RESULTS.invalid_decay),
+            (is_tolerance(self.rtol) & is_tolerance(self.atol), RESULTS.invalid_tolerance),
+        )
 
     def first_step(self, term: AbstractFlowTerm, valid: Bool[Array, ""]) -> Float[Array, ""]:
         # Nothing happens before about 1/‖∇ℓ‖_∞, at `x(0)`, or at 0 where that is a minimum. How the

@@ -5,7 +5,9 @@ from typing import Any
 
 import diffrax
 import jax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
+
+from .._solution import RESULTS
 
 # diffrax passes times as arrays of shape () or as numbers.
 RealScalarLike = Any
@@ -19,8 +21,8 @@ class AbstractFlowTerm(diffrax.AbstractTerm[Any, Any]):
         """The state at `s = 0`."""
 
     @abc.abstractmethod
-    def is_valid(self) -> Bool[Array, ""]:
-        """Under tracing: whether the network is one that its constructor accepts."""
+    def validity(self) -> RESULTS:
+        """Under tracing: what of the network its constructor refuses."""
 
     @abc.abstractmethod
     def read(

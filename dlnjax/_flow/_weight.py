@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from .._network import AbstractNetwork, is_constant, weights_of
 from .._problem import AbstractProblem
+from .._solution import RESULTS, first_failure
 from ._term import AbstractFlowTerm
 
 
@@ -25,11 +26,12 @@ class WeightTerm(AbstractFlowTerm):
     def initial(self):
         return weights_of(self.start), jnp.zeros_like(self.problem.r)
 
-    def is_valid(self):
+    def validity(self):
         weights = jax.tree.leaves(weights_of(self.start))
         finite = jnp.stack([jnp.all(jnp.isfinite(w)) for w in [*weights, self.start()]]).all()
         # At tiny ε every weight underflows to 0, and never moves.
-        return finite & jnp.stack([jnp.any(w != 0) for w in weights]).any()
+        moves = jnp.stack([jnp.any(w != 0) for w in weights]).any()
+        return first_failure((finite, RESULTS.invalid_shape), (moves, RESULTS.invalid_eps))
 
     def _network(self, weights) -> AbstractNetwork:
         return eqx.combine(weights, self.start, is_leaf=is_constant)

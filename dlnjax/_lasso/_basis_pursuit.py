@@ -9,8 +9,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from .._check import as_count, as_flag, as_weights
 from .._constraint import Constraint
-from .._problem import AbstractProblem, check_problem, is_valid
-from .._solution import RESULTS, raise_on_failure
+from .._problem import AbstractProblem, check_problem, validity
+from .._solution import RESULTS, first_failure, raise_on_failure
 from ._homotopy import lasso_path
 
 
@@ -65,7 +65,7 @@ def rounding_of_residual(problem: AbstractProblem) -> Float[Array, " d"]:
 def _solve(
     problem: AbstractProblem, weights: Array, positive: bool, max_knots: int | None
 ) -> BasisPursuit:
-    valid = is_valid(problem)
+    verdict = validity(problem)
     problem = without_decay(problem)
     path = lasso_path(problem, positive=positive, weights=weights, max_knots=max_knots, throw=False)
     x = path.slopes[-1]
@@ -85,7 +85,7 @@ def _solve(
     dual = jnp.where(is_free, dual, -jnp.inf)
     support = jnp.any(faces(dual, weights, positive), axis=0)
     rank = Constraint(lax.stop_gradient(problem), support).rank()
-    result = RESULTS.where(valid, path.result, RESULTS.invalid_input)
+    result = first_failure(verdict, path.result)
     good = (result == RESULTS.successful) & jnp.all(jnp.isfinite(x))
     nan_unless = lambda v: jnp.where(good, v, jnp.nan)
     return BasisPursuit(
@@ -117,7 +117,8 @@ def basis_pursuit(
     - `weights`: `ω > 0`, shape `(d,)`, or `(2, d)` for weights that differ between positive (first
         row) and negative entries. Default 1.
     - `max_knots`: as in `lasso_path`.
-    - `throw`: raise on failure. With `throw=False`, see `.result`.
+    - `throw`: raise on failure. Under tracing, and with `throw=False`, nothing is raised: failed
+        lanes are NaN, with their `result`.
 
     **Returns:** a `BasisPursuit`. Where several points have the same norm (`is_unique` is
     false), `limit_point` tells which of them small initialisations choose.

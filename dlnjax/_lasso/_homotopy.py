@@ -25,11 +25,11 @@ from .._active_set import (
     indices,
     pivot_until_done,
 )
-from .._check import as_count, as_flag, as_weights
+from .._check import as_count, as_flag, as_weights, is_weights
 from .._path import PiecewiseLinearPath
-from .._problem import AbstractProblem, check_problem, is_valid
+from .._problem import AbstractProblem, check_problem, validity
 from .._segments import Segments, differentiable, path_on_segments
-from .._solution import RESULTS, raise_on_failure
+from .._solution import RESULTS, first_failure, raise_on_failure
 
 
 class _Record(eqx.Module):
@@ -200,8 +200,9 @@ def _follow(
         )
         return state, _write(record, state, ~is_done)
 
-    valid = is_valid(problem) & jnp.all(weights > 0) & jnp.all(jnp.isfinite(weights))
-    result = RESULTS.where(valid, RESULTS.successful, RESULTS.invalid_input)
+    invalid = (is_weights(weights), RESULTS.invalid_weights)
+    result = first_failure(validity(problem), invalid)
+    valid = result == RESULTS.successful
     zero = jnp.zeros((), size.dtype)
     state = _State(
         active=ActiveSet.empty(k, scaled.scale),
@@ -240,12 +241,19 @@ def _follow(
     # Where the path was not followed to its end, nothing is known beyond its last knot.
     is_cut = (result == RESULTS.max_knots_reached) | (result == RESULTS.path_cycled)
     is_cut = is_cut | ~(state.violation <= tol.wrong * size)
-    path = _assemble(state, record, result, is_cut, scaled, weights, positive)
+    path = _assemble(state, record, result, is_cut, ~valid, scaled, weights, positive)
     return path, Segments(record.index, record.sign)
 
 
 def _assemble(
-    state: _State, record: _Record, result, is_cut, scaled: Scaled, weights, positive
+    state: _State,
+    record: _Record,
+    result: RESULTS,
+    is_cut: Array,
+    is_invalid: Array,
+    scaled: Scaled,
+    weights: Array,
+    positive: bool,
 ) -> PiecewiseLinearPath:
     """From knots in compact storage to a path in the user's units."""
     K, d = record.tau.shape[0], scaled.r.shape[0]
@@ -258,7 +266,6 @@ def _assemble(
         return jnp.where(num_knots > 0, full[rows] * scaled.scale[None, :], 0)
 
     is_unknown = is_cut & (indices(K) >= state.row)
-    is_invalid = result == RESULTS.invalid_input
     nan_if = lambda bad, v: jnp.where(bad, jnp.nan, v)
     return PiecewiseLinearPath(
         knots=nan_if(is_invalid, jnp.where(num_knots > 0, 1 / record.tau[rows], 0)),
@@ -295,7 +302,8 @@ def lasso_path(
         (first row) and negative entries. Default 1.
     - `max_knots`: static size of the buffers, default `4 min(n, d) + 16`. (Random problems
         have fewer than `3.7 min(n, d)` knots; the worst case has `(3^d + 1)/2`.)
-    - `throw`: raise if the path is cut short or inaccurate. With `throw=False` see `.result`.
+    - `throw`: raise if the path is cut short or inaccurate. Under tracing nothing is raised:
+        failed lanes are NaN, with their `result`. With `throw=False` they keep what they have.
 
     **Returns:** a `PiecewiseLinearPath` in `p = μ`. A path that ran out of knots is NaN beyond
     its last one.
@@ -314,4 +322,4 @@ def lasso_path(
         max_knots = 4 * problem.rank_bound + 16
     max_knots = as_count(max_knots, "max_knots")
     path = _homotopy(problem, omega, positive, max_knots)
-    return raise_on_failure(path, path.result, throw)
+    return raise_on_failure(path, path.result, throw, kept=("knots", "values", "slopes"))

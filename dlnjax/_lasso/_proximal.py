@@ -16,10 +16,11 @@ from .._check import (
     as_weights,
     check_nonempty,
     is_tolerance,
+    is_weights,
 )
-from .._problem import AbstractProblem, check_problem, is_valid
+from .._problem import AbstractProblem, check_problem, validity
 from .._segments import lasso_on_face
-from .._solution import RESULTS, raise_on_failure
+from .._solution import RESULTS, first_failure, raise_on_failure
 from ._faces import Faces, State
 
 
@@ -43,13 +44,18 @@ class LassoPoint(eqx.Module):
 @eqx.filter_custom_jvp
 def _solve(problem, mu, weights, *, positive: bool, gap_tol, max_steps) -> LassoPoint:
     d, k, dtype = problem.r.shape[0], problem.rank_bound, problem.r.dtype
-    valid = is_valid(problem) & jnp.all(weights > 0) & jnp.all(jnp.isfinite(weights))
-    valid = valid & is_tolerance(gap_tol)
+    verdict = first_failure(
+        validity(problem),
+        (is_weights(weights), RESULTS.invalid_weights),
+        (is_tolerance(gap_tol), RESULTS.invalid_tolerance),
+    )
     diagonal = problem.gram_diagonal()
     scale = jnp.where(diagonal > 0, 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1)), 0)
     loss_at_0 = problem.loss(jnp.zeros_like(problem.r))
 
     def one(state: State, mu: Array):
+        result = first_failure(verdict, (mu > 0, RESULTS.invalid_grid))
+        valid = result == RESULTS.successful
         kappa = problem.weight_decay + weights / mu
         faces = Faces(problem, kappa, diagonal, scale, loss_at_0, positive)
         state = eqx.tree_at(
@@ -62,7 +68,7 @@ def _solve(problem, mu, weights, *, positive: bool, gap_tol, max_steps) -> Lasso
         state = eqx.tree_at(lambda s: (s.safe, s.safe_objective), state, (state.x, state.objective))
 
         def goes_on(s: State):
-            return valid & (mu > 0) & ~(s.gap <= gap_tol * s.objective) & (s.steps < max_steps)
+            return valid & ~(s.gap <= gap_tol * s.objective) & (s.steps < max_steps)
 
         def phases(s: State) -> State:
             # Lambdas, as a bound method would have to be hashed, with the arrays of its object.
@@ -72,8 +78,7 @@ def _solve(problem, mu, weights, *, positive: bool, gap_tol, max_steps) -> Lasso
 
         state = lax.while_loop(goes_on, phases, state)
         good = state.gap <= gap_tol * state.objective
-        result = RESULTS.where(good, RESULTS.successful, RESULTS.gap_not_reached)
-        result = RESULTS.where(valid & (mu > 0), result, RESULTS.invalid_input)
+        result = first_failure(result, (good, RESULTS.gap_not_reached))
         good = result == RESULTS.successful
         point = LassoPoint(
             x=jnp.where(good, state.x, jnp.nan),
@@ -151,7 +156,8 @@ def lasso(
         float64; 1e-4 in float32, which rounding may leave out of reach beyond some hundred times
         the first knot.
     - `max_steps`: pivots and gradient steps, per value of `μ`.
-    - `throw`: raise if the gap is not reached. With `throw=False`, such points are NaN.
+    - `throw`: raise if the gap is not reached. Under tracing, and with `throw=False`, nothing is
+        raised: failed lanes are NaN, with their `result`.
 
     **Returns:** a `LassoPoint`.
 
