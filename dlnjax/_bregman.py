@@ -1,6 +1,7 @@
 """The Bregman projection of the initialisation, which the flow is at all times."""
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Real
 
 from ._check import as_float, check_finite
@@ -73,4 +74,5 @@ def _solved_by(problem: AbstractProblem, x: Float[Array, " d"]) -> AbstractProbl
         return eqx.tree_at(lambda p: p.y, problem, matmul(problem.X, x))
     assert isinstance(problem, Quadratic)
     r = problem.matvec(x)
-    return eqx.tree_at(lambda p: (p.linear, p.constant), problem, (r, (x * r).sum() / 2))
+    least = jnp.where(problem.is_convex(), (x * r).sum() / 2, jnp.nan)
+    return eqx.tree_at(lambda p: (p.linear, p.constant), problem, (r, least))

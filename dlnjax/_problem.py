@@ -25,6 +25,7 @@ from ._check import (
     to_common_dtype,
 )
 from ._linalg import matmul
+from ._semidefinite import Semidefinite
 from ._solution import RESULTS, first_failure
 
 
@@ -72,8 +73,16 @@ class AbstractProblem(eqx.Module):
         """`ℓ(x)`, without weight decay. `(..., d) -> (...)`."""
 
     def is_in_range(self) -> Bool[Array, ""]:
-        """Whether the squares of the columns neither overflow nor underflow."""
-        return jnp.all(jnp.isfinite(self.gram_diagonal())) & jnp.all(jnp.isfinite(self.r))
+        """Whether the data are finite, and the squares of columns neither overflow nor underflow.
+        Shape `()`."""
+        data = eqx.tree_at(lambda problem: problem.weight_decay, self, None)
+        leaves = [a for a in jax.tree.leaves(data) if eqx.is_inexact_array(a)]
+        leaves += [self.gram_diagonal(), self.r]
+        return jnp.stack([jnp.all(jnp.isfinite(a)) for a in leaves]).all()
+
+    def is_convex(self) -> Bool[Array, ""]:
+        """Whether the loss is convex and has a minimum, which is at least 0. Shape `()`."""
+        return jnp.asarray(True)
 
     def gradient(self, x: Real[ArrayLike, "... d"]) -> Float[Array, "... d"]:
         """`∇ℓ(x) = Mx − r`, without weight decay. `(..., d) -> (..., d)`."""
@@ -168,7 +177,7 @@ def _gap_at_all(problem: AbstractProblem, x: Array, kappa: Array, positive: bool
 
 def _as_weight_decay(value: ArrayLike, dtype) -> Array:
     # Under `jit` a constant stays one, so that what only weight decay needs is not computed.
-    with jax.ensure_compile_time_eval() if is_concrete(value) else contextlib.nullcontext():
+    with _eager(value):
         decay = as_float(value, "weight_decay", dtype)
     check_scalar(decay, "weight_decay")
     if is_concrete(decay) and not 0 <= float(decay) < np.inf:
@@ -302,29 +311,25 @@ class Quadratic(AbstractProblem):
         check_finite(r, "r")
         self.M, self.linear = M, r
         self.weight_decay = _as_weight_decay(weight_decay, dtype)
-        if is_concrete(M):
-            _check_psd(np.asarray(M, np.float64), float(jnp.finfo(dtype).eps))
+        with _eager(M):
+            spectrum = Semidefinite(M)
         # ½⟨r, M†r⟩, whose derivatives through the pseudo-inverse itself can be NaN. One Newton
         # step with that held fixed gives x = M†r its first derivative, and since x makes
         # ⟨r, x⟩ − ½⟨x, Mx⟩ stationary, that gives the constant three.
-        pinv = lax.stop_gradient(jnp.linalg.pinv(M, hermitian=True))
-        x = lax.stop_gradient(matmul(pinv, r))
-        x = x + matmul(pinv, r - matmul(M, x))
-        least = jnp.sum(r * x) - 0.5 * jnp.sum(x * matmul(M, x))
-        if is_concrete(M, r):
-            _check_range(M, r, x)
-        if constant is None:
-            self.constant = least
-        else:
-            c = as_float(constant, "constant", dtype)
-            check_scalar(c, "constant")
-            check_finite(c, "constant")
-            if is_concrete(c, least) and float(c) < float(least) * (1 - 1e-6) - 1e-30:
-                raise ValueError(
-                    f"`constant` = {float(c)} makes the loss negative: with this `M` and "
-                    f"`r` it must be at least {float(least)} (½‖y‖² for least squares)."
-                )
-            self.constant = c
+        with _eager(M, r):
+            x = lax.stop_gradient(spectrum.solve(r))
+            x = x + spectrum.solve(r - matmul(M, x))
+            image = matmul(M, x)
+            least = jnp.sum(r * x) - 0.5 * jnp.sum(x * image)
+        c = least if constant is None else as_float(constant, "constant", dtype)
+        check_scalar(c, "constant")
+        check_finite(c, "constant")
+        is_bounded = c >= least - spectrum.rounding(lax.stop_gradient(x))
+        _refuse(M, r, c, spectrum, image, least, is_bounded)
+        is_convex = spectrum.is_symmetric() & spectrum.is_semidefinite()
+        is_convex = is_convex & spectrum.contains(r, image) & is_bounded
+        # What is traced is not refused: then there is no such constant.
+        self.constant = jnp.where(is_convex, c, jnp.nan)
 
     @property
     def r(self) -> Array:
@@ -345,40 +350,55 @@ class Quadratic(AbstractProblem):
     def gram_diagonal(self) -> Array:
         return jnp.diagonal(self.M)
 
+    def is_in_range(self) -> Array:
+        return jnp.all(jnp.isfinite(self.M)) & jnp.all(jnp.isfinite(self.linear))
+
+    def is_convex(self) -> Array:
+        return ~jnp.isnan(self.constant)
+
     @property
     def rank_bound(self) -> int:
         return self.M.shape[0]
 
     def loss(self, x: ArrayLike) -> Array:
         x = self.as_points(x)
-        value = jnp.sum((0.5 * self.matvec(x) - jnp.broadcast_to(self.r, x.shape)) * x, axis=-1)
-        # A loss that is a squared norm: rounding must not make it negative.
-        return jnp.maximum(value + self.constant, 0)
+        r = jnp.broadcast_to(self.r, x.shape)
+        value = jnp.sum((0.5 * self.matvec(x) - r) * x, axis=-1) + self.constant
+        # A squared norm, which rounding must not make negative. What rounding does not explain
+        # is no squared norm, and not hidden.
+        norms = jnp.broadcast_to(jnp.sqrt(jnp.abs(self.gram_diagonal())), x.shape)
+        terms = jnp.sum(norms * jnp.abs(x), axis=-1) ** 2 + jnp.sum(jnp.abs(r * x), axis=-1)
+        rounding = 100 * jnp.finfo(x.dtype).eps * (terms + self.constant)
+        return jnp.where((value < 0) & (value >= -rounding), 0, value)
 
 
-def _check_psd(M: np.ndarray, eps: float) -> None:
-    scale = np.max(np.abs(M))
-    asymmetry = np.max(np.abs(M - M.T))
-    if asymmetry > 100 * eps * scale:
+def _eager(*arrays: ArrayLike) -> contextlib.AbstractContextManager[Any]:
+    """Under `jit`, what is made of concrete arrays stays concrete, and is refused at once."""
+    return jax.ensure_compile_time_eval() if is_concrete(*arrays) else contextlib.nullcontext()
+
+
+def _refuse(M, r, c, spectrum: Semidefinite, image, least, is_bounded) -> None:
+    """As far as the values are known."""
+    if is_concrete(M) and not spectrum.is_symmetric():
         raise ValueError(
-            f"`M` must be symmetric, but differs from its transpose by {asymmetry:.3g}. "
-            "Pass `(M + M.T) / 2` if that is rounding."
+            f"`M` must be symmetric, but differs from its transpose by "
+            f"{float(jnp.max(jnp.abs(M - M.T))):.3g}. Pass `(M + M.T) / 2` if that is rounding."
         )
-    lowest = np.linalg.eigvalsh(M)[0]
-    if lowest < -100 * eps * scale * len(M):
+    if is_concrete(M) and not spectrum.is_semidefinite():
         raise ValueError(
-            f"`M` must be positive semidefinite, but has the eigenvalue {lowest:.3g}: the "
-            "loss would be unbounded below."
+            "`M` must be positive semidefinite, but scaled to a unit diagonal it has the "
+            f"eigenvalue {float(spectrum.values[0]):.3g}: the loss would be unbounded below."
         )
-
-
-def _check_range(M: Array, r: Array, x: Array) -> None:
-    excess = float(jnp.max(jnp.abs(matmul(M, x) - r)))
-    eps = float(jnp.finfo(r.dtype).eps)
-    if excess > eps**0.5 * float(jnp.max(jnp.abs(r))):
+    if is_concrete(M, r) and not spectrum.contains(r, image):
         raise ValueError(
-            f"`r` must lie in the range of `M`, but is off by {excess:.3g}: the loss would "
-            "be unbounded below. Use `LeastSquares(X, y)`, or project `r`."
+            "`r` must lie in the range of `M`, but is off by "
+            f"{float(jnp.max(jnp.abs(image - r))):.3g}: the loss would be unbounded below. Use "
+            "`LeastSquares(X, y)`, or project `r`."
+        )
+    if is_concrete(c, is_bounded) and not is_bounded:
+        raise ValueError(
+            f"`constant` = {float(c)} makes the loss negative: with this `M` and `r` it must be "
+            f"at least {float(least)} (½‖y‖² for least squares)."
         )
 
 
@@ -389,12 +409,10 @@ def check_problem(problem: Any) -> None:
 
 
 def validity(problem: AbstractProblem) -> RESULTS:
-    """Under tracing: which of the values that the constructors refuse there are."""
-    data = eqx.tree_at(lambda p: p.weight_decay, problem, None)
-    leaves = [a for a in jax.tree.leaves(data) if eqx.is_inexact_array(a)]
-    finite = jnp.stack([jnp.all(jnp.isfinite(a)) for a in leaves]).all()
+    """Under tracing: what the constructors refuse."""
     decay = problem.weight_decay
     return first_failure(
-        (finite & problem.is_in_range(), RESULTS.invalid_data),
+        (problem.is_in_range(), RESULTS.invalid_data),
+        (problem.is_convex(), RESULTS.invalid_problem),
         ((decay >= 0) & jnp.isfinite(decay), RESULTS.invalid_decay),
     )

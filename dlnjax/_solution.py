@@ -18,9 +18,9 @@ class _Readable(_Enumeration):
     """`RESULTS[result]` is what equinox shows of a result, in `print` and inside of modules. Its
     own is the message alone, which for `successful` is nothing and for a batch one a lane."""
 
-    def __getitem__(cls, result) -> str:
-        if not isinstance(result, cls) or not eqx.is_array_like(result._value):
-            return _Enumeration.__getitem__(cls, result)
+    def __getitem__(self, result) -> str:
+        if not isinstance(result, self) or not eqx.is_array_like(result._value):
+            return _Enumeration.__getitem__(self, result)
         if result.is_traced():
             return "traced"
         codes, names = _on_host(result), result_names()
@@ -28,7 +28,7 @@ class _Readable(_Enumeration):
             found, counts = np.unique(codes, return_counts=True)
             most_first = np.argsort(-counts, kind="stable")
             return ", ".join(f"{counts[i]} {names[found[i]]}" for i in most_first)
-        name, message = names[int(codes)], cls._index_to_message[int(codes)]
+        name, message = names[int(codes)], self._index_to_message[int(codes)]
         return f"{name}: {message}" if message else name
 
 

@@ -2,6 +2,7 @@
 
 import re
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from sklearn.linear_model import Lasso
 
 import dlnjax as dln
-from dlnjax._problem import AbstractProblem, is_valid
+from dlnjax._problem import AbstractProblem, validity
 
 SHAPES = {"n > d": (6, 4), "n < d": (3, 5), "rank 2 of 4": (6, 4)}
 
@@ -371,7 +372,7 @@ REFUSED = {
     "indefinite M": (
         lambda: dln.Quadratic(np.diag([1, -0.5]), np.ones(2)),
         ValueError,
-        "`M` must be positive semidefinite, but has the eigenvalue -0.5",
+        "semidefinite, but scaled to a unit diagonal it has the eigenvalue -1:",
     ),
     "r outside the range": (
         lambda: dln.Quadratic(np.diag([1.0, 0]), np.array([1, 0.5])),
@@ -501,7 +502,7 @@ def test_constructs_under_jit_vmap_and_grad(loss):
 @pytest.mark.parametrize("make", [dln.LeastSquares, dln.Quadratic])
 def test_bad_values_under_tracing_are_marked_not_raised(make):
     def valid(A, b, decay):
-        return is_valid(make(A, b, weight_decay=decay))
+        return validity(make(A, b, weight_decay=decay)) == dln.RESULTS.successful
 
     A, b = jnp.eye(3), jnp.ones(3)
     decays = jnp.array([0.0, 2.0, -1.0, jnp.nan, jnp.inf])
@@ -519,3 +520,76 @@ def test_duality_gap_without_penalty_has_derivatives():
     by_x, by_kappa = jax.grad(problem.duality_gap, argnums=(0, 1))(jnp.asarray(x), 0.0)
     np.testing.assert_allclose(by_x, problem.gradient(x), rtol=1e-12)
     assert np.isfinite(by_kappa)
+
+
+# --- what is no convex quadratic ------------------------------------------------------------------
+
+
+def _designs(dtype=np.float64, lanes: int = 64, n: int = 7, d: int = 5, decades: float = 10):
+    """Gaussian, with a duplicate or an empty column in some, each column in units of its own."""
+    rng = np.random.default_rng(4)
+    X, y = rng.normal(size=(lanes, n, d)), rng.normal(size=(lanes, n))
+    X[::4, :, 1] = -X[::4, :, 0]
+    X[::6, :, 2] = 0
+    least = [0.5 * np.sum((A @ np.linalg.lstsq(A, b)[0]) ** 2) for A, b in zip(X, y, strict=True)]
+    units = 10.0 ** rng.uniform(-decades, decades, size=(lanes, d))
+    return X.astype(dtype), y.astype(dtype), units.astype(dtype), np.array(least)
+
+
+@jax.jit
+@jax.vmap
+def _judge(M, r, constant):
+    problem = dln.Quadratic(M, r, constant)
+    return validity(problem), problem.constant
+
+
+@pytest.mark.parametrize("dtype, decades", [(np.float64, 10), (np.float32, 3)])
+def test_gram_matrices_are_convex_in_all_units(dtype, decades):
+    X, y, units, least = _designs(dtype, decades=decades)
+    X = X * units[:, None, :]
+    M, r = np.einsum("lni,lnj->lij", X, X), np.einsum("lni,ln->li", X, y)
+    given = 0.5 * np.sum(y**2, axis=1)
+    result, constant = _judge(M, r, given)
+    assert np.all(result == dln.RESULTS.successful)
+    np.testing.assert_array_equal(constant, given)
+    free = jax.jit(jax.vmap(lambda M, r: dln.Quadratic(M, r).constant))(M, r)
+    # The spectrum of S has a condition number of up to 1e3 or so.
+    np.testing.assert_allclose(free, least, rtol=1e4 * np.finfo(dtype).eps)
+    for lane in range(0, 64, 7):  # the same where the values are known
+        np.testing.assert_allclose(dln.Quadratic(M[lane], r[lane]).constant, free[lane], rtol=1e-3)
+
+
+def test_bad_quadratics_are_refused_or_marked_in_all_units():
+    X, y, units, least = _designs()
+    M, r = np.einsum("lni,lnj->lij", X, X), np.einsum("lni,ln->li", X, y)
+    c = 0.5 * np.sum(y**2, axis=1)
+    rng, lane = np.random.default_rng(5), np.arange(64)
+    fault = lane % 6
+    # No duplicates or empty columns in lanes that are to be spoilt as a full-rank matrix is.
+    v = np.linalg.eigh(M)[1]
+    spoilt = 0.1 * np.einsum("li,lj->lij", v[:, :, 0], v[:, :, 0])
+    size = np.linalg.eigvalsh(M)[:, 0]
+    M = np.where((fault == 1)[:, None, None], M - (size[:, None, None] * 10 + 1) * spoilt, M)
+    M[fault == 2, 0, 3] += 1e-6
+    empty = np.einsum("lni,lnj->lij", X[:, :, :4], X[:, :, :4])  # off the range by its last entry
+    M = np.where((fault == 3)[:, None, None], np.pad(empty, ((0, 0), (0, 1), (0, 1))), M)
+    M[fault == 4, 1, 1] *= -1e-3
+    M[fault == 4, 1, 1] -= 1e-3
+    c = np.where(fault == 5, least * 0.999, c)
+    for scale in (np.ones_like(units), units):
+        scaled = M * scale[:, :, None] * scale[:, None, :], r * scale, c
+        result, constant = _judge(*scaled)
+        np.testing.assert_array_equal(result == dln.RESULTS.invalid_problem, fault > 0)
+        np.testing.assert_array_equal(np.isnan(constant), fault > 0)
+        for i in rng.choice(lane[fault > 0], 8, replace=False):
+            with pytest.raises(ValueError, match="must be symmetric|semidefinite|range|negative"):
+                dln.Quadratic(*(a[i] for a in scaled))
+
+
+def test_a_loss_below_zero_beyond_rounding_is_not_hidden():
+    good = dln.Quadratic(np.eye(2), np.ones(2))
+    bad = eqx.tree_at(lambda p: p.M, good, jnp.array([[1.0, 2], [2, 1]]))
+    assert float(bad.loss(np.array([3.0, -3]))) == pytest.approx(-8)
+    # Of 0.1 · 3, rounding leaves −5.6e-17.
+    x = np.random.default_rng(0).normal(size=(1000, 2)) * 1e-9 + 1
+    assert np.min(good.loss(x)) == 0

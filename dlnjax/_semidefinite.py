@@ -1,0 +1,70 @@
+"""Whether `½⟨x, Mx⟩ − ⟨r, x⟩` is bounded below: one rule for values that are known, which are
+refused, and for traced ones, which are marked.
+
+All is decided in units of the diagonal, `S = M/(σσᵀ)` with `σᵢ = √Mᵢᵢ`, so that units of columns
+play no role. The entries of a Gram matrix are exact to a few units of rounding there, times the
+square root of the number of rows at most.
+"""
+
+import equinox as eqx
+import jax.lax as lax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ._linalg import matmul
+
+_ROUNDING = 100  # units of rounding that an entry of S may be away from a Gram matrix
+
+
+class Semidefinite(eqx.Module):
+    """The spectrum of `S`, without derivatives."""
+
+    scale: Float[Array, " d"]  # σ; 1 where the column is 0
+    is_empty: Bool[Array, " d"]  # the column is 0
+    asymmetry: Float[Array, ""]  # the largest |S − Sᵀ|
+    values: Float[Array, " d"]  # ascending
+    vectors: Float[Array, "d d"]
+
+    def __init__(self, M: Float[Array, "d d"]):
+        M = lax.stop_gradient(M)
+        size = jnp.sqrt(jnp.abs(jnp.diagonal(M)))
+        self.scale = jnp.where(size > 0, size, 1)
+        self.is_empty = size == 0
+        # A column of a Gram matrix whose square is 0 is 0: any other entry makes S indefinite.
+        is_empty = self.is_empty[:, None] | self.is_empty[None, :]
+        S = jnp.where(is_empty, jnp.sign(M), M / self.scale[:, None] / self.scale[None, :])
+        self.asymmetry = jnp.max(jnp.abs(S - S.T))
+        self.values, self.vectors = jnp.linalg.eigh(S)
+
+    @property
+    def _unit(self) -> float:
+        return float(jnp.finfo(self.scale.dtype).eps)
+
+    @property
+    def _cut(self) -> float:
+        """Eigenvalues below it, relative to the largest one, count as 0."""
+        return 10 * self.scale.shape[0] * self._unit
+
+    def is_symmetric(self) -> Bool[Array, ""]:
+        return self.asymmetry <= _ROUNDING * self._unit
+
+    def is_semidefinite(self) -> Bool[Array, ""]:
+        # Each eigenvalue moves by d times what an entry may be off.
+        return self.values[0] >= -_ROUNDING * self._unit * self.scale.shape[0]
+
+    def solve(self, r: Float[Array, " d"]) -> Float[Array, " d"]:
+        """An `x` with `Mx = r`, if there is one."""
+        good = self.values > self._cut * self.values[-1]
+        inverse = jnp.where(good, 1 / jnp.where(good, self.values, 1), 0)
+        V, scale = self.vectors, self.scale
+        return matmul(V, inverse * matmul(r / scale, V)) / scale
+
+    def contains(self, r: Float[Array, " d"], image: Float[Array, " d"]) -> Bool[Array, ""]:
+        """Whether `r` is in the range, given `Mx` for the `x` that solves best. Where an eigenvalue
+        is rounding, `r = Xᵀy` still has the part `√eigenvalue`."""
+        off, largest = (jnp.max(jnp.abs(v) / self.scale) for v in (image - r, r))
+        return (off <= self._cut**0.5 * largest) & ~jnp.any(self.is_empty & (r != 0))
+
+    def rounding(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        """What rounding of the entries of `M` may change `½⟨x, Mx⟩` by."""
+        return _ROUNDING * self._unit * jnp.sum(self.scale * jnp.abs(x)) ** 2
