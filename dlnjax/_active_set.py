@@ -12,7 +12,7 @@ from equinox import AbstractVar
 from jaxtyping import Array, Bool, Float, Int
 
 from ._lanes import any_lane, in_chunks
-from ._linalg import matmul
+from ._linalg import inverse_factor, matmul
 from ._problem import AbstractProblem
 
 TINY = 1e-30
@@ -132,17 +132,13 @@ class ActiveSet(eqx.Module):
     def factorise(self) -> tuple[Array, Array]:
         """`inverse` and `pivots` from scratch, `O(k²(k + d))`."""
         is_empty = self.sign == 0
-        k = is_empty.shape[0]
         block = jnp.where(is_empty[:, None], 0, gather(self.rows, self.index))
         block = block + jnp.diag(is_empty.astype(block.dtype))
-        factor = lax.linalg.cholesky(block)
-        half = lax.linalg.triangular_solve(
-            factor, jnp.eye(k, dtype=factor.dtype), left_side=True, lower=True
-        )
+        half = inverse_factor(block)
+        # Not positive definite to rounding: keep what the updates gave.
+        good = jnp.all(jnp.isfinite(half))
         half = jnp.where(is_empty[None, :], 0, half)  # the identity there
         projected = 1 - jnp.sum(matmul(half, self.rows) ** 2, axis=0)
-        # Not positive definite to rounding: keep what the updates gave.
-        good = jnp.all(jnp.isfinite(factor))
         inverse = jnp.where(good, matmul(half.T, half), self.inverse)
         return inverse, jnp.where(good & (self.pivots != 0), projected, self.pivots)
 

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ._linalg import matmul
+from ._linalg import eigh, matmul, svd
 from ._problem import AbstractProblem, LeastSquares
 
 
@@ -20,14 +20,14 @@ class Constraint(eqx.Module):
         unit = jnp.finfo(problem.r.dtype).eps
         if isinstance(problem, LeastSquares):
             X = jnp.where(mask[None, :], problem.X, 0)
-            U, s, V = jnp.linalg.svd(X, full_matrices=False)
+            U, s, V = svd(X)
             good = s > unit * max(X.shape) * s[0]
             inverse = jnp.where(good, 1 / jnp.where(good, s, 1), 0)
             self.target = inverse * _without_rounding(matmul(problem.y, U), problem.y)
             self.inverse = inverse**2
         else:
             M = jnp.where(mask[None, :] & mask[:, None], problem.gram(), 0)
-            s, V = jnp.linalg.eigh(M)
+            s, V = eigh(M)
             V = V.T
             good = s > unit * len(s) * s[-1]
             self.inverse = jnp.where(good, 1 / jnp.where(good, s, 1), 0)

@@ -1,14 +1,16 @@
 """`effective_initialization`: the convex problem that (stochastic) gradient descent solved."""
 
 import equinox as eqx
+import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ._check import check_type, is_concrete
+from ._constraint import Constraint
 from ._linalg import matmul
 from ._network import UV
-from ._problem import AbstractProblem, LeastSquares, check_problem
+from ._problem import AbstractProblem, check_problem
 from ._training import Training
 
 
@@ -111,8 +113,8 @@ def _at(
     square = jnp.abs(sides[0] * sides[1]) / 2
     dual = jnp.arcsinh(x / square) - turn
     shape = jnp.exp(log_sides - log_eps / 2) / 2
-    A = problem.X.T if isinstance(problem, LeastSquares) else problem.gram()
-    fit = matmul(A, jnp.linalg.lstsq(A, dual)[0])
+    V = Constraint(lax.stop_gradient(problem), jnp.ones_like(x, bool)).V
+    fit = matmul(matmul(V, dual), V)
     primal = jnp.max(jnp.abs(problem.gradient(x)))
     scale = jnp.where(primal == 0, 1, jnp.max(jnp.abs(problem.r)))  # 0 at y = 0, x = 0
     return EffectiveInitialization(

@@ -5,12 +5,13 @@ import contextvars
 import math
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, ArrayLike, Bool
 
 CACHE_PER_CORE = 2**20  # bytes; half of a typical second-level cache
 
@@ -50,6 +51,25 @@ def _(_, is_batched, flag):
     return any_lane(jnp.any(flag) if is_batched[0] else flag), False
 
 
+def even_piece(lanes: int, most: int) -> int:
+    """The size of the fewest pieces of at most `most` lanes."""
+    return math.ceil(lanes / max(1, math.ceil(lanes / most)))
+
+
+def in_pieces(solve: Callable[[ArrayLike, int], Any], lanes: int, most: int) -> Any:
+    """`solve(start, size)`, of `size ≤ most` lanes from `start` on, for all lanes, one piece after
+    the other."""
+    size = even_piece(lanes, most)
+    if size == lanes:
+        return solve(0, lanes)
+    pieces = math.ceil(lanes / size)
+    # The last piece overlaps the one before it rather than being padded.
+    out = lax.map(lambda i: solve(jnp.minimum(i * size, lanes - size), size), jnp.arange(pieces))
+    cut = (pieces - 1) * size
+    keep = np.r_[:cut, pieces * size - (lanes - cut) : pieces * size]
+    return jax.tree.map(lambda a: a.reshape(pieces * size, *a.shape[2:])[keep], out)
+
+
 def in_chunks(fn: Callable, size: int) -> Callable:
     """`fn`, whose loop works on `size` bytes; under `vmap` on a CPU, in chunks that fit its caches.
     Not differentiable: the rule of derivatives belongs outside.
@@ -64,30 +84,20 @@ def in_chunks(fn: Callable, size: int) -> Callable:
         axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(is_batched))
         cache = CACHE_PER_CORE * cores()
         chunk = max(1, cache // size) if jax.default_backend() == "cpu" else max(1, lanes)
-        chunks = max(1, math.ceil(lanes / chunk))
-        chunk = math.ceil(lanes / chunks)
-        # The last chunk overlaps the one before it rather than being padded.
-        last = lanes - chunk
         batched_fn = jax.vmap(fn, in_axes=axes)
 
-        def one_chunk(start, args):
-            if chunk == 1:
+        def one_chunk(start, lanes, args):
+            if lanes == 1:
                 out = fn(*jax.tree.map(lambda a, axis: a if axis is None else a[start], args, axes))
                 return jax.tree.map(lambda a: a[None], out)
-            take = lambda a, axis: a if axis is None else lax.dynamic_slice_in_dim(a, start, chunk)
+            take = lambda a, axis: a if axis is None else lax.dynamic_slice_in_dim(a, start, lanes)
             return batched_fn(*jax.tree.map(take, args, axes))
 
         def all_lanes(*args):
-            if chunks == 1:
-                return one_chunk(0, args)
-            starts = jnp.minimum(jnp.arange(chunks) * chunk, last)
-            out = lax.map(lambda start: one_chunk(start, args), starts)
-            cut = (chunks - 1) * chunk
-            keep = np.r_[:cut, chunks * chunk - (lanes - cut) : chunks * chunk]
-            return jax.tree.map(lambda a: a.reshape(chunks * chunk, *a.shape[2:])[keep], out)
+            return in_pieces(lambda start, size: one_chunk(start, size, args), lanes, chunk)
 
         # An outer `vmap` shares the cache.
-        out = in_chunks(all_lanes, size * chunk)(*args)
+        out = in_chunks(all_lanes, size * even_piece(lanes, chunk))(*args)
         return out, jax.tree.map(lambda _: True, out)
 
     return wrapped

@@ -1,11 +1,25 @@
-"""Linear algebra at full precision, whatever the device's default is (TF32 on GPUs)."""
+"""Linear algebra at full precision, whatever the device's default is (TF32 on GPUs), and calls of
+LAPACK that cannot wait for each other.
+
+On CPUs jaxlib 0.10 and later may spread a batch of LAPACK calls over XLA's pool of threads and
+wait for it. The batched call is itself run by a thread of that pool. So as many of them side by
+side as the pool has threads, two on a machine with two cores, wait for each other for good. It
+only spreads batches that are worth more than some work (`GetLapackBatchChunkSize` in
+jaxlib/cpu/lapack_kernels.cc). All calls of LAPACK are therefore made here, in batches of less.
+"""
 
 import functools as ft
+import math
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from ._lanes import in_pieces
 
 matmul = ft.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
@@ -16,6 +30,95 @@ UNROLLED = 6
 # Up to this one the triangular factor is inverted, so that solves are products, which a batch runs
 # faster than one LAPACK call per lane and right-hand side.
 INVERTED = 24
+# Half of the work, in units of jaxlib's own estimates, above which it spreads a batch.
+MOST_WORK = 100_000
+
+
+def _lapack(fn: Callable[..., Any], work: Callable[..., int]) -> Callable[..., Any]:
+    """`fn` of matrices, one or a batch; under `vmap` on a CPU, in batches that jaxlib runs at once.
+
+    `work(*matrices)` is at least jaxlib's estimate for one matrix of each call that `fn` makes.
+    Without derivatives: reverse mode raises. Hold the arguments (`lax.stop_gradient`) where
+    what is made of them has a rule of its own.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def call(*args: Array) -> Any:
+        batch = args[0].shape[:-2]
+        if not batch:
+            return fn(*args)
+        lanes = math.prod(batch)
+        args = tuple(a.reshape(lanes, *a.shape[-2:]) for a in args)
+        most = max(1, MOST_WORK // max(1, work(*args)))
+
+        def small_batches(*args):
+            take = lambda start, size: [lax.dynamic_slice_in_dim(a, start, size) for a in args]
+            return in_pieces(lambda start, size: fn(*take(start, size)), lanes, most)
+
+        if lanes <= most:
+            out = fn(*args)
+        else:
+            # The libraries of other platforms are made for large batches.
+            out = lax.platform_dependent(*args, cpu=small_batches, default=fn)
+        return jax.tree.map(lambda a: a.reshape(*batch, *a.shape[1:]), out)
+
+    @call.def_vmap
+    def _(lanes, is_batched, *args):
+        spread = lambda a, batched: a if batched else jnp.broadcast_to(a[None], (lanes, *a.shape))
+        out = call(*map(spread, args, is_batched))
+        return out, jax.tree.map(lambda _: True, out)
+
+    return call
+
+
+def _lower_solve(transpose_a: bool) -> Callable[..., Array]:
+    solve = _lapack(
+        ft.partial(
+            lax.linalg.triangular_solve, left_side=True, lower=True, transpose_a=transpose_a
+        ),
+        lambda factor, rhs: factor.shape[-1] ** 2 * rhs.shape[-1],
+    )
+
+    @jax.custom_batching.custom_vmap
+    def call(factor: Float[Array, "m m"], rhs: Float[Array, "m k"]) -> Float[Array, "m k"]:
+        return solve(factor, rhs)
+
+    @call.def_vmap
+    def _(lanes, is_batched, factor, rhs):
+        if is_batched[0]:
+            return jax.vmap(solve, in_axes=(0, 0 if is_batched[1] else None))(factor, rhs), True
+        # Lanes that share a factor are columns of one call.
+        columns = jnp.moveaxis(rhs, 0, -1)
+        x = call(factor, columns.reshape(*columns.shape[:-2], -1))
+        return jnp.moveaxis(x.reshape(columns.shape), -1, 0), True
+
+    return call
+
+
+def _inverse_factor(matrix: Array) -> Array:
+    factor = lax.linalg.cholesky(matrix, symmetrize_input=False)
+    identity = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
+    return lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
+
+
+def _size(*matrices: Array) -> int:
+    return math.prod(matrices[0].shape[-2:]) * min(matrices[0].shape[-2:])
+
+
+# `L` of `LLᵀ`, NaN where the matrix is not positive definite to rounding, and its inverse.
+cholesky = _lapack(ft.partial(lax.linalg.cholesky, symmetrize_input=False), _size)
+inverse_factor = _lapack(_inverse_factor, _size)
+# `L⁻¹B` and `L⁻ᵀB`.
+lower_solve, lower_solve_transposed = _lower_solve(False), _lower_solve(True)
+# Of a symmetric matrix: ascending eigenvalues and their vectors, the former alone, and the
+# pseudo-inverse.
+eigh = _lapack(lambda matrix: tuple(jnp.linalg.eigh(matrix)), lambda a: 10 * _size(a))
+eigvalsh = _lapack(jnp.linalg.eigvalsh, lambda a: 10 * _size(a))
+pinv = _lapack(ft.partial(jnp.linalg.pinv, hermitian=True), lambda a: 10 * _size(a))
+# `U, s, Vᵀ`, with `min(n, d)` singular values.
+svd = _lapack(
+    lambda matrix: tuple(jnp.linalg.svd(matrix, full_matrices=False)), lambda a: 10 * _size(a)
+)
 
 
 class Cholesky(eqx.Module):
@@ -32,11 +135,7 @@ class Cholesky(eqx.Module):
         if m <= UNROLLED:
             self.factor = _unrolled(matrix)
             return
-        factor = lax.linalg.cholesky(matrix, symmetrize_input=False)
-        if m <= INVERTED:
-            identity = jnp.eye(m, dtype=matrix.dtype)
-            factor = lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
-        self.factor = factor
+        self.factor = inverse_factor(matrix) if m <= INVERTED else cholesky(matrix)
 
     def solve(self, rhs: Float[Array, " m"]) -> Float[Array, " m"]:
         # Derivatives are solves with the same factor; that of the factor itself would be O(m³).
@@ -49,8 +148,8 @@ class Cholesky(eqx.Module):
             return _unrolled_solve(self.factor, rhs)
         if rhs.shape[0] <= INVERTED:
             return matmul(matmul(self.factor, rhs), self.factor)
-        solve = ft.partial(lax.linalg.triangular_solve, self.factor, left_side=True, lower=True)
-        return solve(solve(rhs[:, None]), transpose_a=True)[:, 0]
+        half = lower_solve(self.factor, rhs[:, None])
+        return lower_solve_transposed(self.factor, half)[:, 0]
 
 
 def _unrolled(matrix: Float[Array, "m m"]) -> tuple[tuple[Array, ...], ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from ._check import as_flag
-from ._linalg import matmul
+from ._linalg import eigh, matmul
 from ._problem import AbstractProblem, check_problem, validity
 from ._solution import RESULTS
 
@@ -95,7 +95,7 @@ def _check(problem: AbstractProblem, positive: bool) -> Bool[Array, ""]:
 
     def holds(mask):
         # The eigenvalue 1 of the others is not below the least of C_II.
-        values, Q = jnp.linalg.eigh(jnp.where(mask[:, None] & mask[None, :], C, identity))
+        values, Q = eigh(jnp.where(mask[:, None] & mask[None, :], C, identity))
         is_singular = (values[0] <= 4 * d * unit) | jnp.any(mask & is_zero)
         B = matmul(Q / jnp.where(values > 0, values, 1)[None, :], Q.T)
         B = jnp.where(mask[:, None] & mask[None, :], B, 0) / (scale[:, None] * scale[None, :])

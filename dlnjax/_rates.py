@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Real
 from ._check import as_count, as_flag, as_float, check_scalar, is_concrete
 from ._constraint import Constraint
 from ._lasso._basis_pursuit import BasisPursuit, basis_pursuit
-from ._linalg import matmul
+from ._linalg import matmul, svd
 from ._problem import AbstractProblem, LeastSquares, check_problem
 from ._solution import RESULTS, first_failure, raise_on_failure
 
@@ -155,6 +155,6 @@ def _off_support(
     """Rows that span what of `range Xᵀ` vanishes on the support (over free coordinates): 0 or
     orthonormal."""
     V = Constraint(problem, is_free).V
-    U, s, _ = jnp.linalg.svd(jnp.where(support[None, :], V, 0), full_matrices=False)
+    U, s, _ = svd(jnp.where(support[None, :], V, 0))
     is_zero = s <= jnp.finfo(s.dtype).eps * V.shape[1]
     return jnp.where(is_zero[:, None], matmul(U.T, V), 0)

@@ -11,7 +11,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ._linalg import matmul
+from ._linalg import eigh, matmul
 
 _ROUNDING = 100  # units of rounding that an entry of S may be away from a Gram matrix
 
@@ -34,7 +34,7 @@ class Semidefinite(eqx.Module):
         is_empty = self.is_empty[:, None] | self.is_empty[None, :]
         S = jnp.where(is_empty, jnp.sign(M), M / self.scale[:, None] / self.scale[None, :])
         self.asymmetry = jnp.max(jnp.abs(S - S.T))
-        self.values, self.vectors = jnp.linalg.eigh(S)
+        self.values, self.vectors = eigh(S)
 
     @property
     def _unit(self) -> float:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._active_set import gather
-from .._linalg import matmul
+from .._linalg import eigvalsh, inverse_factor, matmul
 from .._problem import AbstractProblem, LeastSquares
 
 MIN_PIVOT = 1e3  # in units of rounding: less is a coordinate that depends on the active ones
@@ -211,7 +211,7 @@ def _largest_curvature(problem: AbstractProblem) -> Array:
         matrix = matmul(problem.X, problem.X.T)
     else:
         matrix = problem.gram()
-    return jnp.linalg.eigvalsh(matrix)[-1]
+    return eigvalsh(matrix)[-1]
 
 
 def _invert(problem: AbstractProblem, x: Array, k: int) -> tuple:
@@ -225,9 +225,9 @@ def _invert(problem: AbstractProblem, x: Array, k: int) -> tuple:
         block = gather(gather(problem.gram(), index).T, index)
     scale = jnp.where(index < d, 1 / jnp.sqrt(jnp.diagonal(block)), 0)
     block = scale[:, None] * block * scale[None, :] + jnp.diag((index == d).astype(x.dtype))
-    factor = lax.linalg.cholesky(block)
-    half = lax.linalg.triangular_solve(factor, jnp.diag(scale), left_side=True, lower=True)
+    half = inverse_factor(block)
     fits = jnp.sum(x != 0) <= k
-    usable = fits & jnp.all(jnp.diagonal(factor) ** 2 > MIN_PIVOT * jnp.finfo(x.dtype).eps)
+    usable = fits & jnp.all(jnp.diagonal(half) ** 2 * MIN_PIVOT * jnp.finfo(x.dtype).eps < 1)
     index = jnp.where(usable, index, d)
+    half = half * scale[None, :]
     return index, jnp.where(usable, matmul(half.T, half), 0), usable

@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Key
 
-from .._linalg import matmul
+from .._linalg import cholesky, lower_solve, matmul
 
 Data = tuple[Array, Array]
 
@@ -111,8 +111,8 @@ class ZMatrix:
         # Beyond the largest row sum, which bounds the eigenvalues.
         M = 1.25 * jnp.max(jnp.sum(A, axis=1)) * jnp.eye(d) - A if d > 1 else jnp.ones((1, 1))
         scale = jnp.exp(jr.normal(scale_key, (d,)) / 2)
-        L = jnp.linalg.cholesky(scale[:, None] * M * scale[None, :])
-        return L.T, jnp.linalg.solve(L, jr.normal(r_key, (d,)))
+        L = cholesky(scale[:, None] * M * scale[None, :])
+        return L.T, lower_solve(L, jr.normal(r_key, (d, 1)))[:, 0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ from .. import (
     lasso_path,
     limit_flow,
 )
+from .._linalg import eigvalsh
 from ._claim import Claim, Measurement
 
 D = 4
@@ -30,7 +31,7 @@ def _instance(key: Array, r_is_positive: bool = False) -> Quadratic:
     M_key, scale_key, r_key = jr.split(key, 3)
     A = jr.uniform(M_key, (D, D))
     A = (A + A.T) * (1 - jnp.eye(D)) / 2
-    M = 1.25 * jnp.linalg.eigvalsh(A)[-1] * jnp.eye(D) - A
+    M = 1.25 * eigvalsh(A)[-1] * jnp.eye(D) - A
     scale = jnp.exp(jr.normal(scale_key, (D,)) / 2)
     r = jr.normal(r_key, (D,))
     return Quadratic(

@@ -18,6 +18,7 @@ from .. import (
     limit_flow,
     suboptimality_gap,
 )
+from .._constraint import Constraint
 from ._claim import Claim, Measurement
 from .b25 import D, instance
 
@@ -280,7 +281,8 @@ def _distance_from_range(
 
     def one(index):
         problem = _problem(index, jnp.asarray(0.0))
-        off_range = jnp.eye(D) - jnp.linalg.pinv(problem.X) @ problem.X
+        V = Constraint(problem, jnp.ones(D, bool)).V
+        off_range = jnp.eye(D) - V.T @ V
 
         def at(log_eps):
             flow = gradient_flow(_network(False), problem, s, log_eps=log_eps, throw=False)

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 from .. import UV, LeastSquares, effective_initialization, interpolator, train
+from .._linalg import svd
 from ._claim import Claim, Measurement
 
 N, D, ACTIVE = 5, 20, 3
@@ -28,7 +29,7 @@ def _residuals(
     def one(X, y, index, size):
         problem = LeastSquares(X, y)
         network = UV(jnp.ones(D), jnp.zeros(D))
-        optimizer = optax.sgd(size / jnp.linalg.norm(X, 2) ** 2)
+        optimizer = optax.sgd(size / svd(X)[1][0] ** 2)
         key = jr.fold_in(jr.key(0), index)
         run = train(
             network,
