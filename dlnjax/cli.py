@@ -1,6 +1,5 @@
 """The command `dlnjax`."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,11 +12,6 @@ except ModuleNotFoundError as _error:
     raise SystemExit(
         f"The command line needs {_error.name!r}: run `pip install 'dlnjax[cli]'`."
     ) from None
-
-# jaxlib 0.10.2 waits for ever where as many batched factorisations run at once as its pool has
-# threads, of which there is one for each core (README).
-if (os.cpu_count() or 1) < 8:
-    os.environ.setdefault("PJRT_NPROC", "8")
 
 import equinox as eqx
 import jax

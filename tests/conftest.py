@@ -10,8 +10,6 @@ flags = ["--xla_backend_optimization_level=0"]
 if version("jaxlib").startswith("0.10."):  # XLA aborts on flags that it does not know
     flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ.setdefault("XLA_FLAGS", " ".join(flags))
-# See README: on two cores jaxlib can stop for good.
-os.environ.setdefault("PJRT_NPROC", "8")
 
 import equinox as eqx  # noqa: E402
 import jax  # noqa: E402
