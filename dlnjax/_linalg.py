@@ -110,11 +110,9 @@ cholesky = _lapack(ft.partial(lax.linalg.cholesky, symmetrize_input=False), _siz
 inverse_factor = _lapack(_inverse_factor, _size)
 # `L⁻¹B` and `L⁻ᵀB`.
 lower_solve, lower_solve_transposed = _lower_solve(False), _lower_solve(True)
-# Of a symmetric matrix: ascending eigenvalues and their vectors, the former alone, and the
-# pseudo-inverse.
+# Of a symmetric matrix: ascending eigenvalues and their vectors; the former alone.
 eigh = _lapack(lambda matrix: tuple(jnp.linalg.eigh(matrix)), lambda a: 5 * _size(a))
 eigvalsh = _lapack(jnp.linalg.eigvalsh, lambda a: 5 * _size(a))
-pinv = _lapack(ft.partial(jnp.linalg.pinv, hermitian=True), lambda a: 5 * _size(a))
 # `U, s, Vᵀ`, with `min(n, d)` singular values.
 svd = _lapack(
     lambda matrix: tuple(jnp.linalg.svd(matrix, full_matrices=False)), lambda a: 10 * _size(a)

@@ -62,7 +62,6 @@ def test_batches_in_pieces(size, lanes):
     close(twice(_linalg.eigh)(M)[0], np.linalg.eigvalsh(M))
     close(twice(_linalg.eigvalsh)(M), np.linalg.eigvalsh(M))
     close(twice(_linalg.svd)(X)[1], np.linalg.svd(X)[1])
-    close(twice(_linalg.pinv)(M), np.linalg.pinv(M, hermitian=True))
     close(twice(solve)(L, b), np.linalg.solve(M, b))
     close(twice(solve, (None, 0))(L[0, 0], b), np.linalg.solve(M[0, 0], b))
     close(twice(solve, (0, None))(L, b[0, 0]), np.linalg.solve(M, b[0, 0]))
