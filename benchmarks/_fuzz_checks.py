@@ -1,206 +1,336 @@
-"""How `fuzz` checks results: in NumPy, in units where `X` and `y` are of order 1, by formulas that
-share nothing with the solvers.
+"""How `fuzz` checks paths, limits and points: in NumPy, in units where `X` and `y` are of order 1,
+by formulas that share nothing with the solvers. `_fuzz_flow.py` does so for flows.
 
-- *path*, *limit*, and *end* with weight decay: the optimality conditions `|c| ≤ κ`, and
-  `c = κ sign x` on the support, of `c = Xᵀ(y − Xx)` (for the limit: of `x̄` and the sign of its
-  plateaus), at knots, between them and beyond, relative to `max |Xᵀy|`;
-- *end* without: `c = 0`, relative to `‖X‖(‖y‖ + ‖X‖ max |x|)`, for singular values below rounding
-  count as 0 (and what is below that of the start, of size `ε`; with `x ≥ 0`, the conditions of
-  non-negative least squares);
-- *flow*: *dual*, `dual = s Xᵀ(y − Xx̄)`; *link*, `x = φ_ε(w(0) ∓ dual + λs)`; *gap*, that the lasso
-  gap is not negative, and below the certificate; *bound*, that with the lasso point `p` at `s`
-  `s [f(x̄) − f(p)] ≤ D(p, x(0))`, `f = ℓ + λ‖·‖₁` and `D` the divergence of the entropy over
-  `log(1/ε)`, as it is for every mirror flow. Losses are relative to `½‖y‖²`, duals to
-  `1 + s ‖Xⱼ‖ (‖y‖ + Σ ‖Xₖ‖|x̄ₖ|)`, the digits of `z` that the steps bound;
-- *integration*: `x̄` at the last time, of a few flows, against SciPy's LSODA, relative to the
-  largest entry of `x̄`.
+Each check gives one number a lane, 0 if all is as it should be; above `WRONG` the result is wrong.
+Correlations `c = Xᵀ(y − Xx)` are divided by the norms of the columns, and are relative to the
+largest one at `x = 0`. What may be rounding of their evaluation counts as 0: `ROUNDING units of
+rounding of ‖y‖ + Σ ‖Xₖ‖|xₖ|`. (Where `y` is orthogonal to `X` but for rounding, that is all of `c`.)
 
-Of `c` what may be rounding of its evaluation counts as 0: `ROUNDING ‖Xⱼ‖ (‖y‖ + Σ ‖Xₖ‖|xₖ|)`.
-(Where `y` is orthogonal to `X` but for rounding, `max |Xᵀy|` is of that size.)
+- *path*: `−κ⁻ ≤ c ≤ κ⁺`, equal on the support, `κ = λ + ω/μ`, at knots, between them and beyond. A
+  violation of `v` means: the exact solution for correlations that are off by `v` of the largest.
+- *limit*: the same of `x̄` with `κ = λ + w(0)/s` and the signs of the plateau: `w ≥ 0`, and 0 where
+  `x ≠ 0`. *Selection*: where columns of the support depend on each other, `Σ aᵢ log(|xᵢ|/x₀ᵢ) = 0` for
+  all `Σ aᵢ Fᵢ = 0` (`Σ aᵢ |xᵢ|^{2/D−1} = 0` at `D > 2`): by how much entries are off, in logarithms.
+- *end*: with decay the conditions of the lasso at `κ = λ`. Without: those of (non-negative) least
+  squares; *link*, `x = φ_ε(w(0) ∓ dual)`; *range*, `dual` in the range of `Xᵀ`, by what that changes
+  in `x`. Together they characterise the end point.
+- *limit_point*, *basis_pursuit*: (non-negative) least squares; *norm*, the duality gap of the
+  weighted 1-norm with the dual that is given, relative to the norm; *selection* as above.
+- *lasso*: that the gap is as small as asked, and *bound*, that it bounds what a point on the path
+  (any would do) has less of the objective.
+- *copies*: the same problem rotated, permuted, reflected and in other units has the same results.
 """
 
-from typing import Any
-
 import numpy as np
-from scipy.integrate import solve_ivp
 
-ROUNDING = 64 * np.finfo(float).eps
-Arrays = dict[str, Any]
+from ._fuzz_conditioning import null_vectors
+from ._fuzz_problems import Arrays, Config, copies
+
+ROUNDING = 64
 
 
-def _units(a: Arrays) -> Arrays:
+def wrong(config: Config) -> dict[str, float]:
+    """Beyond these, results are wrong."""
+    single = config.dtype == "float32"
+    kkt = 2e-3 if single else 1e-6  # flagged is what violates them by √eps: 3.5e-4, 1.5e-8
+    # Steps of flows are to 1e-4 and 1e-7 in `w`; there are some hundred, and some of those count.
+    step = 2e-2 if single else 1e-5
+    limits = dict.fromkeys(("path", "limit", "end", "limit_point", "basis_pursuit"), kkt)
+    limits |= dict.fromkeys(("end, link", "end, range"), kkt)
+    limits |= dict.fromkeys(("limit_point, norm", "basis_pursuit, norm"), kkt)
+    # Of entries as small as 1e-6 of the largest one, which are as exact as that.
+    limits |= dict.fromkeys(("limit, selection", "limit_point, selection"), 0.1 if single else 1e-4)
+    limits |= {"lasso": 1.01, "lasso, bound": 1e-3 if single else 1e-9}
+    limits |= {"flow, dual": step, "flow, link": step, "flow, bound": step, "flow, far": step}
+    limits |= {"flow, certificate": step, "flow, last": 1e-3 if single else 1e-8}
+    limits |= {"flow, scipy x": 10 * step, "flow, scipy x_mean": step, "limit, scipy": kkt * 10}
+    limits |= {f"{name}, copies": step for name in ("path", "limit", "flow", "end", "limit_point")}
+    return limits
+
+
+def units(config: Config, a: Arrays) -> Arrays:
     """Data in units where they are of order 1, with what is derived from them."""
-    unit, x_unit = a["X_scale"] * a["y_scale"], a["y_scale"] / a["X_scale"]
-    X, y = a["X"] / a["X_scale"][:, None, None], a["y"] / a["y_scale"][:, None]
-    r = np.einsum("lij,li->lj", X, y)
-    size = np.max(np.abs(r), axis=1)
+    c_X, c_y = a["c_X"], a["c_y"]
+    X, y = a["X"] / c_X[:, None, None], a["y"] / c_y[:, None]
+    columns = np.linalg.norm(X, axis=1)
+    safe = np.where(columns > 0, columns, 1)
+    top = np.max(np.abs(np.einsum("lij,li->lj", X, y)) / safe, axis=1)
+    q0 = np.exp(a["log_eps"])[:, None, None] * a["p"] ** config.depth
+    depth = config.depth
+    base = np.ones_like(a["p"]) if depth == 2 else a["p"] ** (2 - depth)
+    sides = np.stack([a["start"], -a["start"]][: a["p"].shape[1]], axis=1)
+    total = np.sum(base, axis=1, keepdims=True)
     return {
         "X": X,
         "y": y,
-        "unit": unit,
-        "x_unit": x_unit,
-        "decay": a["decay"] / unit,
-        "s": a["s"] * unit[:, None],
-        "size": np.where(size > 0, size, 1),
-        "columns": np.linalg.norm(X, axis=1),
+        "unit": c_X * c_y,
+        "x_unit": c_y / c_X,
+        "columns": columns,
+        "safe": safe,
+        "top": np.where(top > 0, top, 1),
+        "norm": np.linalg.norm(y, axis=1),
         "scale": np.where(np.any(y != 0, axis=1), np.sum(y**2, axis=1) / 2, 1),
+        "decay": a["decay"] / (c_X * c_y),
+        "q0": q0 / (c_y / c_X)[:, None, None],
+        "base": base,
+        "moved": np.where(sides > 0, 0, np.where(sides < 0, total, base)),
     }
 
 
-def _correlation(u: Arrays, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`c` at points `x` (lanes, points, d), in units, and its rounding."""
+def sizes(u: Arrays, x: np.ndarray) -> np.ndarray:
+    """`‖y‖ + Σ ‖Xₖ‖|xₖ|`, of points `x (lanes, points, d)`."""
+    return u["norm"][:, None] + np.sum(np.abs(x) * u["columns"][:, None], axis=2)
+
+
+def correlation(u: Arrays, x: np.ndarray) -> np.ndarray:
+    """`c` at points `x (lanes, points, d)`, for columns of norm 1."""
     rest = u["y"][:, None] - np.einsum("lij,lkj->lki", u["X"], x)
-    c = np.einsum("lij,lki->lkj", u["X"], rest)
-    terms = np.linalg.norm(u["y"], axis=1)[:, None] + np.sum(
-        np.abs(x) * u["columns"][:, None], axis=2
-    )
-    return c, ROUNDING * u["columns"][:, None] * terms[..., None]
+    return np.einsum("lij,lki->lkj", u["X"], rest) / u["safe"][:, None]
 
 
-def _conditions(
-    c: np.ndarray, kappa: np.ndarray, sign: np.ndarray, rounding: np.ndarray, positive: bool
+def excess(
+    config: Config, u: Arrays, x: np.ndarray, kappa: np.ndarray, sign: np.ndarray
 ) -> np.ndarray:
-    """Largest violation at each point."""
-    kappa = kappa[..., None]
-    bound = (c if positive else np.abs(c)) - kappa
-    mismatch = np.where(sign != 0, np.abs(c - kappa * sign), 0)
-    worst = np.maximum(np.maximum(bound, mismatch) - rounding, 0)
-    if positive:
-        worst = np.where(sign < 0, np.inf, worst)
-    return worst.max(axis=-1)
+    """By how much each condition is violated, `(lanes, points, d)`; `kappa (lanes, points, 2, d)`."""
+    c = correlation(u, x)
+    kappa = kappa / u["safe"][:, None, None]
+    upper, lower = kappa[:, :, 0], kappa[:, :, 1]
+    off = np.maximum(c - upper, np.where(sign > 0, np.abs(c - upper), 0))
+    if config.positive:
+        off = np.where((sign < 0) | (x < 0), np.inf, off)
+    else:
+        off = np.maximum(off, np.maximum(-c - lower, np.where(sign < 0, np.abs(c + lower), 0)))
+    rounding = ROUNDING * config.eps * sizes(u, x)[..., None]
+    return np.where(np.isnan(off), np.inf, np.maximum(off - rounding, 0))
 
 
 @np.errstate(all="ignore")
-def violations(a: Arrays, out: Arrays, positive: bool) -> dict[str, np.ndarray]:
-    """Of each result, relative; NaN counts as infinite."""
-    u = _units(a)
-    decay, size, x_unit = u["decay"], u["size"], u["x_unit"][:, None, None]
+def violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndarray]:
+    u = units(config, a)
+    x_unit = u["x_unit"][:, None, None]
     found = {}
-    for name in ("path", "limit"):
+    both = lambda v: np.broadcast_to(v, (len(v), 2, v.shape[2]))
+    for name, first in (("path", a["weights"]), ("limit", both(u["moved"]))):
         at, x, slope = (out[name][key] for key in ("at", "x", "slope"))
-        kappa = decay[:, None] + 1 / (at * u["unit"][:, None])
-        support = x if name == "path" else slope
+        kappa = first[:, None] / (at * u["unit"][:, None])[:, :, None, None]
+        kappa = kappa + u["decay"][:, None, None, None]
+        off = excess(config, u, x / x_unit, kappa, np.sign(x if name == "path" else slope))
         known = ~(at <= 0) & ~np.isinf(at)
-        c, rounding = _correlation(u, x / x_unit)
-        worst = _conditions(c, kappa, np.sign(support), rounding, positive) / size[:, None]
-        found[name] = np.max(np.where(known, worst, 0), axis=1)
-
-    x = out["end"]["x"][:, None] / x_unit
-    c, rounding = _correlation(u, x)
-    norm, x_size = np.linalg.norm(u["X"], axis=(1, 2)), np.max(np.abs(x[:, 0]), axis=1)
-    backward = norm * (np.linalg.norm(u["y"], axis=1) + norm * x_size)
-    # What is 0 in the end is so to rounding of the start, as `rtol` is.
-    start = 2 * 512 * np.finfo(float).eps * np.exp(a["log_eps"]) / u["x_unit"] * norm**2
-    decays = decay > 0
-    relative_to = np.where(decays, size, np.where(backward > 0, backward, 1))
-    with_sign = _conditions(c, decay[:, None], np.sign(x), rounding, positive)[:, 0]
-    # Without decay entries are never 0, only small: complementarity is the size of the product.
-    if positive:
-        product = np.max(np.abs(c * x), axis=(1, 2)) / np.where(x_size > 0, x_size, 1)
-        least = np.maximum(np.maximum(np.max(c, axis=(1, 2)), 0), product)
-        least = np.where(np.any(x < 0, axis=(1, 2)), np.inf, least)
-    else:
-        least = np.max(np.abs(c), axis=(1, 2))
-    found["end"] = np.where(decays, with_sign, np.maximum(least - start, 0)) / relative_to
-    found |= _flow(a, out, u, positive)
+        found[name] = np.max(np.where(known, off.max(axis=2), 0), axis=1) / u["top"]
+    found["limit, selection"] = _limit_selection(config, a, u, out)
+    found |= _end(config, a, u, out["end"])
+    ones = np.ones((1, 2, 1))
+    point, pursuit = out["limit_point"], out["basis_pursuit"]
+    found |= _norms("limit_point", config, u, point, both(u["base"]) * ones)
+    found |= _norms("basis_pursuit", config, u, pursuit, a["weights"])
+    found["limit_point, selection"] = _point_selection(config, a, u, point["x"])
+    found |= _lasso(config, a, u, out)
+    found |= _copies(config, a, u, out)
     return {name: np.where(np.isnan(v), np.inf, v) for name, v in found.items()}
 
 
-def _sides(v: np.ndarray, positive: bool) -> np.ndarray:
-    return np.stack([v] if positive else [v, -v])
+def _least_squares(config: Config, u: Arrays, x: np.ndarray) -> np.ndarray:
+    """Violation of the conditions of (non-negative) least squares at `x (lanes, d)`."""
+    c = correlation(u, x[:, None])[:, 0]
+    # What is 0 in the end is so to rounding of the start.
+    size = sizes(u, (np.abs(x) + np.sum(u["q0"], axis=1))[:, None])[:, 0]
+    size = np.where(size > 0, size, 1)
+    if not config.positive:
+        return np.max(np.abs(c), axis=1) / size
+    # Entries are never 0, only small: complementarity is the size of the product.
+    share = u["columns"] * np.abs(x)
+    most = np.max(share, axis=1, keepdims=True)
+    product = np.abs(c) * share / np.where(most > 0, most, 1)
+    worst = np.maximum(np.max(c, axis=1), np.max(product, axis=1)) / size
+    return np.where(np.any(x < 0, axis=1), np.inf, np.maximum(worst, 0))
 
 
-def _start(log_eps: np.ndarray, positive: bool) -> np.ndarray:
-    """`w(0)`: the shape is 1 for `USquared`, and `(1 ± 0)/2` for `UV`."""
-    return 1 + (0 if positive else 2 * np.log(0.5)) / log_eps
+def link(config: Config, w: np.ndarray, log_eps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`q = φ_ε(w)`, and `−d log q/dw`."""
+    if config.depth == 2:
+        return np.exp(np.minimum(w * log_eps, 690)), -log_eps * np.ones_like(w)
+    a = config.depth / (config.depth - 2)
+    safe = np.maximum(w, 1e-300)
+    return np.exp(np.minimum(log_eps - a * np.log(safe), 690)), a / safe
 
 
-def _flow(a: Arrays, out: Arrays, u: Arrays, positive: bool) -> Arrays:
-    flow, s, x_unit = out["flow"], u["s"], u["x_unit"][:, None, None]
-    x, x_mean, best = (flow[key] / x_unit for key in ("x", "x_mean", "lasso"))
-    c, rounding = _correlation(u, x_mean)
-    off = np.maximum(np.abs(flow["dual"] - s[..., None] * c) - s[..., None] * rounding, 0)
-    dual = np.max(off / (1 + s[..., None] * rounding / ROUNDING), axis=2)
-
-    # The link multiplies rounding of the dual by log(1/ε).
-    log_eps = a["log_eps"][:, None, None]
-    w = _start(log_eps, positive) - _sides(flow["dual"], positive)
-    w = w + (u["decay"][:, None] * s)[..., None]
-    q = np.exp(w * log_eps)
-    want = (q[0] if positive else q[0] - q[1]) / x_unit
-    folds = 1 + np.abs(log_eps) * (1 + np.abs(flow["dual"]) + (s * u["decay"][:, None])[..., None])
-    close = ROUNDING * folds * np.sum(q, axis=0) / x_unit
-    link = np.maximum(np.abs(x - want) - close, 0)
-    link = np.max(link, axis=2) / np.maximum(np.max(np.abs(x), axis=2), 1)
-
-    scale = u["scale"][:, None]
-    gap, bound = (flow[key] / a["y_scale"][:, None] ** 2 for key in ("gap", "bound"))
-    known = (out["results"]["path"] == 0)[:, None]  # without a path there is no gap
-    above = np.maximum(np.where(bound == np.inf, 0, gap - bound), -gap)
-    mirror = _objective(u, x_mean) - _objective(u, best) - _divergence(a, u, best, positive)
-    terms = {"dual": dual, "link": link}
-    # Where x is large, from a large start, losses are differences of larger numbers, and the
-    # penalty of a column of 0 is larger than both.
-    norms = [np.linalg.norm(u["y"], axis=1)[:, None]]
-    norms += [np.sum(np.abs(v) * u["columns"][:, None], axis=2) for v in (x_mean, best)]
-    digits = 16 * ROUNDING * sum(norms) ** 2
-    for name, excess in {"gap": above, "bound": mirror}.items():
-        excess = excess - digits - 16 * ROUNDING * np.abs(gap)
-        terms[name] = np.where(known & ~(excess <= 0), excess / scale, 0)
-    return {f"flow, {name}": np.max(term, axis=1) for name, term in terms.items()}
+def dual_start(config: Config, a: Arrays, u: Arrays) -> np.ndarray:
+    """`w(0)`, at `ε`, shape `(lanes, signs, d)`."""
+    if config.depth == 2:
+        return 1 + 2 * np.log(a["p"]) / a["log_eps"][:, None, None]
+    return u["base"]
 
 
-def _objective(u: Arrays, x: np.ndarray) -> np.ndarray:
-    """`ℓ(x) + λ‖x‖₁`, in units."""
+def _signed(q: np.ndarray) -> np.ndarray:
+    return q[:, 0] if q.shape[1] == 1 else q[:, 0] - q[:, 1]
+
+
+def _on_sides(v: np.ndarray, signs: int) -> np.ndarray:
+    return np.stack([v, -v][:signs], axis=1)
+
+
+def _end(config: Config, a: Arrays, u: Arrays, end: Arrays) -> dict[str, np.ndarray]:
+    x, dual = end["x"] / u["x_unit"][:, None], end["dual"]
+    kappa = np.broadcast_to(u["decay"][:, None, None, None], (len(x), 1, 2, x.shape[1]))
+    decayed = excess(config, u, x[:, None], kappa, np.sign(x[:, None])).max(axis=(1, 2)) / u["top"]
+    decays = a["decay"] > 0
+    found = {"end": np.where(decays, decayed, _least_squares(config, u, x))}
+
+    free = np.isfinite(dual)
+    start, log_eps = dual_start(config, a, u), a["log_eps"][:, None, None]
+    largest = np.max(np.abs(x), axis=1, keepdims=True)
+    largest = np.where(largest > 0, largest, 1)
+
+    def of(dual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        q, folds = link(config, start - _on_sides(dual, start.shape[1]), log_eps)
+        q = q / u["x_unit"][:, None, None]
+        # Rounding of the dual, in x.
+        digits = np.sum(q * folds * (np.abs(start) + np.abs(dual)[:, None] + 1e-300), axis=1)
+        return np.where(free, _signed(q), 0), ROUNDING * config.eps * digits
+
+    want, close = of(np.where(free, dual, 0))
+    off = np.maximum(np.abs(x - want) - close, 0) / largest
+    # Where no digit of the dual is left, x says nothing of it.
+    off = np.where(close > 0.1 * largest, 0, off)
+    found["end, link"] = np.where(decays, 0, np.max(off, axis=1))
+    moved, is_known = _in_range(u, np.where(free, dual, 0), free)
+    changed, _ = of(moved)
+    most = np.max(np.abs(dual) / u["safe"], axis=1, where=free, initial=0)[:, None] * u["safe"]
+    _, folds = link(config, start - _on_sides(np.where(free, dual, 0), start.shape[1]), log_eps)
+    close = close + ROUNDING * config.eps * most * np.abs(want) * np.max(folds, axis=1)
+    off = np.maximum(np.abs(changed - want) - close, 0) / largest
+    off = np.where(close > 0.1 * largest, 0, off)
+    found["end, range"] = np.where(decays | ~is_known, 0, np.max(off, axis=1))
+    return found
+
+
+def _in_range(u: Arrays, dual: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The dual projected to the range of `Xᵀ`, on the coordinates that are free; and where that
+    range is known."""
+    X = np.where(free[:, None], u["X"] / u["safe"][:, None], 0)
+    _, values, V = np.linalg.svd(np.where(np.isfinite(X), X, 0), full_matrices=False)
+    first = np.where(values[:, :1] > 0, values[:, :1], 1)
+    counts = values > 1e-6 * first
+    is_known = ~np.any(counts & (values < 1e-3 * first), axis=1)
+    is_known &= np.all(counts | (values < 1e-13 * first), axis=1)
+    V = V * counts[:, :, None]
+    part = np.einsum("lkj,lk->lj", V, np.einsum("lkj,lj->lk", V, dual / u["safe"]))
+    return part * u["safe"], is_known
+
+
+def _norms(
+    name: str, config: Config, u: Arrays, point: Arrays, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    x = point["x"] / u["x_unit"][:, None]
+    dual = point["dual"]
+    free = np.isfinite(dual)
+    moved, is_known = _in_range(u, np.where(free, dual, 0), free)
+    moved = np.where(is_known[:, None], moved, dual)
+    cost = np.where(x == 0, 0, np.where(x > 0, weights[:, 0], weights[:, 1]) * np.abs(x))
+    norm = np.sum(cost, axis=1)
+    above = moved / weights[:, 0]
+    if not config.positive:
+        above = np.maximum(above, -moved / weights[:, 1])
+    above = np.where(free & np.isfinite(weights[:, 0]) & (weights[:, 0] > 0), above, 0)
+    above = np.maximum(np.max(above, axis=1), 1)
+    gap = norm - np.sum(np.where(free, moved * x, 0), axis=1) / above
+    digits = ROUNDING * config.eps * np.sum(np.abs(np.where(free, moved * x, 0)), axis=1)
+    gap = np.maximum(gap - digits, 0) / np.where(norm > 0, norm, 1)
+    return {name: _least_squares(config, u, x), f"{name}, norm": gap}
+
+
+def _selection(
+    config: Config, u: Arrays, x: np.ndarray, reference: np.ndarray, lane: int
+) -> float:
+    """How far `log|xᵢ|` are from where they should be, for one point and its reference, `log x₀`."""
+    support = np.abs(x) * u["columns"][lane] > 1e-6 * np.max(np.abs(x) * u["columns"][lane])
+    columns = (u["X"][lane] * np.sign(x))[:, support]
+    null = null_vectors(columns, config.eps)
+    if null is None or not len(null):
+        return 0.0
+    if config.depth == 2:
+        return float(np.max(np.abs(null @ (np.log(np.abs(x[support])) - reference[support]))))
+    terms = null * np.abs(x[support]) ** (2 / config.depth - 1)
+    return float(np.max(np.abs(np.sum(terms, axis=1)) / np.sum(np.abs(terms), axis=1)))
+
+
+def _point_selection(config: Config, a: Arrays, u: Arrays, x: np.ndarray) -> np.ndarray:
+    off = np.zeros(len(x))
+    x = x / u["x_unit"][:, None]
+    for lane in np.flatnonzero(np.isfinite(x).all(axis=1) & ~_is_independent(config, u)):
+        shape = 2 * np.log(a["p"][lane])
+        reference = np.where(x[lane] >= 0, shape[0], shape[-1])
+        off[lane] = _selection(config, u, x[lane], reference, lane)
+    return off
+
+
+def _is_independent(config: Config, u: Arrays) -> np.ndarray:
+    """Designs that obviously have no dependent columns, of full column rank."""
+    values = np.linalg.svd(u["X"] / u["safe"][:, None], compute_uv=False)
+    return (values[:, -1] > 1e-3) & (u["X"].shape[1] >= u["X"].shape[2])
+
+
+def _limit_selection(config: Config, a: Arrays, u: Arrays, out: Arrays) -> np.ndarray:
+    x = out["limit"]["slope"] / u["x_unit"][:, None, None]
+    off = np.zeros(len(x))
+    independent = _is_independent(config, u)
+    # More columns than rows can only depend on each other where as many are active.
+    for lane in np.flatnonzero(~independent & np.isfinite(x).all(axis=(1, 2))):
+        start = a["start"][lane] / u["x_unit"][lane]
+        if config.depth > 2 and np.any(start != 0):
+            continue
+        shape = 2 * np.log(a["p"][lane]) - np.log(u["x_unit"][lane])
+        plateaus = np.unique(x[lane][: len(x[lane]) // 2 + 1], axis=0)
+        for plateau in plateaus:
+            reference = np.where(plateau >= 0, shape[0], shape[-1])
+            same, known = np.sign(plateau) == np.sign(start), start != 0
+            logs = np.log(np.abs(np.where(known, start, 1)))
+            opposite = shape[0] + shape[-1] - logs
+            reference = np.where(known, np.where(same, logs, opposite), reference)
+            off[lane] = max(off[lane], _selection(config, u, plateau, reference, lane))
+    return off
+
+
+def objective(u: Arrays, x: np.ndarray, kappa: np.ndarray) -> np.ndarray:
+    """`½‖y − Xx‖² + Σ κ|x|` at points, `kappa (lanes, points, 2, d)`."""
     rest = u["y"][:, None] - np.einsum("lij,lkj->lki", u["X"], x)
-    return np.sum(rest**2, axis=2) / 2 + u["decay"][:, None] * np.sum(np.abs(x), axis=2)
+    kappa = np.where(x >= 0, kappa[:, :, 0], kappa[:, :, 1])
+    return np.sum(rest**2, axis=2) / 2 + np.sum(np.where(x == 0, 0, kappa * np.abs(x)), axis=2)
 
 
-def _divergence(a: Arrays, u: Arrays, p: np.ndarray, positive: bool) -> np.ndarray:
-    """`D(p, x(0))/s`: `Σ q log(q/q(0)) − q + q(0)` over `s log(1/ε)`, with `q` the parts of `p`."""
-    log_eps = a["log_eps"][:, None, None]
-    x_unit = u["x_unit"][:, None, None]
-    log_start = _start(log_eps, positive) * log_eps - np.log(x_unit)  # of q(0), in units
-    q = np.maximum(_sides(p, positive), 0)
-    logs = np.where(q > 0, np.log(np.where(q > 0, q, 1)) - log_start, 0)
-    terms = q * logs - q + np.exp(log_start)
-    return np.sum(terms, axis=(0, 3)) / (-log_eps[:, :, 0] * u["s"])
+def _lasso(config: Config, a: Arrays, u: Arrays, out: Arrays) -> dict[str, np.ndarray]:
+    x_unit, tol = u["x_unit"][:, None, None], 1e-4 if config.dtype == "float32" else 1e-8
+    x, best = out["lasso"]["x"] / x_unit, out["path"]["at_mu"] / x_unit
+    gap = out["lasso"]["gap"] / a["c_y"][:, None] ** 2
+    kappa = a["weights"][:, None] / (a["mu"] * u["unit"][:, None])[:, :, None, None]
+    kappa = kappa + u["decay"][:, None, None, None]
+    value = objective(u, x, kappa)
+    digits = ROUNDING * config.eps * (sizes(u, x) ** 2 + sizes(u, np.nan_to_num(best)) ** 2)
+    good = out["results"]["lasso"] == 0
+    too_large = np.maximum(gap - digits, 0) / np.where(value > 0, tol * value, 1)
+    if config.positive:
+        too_large = np.where(np.any(x < 0, axis=2), np.inf, too_large)
+    above = value - objective(u, best, kappa) - gap - digits
+    above = np.where((out["results"]["path"] == 0)[:, None] & ~(above <= 0), above, 0)
+    above = above / u["scale"][:, None]
+    most = lambda v: np.max(np.where(good, v, 0), axis=1)
+    return {"lasso": most(too_large), "lasso, bound": most(above)}
 
 
-@np.errstate(all="ignore")
-def integrated(a: Arrays, out: Arrays, positive: bool, lane: int) -> float | None:
-    """The error of `x̄` at the last time against SciPy; none where SciPy fails."""
-    u = {key: value[lane] for key, value in _units(a).items()}
-    log_eps, x_unit = a["log_eps"][lane], u["x_unit"]
-    M, r, start = u["X"].T @ u["X"], u["X"].T @ u["y"], _start(log_eps, positive)
-
-    def x(s: float, z: np.ndarray) -> np.ndarray:
-        dual = s * r - M @ z
-        q = np.exp(np.minimum((start - _sides(dual, positive) + u["decay"] * s) * log_eps, 300))
-        return (q[0] if positive else q[0] - q[1]) / x_unit
-
-    def jacobian(s: float, z: np.ndarray) -> np.ndarray:
-        dual = s * r - M @ z
-        q = np.exp(np.minimum((start - _sides(dual, positive) + u["decay"] * s) * log_eps, 300))
-        return np.sum(q, axis=0)[:, None] / x_unit * log_eps * M
-
-    last, atol = float(u["s"][-1]), 1e-11 / u["size"]
-    z = solve_ivp(
-        x,
-        (0, last),
-        np.zeros(len(r)),
-        method="LSODA",
-        jac=jacobian,
-        rtol=1e-9,
-        atol=atol,
-        t_eval=[last],
-    )
-    if not z.success:
-        return None
-    got, want = out["flow"]["x_mean"][lane, -1] / x_unit, z.y[:, -1] / last
-    # What the smallest of steps would not resolve is 0.
-    least = 1e-6 * np.linalg.norm(u["y"]) / max(np.max(u["columns"]), 1e-300)
-    return float(
-        max(np.max(np.abs(got - want)) - atol / last, 0)
-        / max(np.max(np.abs(want)), least, np.exp(log_eps) / x_unit, 1e-300)
-    )
+def _copies(config: Config, a: Arrays, u: Arrays, out: Arrays) -> dict[str, np.ndarray]:
+    m = copies(config)
+    first, last = np.arange(m), np.arange(config.lanes - m, config.lanes)
+    order, flips, unit = (a[key][last] for key in ("order", "flips", "copy_unit"))
+    results = {"path": "at_s", "limit": "at_s", "flow": "x_mean", "end": "x", "limit_point": "x"}
+    found = {}
+    for name, key in results.items():
+        v = out[name][key] if out[name][key].ndim == 3 else out[name][key][:, None]
+        want = np.take_along_axis(v[first], order[:, None], axis=2)
+        want = want * flips[:, None] * unit[:, None, None]
+        share = u["columns"][last][:, None]
+        size = np.max(np.abs(want) * share, axis=2)
+        off = np.max(np.abs(v[last] - want) * share, axis=2) / np.where(size > 0, size, 1)
+        both = (out["results"][name][first] == 0) & (out["results"][name][last] == 0)
+        found[f"{name}, copies"] = np.zeros(config.lanes)
+        found[f"{name}, copies"][last] = np.where(both, np.max(off, axis=1), 0)
+    return found

@@ -1,163 +1,275 @@
-"""`python -m benchmarks.fuzz [--problems N] [--seed K] [--out DIR]`: random problems, most of them
-degenerate or badly scaled, through `lasso_path`, `limit_flow`, `gradient_flow` and `interpolator`.
+"""`python -m benchmarks.fuzz [--problems N] [--minutes M] [--workers W] [--seed K] [--out DIR]`: random
+problems, most of them degenerate or badly scaled, through `lasso_path`, `limit_flow`,
+`gradient_flow`, `interpolator`, `limit_point`, `lasso` and `basis_pursuit`.
 
-`_fuzz_checks.py` says how every result that is not flagged is checked. What exceeds `WRONG`, or is
-not finite, is *wrong*. Prints a tally; writes fuzz.json, which names the seed of every wrong
-result.
+`_fuzz_problems.py` draws them, `_fuzz_solve.py` solves them, `_fuzz_checks.py` and `_fuzz_flow.py`
+check each result that is not flagged: what is beyond the bounds there is *wrong*. A flag on a
+well-conditioned problem (`_fuzz_conditioning.py`) is counted apart, and so is bad input that is not
+flagged, or for another cause. Prints a tally and writes fuzz.json, which names seed and lane of each
+wrong result: `--case SEED,CONFIG,ROUND,BATCH,LANE` prints that problem. What each worker has so far
+is in fuzz-part-*.json; with the same options a run goes on from there, and removes them at its end.
 """
 
 import argparse
+import json
+import multiprocessing
+import os
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import dlnjax as dln
-from dlnjax._solution import result_code, result_names
+from dlnjax._solution import result_names
 
-from ._fuzz_checks import integrated, violations
+from ._fuzz_checks import violations, wrong
+from ._fuzz_conditioning import conditioning, is_well
+from ._fuzz_flow import flow_violations, scipy_flow, scipy_limit
+from ._fuzz_problems import BAD, CONFIGS, Arrays, Config, batch
+from ._fuzz_solve import FUNCTIONS, retried, solve
 from ._report import write
 
-# Rows, columns, and whether the network is `USquared`, with `x ≥ 0`, or `UV`.
-SIZES = ((3, 4, False), (4, 3, False), (3, 4, True))
-BATCH = 512
-SAMPLED = 2  # flows of a batch that SciPy integrates as well
-# Flows are to 1e-7 and 1e-8 a step, of which there are some hundred.
-WRONG = {"path": 1e-6, "limit": 1e-6, "end": 1e-6}
-WRONG |= {"flow, dual": 1e-5, "flow, link": 1e-5, "flow, gap": 1e-6, "flow, bound": 1e-5}
-WRONG |= {"flow, integration": 1e-4}
-MAX_STEPS = 1024  # of flows: four times what 95 % of them take
-Arrays = dict[str, Any]
+KEPT = 20  # cases of each kind that are named
+CAUSES = {
+    "r off the range": "invalid_problem",
+    "negative decay": "invalid_decay",
+    "degenerate shape": "invalid_shape",
+    "nan in start": "invalid_start",
+}
+CAUSES |= dict.fromkeys(("nan in X", "inf in X", "nan in y"), "invalid_data")
+CAUSES |= dict.fromkeys(("indefinite M", "asymmetric M"), "invalid_problem")
+CAUSES |= dict.fromkeys(("log_eps = 0", "log_eps = nan"), "invalid_eps")
+CAUSES |= dict.fromkeys(("unsorted s", "negative s", "mu = 0"), "invalid_grid")
+CAUSES |= dict.fromkeys(("nan in weights", "negative weight"), "invalid_weights")
 
 
-def problems(rng: np.random.Generator, n: int, d: int) -> Arrays:
-    """A batch; each lane has every defect with some probability."""
-    lanes = [problem(rng, n, d) for _ in range(BATCH)]
-    return {key: np.stack([lane[key] for lane in lanes]) for key in lanes[0]}
+def takes_free_weights() -> bool:
+    """Whether `lasso_path` takes weights 0 and ∞."""
+    try:
+        dln.lasso_path(dln.LeastSquares(np.eye(2), np.ones(2)), weights=np.array([0.0, np.inf]))
+    except ValueError:
+        return False
+    return True
 
 
-def problem(rng: np.random.Generator, n: int, d: int) -> Arrays:
-    kind = rng.integers(4)
-    if kind == 0:
-        X, y = rng.choice([-1.0, 1.0], (n, d)), rng.choice([-1.0, 1.0], n)
-    elif kind == 1:
-        X, y = rng.integers(-2, 3, (n, d)).astype(float), rng.integers(-2, 3, n).astype(float)
-    else:
-        X, y = rng.normal(size=(n, d)), rng.normal(size=n)
-    happens = lambda probability: rng.random() < probability
-    i, j = rng.integers(d), rng.integers(d)
-    if happens(0.2):  # (almost) the same column, or its negative
-        X[:, i] = rng.choice([-1, 1]) * X[:, j] + happens(0.7) * 10 ** rng.uniform(
-            -16, -1
-        ) * rng.normal(size=n)
-    if happens(0.1):
-        X[:, i] = 0
-    if happens(0.1):  # (almost) rank deficient
-        U, s, V = np.linalg.svd(X, full_matrices=False)
-        s[-1] *= happens(0.5) * 10 ** rng.uniform(-16, 0)
-        X = (U * s) @ V
-    if happens(0.1):
-        X = X * 10 ** rng.uniform(-6, 6, d)
-    if happens(0.1):
-        y = X[:, j] * rng.choice([-1, 1]) + happens(0.5) * 10 ** rng.uniform(-16, -1) * y
-    if happens(0.03):
-        y = 0 * y
-    X_scale, y_scale = 10 ** (rng.uniform(-12, 12, 2) * happens(0.5))
-    size = np.max(np.abs(X.T @ y)) * X_scale * y_scale
-    size = size if size > 0 else X_scale * y_scale
-    return {
-        "X": X_scale * X,
-        "y": y_scale * y,
-        "decay": np.array(happens(0.3) * size * 10 ** rng.uniform(-4, 0.2)),
-        "s": np.sort(10 ** rng.uniform(-0.5, 3, 6)) / size,
-        "log_eps": np.array(-(10 ** rng.uniform(0.5, 2.8))),
-        "X_scale": X_scale,
-        "y_scale": y_scale,
+class Tally:
+    """What was seen, as numbers and lists that JSON can hold."""
+
+    def __init__(self, content: dict[str, Any] | None = None):
+        new: dict[str, Any] = {"problems": 0, "round": 0, "bad": {}, "scipy": {}}
+        new |= {key: {} for key in ("results", "families", "counts", "cases", "worst")}
+        self.content = content or new
+
+    def count(self, table: str, *keys: str, by: int = 1) -> None:
+        at = self.content[table]
+        for key in keys[:-1]:
+            at = at.setdefault(key, {})
+        at[keys[-1]] = at.get(keys[-1], 0) + by
+
+    def case(self, kind: str, name: str, of: dict[str, Any]) -> None:
+        """One of `wrong` and the other kinds."""
+        self.count("counts", kind, name)
+        self.count("families", of["family"], kind)
+        kept = self.content["cases"].setdefault(kind, {}).setdefault(name, [])
+        kept.append(of)
+        kept.sort(key=lambda case: -case["value"])
+        del kept[KEPT:]
+
+    def add(self, other: "Tally") -> None:
+        _merge(self.content, other.content)
+
+
+def _merge(a: dict, b: dict) -> None:
+    for key, value in b.items():
+        if isinstance(value, dict) and "value" not in value:
+            _merge(a.setdefault(key, {}), value)
+        elif isinstance(value, dict):
+            a[key] = max(a.get(key, value), value, key=lambda case: case["value"])
+        elif isinstance(value, list):
+            a[key] = sorted(a.get(key, []) + value, key=lambda case: -case["value"])[:KEPT]
+        else:
+            a[key] = a.get(key, 0) + value
+
+
+def judge(tally: Tally, config: Config, seed: list[int], a: Arrays, out: Arrays) -> None:
+    """Check a batch, and count."""
+    names = result_names()
+    codes = {name: v if v.ndim == 1 else v.max(axis=1) for name, v in out["results"].items()}
+    is_fine = a["bad"] == ""
+    limits = wrong(config)
+    described = lambda lane, value: {
+        "value": float(value),
+        "seed": seed,
+        "lane": int(lane),
+        "config": config.name,
+        "family": str(a["family"][lane]),
+        "defects": str(a["defects"][lane]),
     }
+    tally.content["problems"] += len(is_fine)
+    for family, number in Counter(a["family"].tolist()).items():
+        tally.count("families", family, "problems", by=number)
+
+    found = violations(config, a, out) | flow_violations(config, a, out)
+    found |= _by_scipy(tally, config, seed, a, out, codes, is_fine)
+    for name, value in found.items():
+        function = name.split(",")[0]
+        good = is_fine & (codes[function] == 0)
+        kept = np.where(good & (value <= limits[name]), value, 0)
+        lane = int(np.argmax(kept))
+        kind = f"{name}, {config.dtype}"
+        if kept[lane] > tally.content["worst"].get(kind, {"value": 0})["value"]:
+            tally.content["worst"][kind] = described(lane, kept[lane])
+        for lane in np.flatnonzero(good & ~(value <= limits[name])).tolist():
+            if _counts(config, a, lane, name, value[lane] / limits[name]):
+                tally.case("wrong", name, described(lane, min(value[lane], 1e300)))
+
+    for function in FUNCTIONS:
+        for code, number in Counter(codes[function][is_fine].tolist()).items():
+            tally.count("results", config.name, function, names[code], by=number)
+        flags = np.flatnonzero(is_fine & (codes[function] != 0))
+        for lane in flags.tolist():
+            tally.count("families", str(a["family"][lane]), "flagged")
+            case = described(lane, 1.0) | {"result": names[codes[function][lane]]}
+            if not is_well(config, a, lane):
+                continue
+            if function == "flow" and not retried(config, a, lane):
+                continue
+            tally.case("flagged though well-conditioned", f"{function}, {case['result']}", case)
+    for lane in np.flatnonzero(~is_fine).tolist():
+        bad = str(a["bad"][lane])
+        for function in BAD[bad]:
+            name = names[codes[function][lane]]
+            tally.count("bad", bad, name)
+            case = described(lane, 1.0) | {"result": name}
+            if codes[function][lane] == 0:
+                tally.case("bad input unflagged", f"{function}, {bad}", case)
+            elif name not in (CAUSES[bad], "invalid_input"):
+                tally.case("bad input, other cause", f"{function}, {bad}, {name}", case)
 
 
-@jax.jit(static_argnums=1)
-def solve(batch: Arrays, positive: bool) -> Arrays:
-    return jax.vmap(lambda lane: _solve(lane, positive))(batch)
+def _counts(config: Config, a: Arrays, lane: int, name: str, ratio: float) -> bool:
+    """Whether what exceeds the bound is wrong: comparisons with another result of the same ask for
+    a problem that determines the result, and lose as many digits as its condition number has."""
+    if "copies" not in name and "scipy" not in name:
+        return True
+    known = conditioning(config, a, lane)
+    if not (known.is_general and known.is_clear and is_well(config, a, lane)):
+        return False
+    is_tied = a["family"][lane] != "normal" or "explained" in str(a["defects"][lane])
+    return ratio > max(known.worst / 10, 1) and not ("copies" in name and is_tied)
 
 
-def _solve(a: Arrays, positive: bool) -> Arrays:
-    problem = dln.LeastSquares(a["X"], a["y"], a["decay"])
-    ones = jnp.ones_like(a["X"][0])
-    network = dln.USquared(ones) if positive else dln.UV(ones, 0 * ones)
-    path = dln.lasso_path(problem, positive=positive, throw=False)
-    limit = dln.limit_flow(network, problem, throw=False)
-    flow = dln.gradient_flow(
-        network, problem, a["s"], log_eps=a["log_eps"], throw=False, max_steps=MAX_STEPS
-    )
-    end = dln.interpolator(network, problem, log_eps=a["log_eps"], throw=False)
-    out: Arrays = {}
-    for name, run in {"path": path, "limit": limit}.items():
-        middle = jnp.sqrt(run.knots[:-1]) * jnp.sqrt(run.knots[1:])
-        at = jnp.concatenate([run.knots, middle, 10 * run.knots[-1:]])
-        out[name] = {"at": at, "x": run.x(at), "slope": run.slope(at)}
-    gap = dln.suboptimality_gap(problem, flow.x_mean, a["s"], path=path).absolute
-    bound = dln.certificate(problem, flow)
-    out["flow"] = {"x": flow.x, "x_mean": flow.x_mean, "dual": flow.dual}
-    out["flow"] |= {"gap": gap, "bound": bound, "lasso": path.x(a["s"])}
-    out["end"] = {"x": end.x}
-    results = {"path": path, "limit": limit, "flow": flow, "end": end}
-    return out | {"results": {name: result_code(run.result) for name, run in results.items()}}
+def _by_scipy(
+    tally: Tally, config: Config, seed: list[int], a: Arrays, out: Arrays, codes, is_fine
+) -> dict[str, np.ndarray]:
+    """Of one flow and one limit process of a batch."""
+    found = {}
+    if config.d > 12:
+        return found
+    good = np.flatnonzero(is_fine & (codes["flow"] == 0) & ~a["is_far"])[seed[-1] % 7 :]
+    for lane in good[:1].tolist():
+        errors = scipy_flow(config, a, out, lane)
+        tally.count("scipy", "flow", "failed" if errors is None else "done")
+        for name, error in (errors or {}).items():
+            found[name] = np.zeros(len(is_fine))
+            found[name][lane] = error
+    good = np.flatnonzero(is_fine & (codes["limit"] == 0) & ~np.any(a["start"] != 0, axis=1))
+    for lane in good[seed[-1] % 5 :][:1].tolist():
+        error = scipy_limit(config, a, out, lane)
+        tally.count("scipy", "limit", "failed" if error is None else "done")
+        found["limit, scipy"] = np.zeros(len(is_fine))
+        found["limit, scipy"][lane] = error or 0
+    return found
+
+
+def work(options: argparse.Namespace, worker: int) -> None:
+    """Its part of the programs, round by round."""
+    jax.config.update("jax_enable_x64", True)
+    part = options.out / f"fuzz-part-{worker}.json"
+    settings = [options.seed, options.workers, [config.name for config in CONFIGS]]
+    tally, spent = Tally(), 0.0
+    if part.exists():
+        stored = json.loads(part.read_text())
+        if stored["settings"] == settings:
+            tally, spent = Tally(stored["tally"]), stored["seconds"]
+    free, start = takes_free_weights(), time.perf_counter()
+    seconds = lambda: spent + time.perf_counter() - start
+    goal = options.problems / options.workers
+    is_done = lambda: tally.content["problems"] >= goal or seconds() > 60 * options.minutes
+    while not is_done():
+        now = tally.content["round"]
+        for index in options.configs or range(worker, len(CONFIGS), options.workers):
+            for number in range(CONFIGS[index].batches):
+                if is_done():
+                    break
+                seed = [options.seed, index, now, number]
+                a = batch(CONFIGS[index], seed, free)
+                judge(tally, CONFIGS[index], seed, a, solve(CONFIGS[index], a))
+                content = {"settings": settings, "seconds": seconds(), "tally": tally.content}
+                part.write_text(json.dumps(content))
+        tally.content["round"] += 1
+        counts = {kind: sum(of.values()) for kind, of in tally.content["counts"].items()}
+        print(f"worker {worker}: {tally.content['problems']} problems, {seconds():.0f} s, {counts}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.fuzz", description=__doc__)
-    parser.add_argument("--problems", type=int, default=100_000)
+    parser.add_argument("--problems", type=int, default=1_000_000)
+    parser.add_argument("--minutes", type=float, default=40.0)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--configs", type=int, nargs="*", help="of CONFIGS, by number; all")
+    parser.add_argument("--case", help="SEED,CONFIG,ROUND,BATCH,LANE: print one problem")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    names = result_names()
-    tally: dict[str, Counter] = {name: Counter() for name in ("path", "limit", "flow", "end")}
-    wrong_counts, worst = dict.fromkeys(WRONG, 0), dict.fromkeys(WRONG, 0.0)
-    integrations = {"done": 0, "failed": 0}  # by SciPy
-    wrong: list[dict] = []
-    done = batch = 0
-    start = time.perf_counter()
-    while done < options.problems:
-        n, d, positive = SIZES[batch % len(SIZES)]
-        seed = [options.seed, batch]
-        a = problems(np.random.default_rng(seed), n, d)
-        out = jax.device_get(solve(a, positive))
-        codes = out["results"]
-        found = violations(a, out, positive)
-        of_scipy = np.zeros(BATCH)
-        for lane in np.flatnonzero(codes["flow"] == 0)[:SAMPLED].tolist():
-            error = integrated(a, out, positive, lane)
-            integrations["failed" if error is None else "done"] += 1
-            of_scipy[lane] = error or 0
-        found["flow, integration"] = of_scipy
-        for name, counts in tally.items():
-            counts.update(names[code] for code in codes[name].tolist())
-        for name, violation in found.items():
-            good = codes[name.split(",")[0]] == 0
-            right = violation[good & (violation <= WRONG[name])]
-            worst[name] = max(worst[name], float(np.max(right, initial=0)))
-            for lane in np.flatnonzero(good & ~(violation <= WRONG[name])).tolist():
-                wrong_counts[name] += 1
-                case = {"of": name, "seed": seed, "size": [n, d], "positive": positive}
-                wrong.append(case | {"lane": lane, "violation": float(violation[lane])})
-                print(wrong[-1], flush=True)
-        done, batch = done + BATCH, batch + 1
-        seconds = time.perf_counter() - start
-        print(f"{done} problems in {seconds:.0f} s; {len(wrong)} wrong", flush=True)
-    settings = {"problems": done, "seed": options.seed, "sizes": SIZES, "wrong": WRONG}
-    content: dict[str, Any] = {"settings": settings, "tally": tally, "integrations": integrations}
-    content |= {"wrong_counts": wrong_counts, "worst_not_wrong": worst, "wrong": wrong}
-    for name, counts in tally.items():
-        print(f"{name:6s} {dict(counts)}")
-    for name, count in wrong_counts.items():
-        print(f"{name:18s} {count} wrong; worst of the others {worst[name]:.1e}")
-    write(options.out, "fuzz", content)
+    if options.case:
+        *seed, lane = map(int, options.case.split(","))
+        a = batch(CONFIGS[seed[1]], seed, takes_free_weights())
+        print({key: value[lane].tolist() for key, value in a.items()})
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.workers == 1:
+        work(options, 0)
+    else:
+        # Fresh processes, one on each core: forked ones would share what JAX has started.
+        run = multiprocessing.get_context("spawn")
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        processes = [run.Process(target=work, args=(options, k)) for k in range(options.workers)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+    parts = [options.out / f"fuzz-part-{k}.json" for k in range(options.workers)]
+    stored = [json.loads(part.read_text()) for part in parts if part.exists()]
+    tally = Tally()
+    for part in stored:
+        tally.add(Tally(part["tally"]))
+    settings = {"seed": options.seed, "workers": options.workers, "wrong": wrong(CONFIGS[0])}
+    settings |= {"wrong_float32": wrong(Config(1, 1, dtype="float32"))}
+    minutes = round(max(part["seconds"] for part in stored) / 60, 1)
+    write(options.out, "fuzz", {"settings": settings, "minutes": minutes} | tally.content)
+    report(tally.content)
+    for part in parts:
+        part.unlink(missing_ok=True)
+
+
+def report(content: dict[str, Any]) -> None:
+    print(f"{content['problems']} problems")
+    for config, functions in content["results"].items():
+        print(config)
+        for function, results in functions.items():
+            print(f"  {function:14s} {results}")
+    for kind, of in content["counts"].items():
+        print(f"{kind}: {sum(of.values())}")
+        for name, number in sorted(of.items()):
+            first = content["cases"][kind][name][0]
+            where = ",".join(map(str, [*first["seed"], first["lane"]]))
+            print(f"  {name}: {number}, worst {first['value']:.2g} at {where} ({first['defects']})")
+    for name, case in sorted(content["worst"].items()):
+        print(f"  worst of what is right: {name}: {case['value']:.1e}")
 
 
 if __name__ == "__main__":

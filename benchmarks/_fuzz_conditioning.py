@@ -1,0 +1,66 @@
+"""Which problems of `fuzz` are well-conditioned, computed in NumPy."""
+
+import itertools as it
+from typing import NamedTuple
+
+import numpy as np
+
+from ._fuzz_problems import Arrays, Config
+
+
+def null_vectors(columns: np.ndarray, eps: float) -> np.ndarray | None:
+    """Rows `a` with `Σ aᵢ columnᵢ = 0` and `Σ |aᵢ| = 1`, one basis; `None` where rounding decides."""
+    norms = np.linalg.norm(columns, axis=0)
+    _, values, V = np.linalg.svd(columns / norms)
+    values = np.append(values, np.zeros(len(V) - len(values)))
+    is_null = values < 64 * eps
+    if np.any(~is_null & (values < 1e-3)):
+        return None
+    null = V[is_null] / norms
+    return null / np.sum(np.abs(null), axis=1, keepdims=True)
+
+
+class Conditioning(NamedTuple):
+    """Of the columns, each divided by its norm.
+
+    `worst`: the largest condition number of a set of at most `min(n, d)` independent ones (of some
+    hundred sets where there are many). `is_clear`: the rank of every set is clear, singular values
+    are either rounding or above `LEAST`. `is_general`: every set has full rank.
+    """
+
+    worst: float
+    is_clear: bool
+    is_general: bool
+
+
+def conditioning(config: Config, a: Arrays, lane: int) -> Conditioning:
+    X = a["X"][lane] / a["c_X"][lane]
+    norms = np.linalg.norm(X, axis=0)
+    X = X[:, norms > 0] / norms[norms > 0]
+    n, d = X.shape
+    if d == 0:
+        return Conditioning(1.0, True, True)
+    least = 0.03 if config.dtype == "float32" else 1e-3
+    worst, is_clear, is_general = 1.0, True, bool(np.all(norms > 0))
+    rng = np.random.default_rng(lane)
+    for size in range(1, min(n, d) + 1):
+        sets = list(it.islice(it.combinations(range(d), size), 300))
+        if len(sets) == 300:
+            sets += [np.sort(rng.permutation(d)[:size]) for _ in range(200)]
+        values = np.linalg.svd(X[:, np.array(sets)].transpose(1, 0, 2), compute_uv=False)
+        counts = values > 64 * config.eps
+        is_clear &= bool(np.all(~counts | (values > least)))
+        is_general &= bool(np.all(counts))
+        last = np.min(np.where(counts, values, np.inf), axis=1)
+        worst = max(worst, float(np.max(values[:, 0] / last)))
+    return Conditioning(worst, is_clear, is_general)
+
+
+def is_well(config: Config, a: Arrays, lane: int) -> bool:
+    """Whether there is no excuse for a flag: the rank of all sets of columns is clear, the start is
+    in the units of the data, and the correlations with `y` are not rounding."""
+    X, y = a["X"][lane] / a["c_X"][lane], a["y"][lane] / a["c_y"][lane]
+    norms = np.linalg.norm(X, axis=0)
+    r = np.abs(X.T @ y) / np.where(norms > 0, norms, 1)
+    is_seen = np.max(r) > 1e3 * config.eps * np.linalg.norm(y) or not np.any(y)
+    return bool(is_seen and not a["is_far"][lane]) and conditioning(config, a, lane).is_clear
