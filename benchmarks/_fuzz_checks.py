@@ -1,19 +1,21 @@
 """How `fuzz` checks paths, limits and points: in NumPy, in units where `X` and `y` are of order 1,
 by formulas that share nothing with the solvers. `_fuzz_flow.py` does so for flows.
 
-Each check gives one number a lane, 0 if all is as it should be; above `WRONG` the result is wrong.
+Each check gives one number a lane, 0 if all is as it should be; above `wrong` the result is wrong.
 Correlations `c = Xᵀ(y − Xx)` are divided by the norms of the columns, and are relative to the
-largest one at `x = 0`. What may be rounding of their evaluation counts as 0: `ROUNDING units of
-rounding of ‖y‖ + Σ ‖Xₖ‖|xₖ|`. (Where `y` is orthogonal to `X` but for rounding, that is all of `c`.)
+largest one at `x = 0`. What may be rounding of their evaluation counts as 0: `ROUNDING` units of
+rounding of `‖y‖ + Σ ‖Xₖ‖|xₖ|`. (Where `y` is orthogonal to `X` but for rounding, that is all of
+`c`.)
 
 - *path*: `−κ⁻ ≤ c ≤ κ⁺`, equal on the support, `κ = λ + ω/μ`, at knots, between them and beyond. A
   violation of `v` means: the exact solution for correlations that are off by `v` of the largest.
 - *limit*: the same of `x̄` with `κ = λ + w(0)/s` and the signs of the plateau: `w ≥ 0`, and 0 where
-  `x ≠ 0`. *Selection*: where columns of the support depend on each other, `Σ aᵢ log(|xᵢ|/x₀ᵢ) = 0` for
-  all `Σ aᵢ Fᵢ = 0` (`Σ aᵢ |xᵢ|^{2/D−1} = 0` at `D > 2`): by how much entries are off, in logarithms.
+  `x ≠ 0`. *Selection*: where columns of the support depend on each other,
+  `Σ aᵢ log(|xᵢ|/x₀ᵢ) = 0` for all `Σ aᵢ Fᵢ = 0` (`Σ aᵢ |xᵢ|^{2/D−1} = 0` at `D > 2`): by how much
+  entries are off, in logarithms.
 - *end*: with decay the conditions of the lasso at `κ = λ`. Without: those of (non-negative) least
-  squares; *link*, `x = φ_ε(w(0) ∓ dual)`; *range*, `dual` in the range of `Xᵀ`, by what that changes
-  in `x`. Together they characterise the end point.
+  squares; *link*, `x = φ_ε(w(0) ∓ dual)`; *range*, `dual` in the range of `Xᵀ`, by what that
+  changes in `x`. Together they characterise the end point.
 - *limit_point*, *basis_pursuit*: (non-negative) least squares; *norm*, the duality gap of the
   weighted 1-norm with the dual that is given, relative to the norm; *selection* as above.
 - *lasso*: that the gap is as small as asked, and *bound*, that it bounds what a point on the path
@@ -91,7 +93,8 @@ def correlation(u: Arrays, x: np.ndarray) -> np.ndarray:
 def excess(
     config: Config, u: Arrays, x: np.ndarray, kappa: np.ndarray, sign: np.ndarray
 ) -> np.ndarray:
-    """By how much each condition is violated, `(lanes, points, d)`; `kappa (lanes, points, 2, d)`."""
+    """By how much each condition is violated, `(lanes, points, d)`, for `kappa` `(lanes, points, 2,
+    d)`."""
     c = correlation(u, x)
     kappa = kappa / u["safe"][:, None, None]
     upper, lower = kappa[:, :, 0], kappa[:, :, 1]
@@ -239,10 +242,8 @@ def _norms(
     return {name: _least_squares(config, u, x), f"{name}, norm": gap}
 
 
-def _selection(
-    config: Config, u: Arrays, x: np.ndarray, reference: np.ndarray, lane: int
-) -> float:
-    """How far `log|xᵢ|` are from where they should be, for one point and its reference, `log x₀`."""
+def _selection(config: Config, u: Arrays, x: np.ndarray, reference: np.ndarray, lane: int) -> float:
+    """How far `log|xᵢ|` of a point are from where they should be; `reference` is `log x₀`."""
     support = np.abs(x) * u["columns"][lane] > 1e-6 * np.max(np.abs(x) * u["columns"][lane])
     columns = (u["X"][lane] * np.sign(x))[:, support]
     null = null_vectors(columns, config.eps)
@@ -257,7 +258,7 @@ def _selection(
 def _point_selection(config: Config, a: Arrays, u: Arrays, x: np.ndarray) -> np.ndarray:
     off = np.zeros(len(x))
     x = x / u["x_unit"][:, None]
-    for lane in np.flatnonzero(np.isfinite(x).all(axis=1) & ~_is_independent(config, u)):
+    for lane in np.flatnonzero(np.isfinite(x).all(axis=1) & ~_is_independent(config, u)).tolist():
         shape = 2 * np.log(a["p"][lane])
         reference = np.where(x[lane] >= 0, shape[0], shape[-1])
         off[lane] = _selection(config, u, x[lane], reference, lane)
@@ -275,7 +276,7 @@ def _limit_selection(config: Config, a: Arrays, u: Arrays, out: Arrays) -> np.nd
     off = np.zeros(len(x))
     independent = _is_independent(config, u)
     # More columns than rows can only depend on each other where as many are active.
-    for lane in np.flatnonzero(~independent & np.isfinite(x).all(axis=(1, 2))):
+    for lane in np.flatnonzero(~independent & np.isfinite(x).all(axis=(1, 2))).tolist():
         start = a["start"][lane] / u["x_unit"][lane]
         if config.depth > 2 and np.any(start != 0):
             continue

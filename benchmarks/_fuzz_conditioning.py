@@ -9,7 +9,7 @@ from ._fuzz_problems import Arrays, Config
 
 
 def null_vectors(columns: np.ndarray, eps: float) -> np.ndarray | None:
-    """Rows `a` with `Σ aᵢ columnᵢ = 0` and `Σ |aᵢ| = 1`, one basis; `None` where rounding decides."""
+    """A basis of `a` with `Σ aᵢ columnᵢ = 0`, `Σ |aᵢ| = 1`; `None` where rounding decides."""
     norms = np.linalg.norm(columns, axis=0)
     _, values, V = np.linalg.svd(columns / norms)
     values = np.append(values, np.zeros(len(V) - len(values)))

@@ -1,9 +1,9 @@
 """How `fuzz` checks flows, in NumPy and with SciPy.
 
-- *dual*: `dual = s Xᵀ(y − Xx̄)`; *link*: `x = φ_ε(w(0) ∓ dual + λs)`, beyond what rounding of the dual
-  changes in `x`;
-- *certificate*: no point has an objective `f = ℓ + λ‖·‖₁ + ‖·‖₁/s` lower than that of `x̄` by more than
-  the bound;
+- *dual*: `dual = s Xᵀ(y − Xx̄)`; *link*: `x = φ_ε(w(0) ∓ dual + λs)`, beyond what rounding of the
+  dual changes in `x`;
+- *certificate*: no point has an objective `f = ℓ + λ‖·‖₁ + ‖·‖₁/s` lower than that of `x̄` by more
+  than the bound;
 - *bound*, *last*: the flow is a mirror flow, whose `f = ℓ + λ‖·‖₁` falls, so that
   `s [f(x̄) − f(p)] ≤ D(p, x(0))` and `s [f(x) − f(p)] ≤ D(p, x(0))` for every point `p`, `D` the
   divergence of its potential. Here `p` is a lasso point, and the least squares point. Both
@@ -166,7 +166,7 @@ class Integral:
 
         # In time s·size/w(0), so that tolerances are relative to what is of order 1.
         self.is_known = False
-        unit = size / w_unit
+        unit = float(size / w_unit)
         at = s * unit
         # Tolerances in the units of each: w is known to 1e-11 of its unit.
         atol = np.concatenate([np.full(signs * d, 1e-11 * w_unit), np.full(d, 1e-14 / size)])
@@ -190,7 +190,9 @@ class Integral:
         # What an error of 1e-5 in the time, and in w, changes in x.
         fields = np.array([field(0, v)[: signs * d] for v in run.y.T]).reshape(-1, signs, d)
         folds = [of(w)[1] for w in run.y[: signs * d].T]
-        moves = [np.sum(k * f * np.abs(w), axis=0) for k, f, w in zip(q, folds, fields, strict=True)]
+        moves = [
+            np.sum(k * f * np.abs(w), axis=0) for k, f, w in zip(q, folds, fields, strict=True)
+        ]
         self.slack = np.array(moves) * (1e-5 * s + 1e-5 / unit)[:, None]
 
 

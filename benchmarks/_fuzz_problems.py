@@ -78,13 +78,13 @@ BAD = DATA | {
 }
 
 
-def batch(config: Config, seed: list[int], free_weights: bool) -> Arrays:
+def batch(config: Config, seed: list[int], free_weights: bool, spoils: bool = True) -> Arrays:
     """The lanes of one batch: the last eighth repeats the first one in other units, with rows
     rotated and columns permuted and reflected, and the 32nd before that is invalid."""
     rng = np.random.default_rng(seed)
     count = config.lanes - config.lanes // 8
     lanes = [_problem(rng, config, free_weights) for _ in range(count)]
-    for lane in lanes[count - config.lanes // 32 :]:
+    for lane in lanes[count - config.lanes // 32 :] if spoils else ():
         _spoil(rng, lane, config)
     lanes += [_copy(rng, lane, config) for lane in lanes[: config.lanes // 8]]
     return {key: np.stack([lane[key] for lane in lanes]) for key in lanes[0]}
@@ -181,7 +181,9 @@ def _problem(rng: np.random.Generator, config: Config, free_weights: bool) -> Ar
     weights = np.ones((2, d))
     if happens(0.12):
         decay = 0.0
-        weights = 10 ** (rng.uniform(-1, 1, (2, d) if happens(0.3) else (1, d)) * (2 if single else 6))
+        weights = 10 ** (
+            rng.uniform(-1, 1, (2, d) if happens(0.3) else (1, d)) * (2 if single else 6)
+        )
         weights = weights * np.ones((2, 1))
         defects += ["weights"]
         if free_weights and happens(0.5):
