@@ -114,21 +114,25 @@ def violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndarray]:
     found = {}
     both = lambda v: np.broadcast_to(v, (len(v), 2, v.shape[2]))
     for name, first in (("path", a["weights"]), ("limit", both(u["moved"]))):
+        if name not in out:
+            continue
         at, x, slope = (out[name][key] for key in ("at", "x", "slope"))
         kappa = first[:, None] / (at * u["unit"][:, None])[:, :, None, None]
         kappa = kappa + u["decay"][:, None, None, None]
         off = excess(config, u, x / x_unit, kappa, np.sign(x if name == "path" else slope))
         known = ~(at <= 0) & ~np.isinf(at)
         found[name] = np.max(np.where(known, off.max(axis=2), 0), axis=1) / u["top"]
-    found["limit, selection"] = _limit_selection(config, a, u, out)
-    found |= _end(config, a, u, out["end"])
-    ones = np.ones((1, 2, 1))
-    point, pursuit = out["limit_point"], out["basis_pursuit"]
-    found |= _norms("limit_point", config, u, point, both(u["base"]) * ones)
-    found |= _norms("basis_pursuit", config, u, pursuit, a["weights"])
-    found["limit_point, selection"] = _point_selection(config, a, u, point["x"])
-    found |= _lasso(config, a, u, out)
-    found |= _copies(config, a, u, out)
+    if "limit" in out:
+        found["limit, selection"] = _limit_selection(config, a, u, out["limit"])
+    if "end" in out:
+        found |= _end(config, a, u, out["end"])
+    if "limit_point" in out:
+        found |= _limit_point(config, a, u, out["limit_point"], both(u["base"]))
+    if "basis_pursuit" in out:
+        found |= _norms("basis_pursuit", config, u, out["basis_pursuit"], a["weights"])
+    if "lasso" in out:
+        found |= _lasso(config, a, u, out)
+    found |= _copies(config, u, a, out)
     return {name: np.where(np.isnan(v), np.inf, v) for name, v in found.items()}
 
 
@@ -172,11 +176,16 @@ def _on_sides(v: np.ndarray, signs: int) -> np.ndarray:
     return np.stack([v, -v][:signs], axis=1)
 
 
+def _decayed(config: Config, u: Arrays, x: np.ndarray) -> np.ndarray:
+    """Violation of the conditions of the lasso at `κ = λ`."""
+    x = (x / u["x_unit"][:, None])[:, None]
+    kappa = np.broadcast_to(u["decay"][:, None, None, None], (len(x), 1, 2, x.shape[2]))
+    return excess(config, u, x, kappa, np.sign(x)).max(axis=(1, 2)) / u["top"]
+
+
 def _end(config: Config, a: Arrays, u: Arrays, end: Arrays) -> dict[str, np.ndarray]:
     x, dual = end["x"] / u["x_unit"][:, None], end["dual"]
-    kappa = np.broadcast_to(u["decay"][:, None, None, None], (len(x), 1, 2, x.shape[1]))
-    decayed = excess(config, u, x[:, None], kappa, np.sign(x[:, None])).max(axis=(1, 2)) / u["top"]
-    decays = a["decay"] > 0
+    decays, decayed = a["decay"] > 0, _decayed(config, u, end["x"])
     found = {"end": np.where(decays, decayed, _least_squares(config, u, x))}
 
     free = np.isfinite(dual)
@@ -271,8 +280,8 @@ def _is_independent(config: Config, u: Arrays) -> np.ndarray:
     return (values[:, -1] > 1e-3) & (u["X"].shape[1] >= u["X"].shape[2])
 
 
-def _limit_selection(config: Config, a: Arrays, u: Arrays, out: Arrays) -> np.ndarray:
-    x = out["limit"]["slope"] / u["x_unit"][:, None, None]
+def _limit_selection(config: Config, a: Arrays, u: Arrays, limit: Arrays) -> np.ndarray:
+    x = limit["slope"] / u["x_unit"][:, None, None]
     off = np.zeros(len(x))
     independent = _is_independent(config, u)
     # More columns than rows can only depend on each other where as many are active.
@@ -301,7 +310,8 @@ def objective(u: Arrays, x: np.ndarray, kappa: np.ndarray) -> np.ndarray:
 
 def _lasso(config: Config, a: Arrays, u: Arrays, out: Arrays) -> dict[str, np.ndarray]:
     x_unit, tol = u["x_unit"][:, None, None], 1e-4 if config.dtype == "float32" else 1e-8
-    x, best = out["lasso"]["x"] / x_unit, out["path"]["at_mu"] / x_unit
+    x = out["lasso"]["x"] / x_unit
+    best = out["path"]["at_mu"] / x_unit if "path" in out else np.full_like(x, np.nan)
     gap = out["lasso"]["gap"] / a["c_y"][:, None] ** 2
     kappa = a["weights"][:, None] / (a["mu"] * u["unit"][:, None])[:, :, None, None]
     kappa = kappa + u["decay"][:, None, None, None]
@@ -312,19 +322,21 @@ def _lasso(config: Config, a: Arrays, u: Arrays, out: Arrays) -> dict[str, np.nd
     if config.positive:
         too_large = np.where(np.any(x < 0, axis=2), np.inf, too_large)
     above = value - objective(u, best, kappa) - gap - digits
-    above = np.where((out["results"]["path"] == 0)[:, None] & ~(above <= 0), above, 0)
+    # Without a path there is nothing to compare with.
+    above = np.where(np.isfinite(best).all(axis=2) & ~(above <= 0), above, 0)
     above = above / u["scale"][:, None]
     most = lambda v: np.max(np.where(good, v, 0), axis=1)
     return {"lasso": most(too_large), "lasso, bound": most(above)}
 
 
-def _copies(config: Config, a: Arrays, u: Arrays, out: Arrays) -> dict[str, np.ndarray]:
+def _copies(config: Config, u: Arrays, a: Arrays, out: Arrays) -> dict[str, np.ndarray]:
     m = copies(config)
     first, last = np.arange(m), np.arange(config.lanes - m, config.lanes)
     order, flips, unit = (a[key][last] for key in ("order", "flips", "copy_unit"))
     results = {"path": "at_s", "limit": "at_s", "flow": "x_mean", "end": "x", "limit_point": "x"}
     found = {}
-    for name, key in results.items():
+    for name in results.keys() & out.keys():
+        key = results[name]
         v = out[name][key] if out[name][key].ndim == 3 else out[name][key][:, None]
         want = np.take_along_axis(v[first], order[:, None], axis=2)
         want = want * flips[:, None] * unit[:, None, None]

@@ -30,7 +30,8 @@ def _sides(v: np.ndarray, signs: int) -> np.ndarray:
 def flow_violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndarray]:
     u, flow = units(config, a), out["flow"]
     x_unit = u["x_unit"][:, None, None]
-    x, x_mean, best = flow["x"] / x_unit, flow["x_mean"] / x_unit, out["path"]["at_s"] / x_unit
+    x, x_mean = flow["x"] / x_unit, flow["x_mean"] / x_unit
+    best = out["path"]["at_s"] / x_unit if "path" in out else np.full_like(x, np.nan)
     s = a["s"] * u["unit"][:, None]
     found = {}
 
@@ -121,6 +122,8 @@ def _far(
     condition = np.ones(x.shape[0])
     values = np.linalg.svd(np.nan_to_num(u["X"]) / u["safe"][:, None], compute_uv=False)
     condition = values[:, 0] / np.maximum(values[:, -1], 1e-300)
+    if "limit" not in out:
+        return np.zeros(len(x))
     last = out["limit"]["last_knot"]
     # Its jumps are close to those of the limit for small ε only.
     last = np.where(np.any(a["start"] != 0, axis=1), np.nan, last) * (1 - 20 / a["log_eps"])
