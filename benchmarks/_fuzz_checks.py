@@ -53,7 +53,9 @@ def wrong(config: Config) -> dict[str, float]:
 def units(config: Config, a: Arrays) -> Arrays:
     """Data in units where they are of order 1, with what is derived from them."""
     c_X, c_y = a["c_X"], a["c_y"]
-    X, y = a["X"] / c_X[:, None, None], a["y"] / c_y[:, None]
+    # Bad input is not checked here.
+    X, y = (np.nan_to_num(a[key], posinf=0, neginf=0) for key in "Xy")
+    X, y = X / c_X[:, None, None], y / c_y[:, None]
     columns = np.linalg.norm(X, axis=1)
     safe = np.where(columns > 0, columns, 1)
     top = np.max(np.abs(np.einsum("lij,li->lj", X, y)) / safe, axis=1)
@@ -249,6 +251,18 @@ def _norms(
     digits = ROUNDING * config.eps * np.sum(np.abs(np.where(free, moved * x, 0)), axis=1)
     gap = np.maximum(gap - digits, 0) / np.where(norm > 0, norm, 1)
     return {name: _least_squares(config, u, x), f"{name}, norm": gap}
+
+
+def _limit_point(
+    config: Config, a: Arrays, u: Arrays, point: Arrays, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """With decay the limit is that of the end point, which is the same for all ε."""
+    decays, found = a["decay"] > 0, _norms("limit_point", config, u, point, weights)
+    decayed = _decayed(config, u, point["x"])
+    found["limit_point"] = np.where(decays, decayed, found["limit_point"])
+    found["limit_point, selection"] = _point_selection(config, a, u, point["x"])
+    without = lambda name, v: v if name == "limit_point" else np.where(decays, 0, v)
+    return {name: without(name, v) for name, v in found.items()}
 
 
 def _selection(config: Config, u: Arrays, x: np.ndarray, reference: np.ndarray, lane: int) -> float:

@@ -213,9 +213,9 @@ def scipy_flow(config: Config, a: Arrays, out: Arrays, lane: int) -> dict[str, f
     )
     mean = right.z / s[:, None]
     factor = 1e3 if config.dtype == "float32" else 1
-    # The mean of a start that has not moved is that start, to the same digits.
+    # Steps are to digits of what x comes to: before it moves it has fewer.
     start = np.exp(a["log_eps"][lane]) * np.max(a["p"][lane]) ** config.depth / x_unit
-    least = max(start, 1e-9 * np.max(np.abs(mean)))
+    least = max(start, 1e-3 * np.max(np.abs(mean)))
     return {
         "flow, scipy x": relative(
             np.abs(x - right.x) - factor * right.slack, np.maximum(np.abs(right.x), least)
