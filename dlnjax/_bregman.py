@@ -9,7 +9,8 @@ from ._interpolator import Interpolator, interpolator
 from ._lasso._basis_pursuit import without_decay
 from ._linalg import matmul
 from ._network import AbstractDualNetwork
-from ._problem import AbstractProblem, LeastSquares, Quadratic, check_problem
+from ._problem import AbstractProblem, LeastSquares, Quadratic, check_quadratic, validity
+from ._solution import RESULTS, first_failure, raise_on_failure
 
 
 def bregman_projection(
@@ -48,7 +49,7 @@ def bregman_projection(
 
         [B25] arXiv 2509.18766, Lemma 4.4.
     """
-    check_problem(problem)
+    check_quadratic(problem)
     x = as_float(x, "x", problem.r.dtype)
     if x.shape != problem.r.shape:
         raise ValueError(
@@ -57,15 +58,20 @@ def bregman_projection(
         )
     check_finite(x, "x")
     solved = _solved_by(without_decay(problem), x)
-    return interpolator(
+    end = interpolator(
         network,
         solved,
         eps=eps,
         log_eps=log_eps,
         rtol=rtol,
         max_steps=max_steps,
-        throw=throw,
+        throw=False,
     )
+    # The problem that `x` solves does not have all that may be wrong with the one that was given.
+    result = first_failure(validity(problem), end.result)
+    good = result == RESULTS.successful
+    x, dual = (jnp.where(good, v, jnp.nan) for v in (end.x, end.dual))
+    return raise_on_failure(Interpolator(x, dual, result, end.stats), result, throw)
 
 
 def _solved_by(problem: AbstractProblem, x: Float[Array, " d"]) -> AbstractProblem:
@@ -74,5 +80,4 @@ def _solved_by(problem: AbstractProblem, x: Float[Array, " d"]) -> AbstractProbl
         return eqx.tree_at(lambda p: p.y, problem, matmul(problem.X, x))
     assert isinstance(problem, Quadratic)
     r = problem.matvec(x)
-    least = jnp.where(problem.is_convex(), (x * r).sum() / 2, jnp.nan)
-    return eqx.tree_at(lambda p: (p.linear, p.constant), problem, (r, least))
+    return eqx.tree_at(lambda p: (p.linear, p.constant), problem, (r, (x * r).sum() / 2))

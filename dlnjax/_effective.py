@@ -10,7 +10,7 @@ from ._check import check_type, is_concrete
 from ._constraint import Constraint
 from ._linalg import matmul
 from ._network import UV
-from ._problem import AbstractProblem, check_problem
+from ._problem import AbstractProblem, check_quadratic, nan_unless_valid
 from ._training import Training
 
 
@@ -67,7 +67,7 @@ def effective_initialization(problem: AbstractProblem, run: Training) -> Effecti
         Even, Pesme, Gunasekar & Flammarion, *(S)GD over Diagonal Linear Networks*,
         arXiv 2302.08982, Theorem 1.
     """
-    check_problem(problem)
+    check_quadratic(problem)
     check_type(run, "run", Training, "what `dlnjax.train` returns")
     if run.sides is None or not isinstance(run.network, UV):
         raise TypeError(
@@ -98,7 +98,7 @@ def effective_initialization(problem: AbstractProblem, run: Training) -> Effecti
             "weight decay."
         )
     is_plain = (away <= tolerance) & (problem.weight_decay == 0)
-    sides = jnp.where(is_plain, sides, jnp.nan)
+    sides = nan_unless_valid(problem, jnp.where(is_plain, sides, jnp.nan))
     # The dual in units of t, where it is the sum of the gradients.
     moved = dual * run.network.time_scale(run.log_eps)
     return _at(problem, x, sides, moved, run.log_eps)

@@ -21,9 +21,9 @@ from ._lasso._basis_pursuit import (
 )
 from ._lasso._homotopy import lasso_path
 from ._linalg import matmul
-from ._network import AbstractDualNetwork, Growth, matched, takes
+from ._network import AbstractDualNetwork, Growth, has_shape, matched, takes
 from ._path import kkt_violation
-from ._problem import AbstractProblem, check_problem, validity
+from ._problem import AbstractProblem, check_quadratic, validity
 from ._solution import RESULTS, first_failure, raise_on_failure
 
 _T = TypeVar("_T")
@@ -93,7 +93,7 @@ def interpolator(
         [Woo20] arXiv 2002.09277, Theorems 1 and 3; [W23] arXiv 2307.07410; with weight decay,
         [B25] arXiv 2509.18766, Lemma 4.4.
     """
-    check_problem(problem)
+    check_quadratic(problem)
     log_eps = as_log_eps(eps, log_eps, problem.r.dtype)
     return _end(network, problem, log_eps, rtol, max_steps, throw)
 
@@ -123,7 +123,7 @@ def limit_point(
 
         [W23] arXiv 2307.07410, on which minimiser is chosen.
     """
-    check_problem(problem)
+    check_quadratic(problem)
     return _end(network, problem, None, rtol, max_steps, throw)
 
 
@@ -174,12 +174,10 @@ def _solve(
         end = _without_decay(network, problem, log_eps, rtol, max_steps)
 
     log_eps = -jnp.ones_like(rtol) if log_eps is None else log_eps
-    # A degenerate shape is an infinite dual variable.
-    start = network.initial_dual(log_eps)
     result = first_failure(
         validity(problem),
         (is_log_eps(log_eps), RESULTS.invalid_eps),
-        (jnp.all(jnp.isfinite(start)), RESULTS.invalid_shape),
+        (has_shape(network, log_eps), RESULTS.invalid_shape),
         (takes(network, problem.weight_decay), RESULTS.invalid_decay),
         (is_tolerance(rtol), RESULTS.invalid_tolerance),
         end.result,

@@ -31,7 +31,7 @@ from ._active_set import (
 from ._check import as_count, as_float, check_scalar, is_concrete
 from ._network import AbstractDualNetwork, AbstractNetwork, dual_from, matched, takes
 from ._path import LimitFlow
-from ._problem import AbstractProblem, check_problem, validity
+from ._problem import AbstractProblem, check_quadratic, validity
 from ._segments import Segments, differentiable, limit_on_segments
 from ._solution import RESULTS, first_failure, raise_on_failure
 
@@ -386,7 +386,7 @@ def limit_flow(
 
         [B25] §4.1, arXiv 2509.18766; [PF23] Algorithm 1, arXiv 2304.00488.
     """
-    check_problem(problem)
+    check_quadratic(problem)
     if not isinstance(network, AbstractDualNetwork):
         raise TypeError(
             f"The limit process needs the dual variable of an `AbstractDualNetwork`, which "

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool
 
 from ._check import as_flag
 from ._linalg import eigh, matmul
-from ._problem import AbstractProblem, check_problem, validity
+from ._problem import AbstractProblem, check_quadratic, validity
 from ._solution import RESULTS
 
 _MOST = 12  # coordinates: 4096 subsets
@@ -30,7 +30,7 @@ def is_z_matrix(problem: AbstractProblem) -> Bool[Array, ""]:
 
         [B25] arXiv 2509.18766, §3.1; [B23] JMLR 24(171).
     """
-    check_problem(problem)
+    check_quadratic(problem)
     M, scale = problem.gram(), jnp.sqrt(problem.gram_diagonal())
     rounding = 64 * jnp.finfo(M.dtype).eps * scale[:, None] * scale[None, :]
     return (validity(problem) == RESULTS.successful) & jnp.all(
@@ -67,7 +67,7 @@ def is_always_monotone(problem: AbstractProblem, *, positive: bool = False) -> B
 
         [B25] arXiv 2509.18766, §2.1 and §3.1.
     """
-    check_problem(problem)
+    check_quadratic(problem)
     positive = as_flag(positive, "positive")
     d = problem.r.shape[0]
     if d > _MOST:

@@ -162,6 +162,13 @@ def takes(network: AbstractNetwork, weight_decay: Array) -> Array:
     return (weight_decay == 0) | ~jnp.isnan(network.penalty(weight_decay))
 
 
+def has_shape(network: AbstractNetwork, log_eps: Array) -> Array:
+    """Under tracing: a degenerate shape is an infinite dual variable, which never moves."""
+    if not isinstance(network, AbstractDualNetwork):
+        return jnp.asarray(True)
+    return jnp.all(jnp.isfinite(network.initial_dual(log_eps)))
+
+
 def dual_from(dual: Array, start: ArrayLike, positive: bool) -> Array:
     """`w(0)` of a network that went from `dual` to `x₀`: it conserves the sum over both signs."""
     x = as_float(start, "start", dual.dtype)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from ._check import as_parameter, is_concrete
-from ._problem import AbstractProblem, check_problem
+from ._problem import AbstractProblem, check_quadratic, nan_unless_valid
 from ._solution import RESULTS
 
 
@@ -119,7 +119,7 @@ class PiecewiseLinearPath(eqx.Module):
 
     def check_size(self, problem: AbstractProblem) -> None:
         """Refuse a problem of another size, or what is not one."""
-        check_problem(problem)
+        check_quadratic(problem)
         d = self.values.shape[-1]
         if problem.r.shape != (d,):
             raise ValueError(
@@ -213,7 +213,8 @@ class PiecewiseLinearPath(eqx.Module):
 
         violation = jnp.maximum(jax.vmap(at)(start), jax.vmap(at)(middle))
         counted = (self._rows < self.num_knots) | jnp.isnan(self.knots)
-        return jnp.where(counted, violation / jnp.where(scale > 0, scale, 1), 0)
+        violation = jnp.where(counted, violation / jnp.where(scale > 0, scale, 1), 0)
+        return nan_unless_valid(problem, violation)
 
 
 class LimitFlow(PiecewiseLinearPath):
@@ -260,10 +261,33 @@ class LimitFlow(PiecewiseLinearPath):
 
     def dual(self, problem: AbstractProblem, s: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
         """`Xᵀν(s) = s r − M z(s)`, for finite `s ≥ 0`. `(...) -> (..., d)`. The scaled dual
-        variable of [B25] §4.2 is `w(s) = w(0) ∓ Xᵀν(s) + λs`."""
+        variable of [B25] §4.2 is `w(s) = w(0) ∓ Xᵀν(s) + λs`.
+
+        **Raises:** `ValueError` if `w(s) ≥ 0` does not hold, since this is the limit process of
+        another problem (NaN under tracing)."""
         self.check_size(problem)
         s = as_parameter(s, "s", self.knots.dtype)
-        return -s[..., None] * problem.gradient(self.z(s) / jnp.where(s > 0, s, 1)[..., None])
+        dual, is_ours = self._dual(problem, s)
+        if is_concrete(is_ours) and not bool(jnp.all(is_ours)):
+            raise ValueError(
+                "This is the limit process of another problem: its `w` falls below 0. Pass the "
+                "problem that it was made from."
+            )
+        return dual
+
+    @eqx.filter_jit
+    def _dual(self, problem: AbstractProblem, s: Array) -> tuple[Array, Array]:
+        def at(x, s):
+            dual = -s * problem.gradient(x)
+            w = self.weights + jnp.stack([-dual, dual]) + problem.weight_decay * s
+            w = w[:1] if self.positive else w
+            units = self.weights + s * rounding_units(problem, x)[None, :]
+            is_ours = ~jnp.any(w < -(jnp.finfo(x.dtype).eps ** 0.5) * units[: len(w)])
+            return jnp.where(is_ours, dual, jnp.nan), is_ours
+
+        x = self.z(s) / jnp.where(s > 0, s, 1)[..., None]
+        dual, is_ours = jnp.vectorize(at, signature="(d),()->(d),()")(x, s)
+        return nan_unless_valid(problem, dual), is_ours
 
 
 def kkt_violation(
@@ -273,6 +297,18 @@ def kkt_violation(
     positive: bool,
 ) -> Float[Array, ""]:
     """Largest violation of the lasso's optimality conditions at `x`, in units of `r`."""
+    largest = jnp.max(kkt_violations(problem, x, kappa, positive))
+    # A maximum may lose a NaN when it is vectorised.
+    return jnp.where(jnp.any(jnp.isnan(x)), jnp.nan, largest)
+
+
+def kkt_violations(
+    problem: AbstractProblem,
+    x: Float[Array, " d"],
+    kappa: Float[Array, "2 d"],
+    positive: bool,
+) -> Float[Array, " d"]:
+    """That of each coordinate."""
     c = -problem.gradient(x)
     upper, lower = kappa
     bound = c - upper
@@ -283,6 +319,11 @@ def kkt_violation(
         active = jnp.where(x < 0, jnp.inf, active)
     else:
         active = jnp.where(x < 0, jnp.abs(c + lower), active)
-    largest = jnp.max(jnp.maximum(jnp.maximum(bound, active), 0))
-    # A maximum may lose a NaN when it is vectorised.
-    return jnp.where(jnp.any(jnp.isnan(x)), jnp.nan, largest)
+    return jnp.maximum(jnp.maximum(bound, active), 0)
+
+
+def rounding_units(problem: AbstractProblem, x: Float[Array, " d"]) -> Float[Array, " d"]:
+    """Beside which `r − Mx` is rounding, in units of `r` and of each column."""
+    norms = jnp.sqrt(problem.gram_diagonal())
+    r = jnp.where(norms > 0, jnp.abs(problem.r) / jnp.where(norms > 0, norms, 1), 0)
+    return norms * (jnp.max(r) + jnp.sum(norms * jnp.abs(x)))

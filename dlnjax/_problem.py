@@ -25,6 +25,7 @@ from ._check import (
     to_common_dtype,
 )
 from ._linalg import matmul
+from ._quadratic import agrees
 from ._semidefinite import Semidefinite
 from ._solution import RESULTS, first_failure
 
@@ -104,7 +105,9 @@ class AbstractProblem(eqx.Module):
         batch = leading_axes(x, mu, "mu")
         kappa = jnp.broadcast_to(self.weight_decay + 1 / mu, batch)
         norm = jnp.broadcast_to(jnp.sum(jnp.abs(x), axis=-1), batch)
-        return jnp.broadcast_to(self.loss(x), batch) + kappa * norm
+        value = jnp.broadcast_to(self.loss(x), batch) + kappa * norm
+        valid = validity(self, any_loss=True) == RESULTS.successful
+        return jnp.where(valid, value, jnp.nan)
 
     def duality_gap(
         self,
@@ -123,6 +126,7 @@ class AbstractProblem(eqx.Module):
         kappa = as_float(kappa, "kappa", x.dtype)
         positive = as_flag(positive, "positive")
         leading_axes(x, kappa, "kappa")
+        check_quadratic(self)
         if is_concrete(kappa) and not bool(np.all(np.asarray(kappa) >= 0)):
             raise ValueError(
                 f"`kappa` must be non-negative, got {float(np.min(np.asarray(kappa)))}."
@@ -172,7 +176,7 @@ def _gap_at_all(problem: AbstractProblem, x: Array, kappa: Array, positive: bool
 
     batch = jnp.broadcast_shapes(x.shape[:-1], kappa.shape)
     x, kappa = jnp.broadcast_to(x, (*batch, x.shape[-1])), jnp.broadcast_to(kappa, batch)
-    return jnp.vectorize(at, signature="(d),()->()")(x, kappa)
+    return nan_unless_valid(problem, jnp.vectorize(at, signature="(d),()->()")(x, kappa))
 
 
 def _as_weight_decay(value: ArrayLike, dtype) -> Array:
@@ -319,15 +323,15 @@ class Quadratic(AbstractProblem):
         with _eager(M, r):
             x = lax.stop_gradient(spectrum.solve(r))
             x = x + spectrum.solve(r - matmul(M, x))
-            image = matmul(M, x)
-            least = jnp.sum(r * x) - 0.5 * jnp.sum(x * image)
+            least = jnp.sum(r * x) - 0.5 * jnp.sum(x * matmul(M, x))
         c = least if constant is None else as_float(constant, "constant", dtype)
         check_scalar(c, "constant")
         check_finite(c, "constant")
-        is_bounded = c >= least - spectrum.rounding(lax.stop_gradient(x))
-        _refuse(M, r, c, spectrum, image, least, is_bounded)
+        spectrum.refuse(M, r, x, c, least)
         is_convex = spectrum.is_symmetric() & spectrum.is_semidefinite()
-        is_convex = is_convex & spectrum.contains(r, image) & is_bounded
+        is_convex = (
+            is_convex & spectrum.contains(r, matmul(M, x)) & spectrum.is_bounded(x, c, least)
+        )
         # What is traced is not refused: then there is no such constant.
         self.constant = jnp.where(is_convex, c, jnp.nan)
 
@@ -377,42 +381,48 @@ def _eager(*arrays: ArrayLike) -> contextlib.AbstractContextManager[Any]:
     return jax.ensure_compile_time_eval() if is_concrete(*arrays) else contextlib.nullcontext()
 
 
-def _refuse(M, r, c, spectrum: Semidefinite, image, least, is_bounded) -> None:
-    """As far as the values are known."""
-    if is_concrete(M) and not spectrum.is_symmetric():
-        raise ValueError(
-            f"`M` must be symmetric, but differs from its transpose by "
-            f"{float(jnp.max(jnp.abs(M - M.T))):.3g}. Pass `(M + M.T) / 2` if that is rounding."
-        )
-    if is_concrete(M) and not spectrum.is_semidefinite():
-        raise ValueError(
-            "`M` must be positive semidefinite, but scaled to a unit diagonal it has the "
-            f"eigenvalue {float(spectrum.values[0]):.3g}: the loss would be unbounded below."
-        )
-    if is_concrete(M, r) and not spectrum.contains(r, image):
-        raise ValueError(
-            "`r` must lie in the range of `M`, but is off by "
-            f"{float(jnp.max(jnp.abs(image - r))):.3g}: the loss would be unbounded below. Use "
-            "`LeastSquares(X, y)`, or project `r`."
-        )
-    if is_concrete(c, is_bounded) and not is_bounded:
-        raise ValueError(
-            f"`constant` = {float(c)} makes the loss negative: with this `M` and `r` it must be "
-            f"at least {float(least)} (½‖y‖² for least squares)."
-        )
-
-
 def check_problem(problem: Any) -> None:
     """Refuse what is not a problem."""
     what = "a problem, such as `dlnjax.LeastSquares(X, y)`"
     check_type(problem, "problem", AbstractProblem, what)
 
 
-def validity(problem: AbstractProblem) -> RESULTS:
-    """Under tracing: what the constructors refuse."""
+def check_quadratic(problem: Any) -> None:
+    """Refuse a problem whose loss is not the quadratic of its `r` and `M`."""
+    check_problem(problem)
+    if type(problem) in _OURS or not is_concrete(*jax.tree.leaves(problem)):
+        return
+    with jax.ensure_compile_time_eval():
+        is_refused = bool(problem.is_in_range() & ~agrees(problem))
+    if is_refused:
+        raise TypeError(
+            f"The loss of {type(problem).__name__} is not the quadratic `½⟨x, Mx⟩ − ⟨r, x⟩ + c` of "
+            "its `matvec` and `r`, which is assumed here. Train it with `gradient_flow(..., "
+            "formulation=dlnjax.WeightForm())`, or with `dlnjax.train`."
+        )
+
+
+def is_quadratic(problem: AbstractProblem) -> Array:
+    """Under tracing: what `check_quadratic` accepts."""
+    return jnp.asarray(True) if type(problem) in _OURS else agrees(problem)
+
+
+_OURS = (LeastSquares, Quadratic)
+
+
+def validity(problem: AbstractProblem, any_loss: bool = False) -> RESULTS:
+    """Under tracing: what the constructors refuse, and `check_quadratic` unless `any_loss`."""
     decay = problem.weight_decay
+    is_loss = problem.is_convex() if any_loss else problem.is_convex() & is_quadratic(problem)
     return first_failure(
         (problem.is_in_range(), RESULTS.invalid_data),
-        (problem.is_convex(), RESULTS.invalid_problem),
+        (is_loss, RESULTS.invalid_problem),
         ((decay >= 0) & jnp.isfinite(decay), RESULTS.invalid_decay),
     )
+
+
+def nan_unless_valid(problem: AbstractProblem, value: Array) -> Array:
+    """For functions without a `result`. Known problems have been looked at already."""
+    if is_concrete(*jax.tree.leaves(problem)):
+        return value
+    return jnp.where(validity(problem) == RESULTS.successful, value, jnp.nan)

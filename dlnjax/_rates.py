@@ -9,7 +9,7 @@ from ._check import as_count, as_flag, as_float, check_scalar, is_concrete
 from ._constraint import Constraint
 from ._lasso._basis_pursuit import BasisPursuit, basis_pursuit
 from ._linalg import matmul, svd
-from ._problem import AbstractProblem, LeastSquares, check_problem
+from ._problem import AbstractProblem, LeastSquares, check_quadratic
 from ._solution import RESULTS, first_failure, raise_on_failure
 
 
@@ -87,7 +87,7 @@ def null_space_constant(
 
         [MS25] arXiv 2506.01143.
     """
-    check_problem(problem)
+    check_quadratic(problem)
     positive = as_flag(positive, "positive")
     max_knots = None if max_knots is None else as_count(max_knots, "max_knots")
     constant = _solve(problem, positive, max_knots)

@@ -9,8 +9,10 @@ square root of the number of rows at most.
 import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from ._check import is_concrete
 from ._linalg import eigh, matmul
 
 _ROUNDING = 100  # units of rounding that an entry of S may be away from a Gram matrix
@@ -65,6 +67,32 @@ class Semidefinite(eqx.Module):
         off, largest = (jnp.max(jnp.abs(v) / self.scale) for v in (image - r, r))
         return (off <= self._cut**0.5 * largest) & ~jnp.any(self.is_empty & (r != 0))
 
-    def rounding(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        """What rounding of the entries of `M` may change `½⟨x, Mx⟩` by."""
-        return _ROUNDING * self._unit * jnp.sum(self.scale * jnp.abs(x)) ** 2
+    def is_bounded(self, x: Float[Array, " d"], c: Array, least: Array) -> Bool[Array, ""]:
+        """Whether the loss is at least 0 with the constant `c`, but for what rounding of the
+        entries of `M` changes the least of them, at `x`."""
+        rounding = _ROUNDING * self._unit * jnp.sum(self.scale * jnp.abs(x)) ** 2
+        return c >= least - lax.stop_gradient(rounding)
+
+    def refuse(self, M: Array, r: Array, x: Array, c: Array, least: Array) -> None:
+        """Say what is wrong, as far as the values are known."""
+        if is_concrete(M) and not self.is_symmetric():
+            raise ValueError(
+                f"`M` must be symmetric, but differs from its transpose by "
+                f"{float(jnp.max(jnp.abs(M - M.T))):.3g}. Pass `(M + M.T) / 2` if that is rounding."
+            )
+        if is_concrete(M) and not self.is_semidefinite():
+            raise ValueError(
+                "`M` must be positive semidefinite, but scaled to a unit diagonal it has the "
+                f"eigenvalue {float(self.values[0]):.3g}: the loss would be unbounded below."
+            )
+        if is_concrete(M, r) and not self.contains(r, matmul(M, x)):
+            off = np.max(np.abs(np.asarray(matmul(M, x)) - np.asarray(r)))
+            raise ValueError(
+                f"`r` must lie in the range of `M`, but is off by {float(off):.3g}: the loss would "
+                "be unbounded below. Use `LeastSquares(X, y)`, or project `r`."
+            )
+        if is_concrete(M, r, c) and not self.is_bounded(x, c, least):
+            raise ValueError(
+                f"`constant` = {float(c)} makes the loss negative: with this `M` and `r` it must "
+                f"be at least {float(least)} (½‖y‖² for least squares)."
+            )

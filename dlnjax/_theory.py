@@ -2,7 +2,8 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Real
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from ._check import (
     as_float,
@@ -13,8 +14,8 @@ from ._check import (
     leading_axes,
 )
 from ._flow._gradient_flow import Flow
-from ._path import LimitFlow, PiecewiseLinearPath
-from ._problem import AbstractProblem, check_problem
+from ._path import LimitFlow, PiecewiseLinearPath, kkt_violations, rounding_units
+from ._problem import AbstractProblem, check_quadratic, nan_unless_valid
 
 
 class SuboptimalityGap(eqx.Module):
@@ -40,13 +41,14 @@ def suboptimality_gap(
     **Returns:** a `SuboptimalityGap`, in units of the loss. (The relative one is infinite where
     only the optimum is exactly 0; its derivatives there are 0.)
 
-    **Raises:** `ValueError` if `μ ≤ 0`.
+    **Raises:** `ValueError` if `μ ≤ 0`, or if the path is not optimal for this problem, by more
+    than half of the digits: it is another one's (NaN under tracing).
 
     !!! cite "Reference"
 
         [B25] Fig. 1.
     """
-    check_problem(problem)
+    check_quadratic(problem)
     dtype = problem.r.dtype
     x, mu = problem.as_points(x), as_positive(mu, "mu", dtype)
     leading_axes(x, mu, "mu")
@@ -55,13 +57,21 @@ def suboptimality_gap(
     if isinstance(path, LimitFlow):  # its points are not optimal
         raise TypeError(f"`path` must be {what}, got a LimitFlow.")
     path.check_size(problem)
-    return _gap_at_all(problem, x, mu, path)
+    gap, is_optimal = _gap_at_all(problem, x, mu, path)
+    if is_concrete(is_optimal) and not bool(jnp.all(is_optimal)):
+        other = np.broadcast_to(mu, is_optimal.shape)[~np.asarray(is_optimal)]
+        raise ValueError(
+            f"`path` is not optimal for this problem at μ = {other.flat[0]:.4g}. Pass the path of "
+            "this problem, `lasso_path(problem)`, with the same weight decay"
+            " (if `path.result` is not successful, it may be inaccurate)."
+        )
+    return gap
 
 
 @eqx.filter_jit
 def _gap_at_all(
     problem: AbstractProblem, x: Array, mu: Array, path: PiecewiseLinearPath
-) -> SuboptimalityGap:
+) -> tuple[SuboptimalityGap, Bool[Array, "..."]]:
     def at(x, mu):
         best = path.x(mu)
         upper, lower = problem.weight_decay + path.weights / mu
@@ -77,11 +87,19 @@ def _gap_at_all(
         # The derivative of what is divided by 0 would be NaN.
         is_zero = least == 0
         relative = absolute / jnp.where(is_zero, 1, least)
-        return absolute, jnp.where(is_zero & (absolute != 0), jnp.inf, relative)
+        relative = jnp.where(is_zero & (absolute != 0), jnp.inf, relative)
+        # The gap of another problem's path is none, and may be below 0.
+        excess = kkt_violations(problem, best, jnp.stack([upper, lower]), path.positive)
+        rounding = jnp.finfo(x.dtype).eps ** 0.5 * rounding_units(problem, best)
+        is_optimal = ~jnp.any(excess > rounding)
+        absolute, relative = (jnp.where(is_optimal, v, jnp.nan) for v in (absolute, relative))
+        return absolute, relative, is_optimal
 
     batch = jnp.broadcast_shapes(x.shape[:-1], mu.shape)
     x, mu = jnp.broadcast_to(x, (*batch, x.shape[-1])), jnp.broadcast_to(mu, batch)
-    return SuboptimalityGap(*jnp.vectorize(at, signature="(d),()->(),()")(x, mu))
+    *gaps, is_optimal = jnp.vectorize(at, signature="(d),()->(),(),()")(x, mu)
+    gaps = [nan_unless_valid(problem, gap) for gap in gaps]
+    return SuboptimalityGap(*gaps), is_optimal
 
 
 def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
@@ -98,7 +116,7 @@ def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
         Kim, Koh, Lustig, Boyd, Gorinevsky, *An Interior-Point Method for Large-Scale
         ℓ1-Regularized Least Squares* (2007): the dual point from a scaled residual.
     """
-    check_problem(problem)
+    check_quadratic(problem)
     check_type(flow, "flow", Flow, "what `gradient_flow` returns")
     if flow.x.shape[-1:] != problem.r.shape:
         raise ValueError(

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
 
 from ._check import as_float, as_log_eps, as_whole, check_scalar, is_concrete, is_log_eps
 from ._flow._weight import WeightTerm
-from ._network import AbstractNetwork, matched, takes
+from ._network import AbstractNetwork, has_shape, matched, takes
 from ._problem import AbstractProblem, LeastSquares, check_problem, validity
 from ._solution import RESULTS, first_failure, raise_on_failure
 from ._training_loop import run_steps
@@ -28,9 +28,10 @@ class Training(eqx.Module):
     - `steps`: the number of steps taken, shape `(S,)`.
     - `t`: the time of gradient flow that they stand for, shape `(S,)`: how far the optimiser
         would have moved a weight held at 0 whose gradient is −1 throughout. For SGD the sum of
-        the step sizes, `γ/(1 − momentum)` a step in the long run for heavy ball and Nesterov. It
-        is not a time of the flow for methods that normalise or clip the gradient (Adam), add
-        noise to it, or read the weights (schedule-free).
+        the step sizes, `γ/(1 − momentum)` a step in the long run for heavy ball and Nesterov.
+        Methods that normalise or clip the gradient (Adam), add noise to it, or read the weights
+        (decay, schedule-free), stand for no time of the flow: from such a step on, `t` and what is
+        made of it (`s`, `x_mean`, `dual`) are NaN.
     - `s`: `t` in the flow's rescaled time, shape `(S,)`.
     - `x`: the linear model, shape `(S, d)`.
     - `x_mean`: its average over the time `[0, t]`, from the points where the steps started;
@@ -234,8 +235,9 @@ def _train(
     if label_noise is not None:
         goes_on = goes_on & jnp.isfinite(label_noise) & (label_noise >= 0)
     verdict = first_failure(
-        validity(problem),
+        validity(problem, any_loss=True),
         (is_log_eps(log_eps), RESULTS.invalid_eps),
+        (has_shape(network, log_eps), RESULTS.invalid_shape),
         term.validity(),
         (takes(network, problem.weight_decay), RESULTS.invalid_decay),
         (goes_on, RESULTS.invalid_training),
@@ -250,15 +252,16 @@ def _train(
         stats["max_deviation"] = records.deviation[-1]
     keep = lambda v: jnp.where(kept.reshape(-1, *(1 for _ in v.shape[1:])), v, jnp.nan)
     vectors, sides = jax.tree.map(keep, (vectors, records.sides))
+    timed = lambda v: jnp.where(records.has_time.reshape(-1, *(1 for _ in v.shape[1:])), v, jnp.nan)
     return Training(
         steps=steps,
-        t=t,
-        s=t / scale,
+        t=timed(t),
+        s=timed(t / scale),
         x=keep(x),
-        x_mean=keep(x_mean),
+        x_mean=timed(keep(x_mean)),
         loss=keep(loss),
         network=jax.vmap(with_weights)(vectors),
-        dual=keep(-drift / scale),
+        dual=timed(keep(-drift / scale)),
         sides=sides,
         log_eps=log_eps,
         result=result,

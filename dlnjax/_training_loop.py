@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ._linalg import matmul
 from ._network import UV, AbstractNetwork, is_constant, weights_of
@@ -25,6 +25,7 @@ class _Record(eqx.Module):
     sums: tuple[Float[Array, "*S"], Float[Array, "*S 2 d"]]  # Σ γ; Σ γ x and Σ γ ∇ℓ
     sides: Float[Array, "*S 2 d"] | None
     deviation: Float[Array, "*S"] | None  # of the steps from plain gradient steps
+    has_time: Bool[Array, "*S"]  # whether all steps were those of (momentum) gradient descent
 
 
 class _State(eqx.Module):
@@ -34,7 +35,8 @@ class _State(eqx.Module):
     before: tuple[Array, Array]  # the sums up to this chunk; `now` has those over its steps
     lost: tuple[Array, Array]  # what rounding has taken from `before`
     optimizer: PyTree
-    clock: PyTree  # the optimiser's state for a weight whose gradient is −1
+    clock: PyTree  # the optimiser's state for weights of 0 whose gradient is −1
+    half: PyTree  # its state for half of the gradient
     row: Int[Array, ""]  # of the next record
     records: _Record  # with a leading axis
 
@@ -81,6 +83,17 @@ def _deviation(network: AbstractNetwork, gradient: Array, dt: Array, updates: Ar
     size, away = jnp.sum(jnp.abs(plain)), jnp.sum(jnp.abs(updates - plain))
     # Without derivatives: those of 0/0 would be NaN.
     return lax.stop_gradient(away / jnp.maximum(size, jnp.finfo(size.dtype).tiny))
+
+
+def _is_descent(updates: Array, of_half: Array, clock: Array) -> Bool[Array, ""]:
+    """Whether a step is linear in the gradient, whatever the weights, and the same for all of them:
+    then how far it moves them for a gradient of −1 is a time."""
+    # Halves are exact, but optax's schedules compute in float32, and not alike in all places.
+    rounding = 100 * float(jnp.finfo(jnp.float32).eps)
+    is_linear = jnp.abs(2 * of_half - updates) <= rounding * jnp.max(jnp.abs(updates))
+    is_uniform = jnp.max(clock) - jnp.min(clock) <= rounding * jnp.max(jnp.abs(clock))
+    # A step that diverges is found elsewhere.
+    return (jnp.all(is_linear) & is_uniform) | ~jnp.all(jnp.isfinite(updates))
 
 
 def _gradient(problem: AbstractProblem, x: Array, batch: _Batch, noise: Array | None) -> Array:
@@ -142,22 +155,28 @@ def run_steps(
         now = state.now
         x, gradient, gradient_weights = gradients(now.weights, batch)
         again = lambda weights, _: gradients(weights, batch)[2]  # SAM asks for it
-        one = jnp.ones((), dtype)
+        half_again = lambda weights, _: gradients(weights, batch)[2] / 2
+        ones = jnp.ones_like(now.weights)
         with jax.numpy_dtype_promotion("standard"):  # optax counts on it
             updates, optimizer_state = update(
                 gradient_weights, state.optimizer, now.weights, grad_fn=again
             )
             weights = jnp.asarray(optax.apply_updates(now.weights, updates))
-            dt, clock = update(-one, state.clock, 0 * one, grad_fn=lambda *_: -one)
-            dt = jnp.asarray(dt, dtype)
+            of_half, half = update(
+                gradient_weights / 2, state.half, now.weights, grad_fn=half_again
+            )
+            moved, clock = update(-ones, state.clock, 0 * ones, grad_fn=lambda *_: -ones)
+        updates, of_half, moved = (jnp.asarray(v, dtype) for v in (updates, of_half, moved))
+        has_time = now.has_time & _is_descent(updates, of_half, moved)
+        dt = moved[0]
         dt = jnp.where(dt < 0, jnp.nan, dt)  # invalid, whatever the sum
         sums = (now.sums[0] + dt, now.sums[1] + dt * jnp.stack([x, gradient]))
         sides, deviation = now.sides, now.deviation
         if sides is not None and deviation is not None:
             sides = sides * (1 - dt * jnp.stack([gradient, -gradient]))
-            away = _deviation(with_weights(now.weights), gradient, dt, jnp.asarray(updates))
+            away = _deviation(with_weights(now.weights), gradient, dt, updates)
             deviation = jnp.maximum(deviation, away)
-        now = _Record(weights, sums, sides, deviation)
+        now = _Record(weights, sums, sides, deviation, has_time)
         is_due = number + 1 == steps[state.row]
         write = lambda rows, value: lax.dynamic_update_index_in_dim(rows, value, state.row, 0)
         total = lambda now: eqx.tree_at(
@@ -172,7 +191,7 @@ def run_steps(
         )
         row = jnp.where(is_due, state.row + 1, state.row)
         before, lost = state.before, state.lost
-        return _State(now, before, lost, optimizer_state, clock, row, records), None
+        return _State(now, before, lost, optimizer_state, clock, half, row, records), None
 
     def chunk(state: _State, index: Array, length: int) -> tuple[_State, None]:
         batches = _Batch(None, None)
@@ -186,14 +205,16 @@ def run_steps(
     zero = jnp.zeros((), dtype)
     sides = jnp.stack([start.u + start.v, start.u - start.v]) if isinstance(start, UV) else None
     sums = (zero, jnp.zeros((2, problem.r.shape[0]), dtype))
-    now = _Record(vector, sums, sides, None if sides is None else zero)
+    deviation = None if sides is None else zero
+    now = _Record(vector, sums, sides, deviation, jnp.asarray(True))
     rows = lambda v: jnp.broadcast_to(v, (steps.shape[0], *v.shape))
     state = _State(
         now,
         before=sums,
         lost=sums,
         optimizer=optimizer.init(vector),
-        clock=optimizer.init(zero),
+        clock=optimizer.init(vector),
+        half=optimizer.init(vector),
         row=(steps[0] == 0).astype(steps.dtype),
         records=jax.tree.map(rows, now),
     )

@@ -269,3 +269,43 @@ def test_instances_depend_on_key_and_index_only():
     for key, index in ((KEY, 8), (jr.key(21), 7)):
         other = b25.instance(key, jnp.asarray(index))
         assert np.abs(other.X - one.X).min() > 0 and np.abs(other.y - one.y).min() > 0
+
+
+def test_the_gap_to_another_problems_path_is_none():
+    rng = np.random.default_rng(8)
+    X, y = rng.normal(size=(40, 6, 5)), rng.normal(size=(40, 6))
+    X[::3, :, 1] = X[::3, :, 0]
+    X = X * 10.0 ** rng.uniform(-4, 4, size=(40, 1, 5))
+    mu = np.geomspace(0.3, 1e3, 5)
+
+    @jax.jit
+    @jax.vmap
+    def gaps(X, y, other):
+        problem = dln.LeastSquares(X, y)
+        unit = 1 / jnp.max(jnp.abs(problem.r))
+        paths = [dln.lasso_path(p) for p in (problem, dln.LeastSquares(X, other))]
+        paths.append(dln.lasso_path(dln.LeastSquares(X, y, 0.1 / unit)))
+        # The weights of a path are part of the lasso that it is compared with.
+        size = jnp.sqrt(problem.gram_diagonal())
+        paths.append(dln.lasso_path(problem, weights=size / jnp.max(size)))
+        x = 0.9 * paths[0].x(mu * unit)
+        gap = lambda path: dln.suboptimality_gap(problem, x, mu * unit, path=path).absolute
+        return jnp.stack([gap(path) for path in paths])
+
+    own, other, decayed, weighted = np.moveaxis(gaps(X, y, rng.normal(size=(40, 6))), 1, 0)
+    assert np.all(own >= 0) and np.all(weighted >= 0)
+    # All beyond the first knots is another's; before them everything is 0.
+    assert np.all(np.isnan(other[:, 1:])) and np.all(np.isnan(decayed[:, 1:]))
+    assert not np.any(other < 0)
+
+    problem, path = dln.LeastSquares(X[0], y[0]), dln.lasso_path(dln.LeastSquares(X[0], -y[0]))
+    s = 10 / np.max(np.abs(X[0].T @ y[0]))
+    with pytest.raises(
+        ValueError, match="`path` is not optimal for this problem at μ = .*Pass the"
+    ):
+        dln.suboptimality_gap(problem, np.zeros(5), s, path=path)
+    network = dln.UV(np.ones(5), np.zeros(5))
+    limit = dln.limit_flow(network, problem)
+    assert np.all(np.isfinite(limit.dual(problem, s)))
+    with pytest.raises(ValueError, match="This is the limit process of another problem"):
+        dln.limit_flow(network, dln.LeastSquares(X[0], -y[0])).dual(problem, s)

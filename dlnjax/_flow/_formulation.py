@@ -1,7 +1,7 @@
 """In which variables the flow is integrated."""
 
 import abc
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -16,9 +16,17 @@ from ._rosenbrock import Rodas5P
 from ._term import AbstractFlowTerm
 from ._weight import WeightTerm
 
+if TYPE_CHECKING:
+    from typing import ClassVar as AbstractClassVar
+else:
+    from equinox import AbstractClassVar
+
 
 class AbstractFormulation(eqx.Module):
-    """In which variables the flow is integrated, and by which solver by default."""
+    """In which variables the flow is integrated, and by which solver by default. `any_loss` says
+    whether the loss may be another one than the quadratic."""
+
+    any_loss: AbstractClassVar[bool]
 
     @abc.abstractmethod
     def term(
@@ -47,6 +55,8 @@ class DualForm(AbstractFormulation):
         [B25] §4.2, arXiv 2509.18766.
     """
 
+    any_loss: ClassVar[bool] = False
+
     def term(
         self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
     ) -> AbstractFlowTerm:
@@ -70,6 +80,8 @@ class WeightForm(AbstractFormulation):
     """The weights themselves, with the gradient of any network's loss by automatic
     differentiation. At small `ε` the sign of `x` drowns in rounding (for `UV`, `u² − v²`
     cancels): use it for `ε ≳ 1e−10`, and to check the dual form."""
+
+    any_loss: ClassVar[bool] = True
 
     def term(
         self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array

@@ -33,7 +33,7 @@ class Flow(eqx.Module):
     - `x_mean`: its average `x̄(s) = z(s)/s` over `[0, s]`, with `x̄(0) = x(0)`, shape `(S, d)`:
         this is what compares with the lasso path at `μ = s`.
     - `z`: `∫₀ˢ x`, shape `(S, d)`.
-    - `dual`: `Xᵀν(s) = s r − M z(s)`, shape `(S, d)`.
+    - `dual`: `Xᵀν(s) = s r − M z(s)`, shape `(S, d)`. NaN for a loss that is no quadratic.
     - `positive`: whether the network can only represent `x ≥ 0`.
     - `result`: how the solve ended (a failed one is NaN); `stats`: steps taken.
     """

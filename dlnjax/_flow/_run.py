@@ -8,8 +8,8 @@ import optimistix as optx
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from .._check import as_count, as_log_eps, as_tolerance, check_type, is_log_eps, is_tolerance
-from .._network import AbstractNetwork, matched, takes
-from .._problem import AbstractProblem, check_problem, validity
+from .._network import AbstractNetwork, has_shape, matched, takes
+from .._problem import AbstractProblem, check_problem, check_quadratic, validity
 from .._solution import RESULTS, first_failure
 from ._formulation import AbstractFormulation
 from ._term import AbstractFlowTerm
@@ -33,8 +33,9 @@ class Run(eqx.Module):
         """Under tracing: what of the input is refused."""
         takes_decay = takes(self.network, self.problem.weight_decay)
         return first_failure(
-            validity(self.problem),
+            validity(self.problem, self.formulation.any_loss),
             (is_log_eps(self.log_eps), RESULTS.invalid_eps),
+            (has_shape(self.network, self.log_eps), RESULTS.invalid_shape),
             term.validity(),
             (takes_decay, RESULTS.invalid_decay),
             (is_tolerance(self.rtol) & is_tolerance(self.atol), RESULTS.invalid_tolerance),
@@ -68,9 +69,9 @@ def as_run(
     atol: Real[ArrayLike, ""] | None,
     max_steps: int,
 ) -> Run:
-    check_problem(problem)
     what = "`DualForm()` or `WeightForm()`"
     check_type(formulation, "formulation", AbstractFormulation, what)
+    (check_problem if formulation.any_loss else check_quadratic)(problem)
     dtype = problem.r.dtype
     network = matched(network, problem)
     single = jnp.finfo(dtype).eps > 1e-10

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._network import AbstractNetwork, is_constant, weights_of
-from .._problem import AbstractProblem
+from .._problem import AbstractProblem, is_quadratic
 from .._solution import RESULTS, first_failure
 from ._term import AbstractFlowTerm
 
@@ -48,4 +48,6 @@ class WeightTerm(AbstractFlowTerm):
 
     def read(self, s, state):
         z = state[1]
-        return self._network(state[0])(), z, s * self.problem.r - self.problem.matvec(z)
+        dual = s * self.problem.r - self.problem.matvec(z)  # of another loss it is not the integral
+        dual = jnp.where(is_quadratic(self.problem), dual, jnp.nan)
+        return self._network(state[0])(), z, dual

@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from .._check import as_count, as_flag, as_weights
 from .._constraint import Constraint
-from .._problem import AbstractProblem, check_problem, validity
+from .._problem import AbstractProblem, check_quadratic, validity
 from .._solution import RESULTS, first_failure, raise_on_failure
 from ._homotopy import lasso_path
 
@@ -130,7 +130,7 @@ def basis_pursuit(
 
         Chen, Donoho & Saunders, *Atomic decomposition by basis pursuit* (1998).
     """
-    check_problem(problem)
+    check_quadratic(problem)
     positive = as_flag(positive, "positive")
     max_knots = None if max_knots is None else as_count(max_knots, "max_knots")
     omega = as_weights(weights, problem.r.shape[0], problem.r.dtype)

@@ -27,7 +27,7 @@ from .._active_set import (
 )
 from .._check import as_count, as_flag, as_weights, is_weights
 from .._path import PiecewiseLinearPath
-from .._problem import AbstractProblem, check_problem, validity
+from .._problem import AbstractProblem, check_quadratic, validity
 from .._segments import Segments, differentiable, path_on_segments
 from .._solution import RESULTS, first_failure, raise_on_failure
 
@@ -315,7 +315,7 @@ def lasso_path(
         Osborne, Presnell, Turlach (2000); Efron et al., *Least Angle Regression* (2004); in
         this parametrisation [B25] §4.5.
     """
-    check_problem(problem)
+    check_quadratic(problem)
     positive = as_flag(positive, "positive")
     omega = as_weights(weights, problem.r.shape[0], problem.r.dtype)
     if max_knots is None:

@@ -18,7 +18,7 @@ from .._check import (
     is_tolerance,
     is_weights,
 )
-from .._problem import AbstractProblem, check_problem, validity
+from .._problem import AbstractProblem, check_quadratic, validity
 from .._segments import lasso_on_face
 from .._solution import RESULTS, first_failure, raise_on_failure
 from ._faces import Faces, State
@@ -169,7 +169,7 @@ def lasso(
         problems* (2000), the active set; Beck & Teboulle, FISTA (2009), with the restart of
         O'Donoghue & Candès (2015), the safeguard.
     """
-    check_problem(problem)
+    check_quadratic(problem)
     positive = as_flag(positive, "positive")
     dtype = problem.r.dtype
     mu = as_positive(mu, "mu", dtype)
