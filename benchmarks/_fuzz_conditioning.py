@@ -7,13 +7,15 @@ import numpy as np
 
 from ._fuzz_problems import Arrays, Config
 
+NULL = 8  # units of rounding, below which a singular value of columns of norm 1 is 0
+
 
 def null_vectors(columns: np.ndarray, eps: float) -> np.ndarray | None:
     """A basis of `a` with `Σ aᵢ columnᵢ = 0`, `Σ |aᵢ| = 1`; `None` where rounding decides."""
     norms = np.linalg.norm(columns, axis=0)
     _, values, V = np.linalg.svd(columns / norms)
     values = np.append(values, np.zeros(len(V) - len(values)))
-    is_null = values < 64 * eps
+    is_null = values < NULL * eps
     if np.any(~is_null & (values < 1e-3)):
         return None
     null = V[is_null] / norms
@@ -48,7 +50,7 @@ def conditioning(config: Config, a: Arrays, lane: int) -> Conditioning:
         if len(sets) == 300:
             sets += [np.sort(rng.permutation(d)[:size]) for _ in range(200)]
         values = np.linalg.svd(X[:, np.array(sets)].transpose(1, 0, 2), compute_uv=False)
-        counts = values > 64 * config.eps
+        counts = values > NULL * config.eps
         is_clear &= bool(np.all(~counts | (values > least)))
         is_general &= bool(np.all(counts))
         last = np.min(np.where(counts, values, np.inf), axis=1)

@@ -18,7 +18,16 @@
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from ._fuzz_checks import ROUNDING, correlation, dual_start, link, objective, sizes, units
+from ._fuzz_checks import (
+    ROUNDING,
+    correlation,
+    dual_start,
+    link,
+    objective,
+    rounding_of_link,
+    sizes,
+    units,
+)
 from ._fuzz_problems import Arrays, Config
 
 
@@ -52,7 +61,7 @@ def flow_violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndar
     q = q / x_unit[..., None]
     want = q[:, :, 0] - q[:, :, 1] if signs == 2 else q[:, :, 0]
     w_sum = np.abs(start[:, None]) + np.abs(flow["dual"])[:, :, None] + decayed
-    close = ROUNDING * config.eps * np.sum(q * (1 + folds * w_sum), axis=2)
+    close = np.sum(rounding_of_link(config, w, q, folds, w_sum), axis=2)
     largest = np.maximum(np.max(np.abs(x), axis=2), 1e-300)[..., None]
     # Where rounding of the dual is all of x, it says nothing.
     off = np.where(close > 0.1 * largest, 0, np.maximum(np.abs(x - want) - close, 0) / largest)

@@ -137,6 +137,8 @@ def _problem(rng: np.random.Generator, config: Config, free_weights: bool) -> Ar
         near = happens(0.5)
         s[-1] *= near * 10 ** rng.uniform(-16, 0)
         X = (U * s) @ V
+        # Of orthogonal columns one has become rounding.
+        X[:, np.linalg.norm(X, axis=0) < 1e-13 * s[0]] = 0
         defects += ["near rank deficient" if near else "rank deficient"]
     if happens(0.1):
         X = X * 10 ** (rng.uniform(-1, 1, d) * (3 if single else 6))
