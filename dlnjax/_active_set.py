@@ -6,13 +6,13 @@ from typing import TypeVar
 
 import equinox as eqx
 import jax
-import jax.lax as lax
 import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, Bool, Float, Int
 
 from ._lanes import any_lane, in_chunks
 from ._linalg import inverse_factor, matmul
+from ._loops import cond, while_loop
 from ._problem import AbstractProblem
 
 TINY = 1e-30
@@ -247,11 +247,11 @@ def pivot_until_done(
 
     def until_stale(carry: tuple[_S, _R]) -> tuple[_S, _R]:
         is_running = lambda c: any_lane(~(c[0].is_done | c[0].is_stale))
-        state, record = lax.while_loop(is_running, step, carry)
-        state = lax.cond(any_lane(state.is_stale), factorise, lambda state: state, state)
+        state, record = while_loop(is_running, step, carry)
+        state = cond(any_lane(state.is_stale), factorise, lambda state: state, state)
         return state, record
 
-    return lax.while_loop(lambda c: any_lane(~c[0].is_done), until_stale, carry)
+    return while_loop(lambda c: any_lane(~c[0].is_done), until_stale, carry)
 
 
 def in_cache(follow: Callable[..., _R], problem: AbstractProblem) -> Callable[..., _R]:

@@ -110,13 +110,57 @@ cholesky = _lapack(ft.partial(lax.linalg.cholesky, symmetrize_input=False), _siz
 inverse_factor = _lapack(_inverse_factor, _size)
 # `L⁻¹B` and `L⁻ᵀB`.
 lower_solve, lower_solve_transposed = _lower_solve(False), _lower_solve(True)
-# Of a symmetric matrix: ascending eigenvalues and their vectors; the former alone.
-eigh = _lapack(lambda matrix: tuple(jnp.linalg.eigh(matrix)), lambda a: 5 * _size(a))
-eigvalsh = _lapack(jnp.linalg.eigvalsh, lambda a: 5 * _size(a))
-# `U, s, Vᵀ`, with `min(n, d)` singular values.
-svd = _lapack(
+_eigh = _lapack(lambda matrix: tuple(jnp.linalg.eigh(matrix)), lambda a: 5 * _size(a))
+_svd = _lapack(
     lambda matrix: tuple(jnp.linalg.svd(matrix, full_matrices=False)), lambda a: 10 * _size(a)
 )
+# The eigenvalues alone, without derivatives.
+eigvalsh = _lapack(jnp.linalg.eigvalsh, lambda a: 5 * _size(a))
+
+
+@jax.custom_jvp
+def eigh(matrix: Float[Array, "m m"]) -> tuple[Float[Array, " m"], Float[Array, "m m"]]:
+    """Ascending eigenvalues of a symmetric matrix, and its eigenvectors, whose derivatives are
+    infinite or NaN where eigenvalues are equal."""
+    return _eigh(matrix)
+
+
+@eigh.defjvp
+def _(primals, tangents):
+    values, V = eigh(*primals)
+    (change,) = tangents
+    inner = matmul(V.T, matmul((change + change.T) / 2, V))
+    turn = _off_diagonal(values[None, :] - values[:, None]) * inner
+    return (values, V), (jnp.diagonal(inner), matmul(V, turn))
+
+
+@jax.custom_jvp
+def svd(
+    matrix: Float[Array, "n d"],
+) -> tuple[Float[Array, "n m"], Float[Array, " m"], Float[Array, "m d"]]:
+    """`U`, `s` and `Vᵀ`, with `m = min(n, d)`. Derivatives as of `eigh`."""
+    return _svd(matrix)
+
+
+@svd.defjvp
+def _(primals, tangents):
+    U, s, Vt = svd(*primals)
+    (change,) = tangents
+    left, right = matmul(U.T, change), matmul(change, Vt.T)
+    inner = matmul(left, Vt.T)
+    gaps = _off_diagonal(s[None, :] ** 2 - s[:, None] ** 2)
+    either, other = inner * s[None, :], s[:, None] * inner
+    inverse = jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1), 0)
+    # What leaves the span of the singular vectors, where they are not a basis.
+    dU = matmul(U, gaps * (either + either.T)) + (right - matmul(U, inner)) * inverse[None, :]
+    dV = matmul(gaps.T * (other + other.T), Vt) + inverse[:, None] * (left - matmul(inner, Vt))
+    return (U, s, Vt), (dU, jnp.diagonal(inner), dV)
+
+
+def _off_diagonal(gaps: Float[Array, "m m"]) -> Float[Array, "m m"]:
+    """`1/gaps`, 0 on the diagonal."""
+    identity = jnp.eye(gaps.shape[0], dtype=gaps.dtype)
+    return 1 / (gaps + identity) - identity
 
 
 class Cholesky(eqx.Module):

@@ -3,12 +3,12 @@
 import math
 
 import jax
-import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Real
 
 from ._check import as_float, check_scalar, is_concrete
+from ._loops import fori_loop
 
 # Newton's method on a function that is almost linear: the most that any `z` and depth need.
 _STEPS = 12
@@ -129,7 +129,7 @@ def _rapidity(z: Array, k: Array) -> Array:
         return t + (a - k * t) / (k * (1 + jnp.tanh(t) * jnp.tanh(a)))
 
     # From above; no step leads below 0.
-    return jnp.sign(z) * lax.fori_loop(0, _STEPS, newton, jnp.arcsinh(size / 2) / k)
+    return jnp.sign(z) * fori_loop(0, _STEPS, newton, jnp.arcsinh(size / 2) / k)
 
 
 @_rapidity.defjvp

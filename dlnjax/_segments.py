@@ -13,11 +13,11 @@ from typing import TypeVar
 
 import equinox as eqx
 import jax
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ._linalg import Cholesky, matmul
+from ._loops import scan
 from ._path import PiecewiseLinearPath
 from ._problem import AbstractProblem
 
@@ -169,5 +169,5 @@ def limit_on_segments(
     j = jnp.minimum(segments.opening, d - 1)
     rows = faces, index, sign, start, plateaus, j, segments.opening_sign
     zeros = jnp.zeros_like(r)
-    _, (s, z) = lax.scan(jump, (jnp.zeros_like(s_max), zeros, zeros), rows)
+    _, (s, z) = scan(jump, (jnp.zeros_like(s_max), zeros, zeros), rows)
     return s, z, plateaus

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ._linalg import matmul
+from ._loops import cond, scan, varying
 from ._network import UV, AbstractNetwork, is_constant, weights_of
 from ._problem import AbstractProblem, LeastSquares
 
@@ -123,6 +124,7 @@ def run_steps(
 ) -> tuple[_Record, Callable[[Array], AbstractNetwork]]:
     """The records, and the network that a vector of weights stands for."""
     dtype = problem.r.dtype
+    start = varying(start, problem)
     vector, unravel = ravel_pytree(weights_of(start))
     combine = lambda weights: eqx.combine(weights, start, is_leaf=is_constant)
     with_weights = lambda vector: combine(unravel(vector))
@@ -182,7 +184,7 @@ def run_steps(
         total = lambda now: eqx.tree_at(
             lambda r: r.sums, now, jax.tree.map(jnp.add, state.before, now.sums)
         )
-        records = lax.cond(
+        records = cond(
             is_due,
             lambda records, now: jax.tree.map(write, records, total(now)),
             lambda records, _: records,
@@ -199,7 +201,7 @@ def run_steps(
             assert key is not None
             batches = draw(key, index, problem, batch_size, label_noise is not None)
             batches = jax.tree.map(lambda v: v[:length], batches)
-        state, _ = lax.scan(step, state, (index * CHUNK + jnp.arange(length), batches))
+        state, _ = scan(step, state, (index * CHUNK + jnp.arange(length), batches))
         return _close(state), None
 
     zero = jnp.zeros((), dtype)
@@ -221,7 +223,7 @@ def run_steps(
     chunks, rest = divmod(num_steps, CHUNK)
     if chunks > 0:
         whole = jax.checkpoint(lambda state, index: chunk(state, index, CHUNK))
-        state, _ = lax.scan(whole, state, jnp.arange(chunks))
+        state, _ = scan(whole, state, jnp.arange(chunks))
     if rest > 0:
         state, _ = chunk(state, jnp.asarray(chunks), rest)
     return state.records, with_weights

@@ -69,6 +69,35 @@ def test_batches_in_pieces(size, lanes):
     close(outer(L[:, 0], b), np.linalg.solve(M[:, :1], b))
 
 
+@pytest.mark.parametrize("shape", [(4, 4), (4, 7), (7, 4)])
+def test_derivatives_of_spectra(shape):
+    """Those of JAX's own functions."""
+    X = np.random.default_rng(1).normal(size=(3, *shape))
+    along = np.random.default_rng(2).normal(size=(3, *shape))
+    gram = lambda X: matmul(X, X.T) + jnp.diag(jnp.arange(float(shape[0])))
+    pairs = [
+        (_linalg.svd, lambda X: jnp.linalg.svd(X, full_matrices=False)),
+        (lambda X: _linalg.eigh(gram(X)), lambda X: jnp.linalg.eigh(gram(X))),
+    ]
+    for ours, theirs in pairs:
+        (value, change), (_, want) = (
+            jax.jit(jax.vmap(lambda X, v, f=f: jax.jvp(lambda X: tuple(f(X)), (X,), (v,))))(
+                X, along
+            )
+            for f in (ours, theirs)
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8), change, want
+        )
+        total = lambda X, f=ours: sum(jnp.sum(v**3) for v in f(X))
+        gradient = jax.vmap(jax.grad(total))(X)
+        slope = sum(
+            jnp.sum(3 * v**2 * dv, axis=range(1, v.ndim))
+            for v, dv in zip(value, change, strict=True)
+        )
+        np.testing.assert_allclose(jnp.sum(gradient * along, (1, 2)), slope, rtol=1e-8)
+
+
 # Four chains of factorisations that a pool of two threads runs side by side: with `jnp.linalg.eigh`
 # and jaxlib 0.10.2 it stops for good within a few calls.
 SIDE_BY_SIDE = """

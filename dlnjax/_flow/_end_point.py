@@ -21,12 +21,12 @@ therefore updated by increments and never computed anew.
 import math
 
 import equinox as eqx
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._constraint import Constraint
 from .._linalg import Cholesky, matmul
+from .._loops import while_loop
 from .._network import Growth
 
 NEGLIGIBLE = -1e30  # log q of a coordinate that is not allowed; finite, so that −inf + inf is not
@@ -196,7 +196,7 @@ class Newton(eqx.Module):
             steps=jnp.asarray(0),
         )
         is_running = lambda s: (s.residual > rtol) & (s.steps < max_steps)
-        return lax.while_loop(is_running, iterate, state)
+        return while_loop(is_running, iterate, state)
 
     def sensitivity(self, state: State) -> Array:
         """How far `x` moves, relatively, if the dual changes in its last digit. That is much only

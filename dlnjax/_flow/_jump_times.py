@@ -5,13 +5,13 @@ from typing import Any
 import diffrax
 import equinox as eqx
 import jax
-import jax.lax as lax
 import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from .._check import as_count, as_positive, check_finite, check_scalar, check_type
 from .._lanes import any_lane
+from .._loops import while_loop
 from .._network import AbstractNetwork
 from .._problem import AbstractProblem
 from .._solution import RESULTS, first_failure, raise_on_failure
@@ -202,7 +202,7 @@ def _solve(
         times=jnp.zeros(max_jumps, dtype),
         crossed=jnp.zeros((2, max_jumps, d), bool),
     )
-    state = lax.while_loop(lambda state: any_lane(~state.is_done), step, state)
+    state = while_loop(lambda state: any_lane(~state.is_done), step, state)
     is_known = state.result == RESULTS.successful
     is_known = is_known | (state.result == RESULTS.max_jumps_reached)
     last = state.times[jnp.clip(state.row - 1, 0)]

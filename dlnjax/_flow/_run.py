@@ -8,6 +8,7 @@ import optimistix as optx
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from .._check import as_count, as_log_eps, as_tolerance, check_type, is_log_eps, is_tolerance
+from .._loops import check_shard_map
 from .._network import AbstractNetwork, has_shape, matched, takes
 from .._problem import AbstractProblem, check_problem, check_quadratic, validity
 from .._solution import RESULTS, first_failure
@@ -72,6 +73,7 @@ def as_run(
     what = "`DualForm()` or `WeightForm()`"
     check_type(formulation, "formulation", AbstractFormulation, what)
     (check_problem if formulation.any_loss else check_quadratic)(problem)
+    check_shard_map((network, problem, eps, log_eps))
     dtype = problem.r.dtype
     network = matched(network, problem)
     single = jnp.finfo(dtype).eps > 1e-10

@@ -12,12 +12,12 @@ its support.
 """
 
 import equinox as eqx
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._active_set import gather
 from .._linalg import eigvalsh, inverse_factor, matmul
+from .._loops import fori_loop, while_loop
 from .._problem import AbstractProblem, LeastSquares
 
 MIN_PIVOT = 1e3  # in units of rounding: less is a coordinate that depends on the active ones
@@ -149,7 +149,7 @@ class Faces(eqx.Module):
         problem, kappa = self.problem, self.kappa
         d, k, dtype = state.x.shape[0], state.index.shape[0], state.x.dtype
         # Zero or one trip: under `vmap` a conditional would always pay.
-        curvature = lax.while_loop(
+        curvature = while_loop(
             lambda L: (L == 0) & state.is_stale & (state.burst > 0),
             lambda _: jnp.maximum(_largest_curvature(problem), jnp.finfo(dtype).tiny),
             state.curvature,
@@ -172,7 +172,7 @@ class Faces(eqx.Module):
 
         is_better = state.objective <= state.safe_objective
         start = jnp.where(is_better, state.x, state.safe)
-        x, _, _ = lax.fori_loop(0, burst, advance, (start, start, jnp.ones((), dtype)))
+        x, _, _ = fori_loop(0, burst, advance, (start, start, jnp.ones((), dtype)))
         index, inverse, usable = _invert(problem, x, k)
         state = self.at(x, state)
         return eqx.tree_at(

@@ -18,6 +18,7 @@ from .._check import (
     is_tolerance,
     is_weights,
 )
+from .._loops import scan, while_loop
 from .._problem import AbstractProblem, check_quadratic, validity
 from .._segments import lasso_on_face
 from .._solution import RESULTS, first_failure, raise_on_failure
@@ -73,10 +74,10 @@ def _solve(problem, mu, weights, *, positive: bool, gap_tol, max_steps) -> Lasso
         def phases(s: State) -> State:
             # Lambdas, as a bound method would have to be hashed, with the arrays of its object.
             recover, pivot = lambda s: faces.recover(s, max_steps), lambda s: faces.pivot(s)
-            s = lax.while_loop(lambda s: goes_on(s) & s.is_stale, recover, s)
-            return lax.while_loop(lambda s: goes_on(s) & ~s.is_stale, pivot, s)
+            s = while_loop(lambda s: goes_on(s) & s.is_stale, recover, s)
+            return while_loop(lambda s: goes_on(s) & ~s.is_stale, pivot, s)
 
-        state = lax.while_loop(goes_on, phases, state)
+        state = while_loop(goes_on, phases, state)
         good = state.gap <= gap_tol * state.objective
         result = first_failure(result, (good, RESULTS.gap_not_reached))
         good = result == RESULTS.successful
@@ -106,7 +107,7 @@ def _solve(problem, mu, weights, *, positive: bool, gap_tol, max_steps) -> Lasso
         curvature=zero,
         steps=jnp.asarray(0),
     )
-    _, points = lax.scan(one, state, jnp.ravel(mu))
+    _, points = scan(one, state, jnp.ravel(mu))
     return jax.tree.map(lambda v: v.reshape(mu.shape + v.shape[1:]), points)
 
 
