@@ -12,7 +12,7 @@ rounding of `‖y‖ + Σ ‖Xₖ‖|xₖ|`. (Where `y` is orthogonal to `X` but
 - *limit*: the same of `x̄` with `κ = λ + w(0)/s` and the signs of the plateau: `w ≥ 0`, and 0 where
   `x ≠ 0`. *Selection*: where columns of the support depend on each other,
   `Σ aᵢ log(|xᵢ|/x₀ᵢ) = 0` for all `Σ aᵢ Fᵢ = 0` (`Σ aᵢ |xᵢ|^{2/D−1} = 0` at `D > 2`): by how much
-  entries are off, in logarithms.
+  entries are off, in logarithms; infinite where an entry is 0 that can be positive.
 - *end*: with decay the conditions of the lasso at `κ = λ`. Without: those of (non-negative) least
   squares; *link*, `x = φ_ε(w(0) ∓ dual)`; *range*, `dual` in the range of `Xᵀ`, by what that
   changes in `x`. Together they characterise the end point.
@@ -24,30 +24,12 @@ rounding of `‖y‖ + Σ ‖Xₖ‖|xₖ|`. (Where `y` is orthogonal to `X` but
 """
 
 import numpy as np
+from scipy.optimize import linprog
 
 from ._fuzz_conditioning import NULL, null_vectors
 from ._fuzz_problems import Arrays, Config, copies
 
 ROUNDING = 64
-
-
-def wrong(config: Config) -> dict[str, float]:
-    """Beyond these, results are wrong."""
-    single = config.dtype == "float32"
-    kkt = 2e-3 if single else 1e-6  # flagged is what violates them by √eps: 3.5e-4, 1.5e-8
-    # Steps of flows are to 1e-4 and 1e-7 in `w`; there are some hundred, and some of those count.
-    step = 2e-2 if single else 1e-5
-    limits = dict.fromkeys(("path", "limit", "end", "limit_point", "basis_pursuit"), kkt)
-    limits |= dict.fromkeys(("end, link", "end, range"), kkt)
-    limits |= dict.fromkeys(("limit_point, norm", "basis_pursuit, norm"), kkt)
-    # Of entries as small as 1e-6 of the largest one, which are as exact as that.
-    limits |= dict.fromkeys(("limit, selection", "limit_point, selection"), 0.1 if single else 1e-4)
-    limits |= {"lasso": 1.01, "lasso, bound": 1e-3 if single else 1e-9}
-    limits |= {"flow, dual": step, "flow, link": step, "flow, bound": step, "flow, far": step}
-    limits |= {"flow, certificate": step, "flow, last": 1e-3 if single else 1e-8}
-    limits |= {"flow, scipy x": 10 * step, "flow, scipy x_mean": step, "limit, scipy": kkt * 10}
-    limits |= {f"{name}, copies": step for name in ("path", "limit", "flow", "end", "limit_point")}
-    return limits
 
 
 def units(config: Config, a: Arrays) -> Arrays:
@@ -318,15 +300,52 @@ def _limit_selection(config: Config, a: Arrays, u: Arrays, limit: Arrays) -> np.
         if config.depth > 2 and np.any(start != 0):
             continue
         shape = 2 * np.log(a["p"][lane]) - np.log(u["x_unit"][lane])
-        plateaus = np.unique(x[lane][: len(x[lane]) // 2 + 1], axis=0)
-        for plateau in plateaus:
+        at, mean = limit["at"][lane], limit["x"][lane] / u["x_unit"][lane]
+        knots, rows = np.unique(at[: len(at) // 2], return_index=True)
+        for s, row in zip(knots, rows, strict=True):
+            plateau = x[lane, row]
             reference = np.where(plateau >= 0, shape[0], shape[-1])
             same, known = np.sign(plateau) == np.sign(start), start != 0
             logs = np.log(np.abs(np.where(known, start, 1)))
             opposite = shape[0] + shape[-1] - logs
             reference = np.where(known, np.where(same, logs, opposite), reference)
             off[lane] = max(off[lane], _selection(config, u, plateau, reference, lane))
+            if _leaves_out(config, u, lane, s, plateau, mean[row]):
+                off[lane] = np.inf
     return off
+
+
+def _leaves_out(
+    config: Config, u: Arrays, lane: int, s: float, plateau: np.ndarray, mean: np.ndarray
+) -> bool:
+    """Whether an entry is 0 that can be positive: of those with `w = 0` that rest there, along a
+    line on which `Xx` is constant. Entropy has an infinite slope at 0, so that all of them are."""
+    one = {key: u[key][lane : lane + 1] for key in ("X", "y", "safe", "columns", "norm")}
+    slope, average = (correlation(one, v[None, None])[0, 0] for v in (plateau, mean))
+    moved = u["moved"][lane] / u["safe"][lane]
+    sides = np.array([1.0, -1.0])[: len(moved), None]
+    decay = u["decay"][lane] / u["safe"][lane]
+    w = moved - s * u["unit"][lane] * (sides * average - decay)
+    speed = decay - sides * slope
+    size = np.max(moved) + s * u["unit"][lane] * u["top"][lane]
+    rests = (np.abs(w) < 1e-9 * size) & (np.abs(speed) < 1e-9 * u["top"][lane])
+    rests &= (u["columns"][lane] > 0) & np.isfinite(w)
+    columns = np.concatenate([u["X"][lane] * sign for sign in sides[:, 0]], axis=1)
+    columns = columns[:, rests.ravel()]
+    values = (sides * plateau)[rests] * u["columns"][lane][np.nonzero(rests)[1]]
+    zero = values <= 1e-6 * np.max(np.abs(values), initial=0)
+    if not np.any(zero) or not np.size(null := null_vectors(columns, config.eps)):
+        return False
+    if null is None:
+        return False
+    columns = columns / np.linalg.norm(columns, axis=0)
+    run = linprog(
+        -zero.astype(float),
+        A_eq=columns,
+        b_eq=np.zeros(len(columns)),
+        bounds=[(0, 1) if is_zero else (-1, 1) for is_zero in zero],
+    )
+    return bool(run.success and -run.fun > 1e-3)
 
 
 def objective(u: Arrays, x: np.ndarray, kappa: np.ndarray) -> np.ndarray:

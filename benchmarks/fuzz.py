@@ -26,7 +26,8 @@ import numpy as np
 import dlnjax as dln
 from dlnjax._solution import result_names
 
-from ._fuzz_checks import violations, wrong
+from ._fuzz_bounds import wrong
+from ._fuzz_checks import violations
 from ._fuzz_conditioning import conditioning, is_well
 from ._fuzz_flow import flow_violations, scipy_flow, scipy_limit
 from ._fuzz_problems import BAD, CONFIGS, Arrays, Config, batch
