@@ -1,18 +1,17 @@
 """The end points: `interpolator`, the flow at `s = ∞`, and `limit_point`, its limit as `ε → 0`."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from ._check import as_count, as_log_eps, as_tolerance, is_concrete, is_log_eps, is_tolerance
 from ._constraint import Constraint
-from ._flow._end_point import Newton, State, position, sides, signed
-from ._flow._graded import graded_step
+from ._flow._end_derivatives import differentiable_end, held
+from ._flow._end_point import Newton
 from ._lasso._basis_pursuit import (
     basis_pursuit,
     faces,
@@ -20,13 +19,10 @@ from ._lasso._basis_pursuit import (
     without_decay,
 )
 from ._lasso._homotopy import lasso_path
-from ._linalg import matmul
-from ._network import AbstractDualNetwork, Growth, has_shape, matched, takes
+from ._network import AbstractDualNetwork, has_shape, matched, takes
 from ._path import kkt_violation
 from ._problem import AbstractProblem, check_quadratic, validity
 from ._solution import RESULTS, first_failure, raise_on_failure
-
-_T = TypeVar("_T")
 
 
 class Interpolator(eqx.Module):
@@ -65,11 +61,10 @@ def interpolator(
     `USquared`), for example `Σ q_D(xᵢ/ε)` for unit shapes: see `potential`. With weight
     decay `λ`, which depth 2 takes only, it is the lasso at `κ = λ`, whatever `ε` is.
 
-    Forward and reverse differentiable by the implicit function theorem, once: second derivatives
-    are not those of the end point, and no error says so. At `λ = 0`, where
-    the end point jumps, the derivative in `λ` is 0; where `X` has not full rank, that in `X` is for
-    changes that keep its rank. Where fewer coordinates are active than `X` has rows and `ε` is
-    tiny, float64 does not determine the derivatives of `dual`.
+    Differentiable by the implicit function theorem, in both modes and to every order. At `λ = 0`,
+    where the end point jumps, the derivative in `λ` is 0; where `X` has not full rank, that in `X`
+    is for changes that keep its rank. Where fewer coordinates are active than `X` has rows and `ε`
+    is tiny, float64 does not determine the derivatives of `dual`.
 
     **Arguments:**
 
@@ -145,15 +140,6 @@ def _end(network, problem, log_eps, rtol, max_steps, throw) -> Interpolator:
     return raise_on_failure(end, end.result, throw)
 
 
-def _vanishing(v: Array) -> Array:
-    """0, with the derivatives of `v`."""
-    return v - lax.stop_gradient(v)
-
-
-def _held(tree: _T) -> _T:
-    return jax.tree.map(lambda v: lax.stop_gradient(v) if eqx.is_array(v) else v, tree)
-
-
 @eqx.filter_jit
 def _solve(
     network: AbstractDualNetwork,
@@ -191,10 +177,10 @@ def _with_decay(problem: AbstractProblem, positive: bool) -> Interpolator:
     """The lasso at `κ = λ`."""
     path = lasso_path(problem, positive=positive, throw=False)
     x = path.slopes[-1]
-    end, held = lax.stop_gradient(x), _held(problem)
-    c = held.r - held.matvec(end)
-    size = jnp.max(jnp.abs(held.r))
-    violation = kkt_violation(held, end, jnp.full((2, x.shape[0]), held.weight_decay), positive)
+    end, fixed = held(x), held(problem)
+    c = fixed.r - fixed.matvec(end)
+    size = jnp.max(jnp.abs(fixed.r))
+    violation = kkt_violation(fixed, end, jnp.full((2, x.shape[0]), fixed.weight_decay), positive)
     stats = {
         "num_steps": path.stats["num_pivots"].astype(int),
         "residual": violation / jnp.where(size > 0, size, 1),
@@ -202,7 +188,7 @@ def _with_decay(problem: AbstractProblem, positive: bool) -> Interpolator:
     }
     return Interpolator(
         x=x,
-        dual=jnp.where(jnp.abs(c) > rounding_of_residual(held), jnp.sign(c) * jnp.inf, 0),
+        dual=jnp.where(jnp.abs(c) > rounding_of_residual(fixed), jnp.sign(c) * jnp.inf, 0),
         result=path.result,
         stats=stats,
     )
@@ -216,34 +202,34 @@ def _without_decay(
     max_steps: Array,
 ) -> Interpolator:
     problem = without_decay(problem)
-    held = _held(problem)
+    fixed = held(problem)
     size = problem.r.shape
     if log_eps is None:
         growth = network.growth(-jnp.ones_like(rtol))
-        weights = _held(network).initial_dual(jnp.full_like(rtol, -jnp.inf))
+        weights = network.initial_dual(jnp.full_like(rtol, -jnp.inf))
         weights = jnp.broadcast_to(weights, (2, *size))
-        minimum = basis_pursuit(held, positive=network.positive, weights=weights, throw=False)
-        is_allowed = faces(minimum.dual, weights, network.positive)
+        minimum = basis_pursuit(problem, positive=network.positive, weights=weights, throw=False)
+        is_allowed = faces(held(minimum.dual), held(weights), network.positive)
         certificate, result = minimum.dual, minimum.result
     else:
         growth = network.growth(log_eps)
         certificate, result = None, RESULTS.successful
         is_allowed = jnp.ones((1 if network.positive else 2, *size), bool)
         if network.positive:
-            is_allowed = _is_reachable(held)[None, :]
+            is_allowed = _is_reachable(fixed)[None, :]
 
     is_free = jnp.any(is_allowed, axis=0)
     from_size = log_eps is None
-    newton = Newton(_held(growth), Constraint(held, is_free), is_allowed, from_size)
+    newton = Newton(held(growth), Constraint(fixed, is_free), is_allowed, from_size)
     state = newton.solve(rtol, max_steps)
     sensitivity = newton.sensitivity(state)
-    x, dual = _read(newton, state, growth, problem)
+    x, dual = differentiable_end(newton, state, growth, problem)
     dual = jnp.where(is_free, dual, -jnp.inf) if certificate is None else certificate
 
     is_reached = state.residual <= rtol
     if network.positive:
-        rest = held.r - held.matvec(_held(x))
-        is_reached = is_reached & jnp.all(is_free | (rest <= rounding_of_residual(held)))
+        rest = fixed.r - fixed.matvec(held(x))
+        is_reached = is_reached & jnp.all(is_free | (rest <= rounding_of_residual(fixed)))
     is_sharp = sensitivity <= jnp.finfo(rtol.dtype).eps ** 0.5
     result = first_failure(
         result,
@@ -260,25 +246,3 @@ def _is_reachable(problem: AbstractProblem) -> Bool[Array, " d"]:
     path = lasso_path(problem, positive=True, throw=False)
     x = path.slopes[-1]
     return ~(problem.r - problem.matvec(x) < -rounding_of_residual(problem))
-
-
-def _read(
-    newton: Newton, state: State, growth: Growth, problem: AbstractProblem
-) -> tuple[Array, Array]:
-    """`x` and the dual, in the user's units. One more Newton step, from residuals that are 0 but
-    for their derivatives, makes those the derivatives of the solution."""
-    V, size = newton.constraint.V, jnp.exp(newton.log_size)
-    start = newton.growth.log_initial + _vanishing(growth.log_initial) + state.shift
-    q, x = position(start, state.delta, state.log_q + _vanishing(growth.log_initial))
-    per_fold = newton.growth.per_fold(state.delta)
-
-    mask = jnp.any(newton.is_allowed, axis=0)
-    image = problem.matvec(newton.constraint.invert(matmul(state.nu, V)))
-    image = _vanishing(jnp.where(mask, image, 0))
-    off = _vanishing(problem.r - problem.matvec(x * size)) / jnp.where(size > 0, size, 1)
-    risen = _vanishing(growth.unit * growth.dual(state.delta))
-    mismatch = sides(image, risen) - jnp.where(newton.is_allowed, risen, 0)
-    stretch = _held(q) / per_fold
-    nu, dual = graded_step(V, stretch, newton.constraint.project(off), mismatch)
-    x = x + signed(stretch * dual)
-    return x * size, matmul(state.nu + nu, V) + image

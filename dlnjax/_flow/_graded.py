@@ -2,7 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .._linalg import Cholesky, matmul
 from .._loops import fori_loop
@@ -21,6 +21,7 @@ class Graded(eqx.Module):
 
     root: Float[Array, " d"]  # S^{1/2}
     basis: Int[Array, " m"]  # d where V has no more columns to offer
+    is_basis: Bool[Array, " d"]
     inverse: Float[Array, "m m"]  # V_B⁻¹
     table: Float[Array, "m d"]  # V_B⁻¹V, 0 in the columns of B
     ratio: Float[Array, "m d"]  # G
@@ -54,6 +55,7 @@ class Graded(eqx.Module):
         state = start, jnp.full(m, d), jnp.ones(d, bool)
         table, self.basis, is_open = fori_loop(0, m, eliminate, state)
         some = (self.basis < d)[:, None]
+        self.is_basis = ~is_open
         self.table = jnp.where(some & is_open[None, :], table[:, :d], 0)
         self.inverse = jnp.where(some, table[:, d:], 0)
         heavy = self._at_basis(root)[:, None]
@@ -68,11 +70,12 @@ class Graded(eqx.Module):
         heavy = self._at_basis(self.root)
         heavy = jnp.where(heavy > 0, 1 / jnp.where(heavy > 0, heavy, 1), 0)
         rest = g - matmul(self._at_basis(g), self.table)
-        rest = rest.at[self.basis].set(0, mode="drop")
+        rest = jnp.where(self.is_basis, 0, rest)
         asked = heavy * matmul(self.inverse, off)
         at_basis = heavy * self.factor.solve(asked - matmul(self.ratio, self.root * rest))
+        # On the basis both terms are 0. (JAX can transpose `add`, but not `set`.)
         dual = matmul(at_basis, self.table) + rest
-        dual = dual.at[self.basis].set(at_basis, mode="drop")
+        dual = dual.at[self.basis].add(at_basis, mode="drop")
         return matmul(at_basis - self._at_basis(g), self.inverse), dual
 
 
