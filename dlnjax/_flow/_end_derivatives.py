@@ -19,8 +19,8 @@ from .._constraint import Constraint
 from .._linalg import matmul
 from .._network import Growth
 from .._problem import AbstractProblem
-from ._end_point import Newton, State, position, sides, signed
-from ._graded import graded_step
+from ._end_point import Newton, State, position
+from ._graded import graded_step, sides, signed
 
 _T = TypeVar("_T")
 

@@ -18,17 +18,21 @@ active coordinate is tiny, and would be lost in `w(0) − Fᵀν`; the mismatch 
 therefore updated by increments and never computed anew.
 """
 
+import functools as ft
 import math
+from collections.abc import Callable
 
 import equinox as eqx
+import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._constraint import Constraint
 from .._linalg import Cholesky, matmul
-from .._loops import while_loop
 from .._network import Growth
+from ._graded import graded_step, sides, signed
 
+PATIENCE = 12
 NEGLIGIBLE = -1e30  # log q of a coordinate that is not allowed; finite, so that −inf + inf is not
 
 
@@ -42,15 +46,8 @@ class State(eqx.Module):
     shift: Float[Array, ""]  # log of the factor by which ε is still too large
     residual: Float[Array, ""]
     steps: Int[Array, ""]
-
-
-def signed(v: Array) -> Array:
-    """From rows `(+)` or `(+, −)` to coordinates."""
-    return v[0] if v.shape[0] == 1 else v[0] - v[1]
-
-
-def sides(g: Array, like: Array) -> Array:
-    return jnp.stack([g, -g][: like.shape[0]])
+    least: Float[Array, ""]  # residual at this shift
+    stalled: Int[Array, ""]  # steps since it was halved
 
 
 def position(start: Array, delta: Array, log_q: Array) -> tuple[Array, Array]:
@@ -111,11 +108,11 @@ class Newton(eqx.Module):
         nu = factor.solve(off - matmul(V, signed(stretch * mismatch)))
         return nu, sides(matmul(nu, V), stretch) + mismatch
 
-    def newton(self, state: State) -> State:
+    def newton(self, state: State, linear_solve: Callable) -> State:
         q, x = self.position(state)
         h = self.growth.per_fold(state.delta)
         off = self.constraint.target - matmul(self.constraint.V, x)
-        nu, dual = self.linear_solve(q / h, off, state.mismatch)
+        nu, dual = linear_solve(q / h, off, state.mismatch)
         step = dual / h
         # Growing, `q` follows its own tangent; shrinking, the tangent of `w`: neither overshoots.
         # And nothing that is large, which may be needed yet, becomes negligible in one step. But
@@ -171,21 +168,29 @@ class Newton(eqx.Module):
 
         digits = -math.log(jnp.finfo(start.dtype).eps)
 
-        def iterate(state: State) -> State:
-            state = self.newton(state)
+        def iterate(state: State, linear_solve: Callable) -> State:
+            state = self.newton(state, linear_solve)
             residual = self.residual(state)
             # Near the path, take a longer part of it, at constant q; but leave the mismatch, which
             # is as large as the last w, half of the digits of the next one.
             goes_on = (residual < 0.1) & (state.shift > 0)
             jump = jnp.minimum(1 + first - state.shift, self.growth.longest(digits / 2))
             jump = jnp.where(goes_on, jnp.minimum(jump, state.shift), 0)
+            is_less = goes_on | (residual < 0.5 * state.least)
             state = self.rise(state, jump)
             return eqx.tree_at(
-                lambda s: (s.shift, s.residual, s.steps),
+                lambda s: (s.shift, s.residual, s.steps, s.least, s.stalled),
                 state,
-                (state.shift - jump, jnp.where(goes_on, jnp.inf, residual), state.steps + 1),
+                (
+                    state.shift - jump,
+                    jnp.where(goes_on, jnp.inf, residual),
+                    state.steps + 1,
+                    jnp.where(goes_on, jnp.inf, jnp.where(is_less, residual, state.least)),
+                    jnp.where(is_less, 0, state.stalled + 1),
+                ),
             )
 
+        zero = jnp.asarray(0)
         state = State(
             delta=jnp.zeros_like(start),
             log_q=start + first,
@@ -193,10 +198,18 @@ class Newton(eqx.Module):
             nu=jnp.zeros_like(self.constraint.target),
             shift=first,
             residual=jnp.full_like(first, jnp.inf),
-            steps=jnp.asarray(0),
+            steps=zero,
+            least=jnp.full_like(first, jnp.inf),
+            stalled=zero,
         )
         is_running = lambda s: (s.residual > rtol) & (s.steps < max_steps)
-        return while_loop(is_running, iterate, state)
+        state = lax.while_loop(
+            lambda s: is_running(s) & (s.stalled < PATIENCE),
+            lambda s: iterate(s, self.linear_solve),
+            state,
+        )
+        graded = ft.partial(graded_step, self.constraint.V)
+        return lax.while_loop(is_running, lambda s: iterate(s, graded), state)
 
     def sensitivity(self, state: State) -> Array:
         """How far `x` moves, relatively, if the dual changes in its last digit. That is much only
