@@ -18,11 +18,11 @@ active coordinate is tiny, and would be lost in `w(0) − Fᵀν`; the mismatch 
 therefore updated by increments and never computed anew.
 """
 
-import functools as ft
 import math
 from collections.abc import Callable
 
 import equinox as eqx
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -32,7 +32,7 @@ from .._linalg import Cholesky, matmul
 from .._network import Growth
 from ._graded import graded_step, sides, signed
 
-PATIENCE = 12
+PATIENCE = 12  # steps without half of the residual, before the solves are graded
 NEGLIGIBLE = -1e30  # log q of a coordinate that is not allowed; finite, so that −inf + inf is not
 
 
@@ -108,6 +108,13 @@ class Newton(eqx.Module):
         nu = factor.solve(off - matmul(V, signed(stretch * mismatch)))
         return nu, sides(matmul(nu, V), stretch) + mismatch
 
+    def graded_solve(self, stretch: Array, off: Array, mismatch: Array) -> tuple[Array, Array]:
+        """As `linear_solve`, to full relative precision; but what moves `x` less than its rounding
+        does, even if its dual changes by all that it can, must not be asked to mend rounding."""
+        unit = jnp.finfo(stretch.dtype).eps
+        least = jnp.where(self.is_allowed, 8 * unit / self.growth.unit, 0)
+        return graded_step(self.constraint.V, stretch + least, off, mismatch)
+
     def newton(self, state: State, linear_solve: Callable) -> State:
         q, x = self.position(state)
         h = self.growth.per_fold(state.delta)
@@ -168,13 +175,13 @@ class Newton(eqx.Module):
 
         digits = -math.log(jnp.finfo(start.dtype).eps)
 
-        def iterate(state: State, linear_solve: Callable) -> State:
+        def iterate(state: State, linear_solve: Callable, change: float) -> State:
             state = self.newton(state, linear_solve)
             residual = self.residual(state)
             # Near the path, take a longer part of it, at constant q; but leave the mismatch, which
-            # is as large as the last w, half of the digits of the next one.
+            # is as large as the last w, part of the digits of the next one.
             goes_on = (residual < 0.1) & (state.shift > 0)
-            jump = jnp.minimum(1 + first - state.shift, self.growth.longest(digits / 2))
+            jump = jnp.minimum(1 + first - state.shift, self.growth.longest(change))
             jump = jnp.where(goes_on, jnp.minimum(jump, state.shift), 0)
             is_less = goes_on | (residual < 0.5 * state.least)
             state = self.rise(state, jump)
@@ -191,7 +198,7 @@ class Newton(eqx.Module):
             )
 
         zero = jnp.asarray(0)
-        state = State(
+        initial = State(
             delta=jnp.zeros_like(start),
             log_q=start + first,
             mismatch=jnp.zeros_like(start),
@@ -202,14 +209,19 @@ class Newton(eqx.Module):
             least=jnp.full_like(first, jnp.inf),
             stalled=zero,
         )
-        is_running = lambda s: (s.residual > rtol) & (s.steps < max_steps)
+        is_running = lambda s: ~(s.residual <= rtol) & (s.steps < max_steps)
         state = lax.while_loop(
             lambda s: is_running(s) & (s.stalled < PATIENCE),
-            lambda s: iterate(s, self.linear_solve),
-            state,
+            lambda s: iterate(s, self.linear_solve, digits / 2),
+            initial,
         )
-        graded = ft.partial(graded_step, self.constraint.V)
-        return lax.while_loop(is_running, lambda s: iterate(s, graded), state)
+        # From where it was lost, along the path once more; from where its solves lack digits, on.
+        again = eqx.tree_at(lambda s: s.steps, initial, state.steps)
+        is_lost = ~(state.residual < 0.1)
+        state = jax.tree.map(lambda a, b: jnp.where(is_lost, a, b), again, state)
+        return lax.while_loop(
+            is_running, lambda s: iterate(s, self.graded_solve, digits / 8), state
+        )
 
     def sensitivity(self, state: State) -> Array:
         """How far `x` moves, relatively, if the dual changes in its last digit. That is much only

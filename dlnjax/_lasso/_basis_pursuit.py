@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from .._check import as_count, as_flag, as_weights
 from .._constraint import Constraint
@@ -61,6 +61,15 @@ def rounding_of_residual(problem: AbstractProblem) -> Float[Array, " d"]:
     return jnp.finfo(norms.dtype).eps ** 0.5 * norms * r
 
 
+def _first_of_last_residual(
+    problem: AbstractProblem, slopes: Float[Array, "K d"]
+) -> Int[Array, ""]:
+    """The first of the rows that have the residual of the last one, as all that follow have."""
+    images = problem.matvec(slopes)
+    off = jnp.abs(images - images[-1:]) > rounding_of_residual(problem)[None, :]
+    return jnp.sum(lax.cummax(jnp.any(off, axis=1).astype(jnp.int32), reverse=True))
+
+
 @eqx.filter_jit
 def _solve(
     problem: AbstractProblem, weights: Array, positive: bool, max_knots: int | None
@@ -69,9 +78,12 @@ def _solve(
     problem = without_decay(problem)
     path = lasso_path(problem, positive=positive, weights=weights, max_knots=max_knots, throw=False)
     x = path.slopes[-1]
-    # On the last ray μ(r − Mx(μ)) = μ(r − Mx) − M(z − μx): what does not grow with μ is the dual.
     rest = problem.r - problem.matvec(x)
-    dual = -problem.matvec(path.values[-1] - path.knots[-1] * x)
+    # On the last ray μ(r − Mx(μ)) = μ(r − Mx) − M(z − μx): what does not grow with μ is the dual.
+    # It is the same from where the residual has come to its end, and has most digits there: knots
+    # that rounding makes may follow, at any μ.
+    first = _first_of_last_residual(lax.stop_gradient(problem), lax.stop_gradient(path.slopes))
+    dual = -problem.matvec(path.values[first] - path.knots[first] * path.slopes[first])
     is_free = jnp.ones_like(x, bool)
     if positive:
         is_free = rest >= -rounding_of_residual(problem)
