@@ -5,10 +5,13 @@ from pathlib import Path
 
 # Tests compile some thousand small programs and run each a few times: LLVM's optimisations, XLA's
 # newer emitters and compiling in parallel (two test processes do that already) would take longer
-# than they save. Set XLA_FLAGS to test the code as users run it.
+# than they save. Set XLA_FLAGS, to nothing if you like, to test the code as users run it.
 flags = ["--xla_backend_optimization_level=0"]
 if version("jaxlib").startswith("0.10."):  # XLA aborts on flags that it does not know
     flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+# SSE4_2, AVX2 or AVX512, whose roundings differ. The tests must pass with all of them.
+if isa := os.environ.get("DLNJAX_ISA"):
+    flags.append(f"--xla_cpu_max_isa={isa}")
 os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 
 import equinox as eqx  # noqa: E402

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from decimal import Decimal, getcontext
 from typing import ClassVar
 
 import equinox as eqx
@@ -129,10 +130,53 @@ def test_which_minimiser(D, instance):
 def test_rates(D):
     # [W23] Fig. 1, in ε = α^D: slope 2 at depth 2, 1/2 for its second instance, else 1.
     # (Depth 2.5 bends: its corrections are of order ε^(1/5).)
-    log_eps = np.log(np.geomspace(1e-9, 1e-6, 8) if D > 2 else np.geomspace(1e-6, 1e-3, 8))
-    error = np.abs(_solve(D, BOTH, log_eps).x - _limits(D)).max(axis=-1)
+    top = {2: 1e-3, 3.0: 1e-6, 4.0: 1e-5}[D]
+    log_eps = np.log(np.geomspace(1e-2 * top, top, 8))
+    end = _solve(D, BOTH, log_eps)
+    error = np.abs(end.x - _limits(D)).max(axis=-1)
+    # Two points share the norm: of the distance, some units of what the end point is exact to are
+    # not of ε. That is 1e-3 of it, and of a slope over two decades 1e-3/log(100).
+    exactness = end.stats["sensitivity"] + 8 * np.finfo(float).eps
+    assert D == 2 or np.max(exactness[0] * 3 / error[0]) < 1e-3
     slopes = np.polyfit(log_eps, np.log(error).T, 1)[0]
     np.testing.assert_allclose(slopes, [2, 0.5] if D == 2 else [1, 1], atol=0.02)
+
+
+def test_as_exact_as_the_sensitivity():
+    # FIRST at D = 4, where x = start + t null and Σ null h⁻¹(x/ε) = 0, in 60 digits. The roots
+    # of z(1 − g²)² = 4g, h of depth 4, by Newton from the wall.
+    getcontext().prec = 60
+    start, null = (1, 2, 0), (1, 2, -3)
+
+    def slope(t, eps):
+        total = Decimal(0)
+        for a, b in zip(start, null, strict=True):
+            z = abs(a + t * b) / eps
+            g = 1 - 1 / (2 * z.sqrt() + 2)
+            for _ in range(100):
+                step = (z * (1 - g * g) ** 2 - 4 * g) / (4 * z * g * (g * g - 1) - 4)
+                g = min(max(g - step, g / 2), (1 + g) / 2)
+                if abs(step) < Decimal("1e-55"):
+                    break
+            total += b * g.copy_sign(a + t * b)
+        return total
+
+    sizes = np.geomspace(1e-12, 1e-4, 8)
+    end = _solve(4.0, [FIRST], np.log(sizes))
+    for x, log_eps, sensitivity in zip(
+        end.x[0], np.log(sizes), end.stats["sensitivity"][0], strict=True
+    ):
+        low, high = Decimal(-1), Decimal(0)
+        for _ in range(80):
+            t = (low + high) / 2
+            low, high = (t, high) if slope(t, Decimal(float(log_eps)).exp()) < 0 else (low, t)
+        error = max(
+            abs(Decimal(v) - a - low * b)
+            for v, a, b in zip(x[:3].tolist(), start, null, strict=True)
+        )
+        # The dual has some roundings, the sensitivity is that of one; x is at most 2.
+        assert error < 8 * sensitivity + 8 * np.finfo(float).eps
+    assert end.stats["sensitivity"][0, 0] > 1e-11  # there to be seen
 
 
 def test_tiny_entries_obey_the_dual():
@@ -347,6 +391,74 @@ def test_limit_of_small_initialisations(positive):
         np.testing.assert_allclose(np.abs(limit.x).sum(), np.abs(minimum.x).sum(), rtol=1e-12)
         several += not bool(minimum.is_unique)
     assert several > 2
+
+
+# --- fewer active coordinates than rows --------------------------------------------------------
+
+
+@pytest.mark.parametrize("D", [3.0, 4.0])
+def test_planted_responses_obey_every_condition(D):
+    # The end point is the one point where all of them hold: Xx = y, a dual in the range of Xᵀ, and
+    # w = (ε/q)^p, which is 1 ∓ dual.
+    rng = np.random.default_rng(6)
+    lanes, p = 200, 1 - 2 / D
+    X, x = rng.normal(size=(lanes, N, D_)), rng.normal(size=(lanes, D_))
+    x[:, 2:] = x[::2, 1] = 0
+    y = np.einsum("bnd,bd->bn", X, x)
+    w_sizes = np.array([1e-4, 1e-6, 1e-8, 1e-14])
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(0, 0, None))
+    @functools.partial(jax.vmap, in_axes=(None, None, 0))
+    def ends(X, y, log_eps):
+        return dln.interpolator(
+            _network(D, jnp.ones(D_)), dln.LeastSquares(X, y), log_eps=log_eps, throw=False
+        )
+
+    end = ends(X, y, np.log(w_sizes) / p)
+    assert np.all(end.result == dln.RESULTS.successful)
+    size = np.abs(end.x).max(axis=2)
+    off = np.einsum("bnd,bed->ben", X, end.x) - y[:, None]
+    assert np.max(np.abs(off).max(axis=2) / size) < 1e-11  # 512 units of rounding, and ‖X‖
+    dual, x = np.asarray(end.dual), np.asarray(end.x)
+    project = np.stack([np.linalg.pinv(A) @ A for A in X])
+    assert np.max(np.abs(np.einsum("bij,bej->bei", project, dual) - dual)) < 1e-12
+    eps = w_sizes[:, None] ** (1 / p)
+    other = eps * (1 + np.abs(dual)) ** (-1 / p)
+    want = (eps / (np.abs(x) + other)) ** p
+    seen = np.abs(x) > 1e-9 * size[..., None]
+    np.testing.assert_array_equal(np.sign(x)[seen], np.sign(dual)[seen])
+    # Rounding of the dual; what is not seen in x is where w has not come to 0.
+    assert np.max(np.abs(1 - np.abs(dual) - want)[seen]) < 1e-12
+    assert np.all((1 - np.abs(dual) > -1e-12) & (seen | (want > 1e-13)))
+
+
+def test_limits_of_sparse_responses():
+    # ±1 designs with a one-sparse response, Gaussian ones with planted responses; D = 3, shapes of
+    # every size: the weighted 1-norm is least, and its minimiser is unique in almost all.
+    rng = np.random.default_rng(7)
+    lanes, n, d = 120, 6, 8
+    X = np.where(np.arange(lanes)[:, None, None] % 2, rng.normal(size=(lanes, n, d)), 0)
+    X[::2] = rng.choice([-1.0, 1.0], X[::2].shape)
+    x = rng.normal(size=(lanes, d)) * (np.arange(d) < rng.integers(1, n, lanes)[:, None])
+    x[::2, 1:] = 0
+    y, u = np.einsum("bnd,bd->bn", X, x), rng.uniform(0.5, 2, (lanes, d))
+
+    @jax.jit
+    @jax.vmap
+    def limits(X, y, u):
+        return dln.limit_point(dln.Deep(u, u, depth=3.0), dln.LeastSquares(X, y), throw=False)
+
+    end = limits(X, y, u)
+    assert np.all(end.result == dln.RESULTS.successful)
+    for A, b, shape, point, dual in zip(X, y, u, *map(np.asarray, (end.x, end.dual)), strict=True):
+        cost = np.tile(1 / shape, 2)
+        best = linprog(cost, A_eq=np.hstack([A, -A]), b_eq=b)
+        np.testing.assert_allclose(A @ point, b, atol=1e-12 * np.abs(b).max())
+        # To the tolerance of the linear programme.
+        np.testing.assert_allclose(np.abs(point) @ cost[:d], best.fun, rtol=1e-9)
+        assert np.max(np.abs(dual) * shape) < 1 + 1e-10
+        np.testing.assert_allclose(dual @ point, best.fun, rtol=1e-9)
 
 
 # --- degenerate data --------------------------------------------------------------------------

@@ -93,10 +93,10 @@ class Newton(eqx.Module):
     def position(self, state: State) -> tuple[Array, Array]:
         return position(self.growth.log_initial + state.shift, state.delta, state.log_q)
 
-    def linear_solve(self, stretch: Array, off: Array, mismatch: Array) -> tuple[Array, Array]:
-        """The Newton step `dν`, and `(±Xᵀdν + mismatch)`, where `dq = stretch` times that must
-        remove `off` from `Vx`. The next step mends its rounding; `graded_step` has none."""
-        V = self.constraint.V
+    def linear_solve(self, q: Array, h: Array, off: Array, mismatch: Array) -> tuple[Array, Array]:
+        """The Newton step `dν`, and `(±Xᵀdν + mismatch)`, where `dq = q/h` times that must
+        remove `off` from `Vx`. The next step mends its rounding; `graded_solve` has none."""
+        V, stretch = self.constraint.V, q / h
         slope = jnp.sum(stretch, axis=0)
         matrix = matmul(V * slope[None, :], V.T)
         m = matrix.shape[0]
@@ -108,18 +108,18 @@ class Newton(eqx.Module):
         nu = factor.solve(off - matmul(V, signed(stretch * mismatch)))
         return nu, sides(matmul(nu, V), stretch) + mismatch
 
-    def graded_solve(self, stretch: Array, off: Array, mismatch: Array) -> tuple[Array, Array]:
+    def graded_solve(self, q: Array, h: Array, off: Array, mismatch: Array) -> tuple[Array, Array]:
         """As `linear_solve`, to full relative precision; but what moves `x` less than its rounding
-        does, even if its dual changes by all that it can, must not be asked to mend rounding."""
-        unit = jnp.finfo(stretch.dtype).eps
-        least = jnp.where(self.is_allowed, 8 * unit / self.growth.unit, 0)
-        return graded_step(self.constraint.V, stretch + least, off, mismatch)
+        does, even if its dual changes by all of `w`, must not be asked to mend rounding."""
+        rounding = 8 * jnp.finfo(h.dtype).eps / jnp.maximum(h, self.growth.unit)
+        stretch = q / h + jnp.where(self.is_allowed, rounding, 0)
+        return graded_step(self.constraint.V, stretch, off, mismatch)
 
     def newton(self, state: State, linear_solve: Callable) -> State:
         q, x = self.position(state)
         h = self.growth.per_fold(state.delta)
         off = self.constraint.target - matmul(self.constraint.V, x)
-        nu, dual = linear_solve(q / h, off, state.mismatch)
+        nu, dual = linear_solve(q, h, off, state.mismatch)
         step = dual / h
         # Growing, `q` follows its own tangent; shrinking, the tangent of `w`: neither overshoots.
         # And nothing that is large, which may be needed yet, becomes negligible in one step. But
@@ -232,7 +232,8 @@ class Newton(eqx.Module):
         rounding = unit * jnp.abs(self.growth.unit * self.growth.dual(state.delta))
         loose = jnp.minimum(1, rounding / h)
         signs = jnp.cos(2.4 * jnp.arange(h.size, dtype=h.dtype)).reshape(h.shape)
-        stretch = jnp.where(self.is_allowed, (q + loose) / h, 0)
+        q = jnp.where(self.is_allowed, q + loose, 0)
         off = jnp.zeros_like(state.nu)
-        _, dual = self.linear_solve(stretch, off, signs * h * loose)
+        _, dual = self.linear_solve(q, h, off, signs * h * loose)
+        stretch = q / h
         return jnp.max(jnp.abs(signed(stretch * dual))) / self.scale(x)
