@@ -39,10 +39,6 @@ class Constraint(eqx.Module):
         """The change of `Vx` that changes `Mx` by this, as far as it can."""
         return self.inverse * matmul(self.V, gradient)
 
-    def invert(self, gradient: Float[Array, " d"]) -> Float[Array, " d"]:
-        """The smallest change of `x` that changes `Mx` by this, as far as it can."""
-        return matmul(self.project(gradient), self.V)
-
     def rank(self) -> Int[Array, ""]:
         return jnp.sum(self.inverse > 0)
 

@@ -61,9 +61,9 @@ def interpolator(
     `USquared`), for example `Σ q_D(xᵢ/ε)` for unit shapes: see `potential`. With weight
     decay `λ`, which depth 2 takes only, it is the lasso at `κ = λ`, whatever `ε` is.
 
-    `x` is exact to `rtol`, or to `stats["sensitivity"]` where that is more: where points of (almost)
+    `x` is exact to `rtol`, or to `stats["sensitivity"]` where that is more: where points of almost
     the same norm compete at depth `D > 2`, it hangs on `w ~ ε^{1−2/D}` of the active coordinates,
-    and the rounding of `w(0)`, hence of the shape or of `X`, moves it by their ratio. (At `D = 4`,
+    and one rounding of `w(0)`, of the shape or of `X`, moves it by their ratio. (At `D = 4`,
     `ε = 1e-9`: 1e-11.)
 
     Differentiable by the implicit function theorem, in both modes and to every order. At `λ = 0`,

@@ -89,10 +89,12 @@ def _(primals, tangents):
         off = (problem.r - problem.matvec(x * system.size)) / system.size
         return off, -risen, system.image(problem, unknowns.eta)
 
-    _, residuals = eqx.filter_jvp(residuals, primals[1:], tangents[1:])
+    values, dots = eqx.filter_jvp(residuals, primals[1:], tangents[1:])
+    # Of what does not move there is none.
+    dots = tuple(jnp.zeros_like(v) if t is None else t for v, t in zip(values, dots, strict=True))
     q, _ = system.position(growth, unknowns.delta)
     per_fold = growth.per_fold(unknowns.delta)
-    eta, u, dual = _linear_solve(system, problem, q / per_fold, residuals)
+    eta, u, dual = _linear_solve(system, problem, q / per_fold, dots)
     delta = jnp.where(system.is_allowed, u / per_fold, 0)
     return unknowns, _Unknowns(delta, eta, dual)
 
