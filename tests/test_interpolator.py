@@ -428,9 +428,9 @@ def test_planted_responses_obey_every_condition(D):
     want = (eps / (np.abs(x) + other)) ** p
     seen = np.abs(x) > 1e-9 * size[..., None]
     np.testing.assert_array_equal(np.sign(x)[seen], np.sign(dual)[seen])
-    # The dual is rounded; x is exact to its residual, 4e-13, over the least singular value of its
-    # columns, 1e-2. What is not seen in x is where w has not come to 0.
-    digits = 1e-12 + want * 4e-11 * size[..., None] / np.maximum(np.abs(x), 1e-300)
+    # The dual is exact to rounding, x to its residual, 4e-13, over the least singular value of its
+    # columns. What is not seen in x is where w has not come to 0.
+    digits = 1e-11 + want * 4e-11 * size[..., None] / np.maximum(np.abs(x), 1e-300)
     assert np.all((np.abs(1 - np.abs(dual) - want) < digits)[seen])
     assert np.all((1 - np.abs(dual) > -1e-12) & (seen | (want > 1e-13)))
 
