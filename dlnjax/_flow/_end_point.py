@@ -23,12 +23,12 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._constraint import Constraint
 from .._linalg import Cholesky, matmul
+from .._loops import while_loop
 from .._network import Growth
 from ._graded import graded_step, sides, signed
 
@@ -210,7 +210,7 @@ class Newton(eqx.Module):
             stalled=zero,
         )
         is_running = lambda s: ~(s.residual <= rtol) & (s.steps < max_steps)
-        state = lax.while_loop(
+        state = while_loop(
             lambda s: is_running(s) & (s.stalled < PATIENCE),
             lambda s: iterate(s, self.linear_solve, digits / 2),
             initial,
@@ -219,9 +219,7 @@ class Newton(eqx.Module):
         again = eqx.tree_at(lambda s: s.steps, initial, state.steps)
         is_lost = ~(state.residual < 0.1)
         state = jax.tree.map(lambda a, b: jnp.where(is_lost, a, b), again, state)
-        return lax.while_loop(
-            is_running, lambda s: iterate(s, self.graded_solve, digits / 8), state
-        )
+        return while_loop(is_running, lambda s: iterate(s, self.graded_solve, digits / 8), state)
 
     def sensitivity(self, state: State) -> Array:
         """How far `x` moves, relatively, if the dual changes in its last digit. That is much only

@@ -1,11 +1,11 @@
 """The Newton equations of the end point, to full relative precision: for its derivatives."""
 
 import equinox as eqx
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._linalg import Cholesky, matmul
+from .._loops import fori_loop
 
 
 def signed(v: Array) -> Array:
@@ -61,7 +61,7 @@ class Graded(eqx.Module):
 
         start = jnp.concatenate([V, jnp.eye(m, dtype=V.dtype)], axis=1)
         state = start, jnp.full(m, d), jnp.ones(d, bool)
-        table, self.basis, is_open = lax.fori_loop(0, m, eliminate, state)
+        table, self.basis, is_open = fori_loop(0, m, eliminate, state)
         some = (self.basis < d)[:, None]
         self.is_basis = ~is_open
         self.table = jnp.where(some & is_open[None, :], table[:, :d], 0)
