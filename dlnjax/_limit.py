@@ -29,10 +29,12 @@ from ._active_set import (
     pivot_until_done,
 )
 from ._check import as_count, as_float, check_scalar, is_concrete
+from ._lanes import any_lane
 from ._network import AbstractDualNetwork, AbstractNetwork, dual_from, matched, takes
 from ._path import LimitFlow
 from ._problem import AbstractProblem, check_quadratic, validity
 from ._segments import Segments, differentiable, limit_on_segments
+from ._selection import Prior, prior_of, select
 from ._solution import RESULTS, first_failure, raise_on_failure
 
 
@@ -142,19 +144,27 @@ def _limit(
     problem: AbstractProblem,
     dual: Array,
     s_max: Array,
+    prior: Prior | None,
     refused: RESULTS,
     positive: bool,
     max_knots: int,
 ) -> LimitFlow:
     follow = ft.partial(_follow, positive=positive, max_knots=max_knots)
-    limit = differentiable(in_cache(follow, problem), limit_on_segments)(problem, dual, s_max)
+    solve = differentiable(in_cache(follow, problem), limit_on_segments)
+    limit = solve(problem, dual, s_max, prior)
     # What was refused is NaN in `dual`, which does not say why.
     result = first_failure(validity(problem), refused, limit.result)
     return eqx.tree_at(lambda limit: limit.result, limit, result)
 
 
 def _follow(
-    problem: AbstractProblem, dual: Array, s_max: Array, *, positive: bool, max_knots: int
+    problem: AbstractProblem,
+    dual: Array,
+    s_max: Array,
+    prior: Prior | None,
+    *,
+    positive: bool,
+    max_knots: int,
 ) -> tuple[LimitFlow, Segments]:
     d, dtype = dual.shape[1], dual.dtype
     # One slot more than the rank: a column is tried before it is known to be dependent.
@@ -272,8 +282,7 @@ def _follow(
         opening_sign=jnp.zeros(max_knots, jnp.int32),
     )
     state, record = pivot_until_done(step, (state, record))
-    limit = _assemble(problem, state, record, ~valid, scaled, dual, positive)
-    return limit, Segments(record.index, record.sign, record.opening, record.opening_sign)
+    return _assemble(problem, state, record, ~valid, scaled, dual, prior, positive)
 
 
 def _assemble(
@@ -283,8 +292,9 @@ def _assemble(
     is_invalid: Array,
     scaled: Scaled,
     dual: Array,
+    prior: Prior | None,
     positive: bool,
-) -> LimitFlow:
+) -> tuple[LimitFlow, Segments]:
     """From jumps in compact storage to a certified path in the user's units."""
     tol = Tolerances(dual.dtype)
     K, d = record.s.shape[0], dual.shape[1]
@@ -294,22 +304,37 @@ def _assemble(
     ends_early = is_lost | state.is_cut
 
     knots = record.s[rows]
+    signs, size = _signs(scaled), jnp.max(jnp.abs(scaled.r))
+    scale = scaled.scale[None, :]
+    s = jnp.append(knots, 1)[:, None, None]
+    is_ray = (indices(K + 1) == K)[:, None, None]
+
+    def follow(slopes: Array) -> tuple[Array, Array]:
+        """`z` at the knots; `w/s` there and, at the end, for the ray, its speed."""
+        values = jnp.cumsum(slopes[:-1] * jnp.diff(knots)[:, None], axis=0)
+        values = jnp.concatenate([jnp.zeros((1, d), dual.dtype), values])
+        points = jnp.concatenate([values, slopes[-1:]])
+        image = scale * problem.matvec(scale * points)
+        w = jnp.where(is_ray, 0, scaled.b[None]) - s * scaled.excess[None]
+        w = w + signs[None] * image[:, None, :]
+        w = jnp.where((s > 0) & ~(is_ray & ends_early), w / jnp.where(s > 0, s, 1), 0)
+        return values, w
+
     slopes = jnp.zeros((K, d), dual.dtype)
     slopes = slopes.at[indices(K)[:, None], record.index].set(record.slope, mode="drop")[rows]
-    values = jnp.cumsum(slopes[:-1] * jnp.diff(knots)[:, None], axis=0)
-    values = jnp.concatenate([jnp.zeros((1, d), dual.dtype), values])
+    values, w = follow(slopes)
+    unit = jnp.maximum(size, scaled.b[None] / jnp.where(s > 0, s, 1)[:-1])
+    distance = jnp.where(s[:-1] > 0, jnp.abs(w[:-1]) / jnp.where(unit > 0, unit, 1), scaled.b[None])
+    is_known = indices(K) <= state.row - ends_early.astype(jnp.int32)
+    chosen, selection, is_undetermined = select(
+        problem, scaled, prior, dual, record.index, record.sign, slopes, distance, is_known
+    )
+    slopes = chosen[rows]
+    is_new = any_lane(jnp.any(selection.free))
+    values, w = lax.cond(is_new, follow, lambda _: (values, w), slopes)
 
     # `w ≥ 0`, and 0 at both ends of the segments on which a coordinate moves. On the way to
     # infinity, the speed of `w` stands for it.
-    signs, size = _signs(scaled), jnp.max(jnp.abs(scaled.r))
-    points = jnp.concatenate([values, slopes[-1:]])
-    scale = scaled.scale[None, :]
-    image = scale * problem.matvec(scale * points)
-    s = jnp.append(knots, 1)[:, None, None]
-    is_ray = (indices(K + 1) == K)[:, None, None]
-    w = jnp.where(is_ray, 0, scaled.b[None]) - s * scaled.excess[None]
-    w = w + signs[None] * image[:, None, :]
-    w = jnp.where((s > 0) & ~(is_ray & ends_early), w / jnp.where(s > 0, s, 1), 0)
     moves = signs[None] * slopes[:, None, :] > 0
     violation = jnp.maximum(
         jnp.max(jnp.where(moves, jnp.abs(w[:-1]), -w[:-1]), axis=(1, 2)),
@@ -323,12 +348,14 @@ def _assemble(
     worst = jnp.max(violation)
     inaccurate = ~(worst <= tol.violation) & (state.result == RESULTS.successful)
     result = RESULTS.where(inaccurate, RESULTS.limit_inaccurate, state.result)
+    is_undetermined = is_undetermined & (result == RESULTS.successful)
+    result = RESULTS.where(is_undetermined, RESULTS.limit_undetermined, result)
 
     is_last = indices(K) >= state.row
     is_wrong = jnp.cumsum(~(violation <= tol.wrong)) > 0
     is_unknown = is_invalid | is_wrong | (is_last & ends_early)
     nan_if = lambda bad, v: jnp.where(bad, jnp.nan, v)
-    return LimitFlow(
+    limit = LimitFlow(
         knots=nan_if(is_invalid, knots),
         values=nan_if(is_invalid, values * scale),
         slopes=nan_if(is_unknown[:, None], slopes * scale),
@@ -338,6 +365,9 @@ def _assemble(
         stats={"num_pivots": state.steps, "max_violation": worst},
         positive=positive,
         num_jumps=num_knots - state.is_cut.astype(jnp.int32),
+    )
+    return limit, Segments(
+        record.index, record.sign, record.opening, record.opening_sign, selection
     )
 
 
@@ -414,5 +444,6 @@ def limit_flow(
     if max_knots is None:
         max_knots = 4 * problem.rank_bound + 16
     max_knots = as_count(max_knots, "max_knots")
-    limit = _limit(problem, dual, s_max, refused, network.positive, max_knots)
+    prior = prior_of(network, dtype, start)
+    limit = _limit(problem, dual, s_max, prior, refused, network.positive, max_knots)
     return raise_on_failure(limit, limit.result, throw, kept=("knots", "values", "slopes"))

@@ -73,18 +73,18 @@ class Growth(eqx.Module):
     exponent: float | Float[Array, ""]  # p = 1 − 2/D; the number 0.0 at depth 2
 
     @property
-    def _is_linear(self) -> bool:
+    def is_linear(self) -> bool:
         return isinstance(self.exponent, float) and self.exponent == 0
 
     def dual(self, delta: Array) -> Array:
         """`(1 − e^{−pδ})/p`."""
         p = self.exponent
-        return delta if self._is_linear else -jnp.expm1(-p * delta) / p
+        return delta if self.is_linear else -jnp.expm1(-p * delta) / p
 
     def folds(self, dual: Array) -> Array:
         """`δ`, the inverse of `dual`."""
         p = self.exponent
-        return dual if self._is_linear else -jnp.log1p(-p * dual) / p
+        return dual if self.is_linear else -jnp.log1p(-p * dual) / p
 
     def per_fold(self, delta: Array) -> Array:
         """`h e^{−pδ}`: the dual that it takes to grow by a factor `e`."""
@@ -92,7 +92,7 @@ class Growth(eqx.Module):
 
     def longest(self, change: float) -> Array:
         """The `δ` over which `per_fold` changes by `e^change`."""
-        length = jnp.inf if self._is_linear else change / self.exponent
+        length = jnp.inf if self.is_linear else change / self.exponent
         return jnp.asarray(length, self.unit.dtype)
 
 

@@ -13,25 +13,30 @@ from typing import TypeVar
 
 import equinox as eqx
 import jax
+import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from ._linalg import Cholesky, matmul
+from ._face import Face
+from ._lanes import any_lane
 from ._loops import scan
 from ._path import PiecewiseLinearPath
 from ._problem import AbstractProblem
+from ._selection import Prior, Selection, plateau
 
 _P = TypeVar("_P", bound=PiecewiseLinearPath)
 
 
 class Segments(eqx.Module):
     """The active coordinates on each segment, `d` in empty slots, with their signs (0 there); and,
-    for the limit process, the coordinate that opened it by its jump, with its sign."""
+    for the limit process, the coordinate that opened it by its jump, with its sign, and which of
+    several minimisers is meant."""
 
     index: Int[Array, "K k"]
     sign: Int[Array, "K k"]
     opening: Int[Array, " K"] | None = None
     opening_sign: Int[Array, " K"] | None = None
+    selection: Selection | None = None
 
 
 def differentiable(
@@ -67,31 +72,6 @@ def _spread(index: Array, v: Array, d: int) -> Array:
     return jnp.zeros((index.shape[0], d), v.dtype).at[rows, index].set(v, mode="drop")
 
 
-class _Face(eqx.Module):
-    """`M_AA u = rhs` on the active coordinates `A`, in `k` slots."""
-
-    is_empty: Bool[Array, " k"]
-    block: Float[Array, "k k"]
-    factor: Cholesky
-
-    def __init__(self, problem: AbstractProblem, index: Int[Array, " k"]):
-        d, k = problem.r.shape[0], index.shape[0]
-        self.is_empty = index == d
-        block = problem.gram_block(jnp.minimum(index, d - 1))
-        either = self.is_empty[:, None] | self.is_empty[None, :]
-        self.block = jnp.where(either, jnp.eye(k, dtype=block.dtype), block)
-        # Dependent columns, active together, must not make it NaN; what the ridge does to the
-        # others is taken back by a refinement.
-        ridge = k * jnp.finfo(block.dtype).eps * jnp.diagonal(self.block)
-        self.factor = Cholesky(self.block + jnp.diag(ridge))
-
-    def solve(self, rhs: Float[Array, " k"]) -> Float[Array, " k"]:
-        """The solution, 0 in empty slots."""
-        rhs = jnp.where(self.is_empty, 0, rhs)
-        u = self.factor.solve(rhs)
-        return u + self.factor.solve(rhs - matmul(self.block, u))
-
-
 def lasso_on_face(
     x: Float[Array, " d"], problem: AbstractProblem, mu: Float[Array, ""], weights: Array
 ) -> Float[Array, " d"]:
@@ -100,7 +80,7 @@ def lasso_on_face(
     index = jnp.nonzero(x, size=problem.rank_bound, fill_value=d)[0].astype(jnp.int32)
     kappa = problem.weight_decay + jnp.where(x > 0, weights[0], weights[1]) / mu
     rhs = (problem.r - kappa * jnp.sign(x))[jnp.minimum(index, d - 1)]
-    return _spread(index[None], _Face(problem, index).solve(rhs)[None], d)[0]
+    return _spread(index[None], Face(problem, index).solve(rhs)[None], d)[0]
 
 
 def path_on_segments(
@@ -113,9 +93,9 @@ def path_on_segments(
     sign = segments.sign.astype(r.dtype)
     at = jnp.minimum(index, d - 1)
     omega = jnp.where(sign > 0, weights[0][at], weights[1][at])
-    faces = jax.vmap(lambda index: _Face(problem, index))(index)
+    faces = jax.vmap(lambda index: Face(problem, index))(index)
     rhs = jnp.stack([r[at] - problem.weight_decay * sign, omega * sign])
-    u, w = jax.vmap(lambda rhs: _spread(index, jax.vmap(_Face.solve)(faces, rhs), d))(rhs)
+    u, w = jax.vmap(lambda rhs: _spread(index, jax.vmap(Face.solve)(faces, rhs), d))(rhs)
     before = lambda v: jnp.concatenate([jnp.zeros_like(v[:1]), v[:-1]])
     du, dw = u - before(u), w - before(w)
     # μ du = dw.
@@ -130,6 +110,7 @@ def limit_on_segments(
     problem: AbstractProblem,
     dual: Float[Array, "signs d"],
     s_max: Float[Array, ""],
+    prior: Prior | None,
 ) -> tuple[Array, Array, Array]:
     """Jumps, values and plateaus of the limit process. A segment opens when `w` of one coordinate
     has come to 0 (where none does, it was cut at `s_max`); on it `w` is 0 on the active set, where
@@ -138,9 +119,11 @@ def limit_on_segments(
     d = r.shape[0]
     index, sign = segments.index, segments.sign.astype(r.dtype)
     at = jnp.minimum(index, d - 1)
-    faces = jax.vmap(lambda index: _Face(problem, index))(index)
+    faces = jax.vmap(lambda index: Face(problem, index))(index)
     start = jnp.where(sign > 0, dual[0][at], dual[-1][at])
-    plateaus = _spread(index, jax.vmap(_Face.solve)(faces, r[at] - decay * sign), d)
+    plateaus = _spread(index, jax.vmap(Face.solve)(faces, r[at] - decay * sign), d)
+    if prior is not None and segments.selection is not None:
+        plateaus = _selected(plateaus, segments.selection, problem, prior)
 
     def jump(carry, row):
         s, z, x = carry
@@ -171,3 +154,22 @@ def limit_on_segments(
     zeros = jnp.zeros_like(r)
     _, (s, z) = scan(jump, (jnp.zeros_like(s_max), zeros, zeros), rows)
     return s, z, plateaus
+
+
+def _selected(
+    plateaus: Float[Array, "K d"], selection: Selection, problem: AbstractProblem, prior: Prior
+) -> Float[Array, "K d"]:
+    """The plateaus, where the loss alone does not tell them."""
+    is_selected = jnp.any(selection.free, axis=(1, 2))
+
+    # Its `k × d` intermediates are not stored for each plateau.
+    @jax.checkpoint
+    def at(problem, prior, row):
+        return plateau(problem, prior, row.free, row.basis, row.theta)
+
+    def some(plateaus, problem, prior):
+        chosen = lax.map(lambda row: at(problem, prior, row), selection)
+        return jnp.where(is_selected[:, None], chosen, plateaus)
+
+    is_any = any_lane(jnp.any(is_selected))
+    return lax.cond(is_any, some, lambda plateaus, *_: plateaus, plateaus, problem, prior)

@@ -96,6 +96,12 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "much, relative to the largest correlation. Merge near-duplicate columns, use float64, "
         "or pass `throw=False`."
     )
+    limit_undetermined = (
+        "Columns that are active together depend on each other, or almost, so that several `x` "
+        "minimise the loss, and this precision, or a network without the method `growth`, does not "
+        "tell which of them is the limit: `x` is some of them; `Xx` and the jumps are right. Merge "
+        "near-duplicate columns, use float64, give the network a `growth`, or pass `throw=False`."
+    )
     flow_not_finite = (
         "The trajectory is not finite: it overflows in this precision. Scale the data, or use "
         "float64."
