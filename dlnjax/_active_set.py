@@ -142,6 +142,17 @@ class ActiveSet(eqx.Module):
         inverse = jnp.where(good, matmul(half.T, half), self.inverse)
         return inverse, jnp.where(good & (self.pivots != 0), projected, self.pivots)
 
+    def refined(self) -> "ActiveSet":
+        """The solution corrected by its residual, without waiting for the next event."""
+        active = (self.sign != 0).astype(self.rhs.dtype)
+        inverse = self.inverse + self.update[0][:, None] * self.update[1][None, :]
+        change = matmul(self.residual * active[None, :], inverse) * active[None, :]
+        solution = self.solution + change
+        product = matmul(solution, self.rows)
+        residual = self.rhs - gather(product, self.index)
+        fields = lambda a: (a.solution, a.product, a.residual)
+        return eqx.tree_at(fields, self, (solution, product, residual))
+
     def pivot(self, event: Event, column: Array, tol, is_frozen: Array, is_fresh: Array) -> tuple:
         """The active set after `event`, whether that was possible, and whether the inverse is too
         stale to tell. A frozen set stays as it is, and so does one that is stale.

@@ -14,6 +14,7 @@ Columns are scaled to unit norm, every tolerance is relative, and the path is ce
 import functools as ft
 
 import equinox as eqx
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
@@ -93,7 +94,12 @@ def _first_at_zero(x: Array, step: Array, shrinks: Array, tol: Tolerances) -> tu
 
 
 def _next_move(
-    scaled: Scaled, state: _State, falls: Array, is_decayed: Array, tol: Tolerances
+    scaled: Scaled,
+    state: _State,
+    falls: Array,
+    is_decayed: Array,
+    rank_bound: int,
+    tol: Tolerances,
 ) -> _Move:
     """`falls` is `−dw/ds`."""
     active, u = state.active, state.active.solution[0]
@@ -115,7 +121,8 @@ def _next_move(
     # Once there: the first `w` to reach 0. Without decay no dependent column ever does.
     size = jnp.max(jnp.abs(scaled.r)) + jnp.sum(jnp.abs(u))
     joins = ~active.is_active & ~state.excluded & jnp.any(is_empty)
-    joins = joins & ((active.pivots > tol.pivot) | is_decayed)
+    is_full = jnp.sum(~is_empty) >= rank_bound  # whatever rounding makes of `pivots`
+    joins = joins & (((active.pivots > tol.pivot) & ~is_full) | is_decayed)
     joins = joins[None, :] & (falls > tol.floor * size)
     wait = jnp.where(joins, state.w / jnp.where(joins, falls, 1), jnp.inf)
     first = jnp.min(wait)
@@ -137,6 +144,19 @@ def _next_move(
             leaves=leaves,
         ),
     )
+
+
+def _certain(state: _State, scaled: Scaled, tol: Tolerances) -> _State:
+    """Before the process ends, or a `w` falls so slowly that it might be rounding: the solution
+    without what the last update left in it."""
+    active = state.active
+    noise, size = jnp.max(jnp.abs(active.residual[0])), jnp.max(jnp.abs(scaled.r))
+    falls = jnp.max(scaled.excess - _signs(scaled) * active.product[:1], axis=0)
+    fastest = jnp.max(jnp.where(active.is_active, 0, falls))
+    is_vague = ~state.is_done & (noise > tol.unit * size) & (fastest < 1e5 * noise)
+    refine = lambda a: jax.tree.map(lambda u, v: jnp.where(is_vague, u, v), a.refined(), a)
+    active = lax.cond(any_lane(is_vague), refine, lambda a: a, active)
+    return eqx.tree_at(lambda s: s.active, state, active)
 
 
 @eqx.filter_jit
@@ -178,9 +198,10 @@ def _follow(
 
     def step(carry: tuple[_State, _Record]) -> tuple[_State, _Record]:
         state, record = carry
+        state = _certain(state, scaled, tol)
         active = state.active
         falls = scaled.excess - signs * active.product[:1]
-        move = _next_move(scaled, state, falls, is_decayed, tol)
+        move = _next_move(scaled, state, falls, is_decayed, problem.rank_bound, tol)
         event = move.event
         joins, leaves = ~event.leaves, event.leaves
         ends = (state.s + move.duration > s_max) | jnp.isinf(move.duration)

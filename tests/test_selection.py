@@ -1,0 +1,201 @@
+"""Which of several minimisers is the limit `ε → 0`: against linear programmes, Newton's method on
+the null space, and the flow at a tiny `ε` by SciPy."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+from scipy.linalg import null_space
+from scipy.optimize import linprog
+
+import dlnjax as dln
+
+LANES = 32
+
+
+class Batch(NamedTuple):
+    X: np.ndarray
+    y: np.ndarray
+    shape: np.ndarray  # (B, 2, d), the weights of `Deep`
+    start: np.ndarray
+    decay: np.ndarray
+
+
+# --- instances --------------------------------------------------------------------------------
+
+
+def _pretrained(rng, d):
+    """More inherited coordinates than rows, on which the signed face interpolates."""
+    X, x = rng.normal(size=(4, d)), np.zeros(d)
+    on = rng.choice(d, rng.integers(5, 8), replace=False)
+    x[on] = rng.uniform(0.3, 2, len(on)) * rng.choice([1, -1], len(on))
+    return X, X @ (np.sign(x) * rng.uniform(0.3, 2, d)), x
+
+
+def _twins(sign):
+    def make(rng, d):
+        X = rng.normal(size=(4, d))
+        twins = rng.permutation(d)
+        X[:, twins[:2]] = sign * X[:, twins[2:4]]
+        if rng.uniform() < 0.5:
+            X[:, twins[0]] = X[:, twins[1]]
+        return X, rng.normal(size=4), np.zeros(d)
+
+    return make
+
+
+def _signs(rng, d):
+    return rng.choice([-1.0, 1.0], (4, d)), rng.choice([-1.0, 1.0, 2.0], 4), np.zeros(d)
+
+
+def _learned_signs(rng, d):
+    X, y, _ = _signs(rng, d)
+    x = rng.uniform(0.3, 2, d) * rng.choice([-1, 0, 1], d)
+    return X, (X @ x if rng.uniform() < 0.5 else y), x
+
+
+def _low_rank(rng, d):
+    """Sums of columns are columns."""
+    X = rng.integers(-1, 2, (4, d)).astype(float)
+    X[3] = X[0] - X[1]
+    return X, rng.integers(-2, 3, 4).astype(float), np.zeros(d)
+
+
+KINDS = {
+    "pretrained": _pretrained,
+    "twins": _twins(1),
+    "opposite twins": _twins(-1),
+    "signs": _signs,
+    "learned signs": _learned_signs,
+    "low rank": _low_rank,
+}
+
+
+def _batch(kind, lanes, decays, positive, seed=0) -> Batch:
+    rng, parts = np.random.default_rng([seed, list(KINDS).index(kind)]), []
+    for i in range(lanes):
+        X, y, x = KINDS[kind](rng, 8)
+        if positive:
+            X, x = X * np.where(x < 0, -1, 1), np.abs(x)
+        shape = np.exp(0.5 * rng.normal(size=(2, 8))) if i % 2 else np.ones((2, 8))
+        decay = 0.1 * np.max(np.abs(X.T @ y)) * decays * (i % 4 < 3)
+        parts.append(Batch(X, y, shape, x, decay))
+    return Batch(*map(np.stack, zip(*parts, strict=True)))
+
+
+@functools.partial(jax.jit, static_argnames=("deep", "positive"))
+def _solve(batch: Batch, deep, positive):
+    def solve(X, y, shape, start, decay):
+        network = dln.Deep(shape[0], shape[1], depth=3.0 if deep else 2)
+        if positive:
+            network = dln.USquared(shape[0])
+        problem = dln.LeastSquares(X, y, decay)
+        return dln.limit_flow(network, problem, start=start, throw=False)
+
+    return jax.vmap(solve)(*batch)
+
+
+# --- the flow's start, and the truth ------------------------------------------------------------
+
+
+def _start(batch: Batch, i, deep, positive):
+    """`w(0)`, and `log s` or, at depth 3, `o`, one entry a signed coordinate."""
+    x = batch.start[i]
+    size = np.where(x != 0, np.abs(x), 1)
+    towards = np.stack([x, -x])
+    alone = np.ones((2, 8)) if not deep else 1 / batch.shape[i]
+    w = np.where(towards > 0, 0, np.where(towards < 0, np.sum(alone, axis=0), alone))
+    if deep:
+        prior = np.sign(towards) * size ** (-1 / 3)
+    else:
+        log_s = 2 * np.log(batch.shape[i])
+        other = np.sum(log_s, axis=0) - np.log(size)
+        prior = np.where(towards > 0, np.log(size), np.where(towards < 0, other, log_s))
+    return (w[0], prior[0]) if positive else (w.ravel(), prior.ravel())
+
+
+def _select(F, q, prior, deep):
+    """The minimiser among `{q ≥ 0 : Fq = F q}`, from a point of it."""
+    N = null_space(F, rcond=1e-9)
+    if N.shape[1] == 0:
+        return q
+    m, b = F.shape[1], F @ q
+    # What can be positive in some multiple of a minimiser, by a linear programme.
+    eye, column = np.eye(m), np.zeros((m, 1))
+    free = linprog(
+        np.r_[np.zeros(m), -np.ones(m), 0],
+        A_ub=np.hstack([-eye, eye, column]),
+        b_ub=np.zeros(m),
+        A_eq=np.hstack([F, np.zeros_like(F), -b[:, None] / (np.max(np.abs(b)) or 1)]),
+        b_eq=np.zeros(len(F)),
+        bounds=[(0, None)] * m + [(0, 1)] * m + [(0, None)],
+    )
+    free = free.x[m : 2 * m] > 0.5
+    out = np.zeros(m)
+    G, prior = F[:, free], prior[free]
+    N = null_space(G, rcond=1e-9)
+    if not np.any(free) or N.shape[1] == 0:
+        out[free] = q[free]
+        return out
+    m = G.shape[1]
+    inner = linprog(
+        np.r_[np.zeros(m), -1],
+        A_ub=np.hstack([-np.eye(m), np.ones((m, 1))]),
+        b_ub=np.zeros(m),
+        A_eq=np.hstack([G, np.zeros((len(G), 1))]),
+        b_eq=b,
+        bounds=[(0, None)] * m + [(0, np.max(q) or 1)],
+    )
+    if inner.x is None:
+        return np.full_like(q, np.nan)
+    v = inner.x[:m]
+    for _ in range(100):
+        slope = prior - v ** (-1 / 3) if deep else np.log(v) - prior
+        curvature = v ** (-4 / 3) / 3 if deep else 1 / v
+        step = N @ np.linalg.solve(N.T @ (curvature[:, None] * N), -N.T @ slope)
+        shrinks = step < 0
+        fits = np.min(-v[shrinks] / step[shrinks], initial=np.inf)
+        v = v + min(1 / (1 + np.max(np.abs(step / v))) if fits < 4 else 1, 0.5 * fits) * step
+    out[free] = v
+    return out
+
+
+def _errors(batch: Batch, limit, i, deep, positive):
+    """Of each plateau, relative to its largest entry, and whether the loss alone told it."""
+    K, X, y, decay = int(limit.num_jumps[i]), batch.X[i], batch.y[i], batch.decay[i]
+    F = X if positive else np.hstack([X, -X])
+    w, prior = _start(batch, i, deep, positive)
+    x, s, size = np.asarray(limit.slopes[i]), np.asarray(limit.knots[i]), np.max(np.abs(X.T @ y))
+    z, errors = np.zeros(8), []
+    for k in range(K):
+        q = np.maximum(x[k] if positive else np.hstack([x[k], -x[k]]), 0)
+        now = w - F.T @ (s[k] * y - X @ z) + decay * s[k]
+        speed = F.T @ (X @ x[k] - y) + decay
+        assert np.min(now) > -1e-8 * max(1, s[k] * size)
+        rests = (np.abs(now) < 1e-8 * max(1, s[k] * size)) & (np.abs(speed) < 1e-8 * size)
+        assert np.all(rests[q > 0])
+        want = np.zeros_like(q)
+        want[rests] = _select(F[:, rests], q[rests], prior[rests], deep)
+        assert np.all((q > 0) | (want < 1e-10 * np.max(q))) or np.any(want != want), (q, want)
+        is_told = null_space(F[:, rests], rcond=1e-9).shape[1] == 0
+        errors.append((np.max(np.abs(q - want)) / np.max(q, initial=1e-300), is_told))
+        z = z + x[k] * (s[min(k + 1, K - 1)] - s[k])
+    return errors
+
+
+CASES = [(kind, *how) for kind in KINDS for how in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1)]]
+
+
+@pytest.mark.parametrize(("kind", "decays", "positive", "deep"), CASES)
+def test_is_the_limit(kind, decays, positive, deep):
+    batch = _batch(kind, LANES, decays, positive)
+    limit = jax.device_get(_solve(batch, bool(deep), bool(positive)))
+    assert np.all(limit.result == dln.RESULTS.successful)
+    errors = np.array([e for i in range(LANES) for e in _errors(batch, limit, i, deep, positive)])
+    assert np.sum(errors[:, 1] == 0) > LANES / 4
+    # The conditions of the selection hold to rounding, times the condition number of the columns.
+    assert np.all(errors[:, 0] <= 1e-8)
