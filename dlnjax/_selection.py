@@ -87,12 +87,12 @@ def prior_of(network: AbstractDualNetwork, dtype, start: ArrayLike | None) -> Pr
 
 
 class Selection(eqx.Module):
-    """On each plateau: what is positive (nothing if the loss alone tells `x`), a basis of its
-    columns, and `θ`."""
+    """On each plateau, a leading axis: what is positive (nothing if the loss alone tells `x`), a
+    basis of its columns, and `θ`."""
 
-    free: Bool[Array, "K signs d"]
-    basis: Int[Array, "K k"]
-    theta: Float[Array, "K k"]
+    free: Bool[Array, "... signs d"]
+    basis: Int[Array, "... k"]
+    theta: Float[Array, "... k"]
 
 
 class _Frame(eqx.Module):
