@@ -5,12 +5,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from ._check import as_parameter, is_concrete
 from ._problem import AbstractProblem, check_quadratic, nan_unless_valid
-from ._solution import RESULTS
+from ._solution import RESULTS, has_no_nan, one_unless
 
 
 class PiecewiseLinearPath(eqx.Module):
@@ -50,11 +51,17 @@ class PiecewiseLinearPath(eqx.Module):
 
     @eqx.filter_jit
     def _ask(self, at: Callable[..., Array], p: Array) -> Array:
-        """`at(self, p)`; NaN, without derivatives, where `p` is NaN or negative."""
+        """`at(self, p)`; NaN, without derivatives, where `p` is NaN or negative, and where the path
+        is not known."""
         self._check_single()
         is_known = p >= 0
-        value = at(self, jnp.where(is_known, p, 0))
+        p = jnp.where(is_known, p, 0)
+        fields = lambda path: (path.knots, path.values, path.slopes)
+        filled = [jnp.where(jnp.isnan(v), 0, v) for v in fields(self)]
+        value = at(eqx.tree_at(fields, self, filled), p)
+        held = eqx.tree_at(fields, self, [lax.stop_gradient(v) for v in fields(self)])
         is_known = is_known.reshape(p.shape + (1,) * (value.ndim - p.ndim))
+        is_known = is_known & ~jnp.isnan(at(held, lax.stop_gradient(p)))
         return jnp.where(is_known, value, jnp.nan)
 
     def _locate(self, p: Array) -> tuple[Array, Array]:
@@ -199,6 +206,9 @@ class PiecewiseLinearPath(eqx.Module):
         `|rᵢ − (Mx)ᵢ − κᵢ sign xᵢ|`, with `κ = λ + ω/p`.
         """
         self.check_size(problem)
+        is_valid = has_no_nan((problem, self.weights, self.knots))
+        given = problem
+        problem, weights = one_unless(is_valid, (problem, self.weights))
         start, end = self._segments()
         scale = jnp.max(jnp.abs(problem.r))
         unit = 1 / jnp.where(scale > 0, scale, 1)
@@ -206,15 +216,18 @@ class PiecewiseLinearPath(eqx.Module):
         middle = jnp.where(jnp.isinf(end), beyond, 0.5 * (start + end))
 
         def at(p):
-            x = self.x(p)
-            kappa = problem.weight_decay + self.weights / jnp.where(p == 0, 1, p)
             # At p = 0 there is no lasso.
-            return jnp.where(p == 0, 0, kkt_violation(problem, x, kappa, self.positive))
+            x = self.x(p)
+            is_known = has_no_nan(x)
+            kappa = problem.weight_decay + weights / one_unless(is_known & (p != 0), p)
+            x = one_unless(is_known, x)
+            violation = kkt_violation(problem, x, kappa, self.positive) * unit
+            return jnp.where(p == 0, 0, jnp.where(is_known, violation, jnp.nan))
 
         violation = jnp.maximum(jax.vmap(at)(start), jax.vmap(at)(middle))
         counted = (self._rows < self.num_knots) | jnp.isnan(self.knots)
-        violation = jnp.where(counted, violation / jnp.where(scale > 0, scale, 1), 0)
-        return nan_unless_valid(problem, violation)
+        violation = jnp.where(is_valid, jnp.where(counted, violation, 0), jnp.nan)
+        return nan_unless_valid(given, violation)
 
 
 class LimitFlow(PiecewiseLinearPath):
@@ -276,18 +289,24 @@ class LimitFlow(PiecewiseLinearPath):
         return dual
 
     @eqx.filter_jit
-    def _dual(self, problem: AbstractProblem, s: Array) -> tuple[Array, Array]:
+    def _dual(self, given: AbstractProblem, s: Array) -> tuple[Array, Array]:
+        is_valid = has_no_nan((given, self.knots))
+        problem, weights = one_unless(is_valid, (given, self.weights))
+
         def at(x, s):
             dual = -s * problem.gradient(x)
-            w = self.weights + jnp.stack([-dual, dual]) + problem.weight_decay * s
+            w = weights + jnp.stack([-dual, dual]) + problem.weight_decay * s
             w = w[:1] if self.positive else w
-            units = self.weights + s * rounding_units(problem, x)[None, :]
+            units = weights + s * rounding_units(problem, x)[None, :]
             is_ours = ~jnp.any(w < -(jnp.finfo(x.dtype).eps ** 0.5) * units[: len(w)])
             return jnp.where(is_ours, dual, jnp.nan), is_ours
 
-        x = self.z(s) / jnp.where(s > 0, s, 1)[..., None]
+        z = self.z(s)
+        is_known = is_valid & ~jnp.any(jnp.isnan(z), axis=-1)
+        x = jnp.where(is_known[..., None], z, 0) / jnp.where(s > 0, s, 1)[..., None]
         dual, is_ours = jnp.vectorize(at, signature="(d),()->(d),()")(x, s)
-        return nan_unless_valid(problem, dual), is_ours
+        dual = jnp.where(is_known[..., None], dual, jnp.nan)
+        return nan_unless_valid(given, dual), is_ours | ~is_known
 
 
 def kkt_violation(

@@ -23,6 +23,7 @@ from ._loops import scan
 from ._path import PiecewiseLinearPath
 from ._problem import AbstractProblem
 from ._selection import Prior, Selection, plateau
+from ._solution import has_no_nan, one_unless
 
 _P = TypeVar("_P", bound=PiecewiseLinearPath)
 
@@ -54,8 +55,12 @@ def differentiable(
         rows = jnp.clip(rows, 0, jnp.maximum(path.num_knots - 1, 0))
 
         def again(problem, weights, *rest):
-            parts = evaluate(segments, problem, weights, *rest)
+            # An invalid lane, where all is NaN, has no derivatives; nor has what is unknown.
+            is_valid = has_no_nan(path.knots)
+            parts = evaluate(segments, *one_unless(is_valid, (problem, weights, *rest)))
             parts = [jnp.where(path.num_knots > 0, v[rows], 0) for v in parts]
+            known = path.knots, path.values, path.slopes
+            parts = [jnp.where(jnp.isnan(v), 0, part) for v, part in zip(known, parts, strict=True)]
             fields = lambda path: (path.knots, path.values, path.slopes, path.weights)
             weights = jnp.broadcast_to(weights, path.weights.shape)
             return eqx.tree_at(fields, path, (*parts, weights))

@@ -292,7 +292,7 @@ def select(
             else:
                 frame = _Frame(problem, basis, free)
                 theta = _first(frame, prior, free, dual, basis)
-                theta, is_reached = _descend(frame, prior, free, theta, is_selected, 0)
+                theta, is_reached = _descend(frame, prior, free, theta, is_selected, 0.0)
                 is_decided = is_decided & (is_reached | ~is_selected)
                 x = signed(frame.q(prior, free, theta)[0])
                 x = x / jnp.where(scaled.scale > 0, scaled.scale, 1)

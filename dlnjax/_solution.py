@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 _S = TypeVar("_S", bound=eqx.Module)
+_T = TypeVar("_T")
 _Enumeration: Any = type(diffrax.RESULTS)
 
 
@@ -199,3 +200,16 @@ def names_of(result: RESULTS) -> np.ndarray:
 def result_code(result: RESULTS):
     """The index into `result_names()`, of any batch shape."""
     return result._value  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def one_unless(good: Bool[Array, ""], tree: _T) -> _T:
+    """`tree`, with 1 in place of all numbers unless `good`. What is computed from the ones, and
+    then replaced by NaN, has the derivative 0 in both modes. (That of NaN is NaN, even where no one
+    asks for it: `0 · NaN` is.)"""
+    one = lambda a: jnp.where(good, a, 1) if eqx.is_inexact_array(a) else a
+    return jax.tree.map(one, tree)
+
+
+def has_no_nan(tree: Any) -> Bool[Array, ""]:
+    leaves = [a for a in jax.tree.leaves(tree) if eqx.is_inexact_array(a)]
+    return ~jnp.stack([jnp.any(jnp.isnan(a)) for a in leaves]).any()

@@ -16,6 +16,7 @@ from ._check import (
 from ._flow._gradient_flow import Flow
 from ._path import LimitFlow, PiecewiseLinearPath, kkt_violations, rounding_units
 from ._problem import AbstractProblem, check_quadratic, nan_unless_valid
+from ._solution import has_no_nan, one_unless
 
 
 class SuboptimalityGap(eqx.Module):
@@ -72,9 +73,14 @@ def suboptimality_gap(
 def _gap_at_all(
     problem: AbstractProblem, x: Array, mu: Array, path: PiecewiseLinearPath
 ) -> tuple[SuboptimalityGap, Bool[Array, "..."]]:
+    is_valid = has_no_nan((problem, path.weights, path.knots))
+    problem, weights = one_unless(is_valid, (problem, path.weights))
+
     def at(x, mu):
         best = path.x(mu)
-        upper, lower = problem.weight_decay + path.weights / mu
+        is_known = has_no_nan((x, best))
+        x, best, mu = one_unless(is_known, (x, best, mu))
+        upper, lower = problem.weight_decay + weights / mu
         cost = lambda x: jnp.where(x == 0, 0, jnp.where(x > 0, upper, lower) * jnp.abs(x))
         # ℓ is quadratic, so the difference is a sum of small terms, without cancellation:
         # ½⟨δ, Mδ⟩ + Σ [κᵢ|xᵢ| − κᵢ|x*ᵢ| − (r − Mx*)ᵢ δᵢ].
@@ -92,8 +98,9 @@ def _gap_at_all(
         excess = kkt_violations(problem, best, jnp.stack([upper, lower]), path.positive)
         rounding = jnp.finfo(x.dtype).eps ** 0.5 * rounding_units(problem, best)
         is_optimal = ~jnp.any(excess > rounding)
-        absolute, relative = (jnp.where(is_optimal, v, jnp.nan) for v in (absolute, relative))
-        return absolute, relative, is_optimal
+        good = is_optimal & is_known & is_valid
+        absolute, relative = (jnp.where(good, v, jnp.nan) for v in (absolute, relative))
+        return absolute, relative, is_optimal | ~(is_known & is_valid)
 
     batch = jnp.broadcast_shapes(x.shape[:-1], mu.shape)
     x, mu = jnp.broadcast_to(x, (*batch, x.shape[-1])), jnp.broadcast_to(mu, batch)
@@ -125,8 +132,13 @@ def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
         )
     started = flow.s > 0
     kappa = problem.weight_decay + 1 / jnp.where(started, flow.s, 1)
-    bound = problem.duality_gap(flow.x_mean, kappa, positive=flow.positive)
-    return jnp.where(started, bound, jnp.inf)
+    is_valid = has_no_nan(problem) & ~jnp.all(jnp.isnan(flow.x_mean))
+    problem = one_unless(is_valid, problem)
+    is_known = is_valid & ~jnp.any(jnp.isnan(flow.x_mean), axis=-1)
+    x = jnp.where(is_known[..., None], flow.x_mean, 1)
+    kappa = jnp.where(is_valid, kappa, 1)  # of which the weight decay is a part
+    bound = problem.duality_gap(x, kappa, positive=flow.positive)
+    return jnp.where(started, jnp.where(is_known, bound, jnp.nan), jnp.inf)
 
 
 def eta(

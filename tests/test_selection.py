@@ -5,10 +5,8 @@ import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.integrate import solve_ivp
 from scipy.linalg import null_space
 from scipy.optimize import linprog
 
@@ -187,7 +185,11 @@ def _errors(batch: Batch, limit, i, deep, positive):
     return errors
 
 
-CASES = [(kind, *how) for kind in KINDS for how in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1)]]
+CASES = [
+    (kind, *how)
+    for kind in KINDS
+    for how in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1)]
+]
 
 
 @pytest.mark.parametrize(("kind", "decays", "positive", "deep"), CASES)
