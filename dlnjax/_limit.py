@@ -407,19 +407,22 @@ def limit_flow(
     Differentiable in both modes, jumps included. At a jump, derivatives are those of the plateau
     that follows; where several coordinates jump at once, that of its time is that of one of them.
     A coordinate that rests at 0 exactly although its `w` is 0 (±1 designs) is held there; `λ > 0`
-    may release it, so that the derivative in `λ`, at `λ = 0`, is another.
+    may release it, so that the derivative in `λ`, at `λ = 0`, is another. Where columns that are
+    active together depend on each other, derivatives are for changes that leave them dependent.
 
     **Arguments:**
 
-    - `network`: `UV`, `USquared` or another `AbstractDualNetwork`. Only the limit of its `w(0)`
-        matters: at depth 2 it is 1, whatever the shape.
+    - `network`: `UV`, `USquared` or another `AbstractDualNetwork`. The limit of its `w(0)` matters,
+        which at depth 2 is 1, whatever the shape; and the shape itself only where `x` is one of
+        several minimisers.
     - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included.
     - `s_max`: where to stop, in rescaled time, `> 0`. By default the process runs to its end.
     - `start`: fine-tuning from a linear model `x₀`, shape `(d,)`, that the network learned from
         a small initialisation. `w(0) = 1 ∓ sign x₀` at depth 2; in general, where `x₀` is not 0,
         `w(0) = 0` for its sign and the sum over both signs is as without `start`. The first jump
         is at `s = 0`, to the minimiser among `x` that are 0 where `x₀` is and have its signs
-        elsewhere (or are 0). So only the signs matter.
+        elsewhere (or are 0). So only the signs matter, unless there are several, as with more
+        non-zeros in `x₀` than rows: then sizes do.
     - `max_knots`: static size of the buffers, default `4 min(n, d) + 16`. The end at `s_max`
         counts as a knot.
     - `throw`: raise if the process is cut short or inaccurate. Under tracing nothing is raised:
@@ -427,7 +430,11 @@ def limit_flow(
 
     **Returns:** a `LimitFlow`, a `PiecewiseLinearPath` in `p = s`. It is NaN beyond `s_max`, and
     beyond its last knot if it ran out of them. Where columns that are active together depend on
-    each other (duplicates), `x` is one of several minimisers; `Xx`, `w` and `ℓ` are the limit's.
+    each other (duplicates, ±1 designs), `x` is that minimiser which the flow tends to: at depth 2
+    that of `Σ |xᵢ|(log |xᵢ|/sᵢ − 1)`, with `sᵢ = |x₀ᵢ|`, or the square of the shape where the
+    coordinate started at 0; at `D > 2` that with the largest `Σ |xᵢ|^{2/D}` (of the Bregman
+    divergence from `|x₀ᵢ|` where it started there). Where the dtype, or a network without `growth`,
+    does not tell it, the result is `limit_undetermined`.
 
     **Raises:** `TypeError` if the network has no dual form; `ValueError` for mismatched shapes,
     `s_max ≤ 0` or NaN, a `start` that is not finite, or negative for a network with `x ≥ 0`, or a
@@ -454,6 +461,7 @@ def limit_flow(
             "to its end."
         )
     dual = network.initial_dual(jnp.asarray(-jnp.inf, dtype))
+    prior = prior_of(network, dual, start)
     is_taken = takes(network, problem.weight_decay)
     refused = first_failure(
         (jnp.all(jnp.isfinite(dual)), RESULTS.invalid_shape), (is_taken, RESULTS.invalid_decay)
@@ -465,6 +473,5 @@ def limit_flow(
     if max_knots is None:
         max_knots = 4 * problem.rank_bound + 16
     max_knots = as_count(max_knots, "max_knots")
-    prior = prior_of(network, dtype, start)
     limit = _limit(problem, dual, s_max, prior, refused, network.positive, max_knots)
     return raise_on_failure(limit, limit.result, throw, kept=("knots", "values", "slopes"))

@@ -131,7 +131,8 @@ class AbstractDualNetwork(AbstractNetwork):
 
     def growth(self, log_eps: Float[Array, ""]) -> Growth:
         """The link again, relative to its start. `interpolator` needs it, since there `q` may
-        overflow its dtype's range in both directions."""
+        overflow its dtype's range in both directions; and so does `limit_flow`, where columns that
+        are active together depend on each other."""
         raise NotImplementedError(
             f"{type(self).__name__} has no method `growth`, which `interpolator` and "
             "`limit_point` need: see `dlnjax.AbstractDualNetwork`."

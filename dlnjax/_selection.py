@@ -58,15 +58,19 @@ class Prior(eqx.Module):
         return self.offset - self.unit * jnp.exp(-self.exponent * log_q)
 
 
-def prior_of(network: AbstractDualNetwork, dtype, start: ArrayLike | None) -> Prior | None:
-    """None if the network does not tell."""
+def prior_of(
+    network: AbstractDualNetwork, dual: Float[Array, "signs d"], start: ArrayLike | None
+) -> Prior | None:
+    """Of a network whose `w(0)` tends to `dual`. None if it does not tell."""
+    dtype = dual.dtype
     try:
         growth = network.growth(-jnp.ones((), dtype))
     except NotImplementedError:
         return None
-    log_s, unit = growth.log_initial + 1, growth.unit
-    zero = jnp.zeros_like(log_s)
     p = None if growth.is_linear else jnp.asarray(growth.exponent, dtype)
+    # At ε = 1/e.
+    log_s, unit = growth.log_initial + (dual if p is None else 1), growth.unit
+    zero = jnp.zeros_like(log_s)
     if p is not None:
         unit = unit / p * jnp.exp(p * log_s)
     if start is None:

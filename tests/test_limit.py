@@ -45,6 +45,10 @@ class Tilted(dln.AbstractDualNetwork):
     def initial_dual(self, log_eps):
         return self.w
 
+    def growth(self, log_eps):
+        w = self.initial_dual(log_eps)
+        return dln.Growth(w * log_eps, jnp.broadcast_to(-1 / log_eps, w.shape), 0.0)
+
 
 class TiltedPositive(Tilted):
     positive: ClassVar[bool] = True

@@ -5,14 +5,16 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
 from scipy.linalg import null_space
 from scipy.optimize import linprog
 
 import dlnjax as dln
 
-LANES = 32
+LANES = 16
 
 
 class Batch(NamedTuple):
@@ -201,3 +203,76 @@ def test_is_the_limit(kind, decays, positive, deep):
     assert np.sum(errors[:, 1] == 0) > LANES / 4
     # The conditions of the selection hold to rounding, times the condition number of the columns.
     assert np.all(errors[:, 0] <= 1e-8)
+
+
+@pytest.mark.parametrize(("kind", "decays"), [("pretrained", 0), ("twins", 1), ("signs", 0)])
+def test_the_flow_tends_to_it(kind, decays):
+    # On a plateau the flow comes as close to it as `e` to the power of its length over ε.
+    batch, L = _batch(kind, LANES, decays, False), 2000.0
+    limit = jax.device_get(_solve(batch, False, False))
+    X, y, decay = batch.X[1], batch.y[1], batch.decay[1]
+    F = np.hstack([X, -X])
+    w, log_s = _start(batch, 1, False, False)
+    K = int(limit.num_jumps[1])
+    s = np.append(limit.knots[1, :K], 2 * limit.knots[1, K - 1] + 1)
+    q = lambda s, nu: np.exp(np.minimum(log_s - L * (w - F.T @ nu + decay * s), 60))
+    flow = solve_ivp(
+        lambda s, nu: y - F @ q(s, nu),
+        (0, s[-1]),
+        np.zeros(4),
+        method="Radau",
+        jac=lambda s, nu: -L * (F * q(s, nu)) @ F.T,
+        t_eval=(s[:-1] + s[1:]) / 2,
+        rtol=1e-9,
+        atol=1e-13,
+    )
+    x = np.array([q(*at)[:8] - q(*at)[8:] for at in zip(flow.t, flow.y.T, strict=True)])
+    is_long = np.diff(s) > 0.2 * s[1:]
+    assert np.any(is_long)
+    np.testing.assert_allclose(x[is_long], limit.slopes[1, :K][is_long], atol=1e-7)
+
+
+@pytest.mark.parametrize("depth", [2, 3.0])
+def test_derivatives(depth):
+    batch = _batch("pretrained", 2, 0, False)
+    points = {"X": batch.X, "y": batch.y, "start": batch.start, "shape": batch.shape}
+
+    def value(a):
+        problem = dln.LeastSquares(a["X"], a["y"])
+        network = dln.Deep(a["shape"][0], a["shape"][1], depth=depth)
+        limit = dln.limit_flow(network, problem, start=a["start"], max_knots=2, throw=False)
+        return jnp.vdot(limit.slopes[0], jnp.cos(jnp.arange(8.0))) + jnp.sum(limit.x(3.0) ** 2)
+
+    @jax.jit
+    @jax.vmap
+    def run(a, along):
+        gradient, second = jax.jvp(jax.grad(value), (a,), (along,))
+        dot = lambda u: sum(jnp.vdot(u[k], along[k]) for k in along)
+        return jax.jvp(value, (a,), (along,)), dot(gradient), dot(second)
+
+    rng, h = np.random.default_rng(0), 1e-4
+    # What is 0 in the start stays 0.
+    along = {k: rng.normal(size=v.shape) * (v != 0) for k, v in points.items()}
+    steps = [0, 1, -1, 2, -2]
+    moved = {k: np.concatenate([v + h * n * along[k] for n in steps]) for k, v in points.items()}
+    out = run(moved, {k: np.concatenate([v] * 5) for k, v in along.items()})
+    (v, forward), backward, second = jax.tree.map(lambda o: np.asarray(o).reshape(5, -1), out)
+    # Of order h⁴.
+    slope = lambda v: (8 * (v[1] - v[2]) - (v[3] - v[4])) / (12 * h)
+    np.testing.assert_allclose(forward[0], slope(v), rtol=1e-7)
+    np.testing.assert_allclose(backward[0], forward[0], rtol=1e-9)
+    np.testing.assert_allclose(second[0], slope(backward), rtol=1e-7)
+
+
+def test_a_network_that_does_not_tell_is_flagged():
+    class Silent(dln.UV):
+        def growth(self, log_eps):
+            return dln.AbstractDualNetwork.growth(self, log_eps)
+
+    X, y = np.array([[1.0, 1.0, 0.3], [0.0, 0.0, 1.0]]), np.array([1.0, 2.0])
+    ones, zeros = np.ones(3), np.zeros(3)
+    told = dln.limit_flow(dln.UV(ones, zeros), dln.LeastSquares(X, y))
+    silent = dln.limit_flow(Silent(ones, zeros), dln.LeastSquares(X, y), throw=False)
+    assert silent.result == dln.RESULTS.limit_undetermined
+    np.testing.assert_allclose(silent.slopes @ X.T, told.slopes @ X.T, atol=1e-13)
+    np.testing.assert_allclose(told.slopes[:, 0], told.slopes[:, 1], rtol=1e-13)
