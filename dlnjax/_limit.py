@@ -278,11 +278,16 @@ def _follow(
     valid = verdict == RESULTS.successful
     zero = jnp.zeros((), dtype)
     nobody = jnp.asarray(d, jnp.int32)
+    # What starts at `w = 0` and stays there may be positive, without any jump.
+    slow = jnp.abs(scaled.excess) <= tol.floor * jnp.max(jnp.abs(scaled.r))
+    rests = slow & (scaled.b == 0) & (scaled.scale > 0)[None, :]
+    is_open = valid & jnp.any(rests)
+    first = jnp.argmax(rests.ravel()).astype(jnp.int32)
     state = _State(
         active=ActiveSet.empty(k, scaled.scale),
         s=zero,
         w=scaled.b,
-        row=jnp.asarray(-1, jnp.int32),
+        row=jnp.where(is_open, 0, -1).astype(jnp.int32),
         steps=jnp.asarray(0, jnp.int32),
         stalled=jnp.asarray(0, jnp.int32),
         entering=nobody,
@@ -299,8 +304,10 @@ def _follow(
         index=jnp.full((max_knots, k), d, jnp.int32),
         sign=jnp.zeros((max_knots, k), jnp.int32),
         slope=jnp.zeros((max_knots, k), dtype),
-        opening=jnp.zeros(max_knots, jnp.int32),
-        opening_sign=jnp.zeros(max_knots, jnp.int32),
+        opening=jnp.zeros(max_knots, jnp.int32).at[0].set(first % d),
+        opening_sign=jnp.zeros(max_knots, jnp.int32)
+        .at[0]
+        .set(jnp.where(is_open, jnp.where(first < d, 1, -1), 0).astype(jnp.int32)),
     )
     state, record = pivot_until_done(step, (state, record))
     return _assemble(problem, state, record, ~valid, scaled, dual, prior, positive)

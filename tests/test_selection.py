@@ -276,3 +276,11 @@ def test_a_network_that_does_not_tell_is_flagged():
     assert silent.result == dln.RESULTS.limit_undetermined
     np.testing.assert_allclose(silent.slopes @ X.T, told.slopes @ X.T, atol=1e-13)
     np.testing.assert_allclose(told.slopes[:, 0], told.slopes[:, 1], rtol=1e-13)
+
+
+def test_a_start_that_fits_stays():
+    # Columns `±1`, and nothing to fit: `x₁x₂` is conserved, and `x₁ − x₂` goes to 0.
+    problem = dln.LeastSquares(np.array([[1.0, -1.0, 0.0], [0.0, 0.0, 1.0]]), np.zeros(2))
+    network = dln.UV(np.ones(3), np.zeros(3))
+    limit = dln.limit_flow(network, problem, start=np.array([1.0, 4.0, 0.5]))
+    np.testing.assert_allclose(limit.x(np.array([0, 1.0, np.inf])), [[2, 2, 0]] * 3, atol=1e-13)
