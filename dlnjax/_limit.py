@@ -154,9 +154,13 @@ def _certain(state: _State, scaled: Scaled, tol: Tolerances) -> _State:
     falls = jnp.max(scaled.excess - _signs(scaled) * active.product[:1], axis=0)
     fastest = jnp.max(jnp.where(active.is_active, 0, falls))
     is_vague = ~state.is_done & (noise > tol.unit * size) & (fastest < 1e5 * noise)
-    refine = lambda a: jax.tree.map(lambda u, v: jnp.where(is_vague, u, v), a.refined(), a)
-    active = lax.cond(any_lane(is_vague), refine, lambda a: a, active)
-    return eqx.tree_at(lambda s: s.active, state, active)
+    # Of all the set, a branch hands back what it changes alone: the rest would be copied.
+    changed = lambda a: (a.solution, a.product, a.residual)
+    refine = lambda a: jax.tree.map(
+        lambda new, old: jnp.where(is_vague, new, old), changed(a.refined()), changed(a)
+    )
+    fields = lax.cond(any_lane(is_vague), refine, changed, active)
+    return eqx.tree_at(lambda s: changed(s.active), state, fields)
 
 
 @eqx.filter_jit
@@ -468,7 +472,7 @@ def limit_flow(
             "to its end."
         )
     dual = network.initial_dual(jnp.asarray(-jnp.inf, dtype))
-    prior = prior_of(network, dual, start)
+    alone = dual
     is_taken = takes(network, problem.weight_decay)
     refused = first_failure(
         (jnp.all(jnp.isfinite(dual)), RESULTS.invalid_shape), (is_taken, RESULTS.invalid_decay)
@@ -476,6 +480,7 @@ def limit_flow(
     if start is not None:
         dual = dual_from(dual, start, network.positive)
         refused = first_failure(refused, (jnp.all(jnp.isfinite(dual)), RESULTS.invalid_start))
+    prior = prior_of(network, alone, start)
     dual = jnp.where(is_taken, dual, jnp.nan)
     if max_knots is None:
         max_knots = 4 * problem.rank_bound + 16
