@@ -31,6 +31,7 @@ from ._active_set import (
 )
 from ._check import as_count, as_float, check_scalar, is_concrete
 from ._lanes import any_lane
+from ._loops import cond
 from ._network import AbstractDualNetwork, AbstractNetwork, dual_from, matched, takes
 from ._path import LimitFlow
 from ._problem import AbstractProblem, check_quadratic, validity
@@ -159,7 +160,7 @@ def _certain(state: _State, scaled: Scaled, tol: Tolerances) -> _State:
     refine = lambda a: jax.tree.map(
         lambda new, old: jnp.where(is_vague, new, old), changed(a.refined()), changed(a)
     )
-    fields = lax.cond(any_lane(is_vague), refine, changed, active)
+    fields = cond(any_lane(is_vague), refine, changed, active)
     return eqx.tree_at(lambda s: changed(s.active), state, fields)
 
 
@@ -363,7 +364,7 @@ def _assemble(
     )
     slopes = chosen[rows]
     is_new = any_lane(jnp.any(selection.free))
-    values, w = lax.cond(is_new, follow, lambda _: (values, w), slopes)
+    values, w = cond(is_new, follow, lambda _: (values, w), slopes)
 
     # `w ≥ 0`, and 0 at both ends of the segments on which a coordinate moves. On the way to
     # infinity, the speed of `w` stands for it.

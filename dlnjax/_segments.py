@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from ._face import Face
 from ._lanes import any_lane
-from ._loops import scan
+from ._loops import cond, scan
 from ._path import PiecewiseLinearPath
 from ._problem import AbstractProblem
 from ._selection import Prior, Selection, plateau
@@ -177,4 +177,4 @@ def _selected(
         return jnp.where(is_selected[:, None], chosen, plateaus)
 
     is_any = any_lane(jnp.any(is_selected))
-    return lax.cond(is_any, some, lambda plateaus, *_: plateaus, plateaus, problem, prior)
+    return cond(is_any, some, lambda plateaus, *_: plateaus, plateaus, problem, prior)

@@ -26,6 +26,7 @@ from ._face import Face
 from ._flow._end_point import sides, signed
 from ._lanes import any_lane
 from ._linalg import Cholesky, matmul
+from ._loops import cond, fori_loop, while_loop
 from ._network import AbstractDualNetwork
 from ._problem import AbstractProblem
 
@@ -174,7 +175,7 @@ def _descend(
 
     is_running = lambda s: any_lane(needed & ~s[2] & (s[1] < MAX_STEPS))
     start = theta, jnp.asarray(0, jnp.int32), jnp.asarray(False)
-    theta, _, is_near = lax.while_loop(is_running, step, start)
+    theta, _, is_near = while_loop(is_running, step, start)
     return theta, is_near & jnp.all(jnp.isfinite(theta))
 
 
@@ -209,7 +210,7 @@ def _independent(
 
     ones = (scaled.scale > 0).astype(scaled.scale.dtype)
     start = jnp.full(k, d, jnp.int32), jnp.zeros((k, d), ones.dtype), ones
-    basis, _, rest = lax.fori_loop(0, k, step, start)
+    basis, _, rest = fori_loop(0, k, step, start)
     return basis, rest
 
 
@@ -306,9 +307,9 @@ def select(
             chosen = jax.tree.map(put, selection, Selection(free, basis, theta))
             return todo & (indices(K) != k), (put(slopes, x), chosen, is_lost)
 
-        return lax.while_loop(is_running, step, (todo, nothing))[1]
+        return while_loop(is_running, step, (todo, nothing))[1]
 
-    return lax.cond(any_lane(jnp.any(others)), some, lambda: nothing)
+    return cond(any_lane(jnp.any(others)), some, lambda: nothing)
 
 
 def plateau(
