@@ -8,12 +8,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from equinox import AbstractVar
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from ._lanes import any_lane, in_chunks
 from ._linalg import inverse_factor, matmul
 from ._loops import cond, while_loop
-from ._problem import AbstractProblem
+from ._problem import AbstractProblem, LeastSquares
 
 TINY = 1e-30
 
@@ -22,7 +22,7 @@ def indices(size: int) -> Int[Array, " size"]:
     return jnp.arange(size, dtype=jnp.int32)
 
 
-def gather(v: Float[Array, "... d"], index: Int[Array, " k"]) -> Float[Array, "... k"]:
+def gather(v: Shaped[Array, "... d"], index: Int[Array, " k"]) -> Shaped[Array, "... k"]:
     """`v` at the active coordinates, 0 in empty slots."""
     return v.at[..., index].get(mode="fill", fill_value=0)
 
@@ -33,8 +33,10 @@ class Scaled(eqx.Module):
 
     scale: Float[Array, " d"]  # 1/‖Xⱼ‖, and 0 for a zero column
     r: Float[Array, " d"]
-    excess: Float[Array, "s d"]  # ±r − λ: correlation beyond its bound at x = 0, as τ → 0
+    # ±r − λ: correlation beyond its bound at x = 0, as τ → 0. Far below 0 where the bound is ∞.
+    excess: Float[Array, "s d"]
     b: Float[Array, "s d"]  # the bound's growth with τ
+    terms: Float[Array, " d"]  # what `r` is a sum of, in absolute values
 
     def __init__(self, problem: AbstractProblem, weights: Array, positive: bool):
         diagonal = problem.gram_diagonal()
@@ -43,11 +45,29 @@ class Scaled(eqx.Module):
         self.r = self.scale * problem.r
         a = problem.weight_decay * self.scale
         signs = 1 if positive else 2
-        self.excess = jnp.stack([self.r - a, -self.r - a][:signs])
-        self.b = weights[:signs] * self.scale[None, :]
+        is_excluded = jnp.isinf(weights[:signs])
+        excess = jnp.stack([self.r - a, -self.r - a][:signs])
+        self.excess = jnp.where(is_excluded, float(jnp.finfo(excess.dtype).min) / 4, excess)
+        self.b = jnp.where(is_excluded, 0, weights[:signs]) * self.scale[None, :]
+        self.terms = jnp.abs(self.r)
+        if isinstance(problem, LeastSquares):
+            terms = self.scale * matmul(jnp.abs(problem.y), jnp.abs(problem.X))
+            # Where `y` is orthogonal to all columns, the path of what rounding left is as good.
+            self.terms = jnp.minimum(terms, jnp.max(self.terms))
+
+    @property
+    def norms(self) -> Float[Array, " d"]:
+        """`‖Xⱼ‖`."""
+        return jnp.where(self.scale > 0, 1 / jnp.where(self.scale > 0, self.scale, 1), 0)
 
     def column(self, problem: AbstractProblem, j: Array) -> Array:
         return self.scale[j] * self.scale * problem.gram_column(j)
+
+    def hidden(self, active: "ActiveSet", tol: "Tolerances") -> Float[Array, "2 d"]:
+        """What rounding may hide in `r − Mu` and in `Mw`, each entry in its own scale."""
+        size = jnp.sum(jnp.abs(active.solution), axis=1)
+        sums = tol.sum * active.coherence[None, :] * size[:, None]
+        return sums.at[0].add(tol.floor * self.terms)
 
 
 class Tolerances(eqx.Module):
@@ -59,8 +79,8 @@ class Tolerances(eqx.Module):
     merge: float
     window: float
     floor: float
+    sum: float
     violation: float
-    position: float
     wrong: float
     defect: float
 
@@ -72,8 +92,8 @@ class Tolerances(eqx.Module):
         self.merge = eps**0.8
         self.window = eps**0.6
         self.floor = 100 * eps
+        self.sum = 8 * eps
         self.violation = eps**0.5
-        self.position = max(1e-6, self.violation)
         self.wrong = eps**0.375
         self.defect = eps**0.5
 
@@ -109,6 +129,7 @@ class ActiveSet(eqx.Module):
     update: Float[Array, "2 k"]  # its next update is the product of these two
     pivots: Float[Array, " d"]  # squared norm of each column, projected off the active ones
     is_active: Bool[Array, " d"]
+    coherence: Float[Array, " d"]  # the largest correlation with a column that was ever active
 
     @classmethod
     def empty(cls, k: int, scale: Array) -> "ActiveSet":
@@ -127,6 +148,7 @@ class ActiveSet(eqx.Module):
             update=zeros(2, k),
             pivots=(scale > 0).astype(dtype),
             is_active=jnp.zeros(d, bool),
+            coherence=zeros(d),
         )
 
     def factorise(self) -> tuple[Array, Array]:
@@ -217,6 +239,9 @@ class ActiveSet(eqx.Module):
                 update=jnp.stack([shift * v, v]),
                 pivots=pivots,
                 is_active=jnp.where(there & possible, joins, self.is_active),
+                coherence=jnp.where(
+                    possible, jnp.maximum(self.coherence, jnp.abs(column)), self.coherence
+                ),
             ),
             possible,
             is_stale,

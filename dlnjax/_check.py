@@ -211,15 +211,22 @@ def as_weights(value: ArrayLike | None, d: int, dtype) -> Array:
         raise ValueError(f"`weights` must have shape ({d},) or (2, {d}), got {weights.shape}.")
     if is_concrete(weights):
         v = np.asarray(weights)
-        bad = np.argwhere(~((v > 0) & np.isfinite(v)))
+        bad = np.argwhere(~(v >= 0))
         if len(bad):
             raise ValueError(
-                f"`weights` must be positive and finite, got {float(v[tuple(bad[0])])}. Use a "
-                "large weight to keep a coordinate at 0, a small one to leave it free."
+                f"`weights` must not be negative, got {float(v[tuple(bad[0])])}. 0 leaves a "
+                "coordinate unpenalised, `inf` keeps it at 0."
             )
     return jnp.broadcast_to(weights if weights.ndim == 2 else weights[None, :], (2, d))
 
 
 def is_weights(value: Array) -> Array:
     """Under tracing: what `as_weights` accepts."""
-    return jnp.all(value > 0) & jnp.all(jnp.isfinite(value))
+    return jnp.all(value >= 0)
+
+
+def may_be_zero(weights: ArrayLike | None) -> bool:
+    """Whether some weight is 0, or not known not to be: then another program is compiled."""
+    if weights is None:
+        return False
+    return not (is_concrete(weights) and bool(np.all(np.asarray(weights) > 0)))

@@ -20,7 +20,7 @@ from ._lasso._basis_pursuit import (
 )
 from ._lasso._homotopy import lasso_path
 from ._network import AbstractDualNetwork, has_shape, matched, takes
-from ._path import kkt_violation
+from ._path import kkt_violation, largest_correlation
 from ._problem import AbstractProblem, check_quadratic, validity
 from ._solution import RESULTS, first_failure, raise_on_failure
 
@@ -184,8 +184,9 @@ def _with_decay(problem: AbstractProblem, positive: bool) -> Interpolator:
     x = path.slopes[-1]
     end, fixed = held(x), held(problem)
     c = fixed.r - fixed.matvec(end)
-    size = jnp.max(jnp.abs(fixed.r))
-    violation = kkt_violation(fixed, end, jnp.full((2, x.shape[0]), fixed.weight_decay), positive)
+    size, norms = largest_correlation(fixed)
+    kappa = jnp.full((2, x.shape[0]), fixed.weight_decay)
+    violation = kkt_violation(fixed, end, kappa, positive, norms)
     stats = {
         "num_steps": path.stats["num_pivots"].astype(int),
         "residual": violation / jnp.where(size > 0, size, 1),

@@ -120,11 +120,10 @@ def _next_move(
     x = jnp.where((leaves & (indices(k) == slot)) | (x * active.sign <= 0), 0, x)
 
     # Once there: the first `w` to reach 0. Without decay no dependent column ever does.
-    size = jnp.max(jnp.abs(scaled.r)) + jnp.sum(jnp.abs(u))
     joins = ~active.is_active & ~state.excluded & jnp.any(is_empty)
     is_full = jnp.sum(~is_empty) >= rank_bound  # whatever rounding makes of `pivots`
     joins = joins & (((active.pivots > tol.pivot) & ~is_full) | is_decayed)
-    joins = joins[None, :] & (falls > tol.floor * size)
+    joins = joins[None, :] & (falls > scaled.hidden(active, tol)[:1])
     wait = jnp.where(joins, state.w / jnp.where(joins, falls, 1), jnp.inf)
     first = jnp.min(wait)
     is_first = jnp.any(wait <= first + tol.merge * (state.s + first), axis=0)
@@ -394,6 +393,7 @@ def _assemble(
         slopes=nan_if(is_unknown[:, None], slopes * scale),
         num_knots=num_knots,
         weights=jnp.broadcast_to(dual, (2, d)),
+        norms=scaled.norms,
         result=result,
         stats={"num_pivots": state.steps, "max_violation": worst},
         positive=positive,

@@ -30,6 +30,7 @@ class PiecewiseLinearPath(eqx.Module):
     - `num_knots`: the number of kinks. (It can be 0: then `z = 0` everywhere.)
     - `positive`, `weights`: whether `x ≥ 0` was asked, and the weights `ω` of shape `(2, d)`
         (rows: for positive and for negative entries) that the path belongs to.
+    - `norms`: `‖Xⱼ‖`, shape `(d,)`, the units in which coordinates compare.
     - `result`: how the solve ended; `stats`: what it cost.
     """
 
@@ -38,6 +39,7 @@ class PiecewiseLinearPath(eqx.Module):
     slopes: Float[Array, "K d"]
     num_knots: Int[Array, ""]
     weights: Float[Array, "2 d"]
+    norms: Float[Array, " d"]
     result: RESULTS
     stats: dict[str, Any]
     positive: bool = eqx.field(static=True)
@@ -89,7 +91,20 @@ class PiecewiseLinearPath(eqx.Module):
         step = (p - self.knots[index])[..., None]
         slope = self.slopes[index]
         z = self.values[index] + jnp.where(slope == 0, 0, step * slope)  # p may be inf
+        # Between two knots in a line: where columns are almost dependent slopes are so large that
+        # rounding of a knot carries `z` past 0. Derivatives are those of the segment alone.
+        change, share = self._to_next_knot(p, index)
+        line = lax.stop_gradient(self.values[index] + share * change - z)
+        z = z + jnp.where(share > 0, line, 0)
         return jnp.where(started[..., None], self._with_sign(z, index), 0)
+
+    def _to_next_knot(self, p: Array, index: Array) -> tuple[Array, Array]:
+        """The change of `z` on a segment, and the share that is made at `p`; 0 on the last ray."""
+        after = jnp.minimum(index + 1, self.knots.shape[0] - 1)
+        width = self.knots[after] - self.knots[index]
+        share = jnp.where(width > 0, (p - self.knots[index]) / jnp.where(width > 0, width, 1), 0)
+        share = jnp.where(p < self.knots[after], share, 0)
+        return self.values[after] - self.values[index], share[..., None]
 
     def x(self, p: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
         """`x(p) = z(p)/p`, with `x(0)` its limit. `(...) -> (..., d)`; `p = inf` gives the end
@@ -108,7 +123,8 @@ class PiecewiseLinearPath(eqx.Module):
         x = jnp.where((p > 0)[..., None], slope + offset / safe, slope)
         # Exact zeros survive: z itself is exact there, the rearrangement is not.
         # (Elsewhere z is not asked: at p = inf the derivative of what is not chosen is NaN.)
-        near = jnp.isfinite(p) & (p < 2 * self.knots[index])
+        is_inner = index + 1 < self.num_knots.astype(index.dtype)
+        near = jnp.isfinite(p) & ((p < 2 * self.knots[index]) | is_inner)
         z = self._z(jnp.where(near, p, 0))
         x = jnp.where(near[..., None], z / safe, x)
         return jnp.where(started[..., None], self._with_sign(x, index), 0)
@@ -150,27 +166,27 @@ class PiecewiseLinearPath(eqx.Module):
         """Whether `p ↦ z(p)` is coordinate-wise monotone: no positive part and no negative
         part ever decreases, the last ray included ([B25] §2.1).
 
-        `tol` (default `eps^(5/8)`, 1.6e-10 in float64) is relative to the largest `|z|` and
-        `|dz/dp|` of the segment: smaller decreases count as rounding. False where the path is not
-        known to its end.
+        `tol` (default `eps^(5/8)`, 1.6e-10 in float64) is relative to the largest `‖Xⱼ‖|zⱼ|` and
+        `‖Xⱼ‖|dzⱼ/dp|` of the segment: smaller decreases count as rounding. (So the units of columns
+        play no role.) False where the path is not known to its end.
         """
         if tol is not None and is_concrete(tol) and not 0 <= tol < 1:
             raise ValueError(f"`tol` must be a number in [0, 1), got {tol}.")
         small = jnp.finfo(self.knots.dtype).eps ** 0.625 if tol is None else tol
         start, end = self._segments()
-        speed = jnp.where(self.values * self.slopes < 0, jnp.abs(self.slopes), 0)
-        amount = jnp.minimum(
-            jnp.abs(self.values),
-            jnp.where(speed > 0, speed * (end - start)[:, None], 0),
-        )
-        top = jnp.max(jnp.abs(self.values), axis=1, keepdims=True)
-        fastest = jnp.max(jnp.abs(self.slopes), axis=1, keepdims=True)
+        norms = self.norms[None, :]
+        values, slopes = norms * jnp.abs(self.values), norms * jnp.abs(self.slopes)
+        speed = jnp.where(self.values * self.slopes < 0, slopes, 0)
+        amount = jnp.minimum(values, jnp.where(speed > 0, speed * (end - start)[:, None], 0))
+        top = jnp.max(values, axis=1, keepdims=True)
+        fastest = jnp.max(slopes, axis=1, keepdims=True)
         decreases = (speed > small * fastest) & (amount > small * top)
         return ~jnp.any(decreases | jnp.isnan(self.slopes))
 
     def downward_variation(self, p: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        """`z↓(p) = Σᵢ ∫₀ᵖ (1+u)[(d(zᵢ)₊/du)₋ + (d(zᵢ)₋/du)₋] du` ([B25] Eq. 2.3), exact from
-        the knots. `(...) -> (...)`.
+        """`z↓(p) = Σᵢ ωᵢ ∫₀ᵖ (1+u)[(d(zᵢ)₊/du)₋ + (d(zᵢ)₋/du)₋] du`, exact from the knots, with the
+        weight of the sign that decreases. `(...) -> (...)`. At `ω = 1` it is [B25] Eq. 2.3, and
+        weights are the same as columns `Xᵢ/ωᵢ`.
 
         **Raises:** `ValueError` for `p < 0`.
         """
@@ -180,6 +196,8 @@ class PiecewiseLinearPath(eqx.Module):
     def _downward_variation(self, p: Array) -> Array:
         start, end = self._segments()
         speed = jnp.where(self.values * self.slopes < 0, jnp.abs(self.slopes), 0)
+        omega = jnp.where(self.values > 0, self.weights[:1], self.weights[1:])
+        omega = jnp.where(speed > 0, omega, 0)
         # A coordinate that crosses 0 inside a segment grows again on the other side.
         zero = start[:, None] + jnp.where(
             speed > 0, jnp.abs(self.values) / jnp.where(speed > 0, speed, 1), 0
@@ -191,27 +209,28 @@ class PiecewiseLinearPath(eqx.Module):
             length = stop - start[:, None]
             moment = length + 0.5 * (stop + start[:, None]) * length
             is_unknown = jnp.isnan(self.slopes) & (jnp.minimum(end, p) > start)[:, None]
-            return jnp.sum(jnp.where(is_unknown, jnp.nan, speed * moment))
+            return jnp.sum(jnp.where(is_unknown, jnp.nan, omega * speed * moment))
 
         return jnp.vectorize(up_to)(p)
 
     @eqx.filter_jit
     def kkt_residual(self, problem: AbstractProblem) -> Float[Array, " K"]:
         """Violation of the lasso's optimality conditions, at each knot and in the middle of the
-        segment that follows (at twice the last knot on the last ray, or `1/‖r‖_∞` if that is 0),
-        relative to `‖r‖_∞`. Shape `(K,)`; 0 for padding and, since both are linear, a bound in
-        between.
+        segment that follows (at twice the last knot on the last ray, or where a path without one
+        would have its first), relative to the largest `|rⱼ|/‖Xⱼ‖`. Shape `(K,)`; 0 for padding and,
+        since both are linear, a bound in between.
 
         The violation at `x` is the largest of `|rⱼ − (Mx)ⱼ| − κⱼ` and, where `xᵢ ≠ 0`, of
-        `|rᵢ − (Mx)ᵢ − κᵢ sign xᵢ|`, with `κ = λ + ω/p`.
+        `|rᵢ − (Mx)ᵢ − κᵢ sign xᵢ|`, each over `‖Xⱼ‖`, with `κ = λ + ω/p`.
         """
         self.check_size(problem)
         is_valid = has_no_nan((problem, self.weights, self.knots))
         given = problem
         problem, weights = one_unless(is_valid, (problem, self.weights))
         start, end = self._segments()
-        scale = jnp.max(jnp.abs(problem.r))
-        unit = 1 / jnp.where(scale > 0, scale, 1)
+        scale, norms = largest_correlation(problem)
+        typical = jnp.max(jnp.where(jnp.isfinite(weights), weights, 0) / norms[None, :])
+        unit = jnp.where(typical > 0, typical, 1) / jnp.where(scale > 0, scale, 1)
         beyond = jnp.where(start > 0, 2 * start, unit)
         middle = jnp.where(jnp.isinf(end), beyond, 0.5 * (start + end))
 
@@ -219,9 +238,10 @@ class PiecewiseLinearPath(eqx.Module):
             # At p = 0 there is no lasso.
             x = self.x(p)
             is_known = has_no_nan(x)
-            kappa = problem.weight_decay + weights / one_unless(is_known & (p != 0), p)
+            kappa = penalties(problem, weights, one_unless(is_known & (p != 0), p))
             x = one_unless(is_known, x)
-            violation = kkt_violation(problem, x, kappa, self.positive) * unit
+            violation = kkt_violation(problem, x, kappa, self.positive, norms)
+            violation = violation / jnp.where(scale > 0, scale, 1)
             return jnp.where(p == 0, 0, jnp.where(is_known, violation, jnp.nan))
 
         violation = jnp.maximum(jax.vmap(at)(start), jax.vmap(at)(middle))
@@ -309,14 +329,38 @@ class LimitFlow(PiecewiseLinearPath):
         return nan_unless_valid(given, dual), is_ours | ~is_known
 
 
+def penalties(
+    problem: AbstractProblem, weights: Float[Array, "2 d"], mu: Float[Array, ""]
+) -> Float[Array, "2 d"]:
+    """`κ = λ + ω/μ`, and ∞ where `ω` is, also at `μ = ∞`."""
+    is_excluded = jnp.isinf(weights)
+    kappa = problem.weight_decay + jnp.where(is_excluded, 0, weights) / mu
+    return jnp.where(is_excluded, jnp.inf, kappa)
+
+
+def penalty(x: Float[Array, " d"], kappa: Float[Array, "2 d"]) -> Float[Array, " d"]:
+    """`κᵢ|xᵢ|`, 0 at 0 whatever `κ`."""
+    return jnp.where(x > 0, kappa[0], jnp.where(x < 0, kappa[1], 0)) * jnp.abs(x)
+
+
+def largest_correlation(
+    problem: AbstractProblem,
+) -> tuple[Float[Array, ""], Float[Array, " d"]]:
+    """The largest `|rⱼ|/‖Xⱼ‖`, and `‖Xⱼ‖` (1 where it is 0)."""
+    norms = jnp.sqrt(problem.gram_diagonal())
+    norms = jnp.where(norms > 0, norms, 1)
+    return jnp.max(jnp.abs(problem.r) / norms), norms
+
+
 def kkt_violation(
     problem: AbstractProblem,
     x: Float[Array, " d"],
     kappa: Float[Array, "2 d"],
     positive: bool,
+    norms: Float[Array, " d"],
 ) -> Float[Array, ""]:
-    """Largest violation of the lasso's optimality conditions at `x`, in units of `r`."""
-    largest = jnp.max(kkt_violations(problem, x, kappa, positive))
+    """Largest violation of the lasso's optimality conditions at `x`, in units of `r/norms`."""
+    largest = jnp.max(kkt_violations(problem, x, kappa, positive) / norms)
     # A maximum may lose a NaN when it is vectorised.
     return jnp.where(jnp.any(jnp.isnan(x)), jnp.nan, largest)
 

@@ -134,26 +134,40 @@ class AbstractProblem(eqx.Module):
         return _gap_at_all(self, x, kappa, positive)
 
     def gap_at(
-        self, x: Float[Array, " d"], bounds: Float[Array, "2 d"], positive: bool
+        self,
+        x: Float[Array, " d"],
+        bounds: Float[Array, "2 d"],
+        positive: bool,
+        rounding: Float[Array, " d"] | None = None,
     ) -> Float[Array, ""]:
-        """The duality gap where the two signs of each coordinate have their own `κ`."""
+        """The duality gap where the two signs of each coordinate have their own `κ`, 0 and ∞
+        included. With `rounding`, what may be rounding in each entry of `Xᵀ(y − Xx)`, a bound that
+        counts as met within it: the gap is then right up to `Σ roundingᵢ|xᵢ|`, which is added."""
         # With ρ = y − Xx the residual, c = Xᵀρ and the dual point αρ, the gap is
         #     ½(1 − α)²‖ρ‖² + Σᵢ (κᵢ|xᵢ| − α cᵢ xᵢ),
         # a sum of non-negative terms: no cancellation, and only ‖ρ‖² = 2ℓ(x) is needed.
         c = -self.gradient(x)
         upper, lower = bounds
-        scale_to = lambda c, bound: jnp.where(c > bound, bound / jnp.where(c > bound, c, 1), 1)
-        fits = scale_to(c, upper)
-        if not positive:
-            fits = jnp.minimum(fits, scale_to(-c, lower))
-        alpha_max = jnp.min(fits)
-        # Beyond feasibility, the best scaling in [0, α_max] is where the gap is stationary.
         square = 2 * self.loss(x)
         inner = jnp.sum(c * x)
-        best = 1 + jnp.where(square > 0, inner / jnp.where(square > 0, square, 1), 0)
-        alpha = jnp.clip(best, 0, alpha_max)
         linear = jnp.where(x == 0, 0, jnp.where(x > 0, upper, lower) * jnp.abs(x))
-        gap = 0.5 * (1 - alpha) ** 2 * square + jnp.sum(linear - alpha * c * x)
+        scale_to = lambda c, bound: jnp.where(c > bound, bound / jnp.where(c > bound, c, 1), 1)
+
+        def gap_within(rounding: Array | float) -> Array:
+            fits = scale_to(c, upper + rounding)
+            if not positive:
+                fits = jnp.minimum(fits, scale_to(-c, lower + rounding))
+            alpha_max = jnp.min(fits)
+            # Beyond feasibility, the best scaling in [0, α_max] is where the gap is stationary.
+            best = 1 + jnp.where(square > 0, inner / jnp.where(square > 0, square, 1), 0)
+            alpha = jnp.clip(best, 0, alpha_max)
+            return 0.5 * (1 - alpha) ** 2 * square + jnp.sum(linear - alpha * c * x)
+
+        gap = gap_within(0.0)
+        if rounding is not None:
+            # A sum of non-negative terms, but for rounding.
+            within = jnp.maximum(gap_within(rounding), 0) + jnp.sum(rounding * jnp.abs(x))
+            gap = jnp.minimum(gap, within)
         if positive:
             gap = jnp.where(jnp.any(x < 0), jnp.inf, gap)
         return gap

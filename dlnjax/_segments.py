@@ -83,7 +83,9 @@ def lasso_on_face(
     """The lasso at `μ` with the support and the signs of `x`: `M_AA x_A = (r − κs)_A`."""
     d = problem.r.shape[0]
     index = jnp.nonzero(x, size=problem.rank_bound, fill_value=d)[0].astype(jnp.int32)
-    kappa = problem.weight_decay + jnp.where(x > 0, weights[0], weights[1]) / mu
+    # A weight of ∞ has no part in what is not 0.
+    omega = jnp.where(x > 0, weights[0], jnp.where(x < 0, weights[1], 0))
+    kappa = problem.weight_decay + omega / mu
     rhs = (problem.r - kappa * jnp.sign(x))[jnp.minimum(index, d - 1)]
     return _spread(index[None], Face(problem, index).solve(rhs)[None], d)[0]
 
@@ -97,16 +99,16 @@ def path_on_segments(
     d = r.shape[0]
     sign = segments.sign.astype(r.dtype)
     at = jnp.minimum(index, d - 1)
-    omega = jnp.where(sign > 0, weights[0][at], weights[1][at])
+    omega = jnp.where(sign > 0, weights[0][at], jnp.where(sign < 0, weights[1][at], 0))
     faces = jax.vmap(lambda index: Face(problem, index))(index)
     rhs = jnp.stack([r[at] - problem.weight_decay * sign, omega * sign])
     u, w = jax.vmap(lambda rhs: _spread(index, jax.vmap(Face.solve)(faces, rhs), d))(rhs)
     before = lambda v: jnp.concatenate([jnp.zeros_like(v[:1]), v[:-1]])
     du, dw = u - before(u), w - before(w)
-    # μ du = dw.
+    # μ du = dw. (Unpenalised coordinates have a knot at 0, where w = 0.)
     size = jnp.sum(du * dw, axis=1)
     moves = size != 0
-    knots = jnp.where(moves, jnp.sum(dw**2, axis=1) / jnp.where(moves, size, 1), 1)
+    knots = jnp.where(moves, jnp.sum(dw**2, axis=1) / jnp.where(moves, size, 1), 0)
     return knots, knots[:, None] * u - w, u
 
 

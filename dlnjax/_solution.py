@@ -71,7 +71,10 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "A grid is out of range: `s` must be finite, non-negative and sorted; `s_max`, `level` and "
         "`mu` positive."
     )
-    invalid_weights = "`weights` must be positive and finite."
+    invalid_weights = (
+        "`weights` must not be negative or NaN. 0 leaves a coordinate unpenalised, `inf` keeps it "
+        "at 0."
+    )
     invalid_tolerance = "A tolerance is not positive or not finite. Leave it out for the default."
     invalid_training = (
         "A step size or the label noise is negative or not finite. Use positive step sizes, and "
@@ -82,10 +85,11 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "and NaN beyond. Pass a larger `max_knots`."
     )
     path_inaccurate = (
-        "The path violates the optimality conditions by more than rounding, because its "
-        "columns are almost linearly dependent (or, with non-uniform weights and weight "
-        "decay together, because it jumps); `path.kkt_residual(problem)` says where and by "
-        "how much. Merge near-duplicate columns, use float64, or pass `throw=False`."
+        "The path violates the optimality conditions by more than rounding: its columns are almost "
+        "linearly dependent, once scaled to norm 1 (or, with non-uniform weights and weight decay "
+        "together, it jumps; or its knots leave the range of the dtype). "
+        "`path.kkt_residual(problem)` says where and by how much. Merge near-duplicate columns, "
+        "use float64, or pass `throw=False`."
     )
     path_cycled = (
         "The homotopy made too many pivots without moving, on a degenerate knot. Please "

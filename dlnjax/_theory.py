@@ -14,7 +14,14 @@ from ._check import (
     leading_axes,
 )
 from ._flow._gradient_flow import Flow
-from ._path import LimitFlow, PiecewiseLinearPath, kkt_violations, rounding_units
+from ._path import (
+    LimitFlow,
+    PiecewiseLinearPath,
+    kkt_violations,
+    penalties,
+    penalty,
+    rounding_units,
+)
 from ._problem import AbstractProblem, check_quadratic, nan_unless_valid
 from ._solution import has_no_nan, one_unless
 
@@ -80,8 +87,8 @@ def _gap_at_all(
         best = path.x(mu)
         is_known = has_no_nan((x, best))
         x, best, mu = one_unless(is_known, (x, best, mu))
-        upper, lower = problem.weight_decay + weights / mu
-        cost = lambda x: jnp.where(x == 0, 0, jnp.where(x > 0, upper, lower) * jnp.abs(x))
+        kappa = penalties(problem, weights, mu)
+        cost = lambda x: penalty(x, kappa)
         # ℓ is quadratic, so the difference is a sum of small terms, without cancellation:
         # ½⟨δ, Mδ⟩ + Σ [κᵢ|xᵢ| − κᵢ|x*ᵢ| − (r − Mx*)ᵢ δᵢ].
         step = x - best
@@ -95,7 +102,7 @@ def _gap_at_all(
         relative = absolute / jnp.where(is_zero, 1, least)
         relative = jnp.where(is_zero & (absolute != 0), jnp.inf, relative)
         # The gap of another problem's path is none, and may be below 0.
-        excess = kkt_violations(problem, best, jnp.stack([upper, lower]), path.positive)
+        excess = kkt_violations(problem, best, kappa, path.positive)
         rounding = jnp.finfo(x.dtype).eps ** 0.5 * rounding_units(problem, best)
         is_optimal = ~jnp.any(excess > rounding)
         good = is_optimal & is_known & is_valid

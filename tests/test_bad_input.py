@@ -21,7 +21,7 @@ from dlnjax._solution import names_of
 X = np.array([[1.0, 2, 3], [0, 1, 1]])
 PROBLEM, SMALL = dln.LeastSquares(X, np.ones(2)), dln.LeastSquares(np.eye(2), np.ones(2))
 NETWORK = dln.UV(np.ones(3), np.zeros(3))
-RAY = {"num_knots": jnp.asarray(1, jnp.int32), "weights": jnp.ones((2, 3))}
+RAY = {"num_knots": jnp.asarray(1, jnp.int32), "weights": jnp.ones((2, 3)), "norms": jnp.ones(3)}
 RAY |= {"knots": jnp.ones(2), "values": jnp.zeros((2, 3)), "slopes": jnp.ones((2, 3))}
 RAY |= {"result": dln.RESULTS.successful, "stats": {}, "positive": False}
 PATH = dln.PiecewiseLinearPath(**RAY)

@@ -22,6 +22,7 @@ def _path(knots, values, slopes, num_knots=None, positive=False, weights=None):
         slopes=jnp.asarray(slopes, float),
         num_knots=jnp.asarray(K if num_knots is None else num_knots, jnp.int32),
         weights=jnp.ones((2, d)) if weights is None else jnp.asarray(weights),
+        norms=jnp.ones(d),
         result=cast(dln.RESULTS, dln.RESULTS.successful),
         stats={},
         positive=positive,
@@ -233,6 +234,7 @@ def test_downward_variation_against_is_monotone():
 def test_kkt_residual_is_the_violation(decay):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(5, 3)), rng.normal(size=5)
+    X = X / np.linalg.norm(X, axis=0)  # the units of the violation
     problem = dln.LeastSquares(X, y, weight_decay=decay)
     for path in (_random_path(1), _random_path(2)):
         knots = np.asarray(path.knots)
@@ -263,3 +265,12 @@ def test_kkt_residual_of_a_closed_form():
         other = _path(knots, values, rates, positive=positive)
         assert np.max(residual(other)) > 0.01
     assert np.isinf(residual(_path(knots, soft(knots), slopes, positive=True))).any()
+
+
+def test_values_end_where_the_next_segment_begins():
+    """A slope that rounding makes too steep, as where columns are almost dependent, does not carry
+    `z` past its value at the next knot: found by `python -m benchmarks.fuzz` (columns 5e-10 apart,
+    slopes of 1e4; the sign of one coordinate was kept and its twin was not moved)."""
+    path = _path([1, 2, 3], [[0, 0], [1, 2], [3, 0]], [[1 + 1e-6, 2], [2, -2 - 1e-5], [1, 0]])
+    before = np.nextafter(np.array([2.0, 3.0]), 0)
+    np.testing.assert_allclose(path.z(before), [[1, 2], [3, 0]], rtol=0, atol=1e-14)

@@ -146,7 +146,7 @@ def test_bad_lanes():
     response[2, 1] = np.inf
     decay[3] = -1
     mu[4, 0, 1] = -1
-    weights[5, 2] = 0
+    weights[5, 2] = -1
 
     @jax.jit
     @jax.vmap
@@ -240,7 +240,7 @@ REFUSED = {
     "zero mu": (dict(mu=0.0), "`mu` must be positive, got 0.0. Start the grid above 0"),
     "negative mu": (dict(mu=np.array([1.0, -2.0])), "`mu` must be positive, got -2.0"),
     "NaN mu": (dict(mu=np.nan), "`mu` must be positive, got nan"),
-    "zero weight": (dict(weights=np.zeros(D)), "`weights` must be positive and finite, got 0.0"),
+    "negative weight": (dict(weights=-np.ones(D)), "`weights` must not be negative, got -1.0"),
     "shape of weights": (
         dict(weights=np.ones(3)),
         f"`weights` must have shape ({D},) or (2, {D}), got (3,)",

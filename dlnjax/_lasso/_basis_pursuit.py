@@ -7,11 +7,12 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
-from .._check import as_count, as_flag, as_weights
+from .._check import as_count, as_flag, as_weights, may_be_zero
 from .._constraint import Constraint
+from .._path import largest_correlation, penalty
 from .._problem import AbstractProblem, check_quadratic, validity
 from .._solution import RESULTS, first_failure, raise_on_failure
-from ._homotopy import lasso_path
+from ._homotopy import homotopy
 
 
 class BasisPursuit(eqx.Module):
@@ -21,11 +22,12 @@ class BasisPursuit(eqx.Module):
 
     - `x`: shape `(d,)`.
     - `dual`: `c = Xᵀν` with `|cᵢ| ≤ ωᵢ`, and `cᵢ = ±ωᵢ` where `±xᵢ > 0`, shape `(d,)`. (For
-        `positive` only `cᵢ ≤ ωᵢ`, and `−inf` where all minimisers of the loss over `x ≥ 0` are 0.)
+        `positive` only `cᵢ ≤ ωᵢ`, and `−inf` where all minimisers of the loss over `x ≥ 0` are 0;
+        ±inf likewise where the weight of a sign is `inf`.)
     - `gap`: `Σ ωᵢ|xᵢ| − ⟨c, x⟩` with `c` scaled to be feasible, the duality gap, a scalar in the
         units of `x`.
     - `infeasibility`: the largest violation of the conditions for `x` to minimise the loss,
-        relative to `‖r‖_∞`, a scalar.
+        over `‖Xⱼ‖`, relative to the largest `|rⱼ|/‖Xⱼ‖`, a scalar.
     - `is_unique`: whether it is certain that no other point has the same norm: the columns on which
         the dual attains its bounds are linearly independent.
     - `result`: how the solve ended; `stats`: what the path cost.
@@ -45,8 +47,10 @@ def faces(
 ) -> Bool[Array, "signs d"]:
     """The signs that minimum 1-norm points may have: where the dual attains its bound."""
     small = jnp.finfo(dual.dtype).eps ** 0.625
-    upper = dual >= (1 - small) * weights[0]
-    return upper[None, :] if positive else jnp.stack([upper, -dual >= (1 - small) * weights[1]])
+    size = jnp.max(jnp.where(jnp.isfinite(dual), jnp.abs(dual), 0))
+    least = jnp.where(weights > 0, (1 - small) * weights, -small * size)
+    attains = (jnp.stack([dual, -dual]) >= least) & jnp.isfinite(weights)
+    return attains[:1] if positive else attains
 
 
 def without_decay(problem: AbstractProblem) -> AbstractProblem:
@@ -72,11 +76,15 @@ def _first_of_last_residual(
 
 @eqx.filter_jit
 def _solve(
-    problem: AbstractProblem, weights: Array, positive: bool, max_knots: int | None
+    problem: AbstractProblem,
+    weights: Array,
+    positive: bool,
+    max_knots: int | None,
+    may_be_zero: bool,
 ) -> BasisPursuit:
     verdict = validity(problem)
     problem = without_decay(problem)
-    path = lasso_path(problem, positive=positive, weights=weights, max_knots=max_knots, throw=False)
+    path = homotopy(problem, weights, positive, max_knots, may_be_zero)
     x = path.slopes[-1]
     rest = problem.r - problem.matvec(x)
     # On the last ray μ(r − Mx(μ)) = μ(r − Mx) − M(z − μx): what does not grow with μ is the dual.
@@ -84,17 +92,26 @@ def _solve(
     # that rounding makes may follow, at any μ.
     first = _first_of_last_residual(lax.stop_gradient(problem), lax.stop_gradient(path.slopes))
     dual = -problem.matvec(path.values[first] - path.knots[first] * path.slopes[first])
-    is_free = jnp.ones_like(x, bool)
-    if positive:
-        is_free = rest >= -rounding_of_residual(problem)
-    bound = jnp.where(dual >= 0, weights[0], weights[0] if positive else weights[1])
-    ratio = dual / bound if positive else jnp.abs(dual) / bound
-    excess = jnp.maximum(jnp.max(jnp.where(is_free, ratio, 0)), 1)
-    cost = jnp.where(x >= 0, weights[0], weights[1]) * jnp.abs(x)
-    size = jnp.max(jnp.abs(problem.r))
-    off = jnp.max(jnp.where(is_free, jnp.abs(rest), 0)) / jnp.where(size > 0, size, 1)
+    size, norms = largest_correlation(problem)
+    signs = jnp.array([[1], [-1]], x.dtype)
+    is_allowed = jnp.isfinite(weights) & jnp.array([[True], [not positive]])
+    # What of the loss still decreases, but only beyond a sign that is not allowed, holds x at 0.
+    downhill = signs * rest[None, :]
+    is_held = jnp.any((downhill > rounding_of_residual(problem)[None, :]) & ~is_allowed, axis=0)
+    is_held = is_held & (x == 0)
+    off = jnp.where(is_allowed | (x != 0)[None, :], downhill, 0) / norms[None, :]
+    off = jnp.max(jnp.maximum(off, 0)) / jnp.where(size > 0, size, 1)
 
-    dual = jnp.where(is_free, dual, -jnp.inf)
+    # Without a weight the dual is 0, but for rounding.
+    largest = jnp.max(jnp.where(is_held, 0, jnp.abs(dual)) / norms)
+    hidden = (jnp.finfo(x.dtype).eps ** 0.625 * largest * norms)[None, :]
+    rises = signs * dual[None, :]
+    ratio = jnp.where(weights > 0, rises / jnp.where(weights > 0, weights, 1), 0)
+    ratio = jnp.where((weights == 0) & (rises > hidden), jnp.inf, ratio)
+    excess = jnp.maximum(jnp.max(jnp.where(is_allowed & ~is_held[None, :], ratio, 0)), 1)
+    gap = jnp.sum(penalty(x, weights) - jnp.where(is_held, 0, dual * x) / excess)
+
+    dual = jnp.where(is_held, jnp.sign(rest) * jnp.inf, dual)
     support = jnp.any(faces(dual, weights, positive), axis=0)
     rank = Constraint(lax.stop_gradient(problem), support).rank()
     result = first_failure(verdict, path.result)
@@ -103,7 +120,7 @@ def _solve(
     return BasisPursuit(
         x=nan_unless(x),
         dual=nan_unless(dual),
-        gap=nan_unless(jnp.sum(cost - jnp.where(is_free, dual * x, 0) / excess)),
+        gap=nan_unless(gap),
         infeasibility=nan_unless(off),
         is_unique=good & (rank == jnp.sum(support)),
         result=result,
@@ -126,8 +143,8 @@ def basis_pursuit(
 
     - `problem`: a `LeastSquares` or `Quadratic` problem. Its weight decay plays no role.
     - `positive`: over `x ≥ 0`.
-    - `weights`: `ω > 0`, shape `(d,)`, or `(2, d)` for weights that differ between positive (first
-        row) and negative entries. Default 1.
+    - `weights`: `ω ≥ 0`, shape `(d,)`, or `(2, d)` for weights that differ between positive (first
+        row) and negative entries. Default 1. With 0 an entry costs nothing, with `inf` it is 0.
     - `max_knots`: as in `lasso_path`.
     - `throw`: raise on failure. Under tracing, and with `throw=False`, nothing is raised: failed
         lanes are NaN, with their `result`.
@@ -146,5 +163,5 @@ def basis_pursuit(
     positive = as_flag(positive, "positive")
     max_knots = None if max_knots is None else as_count(max_knots, "max_knots")
     omega = as_weights(weights, problem.r.shape[0], problem.r.dtype)
-    point = _solve(problem, omega, positive, max_knots)
+    point = _solve(problem, omega, positive, max_knots, may_be_zero(weights))
     return raise_on_failure(point, point.result, throw)

@@ -18,8 +18,10 @@ from jaxtyping import Array, Bool, Float, Int
 from .._active_set import gather
 from .._linalg import eigvalsh, inverse_factor, matmul
 from .._loops import fori_loop, while_loop
+from .._path import penalty
 from .._problem import AbstractProblem, LeastSquares
 
+ROUNDING = 8  # of a correlation, in units of rounding of the sum that it is
 MIN_PIVOT = 1e3  # in units of rounding: less is a coordinate that depends on the active ones
 
 
@@ -29,6 +31,7 @@ class State(eqx.Module):
     x: Float[Array, " d"]  # zero outside A and `entering`, non-zero inside
     correlation: Float[Array, " d"]  # r − Mx
     gap: Float[Array, ""]
+    rounding: Float[Array, ""]  # of the gap
     objective: Float[Array, ""]
     index: Int[Array, " k"]
     inverse: Float[Array, "k k"]  # of M_AA, zero in empty slots
@@ -56,17 +59,21 @@ class Faces(eqx.Module):
     def at(self, x: Float[Array, " d"], state: State) -> State:
         """`state` moved to `x`."""
         problem, kappa = self.problem, self.kappa
-        # A sum of non-negative terms, but for rounding.
-        gap = problem.gap_at(x, kappa, self.positive)
-        cost = jnp.where(x > 0, kappa[0], kappa[1]) * jnp.abs(x)
+        norms = jnp.sqrt(self.diagonal)
+        # Of a correlation: a column times the sum of what the residual is made of.
+        terms = jnp.sqrt(2 * self.loss_at_0) + jnp.sum(norms * jnp.abs(x))
+        rounding = ROUNDING * float(jnp.finfo(x.dtype).eps) * terms * norms
+        gap = problem.gap_at(x, kappa, self.positive, rounding)
         return eqx.tree_at(
-            lambda s: (s.x, s.correlation, s.gap, s.objective),
+            lambda s: (s.x, s.correlation, s.gap, s.rounding, s.objective),
             state,
             (
                 x,
                 -problem.gradient(x),
+                # A sum of non-negative terms, but for rounding.
                 jnp.where(gap < 0, 0, gap),
-                problem.loss(x) + jnp.sum(jnp.where(x == 0, 0, cost)),
+                jnp.sum(rounding * jnp.abs(x)),
+                problem.loss(x) + jnp.sum(penalty(x, kappa)),
             ),
         )
 
@@ -79,14 +86,15 @@ class Faces(eqx.Module):
         x, c, index = state.x, state.correlation, state.index
         is_active = index < d
         x_A, sign = gather(x, index), jnp.sign(gather(x, index))
-        mismatch = gather(c - jnp.where(x > 0, kappa[0], -kappa[1]), index)
+        off = jnp.where(x > 0, c - kappa[0], jnp.where(x < 0, c + kappa[1], 0))
+        mismatch = gather(off, index)
 
         excess = jnp.stack([c - kappa[0], -c - kappa[1]])
         if self.positive:
             excess = excess.at[1].set(-jnp.inf)
         side = jnp.where(x == 0, jnp.argmax(excess, axis=0), jnp.where(x > 0, 0, 1))
         excess = jnp.take_along_axis(excess, side[None, :], axis=0)[0]
-        violation = jnp.where(x == 0, excess * scale, -jnp.inf)
+        violation = jnp.where((x == 0) & (scale > 0), excess * scale, -jnp.inf)
         worst = jnp.argmax(violation).astype(jnp.int32)
         worst_mismatch = jnp.max(jnp.abs(mismatch * gather(scale, index)))
         is_pending = state.entering < d
@@ -135,7 +143,7 @@ class Faces(eqx.Module):
             ),
         )
         new = self.at(x, new)
-        left = new.correlation - jnp.where(x > 0, kappa[0], -kappa[1])
+        left = new.correlation - jnp.where(x > 0, kappa[0], jnp.where(x < 0, -kappa[1], 0))
         left = jnp.max(jnp.abs(gather(left * scale, index)))
         is_lost = ~jnp.isfinite(new.objective) | (
             new.objective > state.objective + 1e3 * eps * self.loss_at_0
