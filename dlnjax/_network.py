@@ -73,18 +73,19 @@ class Growth(eqx.Module):
     exponent: float | Float[Array, ""]  # p = 1 − 2/D; the number 0.0 at depth 2
 
     @property
-    def is_linear(self) -> bool:
+    def is_exponential(self) -> bool:
+        """Whether `p = 0` statically: the link of depth 2, `φ_ε(w) = exp(−w log(1/ε))`."""
         return isinstance(self.exponent, float) and self.exponent == 0
 
     def dual(self, delta: Array) -> Array:
         """`(1 − e^{−pδ})/p`."""
         p = self.exponent
-        return delta if self.is_linear else -jnp.expm1(-p * delta) / p
+        return delta if self.is_exponential else -jnp.expm1(-p * delta) / p
 
     def folds(self, dual: Array) -> Array:
         """`δ`, the inverse of `dual`."""
         p = self.exponent
-        return dual if self.is_linear else -jnp.log1p(-p * dual) / p
+        return dual if self.is_exponential else -jnp.log1p(-p * dual) / p
 
     def per_fold(self, delta: Array) -> Array:
         """`h e^{−pδ}`: the dual that it takes to grow by a factor `e`."""
@@ -92,7 +93,7 @@ class Growth(eqx.Module):
 
     def longest(self, change: float) -> Array:
         """The `δ` over which `per_fold` changes by `e^change`."""
-        length = jnp.inf if self.is_linear else change / self.exponent
+        length = jnp.inf if self.is_exponential else change / self.exponent
         return jnp.asarray(length, self.unit.dtype)
 
 
@@ -129,14 +130,11 @@ class AbstractDualNetwork(AbstractNetwork):
     def initial_dual(self, log_eps: Float[Array, ""]) -> Float[Array, "signs d"]:
         """`w(0)`: `φ_ε(w(0))` is the initialisation. Its limit at `log_eps = −inf`."""
 
-    def growth(self, log_eps: Float[Array, ""]) -> Growth:
-        """The link again, relative to its start. `interpolator` needs it, since there `q` may
-        overflow its dtype's range in both directions; and so does `limit_flow`, where columns that
-        are active together depend on each other."""
-        raise NotImplementedError(
-            f"{type(self).__name__} has no method `growth`, which `interpolator` and "
-            "`limit_point` need: see `dlnjax.AbstractDualNetwork`."
-        )
+    def growth(self, log_eps: Float[Array, ""]) -> Growth | None:
+        """The link again, relative to its start, if it is an exponential or a power: then the flow
+        keeps its digits at any `ε`, there are `interpolator` and `limit_point`, and `limit_flow`
+        chooses where columns that are active together depend on each other."""
+        return None
 
 
 def matched(network: _N, problem: AbstractProblem) -> _N:
@@ -194,23 +192,16 @@ def dual_from(dual: Array, start: ArrayLike, positive: bool) -> Array:
 
 def is_in_range(x: Array) -> Array:
     """Whether all of `x` is below the cap of the links, where nothing is known of it."""
-    return jnp.all(jnp.log(jnp.abs(x)) < 0.999 * _log_cap(x.dtype))
+    return jnp.all(jnp.log(jnp.abs(x)) < 0.999 * log_cap(x.dtype))
 
 
-def _log_cap(dtype) -> float:
-    # Trial steps overshoot: without a cap they overflow, and reverse mode turns the infinity of
-    # a rejected step into NaN. No `x` reaches the fourth root of the largest number.
+def log_cap(dtype) -> float:
+    """No `x` reaches the fourth root of the largest number."""
     return float(np.log(jnp.finfo(dtype).max)) / 4
 
 
 def _exponential_link(w: Array, log_eps: Array) -> Array:
-    return jnp.exp(jnp.minimum(w * log_eps, _log_cap(w.dtype)))
-
-
-def power_link(w: Array, log_eps: Array, exponent: Array) -> Array:
-    """`ε w^{−a}`, for trial steps capped like the exponential link, and so at `w ≤ 0`."""
-    w = jnp.maximum(w, jnp.finfo(w.dtype).tiny)
-    return jnp.exp(jnp.minimum(log_eps - exponent * jnp.log(w), _log_cap(w.dtype)))
+    return jnp.exp(w * log_eps)
 
 
 def _exponential_dual(shape: Array, log_eps: Array) -> Array:
@@ -435,7 +426,7 @@ class Deep(AbstractDualNetwork):
     def link(self, w: Array, log_eps: Array) -> Array:
         if self.exponent is None:
             return _exponential_link(w, log_eps)
-        return power_link(w, log_eps, self.exponent)
+        return jnp.exp(log_eps - self.exponent * jnp.log(w))
 
     def initial_dual(self, log_eps: Array) -> Array:
         if self._depth is None:

@@ -63,6 +63,10 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "so large that `x(0)` is out of range, or its depth is not above 2. Use a shape of about "
         "1; depth 2 is the Python number 2."
     )
+    invalid_network = (
+        "The functions of the network contradict each other: its `link` is negative, or NaN, at a "
+        "`w` that the flow reached. `dlnjax.check_network(network)` says what is wrong."
+    )
     invalid_start = (
         "`start` is not finite, or negative where the network represents `x ≥ 0` only. Use `UV` "
         "for signed models."

@@ -1,6 +1,5 @@
 """Rodas5P: its coefficients against the order conditions, its order on the flow."""
 
-import functools
 import math
 
 import diffrax
@@ -12,8 +11,10 @@ import optimistix as optx
 import pytest
 
 import dlnjax as dln
-from dlnjax._flow._dual import CoordinateTerm, RowTerm, dual_term
-from dlnjax._flow._rosenbrock import GAMMA, NODES, TIME, A, C, H
+from dlnjax._flow._coordinates import CoordinateTerm
+from dlnjax._flow._formulation import dual_term
+from dlnjax._flow._rosenbrock import GAMMA, A, C, H
+from dlnjax._flow._rows import RowTerm
 
 # --- coefficients -----------------------------------------------------------------------------
 # The stages of the package are U = Γk in terms of the textbook's k (Hairer & Wanner, Solving
@@ -82,10 +83,8 @@ def test_there_are_seventeen_trees():
     assert [len(_trees(order)) for order in range(1, 6)] == [1, 1, 2, 4, 9]
 
 
-def test_coefficients_are_consistent_in_time():
+def test_one_factorisation_serves_all_stages():
     np.testing.assert_allclose(np.diag(GAMMAS), GAMMA, rtol=1e-14)
-    np.testing.assert_allclose(ALPHAS.sum(axis=1), NODES, atol=1e-13)
-    np.testing.assert_allclose(GAMMAS.sum(axis=1), TIME, atol=1e-13)
 
 
 # The coefficients are published to 16 digits and reach 150.
@@ -120,28 +119,36 @@ S_MAX = 3.0
 OFF_GRID = np.array([0.377, 1.291, 2.113, 2.749])  # inside steps
 STEPS = np.array([32, 48, 64, 96, 128])
 EXACT = 4096
-DECAYS = [0.0, 0.4]
+CASES = {  # the term, its sign, weight decay
+    "rows": (RowTerm, False, 0.0),
+    "coordinates": (CoordinateTerm, True, 0.0),
+    "coordinates, decay": (CoordinateTerm, True, 0.4),
+    "two signs": (CoordinateTerm, False, 0.4),  # of which one is solved for
+}
 
 
-def _term(space: str, decay):
+def _term(case: str):
     """Mild: `ε = 0.05`, `d = 4`."""
+    kind, positive, decay = CASES[case]
     rng = np.random.default_rng(0)
-    if space == "rows":
-        network = dln.UV(np.ones(4), np.zeros(4))
-        X, y = rng.normal(size=(3, 4)), rng.normal(size=3)
-    else:
+    if positive:
         network = dln.USquared(rng.uniform(0.5, 1.5, 4))
         X, y = rng.normal(size=(6, 4)), rng.normal(size=6) + 1
-    return dual_term(network, dln.LeastSquares(X, y, decay), jnp.log(0.05))
+    else:
+        network = dln.UV(np.ones(4), np.zeros(4))
+        X, y = rng.normal(size=(3, 4)), rng.normal(size=3)
+    term = dual_term(network, dln.LeastSquares(X, y, decay), jnp.log(0.05))
+    assert isinstance(term, kind)
+    return term
 
 
 @eqx.filter_jit
-def _integrate(space, decays, steps):
+def _integrate(case, steps):
     """States at `S_MAX` and inside steps, and `x` at both."""
     times = jnp.asarray([*OFF_GRID, S_MAX])
 
-    def one(decay, steps):
-        term = _term(space, decay)
+    def one(steps):
+        term = _term(case)
         solution = diffrax.diffeqsolve(
             term,
             dln.Rodas5P(),
@@ -156,22 +163,13 @@ def _integrate(space, decays, steps):
         x, z, g = jax.vmap(term.read)(times, solution.ys)
         return jnp.stack([x, z, g], axis=1)
 
-    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(decays, steps)
+    return jax.vmap(one)(steps)
 
 
-@functools.cache
-def _errors(space: str) -> np.ndarray:
-    """Axes: decay, steps, time, (x, z, g)."""
-    steps = jnp.asarray([*STEPS, EXACT], float)
-    values = np.asarray(_integrate(space, jnp.asarray(DECAYS), steps))
-    return np.abs(values[:, :-1] - values[:, -1:]).max(axis=-1)
-
-
-@pytest.mark.parametrize("space, kind", [("rows", RowTerm), ("coordinates", CoordinateTerm)])
-@pytest.mark.parametrize("decay", range(2), ids=["no decay", "decay"])
-def test_order_of_convergence(space, kind, decay):
-    assert isinstance(_term(space, DECAYS[decay]), kind)
-    errors = _errors(space)[decay]
+@pytest.mark.parametrize("case", CASES)
+def test_order_of_convergence(case):
+    values = np.asarray(_integrate(case, jnp.asarray([*STEPS, EXACT], float)))
+    errors = np.abs(values[:-1] - values[-1:]).max(axis=-1)  # steps, time, (x, z, g)
     end, inside = errors[:, -1].max(axis=-1), errors[:, :-1].max(axis=(1, 2))
     # Not rounding: the smallest error is far above it.
     assert end.min() > 1e-12
@@ -181,35 +179,32 @@ def test_order_of_convergence(space, kind, decay):
 
 
 @eqx.filter_jit
-def _linear_algebra(space, decay, s, gamma_h, state, rhs):
+def _linear_algebra(case, gamma_h, state, rhs):
     """What the term says of its derivatives, beside derivatives of its field."""
-    term = _term(space, decay)
-    quadrature = state[1]
-    field = lambda s, feedback: term.vf(s, (feedback, quadrature), None)[0]
-    response = term.response(s, term.dual(s, state))
-    in_time = term.push(response.in_time)
-    _, want = jax.jvp(lambda s: field(s, state[0]), (s,), (jnp.ones_like(s),))
-    x = term.solve(term.factorise(response.slope, gamma_h), rhs)
-    _, product = jax.jvp(lambda feedback: field(s, feedback), (state[0],), (x,))
-    return in_time, want, x, product, field(s, state[0]), term.constant + term.push(response.x)
+    term = _term(case)
+    f, quadrature = state
+    field = lambda f: term.vf(0.7, (f, quadrature), None)[0]
+    x, slope = term.response(term.image(f))
+    u = term.solve(term.factorise(slope, gamma_h), rhs)
+    _, product = jax.jvp(field, (f,), (u,))
+    _, moved = jax.jvp(lambda f: term.x(term.image(f)), (f,), (u,))
+    return u, product, term.change(slope, term.image(u)), moved
 
 
-@pytest.mark.parametrize("space", ["rows", "coordinates"])
-@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("gamma_h", [1e-3, 0.1, 1e3])
-def test_the_jacobian_is_exact(space, decay, gamma_h):
-    # What the order conditions assume: J and ∂f/∂s are those of the field, solves are solves.
+def test_the_jacobian_is_exact(case, gamma_h):
+    # What the order conditions assume: J is that of the field, solves are solves.
     rng = np.random.default_rng(1)
     random = lambda v: jnp.asarray(rng.normal(size=v.shape)) / 4
-    start = _term(space, 0.0).initial()
-    state, rhs = jax.tree.map(random, start), random(start[0])
-    decay, s, gamma_h = map(jnp.asarray, (decay, 0.7, gamma_h))
-    out = _linear_algebra(space, decay, s, gamma_h, state, rhs)
-    in_time, want, x, product, field, parts = map(np.asarray, out)
-    np.testing.assert_allclose(in_time, want, rtol=1e-12)
-    np.testing.assert_allclose(parts, field, rtol=1e-12)
-    residual = x / gamma_h - product - rhs
+    start = _term(case).initial()
+    state = jax.tree.map(lambda v: v / 2 + random(v), start)
+    rhs = random(start[0])
+    out = _linear_algebra(case, jnp.asarray(gamma_h), state, rhs)
+    u, product, change, moved = map(np.asarray, out)
+    residual = u / gamma_h - product - rhs
     assert np.abs(residual).max() < 1e-12 * (1 + np.abs(product).max())
+    np.testing.assert_allclose(change, moved, rtol=1e-11, atol=1e-12)
 
 
 def test_interpolation_meets_both_ends():

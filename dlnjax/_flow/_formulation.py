@@ -8,11 +8,14 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._network import AbstractDualNetwork, AbstractNetwork, Deep
-from .._problem import AbstractProblem
-from ._dual import dual_term
-from ._power import power_term
+from .._check import is_concrete
+from .._network import AbstractDualNetwork, AbstractNetwork
+from .._problem import AbstractProblem, LeastSquares
+from ._coordinates import CoordinateTerm
+from ._dual import AbstractDualTerm, column_scale
+from ._link import ExponentialLink, link_of
 from ._rosenbrock import Rodas5P
+from ._rows import RowTerm
 from ._term import AbstractFlowTerm
 from ._weight import WeightTerm
 
@@ -47,8 +50,9 @@ class AbstractFormulation(eqx.Module):
 
 
 class DualForm(AbstractFormulation):
-    """The dual variable `w` of the flow: works at every `ε`, in the smaller of two state spaces,
-    `ν ∈ R^n` or `z ∈ R^d`, with one Cholesky factorisation a step. The default.
+    """The dual variable of the flow: works at every `ε`, in one of two state spaces, `ν ∈ R^n` (for
+    `n < d`, at depth 2, without weight decay) or `w`, with one Cholesky factorisation a step, of
+    size `n` or `d`. The default.
 
     !!! cite "Reference"
 
@@ -65,8 +69,6 @@ class DualForm(AbstractFormulation):
                 f"`{type(network).__name__}` has no dual form. Pass "
                 "`formulation=dln.WeightForm()`, or derive it from `AbstractDualNetwork`."
             )
-        if isinstance(network, Deep) and network.exponent is not None:
-            return power_term(network, problem, log_eps)
         return dual_term(network, problem, log_eps)
 
     def default_solver(self) -> diffrax.AbstractSolver[Any]:
@@ -74,6 +76,30 @@ class DualForm(AbstractFormulation):
 
     def atol_scale(self, log_eps: Array) -> Array:
         return jnp.ones_like(log_eps)
+
+
+def dual_term(
+    network: AbstractDualNetwork, problem: AbstractProblem, log_eps: Float[Array, ""]
+) -> AbstractDualTerm:
+    """The term for the smaller of the state spaces that keep their digits."""
+    scale = column_scale(problem)
+    link = link_of(network, log_eps, jnp.max(jnp.abs(problem.r)) / scale**2)
+    data = None
+    if isinstance(problem, LeastSquares) and problem.X.shape[0] <= problem.X.shape[1]:
+        data = problem.X / scale, problem.y * scale
+    decay = problem.weight_decay
+    decays = not is_concrete(decay) or float(decay) > 0
+    if data is not None and isinstance(link, ExponentialLink) and not decays:
+        if problem.rank_bound < problem.r.shape[0]:
+            return RowTerm(*data, link=link, scale=scale)
+    return CoordinateTerm(
+        M=problem.gram() / scale**2,
+        data=data,
+        r=problem.r,
+        link=link,
+        weight_decay=decay if decays else None,
+        scale=scale,
+    )
 
 
 class WeightForm(AbstractFormulation):

@@ -185,8 +185,14 @@ def _solve(
     finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(z))
     if isinstance(run.formulation, DualForm):
         finite = finite & is_in_range(x)
+    is_consistent = jnp.all(jax.vmap(term.is_consistent)(states))
     result = RESULTS.promote(solution.result)
-    result = first_failure(verdict, result, (finite, RESULTS.flow_not_finite))
+    result = first_failure(
+        verdict,
+        result,
+        (finite, RESULTS.flow_not_finite),
+        (is_consistent, RESULTS.invalid_network),
+    )
     good = result == RESULTS.successful
     x, x_mean, z, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (x, x_mean, z, dual))
     return Flow(s, x, x_mean, z, dual, result, solution.stats, run.network.positive)

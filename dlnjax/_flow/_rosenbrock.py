@@ -64,26 +64,6 @@ C = [
         -9.48861652309627,
     ],
 ]
-NODES = [
-    0,
-    0.6358126895828704,
-    0.4095798393397535,
-    0.9769306725060716,
-    0.4288403609558664,
-    1,
-    1,
-    1,
-]
-TIME = [
-    0.21193756319429014,
-    -0.42387512638858027,
-    -0.3384627126235924,
-    1.8046452872882734,
-    2.325825639765069,
-    0,
-    0,
-    0,
-]
 # Continuous extension of order 4: y(θ) = (1−θ)y₀ + θ(y₁ + (1−θ)(H₀k + θ(H₁k + θH₂k))).
 H = np.array(
     [
@@ -158,8 +138,8 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver[Any]):
     """Rodas5P: 8 stages, order 5 with an embedded 4, L-stable, stiffly accurate, with a
     continuous extension of order 4. One factorisation a step.
 
-    It integrates the dual form only: the Jacobian, its factorisation and the derivative in
-    time come from the term.
+    It integrates the dual form only, which is autonomous: the Jacobian and its factorisation come
+    from the term.
 
     !!! cite "Reference"
 
@@ -191,31 +171,24 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver[Any]):
         # Lanes that have ended go on with steps of length 0, which are thrown away: but what
         # divides by 0 there is NaN in the derivatives of the others.
         h = jnp.where(t1 > t0, t1 - t0, 1)
-        g = term.dual(t0, y0)
-        response = term.response(t0, g)
-        velocity_in_time = term.push(response.in_time)
-        factors = term.factorise(response.slope, GAMMA * h)
+        g = term.image(y0[0])
+        x, slope = term.response(g)
+        factors = term.factorise(slope, GAMMA * h)
 
         stages: list[Array] = []
         images: list[Array] = []
         xs: list[Array] = []
-        for a, c, node, time in zip(A, C, NODES, TIME, strict=True):
-            at = g + (node * h) * term.drift + _sum(a, images)
-            x = term.x(t0 + node * h, at) if images else response.x
-            rhs = term.velocity(x) + (time * h) * velocity_in_time
-            stage = term.solve(factors, rhs + _sum(c, stages) / h)
+        for a, c in zip(A, C, strict=True):
+            x = term.x(g + _sum(a, images)) if images else x
+            stage = term.solve(factors, term.velocity(x) + _sum(c, stages) / h)
             stages.append(stage)
             images.append(term.image(stage))
             xs.append(x)
 
         outputs = []  # increment, error, and what the interpolation needs
         for own, other in zip(_OUTPUTS, _QUADRATURE, strict=True):
-            quadrature = None
-            if y0[1] is not None:
-                moved = jnp.asarray(_sum(other, images))
-                quadrature = term.change(response.slope, moved) + _sum(other, xs)
-                quadrature += (float(other @ TIME) * h) * response.in_time
-                quadrature *= h
+            moved = jnp.asarray(_sum(other, images))
+            quadrature = h * (term.change(slope, moved) + _sum(other, xs))
             outputs.append((_sum(own, stages), quadrature))
         increment, error, *inner = outputs
 

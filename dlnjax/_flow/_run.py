@@ -4,10 +4,19 @@ import diffrax
 import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
+import numpy as np
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
-from .._check import as_count, as_log_eps, as_tolerance, check_type, is_log_eps, is_tolerance
+from .._check import (
+    as_count,
+    as_log_eps,
+    as_tolerance,
+    check_type,
+    is_concrete,
+    is_log_eps,
+    is_tolerance,
+)
 from .._loops import check_shard_map
 from .._network import AbstractNetwork, has_shape, matched, takes
 from .._problem import AbstractProblem, check_problem, check_quadratic, validity
@@ -26,9 +35,14 @@ class Run(eqx.Module):
     rtol: Float[Array, ""]
     atol: Float[Array, ""]
     max_steps: int = eqx.field(static=True)
+    decays: bool = eqx.field(static=True)  # False: the weight decay is known to be 0
 
     def term(self) -> AbstractFlowTerm:
-        return self.formulation.term(self.network, self.problem, self.log_eps)
+        problem = self.problem
+        if not self.decays:  # a constant of the program, which is made without it
+            zero = np.zeros((), problem.r.dtype)
+            problem = eqx.tree_at(lambda problem: problem.weight_decay, problem, zero)
+        return self.formulation.term(self.network, problem, self.log_eps)
 
     def validity(self, term: AbstractFlowTerm) -> RESULTS:
         """Under tracing: what of the input is refused."""
@@ -85,4 +99,5 @@ def as_run(
         rtol=as_tolerance((1e-4 if single else 1e-7) if rtol is None else rtol, "rtol", dtype),
         atol=as_tolerance((1e-5 if single else 1e-8) if atol is None else atol, "atol", dtype),
         max_steps=as_count(max_steps, "max_steps"),
+        decays=not is_concrete(problem.weight_decay) or float(problem.weight_decay) > 0,
     )

@@ -30,6 +30,10 @@ class AbstractFlowTerm(diffrax.AbstractTerm[Any, Any]):
     ) -> tuple[Float[Array, " d"], Float[Array, " d"], Float[Array, " d"]]:
         """`x`, `z = ∫x` and the dual `Xᵀν = s r − Mz`, each `(d,)`."""
 
+    @abc.abstractmethod
+    def is_consistent(self, state: Any) -> Bool[Array, ""]:
+        """Whether the network's own functions hold what they promise at a state."""
+
     def contr(self, t0: RealScalarLike, t1: RealScalarLike, **kwargs: Any) -> RealScalarLike:
         return t1 - t0
 
