@@ -19,11 +19,13 @@ from ._lasso._basis_pursuit import BasisPursuit as BasisPursuit, basis_pursuit a
 from ._lasso._homotopy import lasso_path as lasso_path
 from ._lasso._proximal import LassoPoint as LassoPoint, lasso as lasso
 from ._limit import limit_flow as limit_flow
+from ._linear import Linear as Linear
 from ._monotone import is_always_monotone as is_always_monotone, is_z_matrix as is_z_matrix
 from ._network import (
     UV as UV,
     AbstractDualNetwork as AbstractDualNetwork,
     AbstractNetwork as AbstractNetwork,
+    Constant as Constant,
     Deep as Deep,
     Growth as Growth,
     USquared as USquared,

@@ -10,7 +10,7 @@ small `w` is or large `s`. With `ρ = r − Mx`,
 A step solves `(I/(γh) − J)U = b` with two rows, of which the sum is known: `U⁺ + U⁻ = 2S` with
 `S = γh(b⁺ + b⁻)/2`. So for each coordinate one sign `τ` is solved for, that of the larger slope
 `E^τ = −φ'(w^τ)`: the active one, if there is one, whose small `U^τ` would be lost in a difference.
-With `T` the diagonal of these signs, `E` the sum of both slopes and `E'` the smaller one, the change
+With `T` the diagonal of these signs, `E` the sum of both slopes, `E'` the smaller one, the change
 of `x` is `−T(EU^τ − 2E'S)`, and
 
     (I + γhME) TU^τ = a,    a = T γh b^τ + 2γhM T E'S.

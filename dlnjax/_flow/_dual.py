@@ -15,7 +15,6 @@ from equinox import AbstractVar
 from jaxtyping import Array, Float, PyTree
 
 from .._problem import AbstractProblem
-from ._link import AbstractLink
 from ._term import AbstractFlowTerm, RealScalarLike
 
 State = tuple[Float[Array, "..."], Float[Array, " d"]]
@@ -29,7 +28,6 @@ class AbstractDualTerm(AbstractFlowTerm):
     the dual variable `w`, and so that `x` and its integral are `σ²x`, `σ²z`.
     """
 
-    link: AbstractVar[AbstractLink]
     scale: AbstractVar[Float[Array, ""]]
 
     @abc.abstractmethod

@@ -9,15 +9,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._check import is_concrete
+from .._linear import Linear
 from .._network import AbstractDualNetwork, AbstractNetwork
 from .._problem import AbstractProblem, LeastSquares
 from ._coordinates import CoordinateTerm
 from ._dual import AbstractDualTerm, column_scale
+from ._linear import linear_term
 from ._link import ExponentialLink, link_of
+from ._quadrature import QuadratureLU
 from ._rosenbrock import Rodas5P
 from ._rows import RowTerm
 from ._term import AbstractFlowTerm
-from ._weight import WeightTerm
+from ._weight import WeightTerm, check_least_eps
 
 if TYPE_CHECKING:
     from typing import ClassVar as AbstractClassVar
@@ -45,6 +48,10 @@ class AbstractFormulation(eqx.Module):
         """The solver that `gradient_flow` uses unless told otherwise."""
 
     @abc.abstractmethod
+    def check(self, network: AbstractNetwork, log_eps: Float[Array, ""]) -> None:
+        """Refuse an `ε` at which the numbers of its dtype do not hold the trajectory."""
+
+    @abc.abstractmethod
     def atol_scale(self, log_eps: Float[Array, ""]) -> Float[Array, ""]:
         """The size of the state in whose units `atol` is given."""
 
@@ -64,6 +71,8 @@ class DualForm(AbstractFormulation):
     def term(
         self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
     ) -> AbstractFlowTerm:
+        if isinstance(network, Linear):
+            return linear_term(network, problem, log_eps)
         if not isinstance(network, AbstractDualNetwork):
             raise TypeError(
                 f"`{type(network).__name__}` has no dual form. Pass "
@@ -73,6 +82,9 @@ class DualForm(AbstractFormulation):
 
     def default_solver(self) -> diffrax.AbstractSolver[Any]:
         return Rodas5P()
+
+    def check(self, network: AbstractNetwork, log_eps: Array) -> None:
+        pass
 
     def atol_scale(self, log_eps: Array) -> Array:
         return jnp.ones_like(log_eps)
@@ -104,8 +116,9 @@ def dual_term(
 
 class WeightForm(AbstractFormulation):
     """The weights themselves, with the gradient of any network's loss by automatic
-    differentiation. At small `ε` the sign of `x` drowns in rounding (for `UV`, `u² − v²`
-    cancels): use it for `ε ≳ 1e−10`, and to check the dual form."""
+    differentiation. At small `ε` the sign of `x` drowns in rounding (for `UV`, `u² − v²` cancels):
+    below `network.least_log_eps`, for `UV` 3.7e-11 in float64, it is refused. It is there for
+    networks of one's own, and to check the dual form."""
 
     any_loss: ClassVar[bool] = True
 
@@ -115,7 +128,11 @@ class WeightForm(AbstractFormulation):
         return WeightTerm(network, problem, log_eps)
 
     def default_solver(self) -> diffrax.AbstractSolver[Any]:
-        return diffrax.Kvaerno5()
+        chord = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)
+        return diffrax.Kvaerno5(chord(linear_solver=QuadratureLU()))
+
+    def check(self, network: AbstractNetwork, log_eps: Array) -> None:
+        check_least_eps(network, log_eps)
 
     def atol_scale(self, log_eps: Array) -> Array:
         return jnp.exp(log_eps / 2)

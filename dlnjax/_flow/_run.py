@@ -90,11 +90,13 @@ def as_run(
     check_shard_map((network, problem, eps, log_eps))
     dtype = problem.r.dtype
     network = matched(network, problem)
+    log_eps = as_log_eps(eps, log_eps, dtype)
+    formulation.check(network, log_eps)
     single = jnp.finfo(dtype).eps > 1e-10
     return Run(
         network=network,
         problem=problem,
-        log_eps=as_log_eps(eps, log_eps, dtype),
+        log_eps=log_eps,
         formulation=formulation,
         rtol=as_tolerance((1e-4 if single else 1e-7) if rtol is None else rtol, "rtol", dtype),
         atol=as_tolerance((1e-5 if single else 1e-8) if atol is None else atol, "atol", dtype),

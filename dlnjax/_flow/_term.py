@@ -5,7 +5,7 @@ from typing import Any
 
 import diffrax
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .._solution import RESULTS
 

@@ -1,14 +1,29 @@
 """The weight form: gradient flow on the weights of any network, by automatic differentiation."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from .._check import is_concrete
 from .._network import AbstractNetwork, is_constant, weights_of
 from .._problem import AbstractProblem, is_quadratic
 from .._solution import RESULTS, first_failure
 from ._term import AbstractFlowTerm
+
+
+def check_least_eps(network: AbstractNetwork, log_eps: Array) -> None:
+    """Refuse an `ε` that the weights of the network cannot hold."""
+    least = network.least_log_eps(log_eps.dtype)
+    if is_concrete(log_eps) and float(log_eps) < least:
+        raise ValueError(
+            f"ε = e^{float(log_eps):.4g} is too small for the weights of {type(network).__name__} in "
+            f"{log_eps.dtype}: below e^{least:.4g} = {math.exp(least):.1e} the sign of `x` drowns in "
+            "their rounding. Use `gradient_flow` with `DualForm()`, the default, which works at every "
+            "ε; to train, a larger ε, or `Deep(u, v, depth=2)`, whose weights keep their digits."
+        )
 
 
 class WeightTerm(AbstractFlowTerm):
@@ -17,11 +32,13 @@ class WeightTerm(AbstractFlowTerm):
     problem: AbstractProblem
     start: AbstractNetwork
     time_scale: Float[Array, ""]
+    is_held: Bool[Array, ""]  # the weights hold so small an ε
 
     def __init__(self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array):
         self.problem = problem
         self.start = network.initial(log_eps)
         self.time_scale = network.time_scale(log_eps)
+        self.is_held = log_eps >= network.least_log_eps(log_eps.dtype)
 
     def initial(self):
         return weights_of(self.start), jnp.zeros_like(self.problem.r)
@@ -29,9 +46,13 @@ class WeightTerm(AbstractFlowTerm):
     def validity(self):
         weights = jax.tree.leaves(weights_of(self.start))
         finite = jnp.stack([jnp.all(jnp.isfinite(w)) for w in [*weights, self.start()]]).all()
-        # At tiny ε every weight underflows to 0, and never moves.
-        moves = jnp.stack([jnp.any(w != 0) for w in weights]).any()
-        return first_failure((finite, RESULTS.invalid_shape), (moves, RESULTS.invalid_eps))
+        # At tiny ε every weight underflows to 0, and most networks never move from there.
+        velocity, _ = self.vf(0.0, self.initial(), None)
+        moves = jnp.stack([jnp.any(v != 0) for v in [*weights, *jax.tree.leaves(velocity)]]).any()
+        moves = moves | jnp.all(self.problem.r == 0)
+        return first_failure(
+            (finite, RESULTS.invalid_shape), (self.is_held & moves, RESULTS.invalid_eps)
+        )
 
     def _network(self, weights) -> AbstractNetwork:
         return eqx.combine(weights, self.start, is_leaf=is_constant)

@@ -1,0 +1,61 @@
+"""The linear systems of an implicit step where part of the state is a quadrature."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.scipy as jsp
+import lineax as lx
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from .._linalg import matmul
+
+
+class _Factors(eqx.Module):
+    lu: tuple[Array, Array]  # of A
+    B: Float[Array, "d m"]
+    c: Float[Array, " d"]
+    like: tuple[PyTree[Array], Array]  # the structure of a state
+    is_transposed: bool = eqx.field(static=True)
+
+
+class QuadratureLU(lx.AbstractLinearSolver[_Factors]):
+    """Solves `[[A, 0], [B, diag c]] (w, z) = (v, u)`, the Newton system of a state `(w, z)` in which
+    `z` is a quadrature: one LU factorisation of the size of `w` alone."""
+
+    def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> _Factors:
+        zeros = lambda tree: jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), tree)
+        w, z = zeros(operator.in_structure())
+        flat, unravel = ravel_pytree(w)
+
+        def column(e):
+            a, b = operator.mv((unravel(e), z))
+            return ravel_pytree(a)[0], b
+
+        A, B = jax.vmap(column, out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype))
+        _, c = operator.mv((w, jnp.ones_like(z)))
+        return _Factors(jsp.linalg.lu_factor(A), B, c, (w, z), False)
+
+    def compute(self, state: _Factors, vector: Any, options: dict[str, Any]):
+        v, u = vector
+        v, _ = ravel_pytree(v)
+        _, unravel = ravel_pytree(state.like[0])
+        if state.is_transposed:
+            z = u / state.c
+            w = jsp.linalg.lu_solve(state.lu, v - matmul(z, state.B), trans=1)
+        else:
+            w = jsp.linalg.lu_solve(state.lu, v)
+            z = (u - matmul(state.B, w)) / state.c
+        return (unravel(w), z), lx.RESULTS.successful, {}
+
+    def transpose(self, state: _Factors, options: dict[str, Any]):
+        other = not state.is_transposed
+        return _Factors(state.lu, state.B, state.c, state.like, other), options
+
+    def conj(self, state: _Factors, options: dict[str, Any]):
+        return state, options  # real
+
+    def assume_full_rank(self) -> bool:
+        return True
