@@ -2,6 +2,7 @@
 
 from ._batched import batched as batched
 from ._bregman import bregman_projection as bregman_projection
+from ._check_network import check_network as check_network
 from ._effective import (
     EffectiveInitialization as EffectiveInitialization,
     effective_initialization as effective_initialization,

@@ -48,8 +48,8 @@ class CoordinateTerm(AbstractDualTerm):
         return self.scale**2 * combine(self.link.q(g))
 
     def response(self, g):
-        q = self.scale**2 * self.link.q(g)
-        return combine(q), self.link.slope(g, q)
+        q, square = self.link.q(g), self.scale**2
+        return square * combine(q), square * self.link.slope(g, q)
 
     def change(self, slope, image):
         return -combine(slope * image)

@@ -14,7 +14,7 @@ from .._network import AbstractDualNetwork, AbstractNetwork
 from .._problem import AbstractProblem, LeastSquares
 from ._coordinates import CoordinateTerm
 from ._dual import AbstractDualTerm, column_scale
-from ._linear import linear_term
+from ._linear import linear_term, x_size
 from ._link import ExponentialLink, link_of
 from ._quadrature import QuadratureLU
 from ._rosenbrock import Rodas5P
@@ -52,7 +52,9 @@ class AbstractFormulation(eqx.Module):
         """Refuse an `ε` at which the numbers of its dtype do not hold the trajectory."""
 
     @abc.abstractmethod
-    def atol_scale(self, log_eps: Float[Array, ""]) -> Float[Array, ""]:
+    def atol_scale(
+        self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Float[Array, ""]
+    ) -> Float[Array, ""]:
         """The size of the state in whose units `atol` is given."""
 
 
@@ -86,7 +88,9 @@ class DualForm(AbstractFormulation):
     def check(self, network: AbstractNetwork, log_eps: Array) -> None:
         pass
 
-    def atol_scale(self, log_eps: Array) -> Array:
+    def atol_scale(
+        self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
+    ) -> Array:
         return jnp.ones_like(log_eps)
 
 
@@ -129,10 +133,14 @@ class WeightForm(AbstractFormulation):
 
     def default_solver(self) -> diffrax.AbstractSolver[Any]:
         chord = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)
-        return diffrax.Kvaerno5(chord(linear_solver=QuadratureLU()))
+        return diffrax.Kvaerno5(root_finder=chord(linear_solver=QuadratureLU()))
 
     def check(self, network: AbstractNetwork, log_eps: Array) -> None:
         check_least_eps(network, log_eps)
 
-    def atol_scale(self, log_eps: Array) -> Array:
+    def atol_scale(
+        self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
+    ) -> Array:
+        if isinstance(network, Linear):  # its weights are of the size of x, wherever they start
+            return x_size(network, problem, log_eps)
         return jnp.exp(log_eps / 2)

@@ -63,17 +63,21 @@ class LinearTerm(AbstractDualTerm):
         return jnp.asarray(True)
 
 
+def x_size(network: Linear, problem: AbstractProblem, log_eps: Array) -> Float[Array, ""]:
+    """The size of `x`, for tolerances."""
+    start = jnp.max(jnp.abs(network.initial(log_eps)()))
+    size = jnp.maximum(jnp.max(jnp.abs(problem.r)) / column_scale(problem) ** 2, start)
+    return lax.stop_gradient(jnp.where(size > 0, size, 1))
+
+
 def linear_term(network: Linear, problem: AbstractProblem, log_eps: Array) -> LinearTerm:
     scale = column_scale(problem)
     decay = jnp.asarray(problem.weight_decay)
-    start = network.initial(log_eps)()
-    size = jnp.maximum(jnp.max(jnp.abs(problem.r)), scale**2 * jnp.max(jnp.abs(start)))
-    size = lax.stop_gradient(jnp.where(size > 0, size, 1))
     return LinearTerm(
         M=(problem.gram() + decay * jnp.eye(len(problem.r), dtype=problem.r.dtype)) / scale**2,
         r=problem.r,
-        start=start,
+        start=network.initial(log_eps)(),
         weight_decay=decay,
         scale=scale,
-        size=size,
+        size=scale**2 * x_size(network, problem, log_eps),
     )

@@ -119,9 +119,11 @@ class NetworkLink(AbstractLink):
 
     def _link(self, w: Array) -> Array:
         q = self.network.link(w, self.log_eps)
-        # Beyond a wall a link may be negative, infinite or NaN: only trial steps get there.
+        # Beyond a wall at 0 a link may be negative, infinite or NaN: only trial steps get there.
+        # Where it is negative before, `is_consistent` says so.
         top = jnp.exp(jnp.asarray(log_cap(w.dtype), w.dtype))
-        return jnp.where((q >= 0) & (q < top), q, top)
+        beyond = jnp.where((q < 0) & (w > 0), 0, top)
+        return jnp.where((q >= 0) & (q < top), q, beyond)
 
     def q(self, w):
         return self._link(w)
@@ -134,7 +136,7 @@ class NetworkLink(AbstractLink):
         return self._link(w)
 
     def is_consistent(self, w):
-        return jnp.all(self.network.link(w, self.log_eps) >= 0)
+        return jnp.all((self.network.link(w, self.log_eps) >= 0) | ~jnp.isfinite(w))
 
 
 def link_of(

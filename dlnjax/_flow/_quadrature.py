@@ -22,7 +22,7 @@ class _Factors(eqx.Module):
 
 
 class QuadratureLU(lx.AbstractLinearSolver[_Factors]):
-    """Solves `[[A, 0], [B, diag c]] (w, z) = (v, u)`, the Newton system of a state `(w, z)` in which
+    """Solves `[[A, 0], [B, diag c]] (w, z) = (v, u)`, the Newton system of a state `(w, z)` whose
     `z` is a quadrature: one LU factorisation of the size of `w` alone."""
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> _Factors:

@@ -35,8 +35,8 @@ class RowTerm(AbstractDualTerm):
 
     def response(self, g):
         w = self._w(g)
-        q = self.scale**2 * self.link.q(w)
-        return combine(q), jnp.sum(self.link.slope(w, q), axis=0)
+        q, square = self.link.q(w), self.scale**2
+        return square * combine(q), square * jnp.sum(self.link.slope(w, q), axis=0)
 
     def change(self, slope, image):
         return slope * image

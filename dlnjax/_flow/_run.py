@@ -2,9 +2,9 @@
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
-import numpy as np
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
@@ -40,7 +40,8 @@ class Run(eqx.Module):
     def term(self) -> AbstractFlowTerm:
         problem = self.problem
         if not self.decays:  # a constant of the program, which is made without it
-            zero = np.zeros((), problem.r.dtype)
+            with jax.ensure_compile_time_eval():
+                zero = jnp.zeros((), problem.r.dtype)
             problem = eqx.tree_at(lambda problem: problem.weight_decay, problem, zero)
         return self.formulation.term(self.network, problem, self.log_eps)
 
@@ -68,7 +69,7 @@ class Run(eqx.Module):
     def controller(self) -> diffrax.PIDController:
         return diffrax.PIDController(
             rtol=self.rtol,
-            atol=self.atol * self.formulation.atol_scale(self.log_eps),
+            atol=self.atol * self.formulation.atol_scale(self.network, self.problem, self.log_eps),
             norm=optx.max_norm,
             safety=0.8,  # fewer rejected steps at the jumps, where the step must shrink fast
         )

@@ -19,10 +19,11 @@ def check_least_eps(network: AbstractNetwork, log_eps: Array) -> None:
     least = network.least_log_eps(log_eps.dtype)
     if is_concrete(log_eps) and float(log_eps) < least:
         raise ValueError(
-            f"ε = e^{float(log_eps):.4g} is too small for the weights of {type(network).__name__} in "
-            f"{log_eps.dtype}: below e^{least:.4g} = {math.exp(least):.1e} the sign of `x` drowns in "
-            "their rounding. Use `gradient_flow` with `DualForm()`, the default, which works at every "
-            "ε; to train, a larger ε, or `Deep(u, v, depth=2)`, whose weights keep their digits."
+            f"ε = e^{float(log_eps):.4g} is too small for weights of {type(network).__name__} in "
+            f"{log_eps.dtype}: below e^{least:.4g} = {math.exp(least):.1e} the sign of `x` drowns "
+            "in their rounding. Use `gradient_flow` with `DualForm()`, the default, which works at "
+            "every ε; to train, a larger ε, or `Deep(u, v, depth=2)`, whose weights keep their "
+            "digits."
         )
 
 
