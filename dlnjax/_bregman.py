@@ -6,10 +6,16 @@ from jaxtyping import Array, ArrayLike, Float, Real
 
 from ._check import as_float, check_finite
 from ._interpolator import Interpolator, interpolator
-from ._lasso._basis_pursuit import without_decay
 from ._linalg import matmul
 from ._network import AbstractDualNetwork
-from ._problem import AbstractProblem, LeastSquares, Quadratic, check_quadratic, validity
+from ._problem import (
+    AbstractProblem,
+    LeastSquares,
+    Quadratic,
+    check_quadratic,
+    validity,
+    without_decay,
+)
 from ._solution import RESULTS, first_failure, raise_on_failure
 
 

@@ -16,12 +16,11 @@ from ._lasso._basis_pursuit import (
     basis_pursuit,
     faces,
     rounding_of_residual,
-    without_decay,
 )
 from ._lasso._homotopy import lasso_path
 from ._network import AbstractDualNetwork, has_shape, matched, takes
 from ._path import kkt_violation, largest_correlation
-from ._problem import AbstractProblem, check_quadratic, validity
+from ._problem import AbstractProblem, check_quadratic, validity, without_decay
 from ._solution import RESULTS, first_failure, raise_on_failure
 
 

@@ -2,7 +2,7 @@
 
 import abc
 import contextlib
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -440,3 +440,13 @@ def nan_unless_valid(problem: AbstractProblem, value: Array) -> Array:
     if is_concrete(*jax.tree.leaves(problem)):
         return value
     return jnp.where(validity(problem) == RESULTS.successful, value, jnp.nan)
+
+
+_P = TypeVar("_P", bound=AbstractProblem)
+
+
+def without_decay(problem: _P) -> _P:
+    """The problem with `λ = 0`, which is a constant of the program also under tracing."""
+    with jax.ensure_compile_time_eval():
+        zero = jnp.zeros((), problem.r.dtype)
+    return eqx.tree_at(lambda problem: problem.weight_decay, problem, zero)

@@ -8,6 +8,7 @@ state spaces, each with one Cholesky factorisation a step:
 """
 
 import abc
+from typing import Any
 
 import jax.lax as lax
 import jax.numpy as jnp
@@ -62,7 +63,7 @@ class AbstractDualTerm(AbstractFlowTerm):
     def error(self, state: State, error: State) -> State:
         """The size of the error of a step that ends in `state`, in the units of the state."""
 
-    def vf(self, t: RealScalarLike, y: State, args: None) -> State:
+    def vf(self, t: RealScalarLike, y: State, args: Any) -> State:
         x = self.x(self.image(y[0]))
         return self.velocity(x), x
 

@@ -2,7 +2,6 @@
 
 import diffrax
 import equinox as eqx
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import optimistix as optx
@@ -19,7 +18,7 @@ from .._check import (
 )
 from .._loops import check_shard_map
 from .._network import AbstractNetwork, has_shape, matched, takes
-from .._problem import AbstractProblem, check_problem, check_quadratic, validity
+from .._problem import AbstractProblem, check_problem, check_quadratic, validity, without_decay
 from .._solution import RESULTS, first_failure
 from ._formulation import AbstractFormulation
 from ._term import AbstractFlowTerm
@@ -38,11 +37,7 @@ class Run(eqx.Module):
     decays: bool = eqx.field(static=True)  # False: the weight decay is known to be 0
 
     def term(self) -> AbstractFlowTerm:
-        problem = self.problem
-        if not self.decays:  # a constant of the program, which is made without it
-            with jax.ensure_compile_time_eval():
-                zero = jnp.zeros((), problem.r.dtype)
-            problem = eqx.tree_at(lambda problem: problem.weight_decay, problem, zero)
+        problem = self.problem if self.decays else without_decay(self.problem)
         return self.formulation.term(self.network, problem, self.log_eps)
 
     def validity(self, term: AbstractFlowTerm) -> RESULTS:

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 from .._check import as_count, as_flag, as_weights, may_be_zero
 from .._constraint import Constraint
 from .._path import largest_correlation, penalty
-from .._problem import AbstractProblem, check_quadratic, validity
+from .._problem import AbstractProblem, check_quadratic, validity, without_decay
 from .._solution import RESULTS, first_failure, raise_on_failure
 from ._homotopy import homotopy
 
@@ -51,11 +51,6 @@ def faces(
     least = jnp.where(weights > 0, (1 - small) * weights, -small * size)
     attains = (jnp.stack([dual, -dual]) >= least) & jnp.isfinite(weights)
     return attains[:1] if positive else attains
-
-
-def without_decay(problem: AbstractProblem) -> AbstractProblem:
-    zero = jnp.zeros_like(problem.weight_decay)
-    return eqx.tree_at(lambda p: p.weight_decay, problem, zero)
 
 
 def rounding_of_residual(problem: AbstractProblem) -> Float[Array, " d"]:

@@ -25,7 +25,7 @@ from .._flow._gradient_flow import gradient_flow
 from .._lanes import as_on, cores
 from .._lasso._homotopy import lasso_path
 from .._limit import limit_flow
-from .._problem import AbstractProblem, LeastSquares
+from .._problem import AbstractProblem, LeastSquares, without_decay
 from .._solution import RESULTS, result_code
 from ._generators import Given
 from ._metrics import Metric
@@ -139,9 +139,11 @@ def _second_stage(sweep: Sweep, cell: Cell) -> Callable:
             known["s"] = _times(sweep, known["problem"], known)
         steps = jnp.zeros((), jnp.int32)
         if "flow" in sweep.needs:
+            # Without decay a flow needs less: let it know.
+            decays = np.any(np.asarray(sweep.weight_decay) != 0)
             flow = known["flow"] = gradient_flow(
                 network,
-                known["problem"],
+                known["problem"] if decays else without_decay(known["problem"]),
                 known["s"],
                 log_eps=log_eps,
                 rtol=sweep.rtol,

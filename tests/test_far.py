@@ -1,0 +1,163 @@
+"""The flow at early and far times: `x(s)` from `s‖r‖_∞ = 1` to 1e8, at every `ε`."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+from scipy.optimize import nnls
+
+import dlnjax as dln
+
+LOG_EPS = np.array([-5.0, -23, -100, -700, -2000])
+EARLY, FAR = np.array([1.0, 3, 10, 30, 100]), np.array([1e4, 1e5, 1e6, 1e7, 1e8])
+LANES = 8
+NETWORKS = {
+    "UV": lambda one: dln.UV(one, 0 * one),
+    "USquared": lambda one: dln.USquared(one),
+    "Deep(2)": lambda one: dln.Deep(one, one, depth=2),
+    "Deep(3)": lambda one: dln.Deep(one, one, depth=3.0),
+}
+
+
+@functools.cache
+def _data(n: int, d: int) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(n)
+    X, y = rng.normal(size=(LANES, n, d)), rng.normal(size=(LANES, n))
+    return X, y, np.abs(np.einsum("lij,li->lj", X, y)).max(axis=1)
+
+
+@functools.cache
+def _flow(network, n, d, decayed, as_quadratic=False, is_far=True):
+    """Axes: `ε`, instances, times, coordinates."""
+    X, y, unit = _data(n, d)
+    times = np.append(EARLY, FAR) if is_far else EARLY
+
+    @jax.jit
+    def all_lanes(X, y, decay, s, log_eps):
+        def one(X, y, decay, s, log_eps):
+            decay = decay if decayed else 0.0
+            problem = dln.LeastSquares(X, y, decay)
+            if as_quadratic:
+                problem = dln.Quadratic(X.T @ X, X.T @ y, weight_decay=decay)
+            one = jnp.ones(d)
+            return dln.gradient_flow(
+                NETWORKS[network](one), problem, s, log_eps=log_eps, throw=False
+            )
+
+        lanes = jax.vmap(one, (0, 0, 0, 0, None))
+        return jax.vmap(lanes, (None, None, None, None, 0))(X, y, decay, s, log_eps)
+
+    return jax.device_get(all_lanes(X, y, 0.1 * unit, times / unit[:, None], LOG_EPS))
+
+
+def _end(network: str, X, y, decay: float) -> np.ndarray:
+    """Where the flow rests: the minimiser of the loss, over `x ≥ 0` for `USquared`; with weight
+    decay the lasso at `κ = λ`, which is unique for these data: by `2d` entries `≥ 0`."""
+    sides = [X] if network == "USquared" else [X, -X]
+    if decay == 0:
+        return nnls(X, y)[0] if network == "USquared" else np.linalg.lstsq(X, y, rcond=None)[0]
+    # ½‖Fq − y‖² + λ⟨1, q⟩ over q ≥ 0, as non-negative least squares of the completed square: a row
+    # √t 1ᵀq = −λ/√t tends to it as t → 0. Its support is exact; then solve on it.
+    F = np.concatenate(sides, axis=1)
+    t = 1e-10
+    rows = np.concatenate([F, np.sqrt(t) * np.ones((1, F.shape[1]))])
+    q = nnls(rows, np.append(y, -decay / np.sqrt(t)))[0]
+    A = np.flatnonzero(q > 0)
+    on_face = np.linalg.solve(F[:, A].T @ F[:, A], F[:, A].T @ y - decay)
+    q = np.zeros(F.shape[1])
+    q[A] = on_face
+    # It is the lasso: certified here, so that no solver is trusted.
+    slack = decay - F.T @ (y - F @ q)
+    assert np.all(on_face > 0) and slack.min() > -1e-9 * decay
+    return q.reshape(len(sides), -1).T @ np.array([1.0, -1.0])[: len(sides)]
+
+
+CASES = [
+    (network, n, d, decayed, as_quadratic)
+    for network in NETWORKS
+    for n, d, decayed, as_quadratic in [
+        (10, 4, False, False),
+        (10, 4, True, True),
+        (5, 8, True, False),  # rows, in which ν grows with weight decay
+        (5, 8, False, True),
+    ]
+    if not (network == "Deep(3)" and decayed)
+]
+
+
+@pytest.mark.parametrize("network, n, d, decayed, as_quadratic", CASES)
+def test_far_beyond_the_jumps_the_flow_rests(network, n, d, decayed, as_quadratic):
+    flow = _flow(network, n, d, decayed, as_quadratic)
+    assert np.all(np.asarray(flow.result == dln.RESULTS.successful))
+    X, y, unit = _data(n, d)
+    r = np.einsum("lij,li->lj", X, y)
+    far = np.s_[:, :, len(EARLY) :]
+    # At rest, to the tolerance of the steps, 1e-7, with which it is approached.
+    rest = r[:, None] - np.einsum("lij,lik,elsk->elsj", X, X, flow.x)[far]
+    if n >= d or decayed:
+        want = [_end(network, X[i], y[i], 0.1 * unit[i] * decayed) for i in range(LANES)]
+        want = np.stack(want)
+        error = np.abs(flow.x[far] - want[:, None]).max(axis=-1)
+        size = np.abs(want).max(axis=-1)
+        assert np.max(error / np.where(size > 0, size, 1)[:, None]) < 1e-6
+    elif network != "USquared":  # which interpolation it is depends on ε
+        assert np.max(np.abs(rest).max(axis=-1) / unit[:, None]) < 1e-6
+    # The dual is a state of its own, and still `Xᵀν = s(r − Mx̄)`: a relation between two outputs,
+    # to the error of z, of some 1e-7 of its size.
+    image = np.einsum("lij,lik,elsk->elsj", X, X, flow.z)
+    dual = flow.s[..., None] * r[:, None] - image
+    size = 1 + np.abs(image).max(axis=-1, keepdims=True)
+    assert np.max(np.abs(flow.dual - dual) / size) < 1e-6
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_steps_do_not_grow_with_time(network):
+    decayed = network != "Deep(3)"
+    soon = _flow(network, 10, 4, decayed, is_far=False).stats["num_steps"]
+    late = _flow(network, 10, 4, decayed).stats["num_steps"]
+    # Steps grow to any length where all is at rest: a dozen a decade at most.
+    assert np.all(late <= soon + 120)
+
+
+def _radau(network, X, y, decay, log_eps, s) -> np.ndarray:
+    """`x` at the times `s`, with `w` of each sign as the state."""
+    M, r = X.T @ X, X.T @ y
+    sign = np.array([1.0, -1.0])[: 1 if network == "USquared" else 2]
+    start = 1 + (2 * np.log(0.5) / log_eps if network == "UV" else 0)
+    q = lambda w: np.exp(np.minimum(log_eps * w, 300))
+
+    def field(t, state):
+        w = state.reshape(len(sign), -1)
+        return (-sign[:, None] * (r - M @ (sign @ q(w))) + decay).ravel()
+
+    def jacobian(t, state):
+        slope = log_eps * q(state.reshape(len(sign), -1))
+        return np.block([[a * b * M * slope[j] for j, b in enumerate(sign)] for a in sign])
+
+    run = solve_ivp(
+        field,
+        (0, s[-1]),
+        np.full(len(sign) * len(r), start),
+        "Radau",
+        s,
+        rtol=1e-10,
+        atol=1e-12,
+        jac=jacobian,
+    )
+    return q(run.y.T.reshape(len(s), len(sign), -1)).transpose(0, 2, 1) @ sign
+
+
+@pytest.mark.parametrize("decayed", [False, True])
+@pytest.mark.parametrize("network", ["UV", "USquared"])
+def test_early_times(network, decayed):
+    X, y, unit = _data(10, 4)
+    flow = _flow(network, 10, 4, decayed)
+    for e in (1, 3):
+        for lane in range(2):
+            decay = 0.1 * unit[lane] * decayed
+            want = _radau(network, X[lane], y[lane], decay, LOG_EPS[e], EARLY / unit[lane])
+            error = np.abs(flow.x[e, lane, : len(EARLY)] - want).max()
+            assert error < 1e-6 * np.abs(want).max()
