@@ -20,7 +20,13 @@ from ._lasso._basis_pursuit import (
 from ._lasso._homotopy import lasso_path
 from ._network import AbstractDualNetwork, has_shape, matched, takes
 from ._path import kkt_violation, largest_correlation
-from ._problem import AbstractProblem, check_quadratic, validity, without_decay
+from ._problem import (
+    AbstractProblem,
+    check_quadratic,
+    harmless,
+    validity,
+    without_decay,
+)
 from ._solution import RESULTS, first_failure, raise_on_failure
 
 
@@ -128,13 +134,14 @@ def limit_point(
 
 def _end(network, problem, log_eps, rtol, max_steps, throw) -> Interpolator:
     dtype = problem.r.dtype
-    if not isinstance(network, AbstractDualNetwork):
-        raise TypeError(
-            f"The end point is known for networks with a dual form, got {type(network).__name__}. "
-            "Use `gradient_flow` with `WeightForm()` and a large `s`, or subclass "
-            "`AbstractDualNetwork`."
-        )
     network = matched(network, problem)
+    is_dual = isinstance(network, AbstractDualNetwork)
+    if not is_dual or network.growth(-jnp.ones((), dtype)) is None:
+        raise TypeError(
+            f"The end point is known for networks with a dual form and a `growth`, got "
+            f"{type(network).__name__}. Use `gradient_flow` and a large `s`, or give an "
+            "`AbstractDualNetwork` that method."
+        )
     max_steps = as_count(max_steps, "max_steps")
     rtol = as_tolerance(512 * jnp.finfo(dtype).eps if rtol is None else rtol, "rtol", dtype)
     # Which of the two solves a traced weight decay needs is not known: then both are made.
@@ -153,6 +160,17 @@ def _solve(
     max_steps: Array,
     decays: bool | None,
 ) -> Interpolator:
+    verdict = first_failure(
+        validity(problem),
+        (jnp.asarray(True) if log_eps is None else is_log_eps(log_eps), RESULTS.invalid_eps),
+        (has_shape(network, -jnp.ones_like(rtol)), RESULTS.invalid_shape),
+        (takes(network, problem.weight_decay), RESULTS.invalid_decay),
+        (is_tolerance(rtol), RESULTS.invalid_tolerance),
+    )
+    valid = verdict == RESULTS.successful
+    problem = harmless(problem, valid)
+    if log_eps is not None:
+        log_eps = jnp.where(valid, log_eps, -1)
     if decays is None:
         decayed = _with_decay(problem, network.positive)
         end = _without_decay(network, problem, log_eps, rtol, max_steps)
@@ -163,15 +181,7 @@ def _solve(
     else:
         end = _without_decay(network, problem, log_eps, rtol, max_steps)
 
-    log_eps = -jnp.ones_like(rtol) if log_eps is None else log_eps
-    result = first_failure(
-        validity(problem),
-        (is_log_eps(log_eps), RESULTS.invalid_eps),
-        (has_shape(network, log_eps), RESULTS.invalid_shape),
-        (takes(network, problem.weight_decay), RESULTS.invalid_decay),
-        (is_tolerance(rtol), RESULTS.invalid_tolerance),
-        end.result,
-    )
+    result = first_failure(verdict, end.result)
     good = result == RESULTS.successful
     x, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (end.x, end.dual))
     return Interpolator(x, dual, result, end.stats)

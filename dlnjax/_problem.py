@@ -445,6 +445,13 @@ def nan_unless_valid(problem: AbstractProblem, value: Array) -> Array:
 _P = TypeVar("_P", bound=AbstractProblem)
 
 
+def harmless(problem: _P, valid: Array) -> _P:
+    """Zeros in place of an invalid problem: with inf in its data LAPACK may not come back, and
+    Newton's method does not."""
+    zero_unless = lambda v: jnp.where(valid, v, 0) if eqx.is_inexact_array(v) else v
+    return jax.tree.map(zero_unless, problem)
+
+
 def without_decay(problem: _P) -> _P:
     """The problem with `λ = 0`, which is a constant of the program also under tracing."""
     with jax.ensure_compile_time_eval():

@@ -64,11 +64,10 @@ def prior_of(
 ) -> Prior | None:
     """Of a network whose `w(0)` tends to `dual`. None if it does not tell."""
     dtype = dual.dtype
-    try:
-        growth = network.growth(-jnp.ones((), dtype))
-    except NotImplementedError:
+    growth = network.growth(-jnp.ones((), dtype))
+    if growth is None:
         return None
-    p = None if growth.is_linear else jnp.asarray(growth.exponent, dtype)
+    p = None if growth.is_exponential else jnp.asarray(growth.exponent, dtype)
     # At ε = 1/e.
     log_s, unit = growth.log_initial + (dual if p is None else 1), growth.unit
     zero = jnp.zeros_like(log_s)

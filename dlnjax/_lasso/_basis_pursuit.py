@@ -10,7 +10,13 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 from .._check import as_count, as_flag, as_weights, may_be_zero
 from .._constraint import Constraint
 from .._path import largest_correlation, penalty
-from .._problem import AbstractProblem, check_quadratic, validity, without_decay
+from .._problem import (
+    AbstractProblem,
+    check_quadratic,
+    harmless,
+    validity,
+    without_decay,
+)
 from .._solution import RESULTS, first_failure, raise_on_failure
 from ._homotopy import homotopy
 
@@ -78,7 +84,7 @@ def _solve(
     may_be_zero: bool,
 ) -> BasisPursuit:
     verdict = validity(problem)
-    problem = without_decay(problem)
+    problem = harmless(without_decay(problem), verdict == RESULTS.successful)
     path = homotopy(problem, weights, positive, max_knots, may_be_zero)
     x = path.slopes[-1]
     rest = problem.r - problem.matvec(x)
