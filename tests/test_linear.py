@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.linalg import expm
 
 import dlnjax as dln
+from dlnjax._interpolator import _end
 
 FORMS = {"dual": dln.DualForm(), "weights": dln.WeightForm()}
 S = np.array([0, 0.1, 1, 10, 1e3])
@@ -42,7 +44,7 @@ def test_against_the_matrix_exponential(form, n, decay):
     unit = scales[:, None, None]
     # Steps are to 1e-7, and Kvaerno5 takes some seventy.
     np.testing.assert_allclose(flow.x / unit, np.broadcast_to(x, flow.x.shape), atol=2e-6)
-    error = np.abs(flow.z / unit - z) / (1 + np.abs(z))
+    error = np.abs(flow.z / unit - z[None]) / (1 + np.abs(z))[None]
     assert error.max() < 2e-6
     # Where it ends: closest to the start, or ridge regression.
     if decay:
@@ -68,8 +70,8 @@ def test_what_it_has_not():
     problem, network = dln.LeastSquares(np.eye(3), np.ones(3)), dln.Linear(jnp.zeros(3))
     with pytest.raises(TypeError, match="dual variable"):
         dln.limit_flow(network, problem)
-    with pytest.raises(TypeError, match="`growth`"):
-        dln.interpolator(network, problem, eps=0.1)
+    with pytest.raises(TypeError, match="dual form and a `growth`"):
+        _end(network, problem, jnp.log(0.1), None, 1, True)
 
 
 def test_an_eps_that_the_weights_cannot_hold_is_refused():
@@ -78,8 +80,6 @@ def test_an_eps_that_the_weights_cannot_hold_is_refused():
     s = np.array([1.0])
     with pytest.raises(ValueError, match="too small for weights of UV.*DualForm"):
         dln.gradient_flow(network, problem, s, eps=1e-12, formulation=dln.WeightForm())
-    import optax
-
     with pytest.raises(ValueError, match="too small for weights of UV"):
         dln.train(network, problem, optax.sgd(1e-3), eps=1e-12, steps=1)
 

@@ -1,5 +1,5 @@
-"""Paths: a lane that fails, masked by its `result`, has the derivative 0: in both modes, however it fails,
-and in a batch that shares parameters."""
+"""Paths: a lane that fails, masked by its `result`, has the derivative 0: in both modes, however it
+fails, and in a batch that shares parameters."""
 
 from collections.abc import Callable
 from typing import NamedTuple
