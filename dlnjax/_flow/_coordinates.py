@@ -27,9 +27,9 @@ from .._linalg import Cholesky, matmul
 from ._dual import AbstractDualTerm, combine
 from ._link import AbstractLink
 
-# How much a relative error of x counts beside one of w. Of an active coordinate it is log(1/ε) times
-# as large: with 0, errors of x at the first jump reach 2e-5 at log ε = −2000, with 0.3 they stay below
-# 1e-6, for a fifth more steps at moderate ε; with 1 it is a third more.
+# How much a relative error of x counts beside one of w. Of an active coordinate it is log(1/ε)
+# times as large: with 0, errors of x at the first jump reach 2e-5 at log ε = −2000; with 0.3 they
+# stay below 1e-6, for a fifth more steps at moderate ε; with 1 it is a third more.
 IN_X = 0.3
 
 
