@@ -241,10 +241,12 @@ def _without_decay(
     x, dual = differentiable_end(newton, state, growth, problem)
     dual = jnp.where(is_free, dual, -jnp.inf) if certificate is None else certificate
 
-    is_reached = state.residual <= rtol
-    if network.positive:
-        rest = fixed.r - fixed.matvec(held(x))
-        is_reached = is_reached & jnp.all(is_free | (rest <= rounding_of_residual(fixed)))
+    # Newton's residual knows of the coordinates that are allowed; what the others would still
+    # lower of the loss says whether they should have been.
+    rest = fixed.r - fixed.matvec(held(x))
+    rest = rest if network.positive else jnp.abs(rest)
+    is_minimal = jnp.all(is_free | (rest <= rounding_of_residual(fixed)))
+    is_reached = (state.residual <= rtol) & is_minimal
     is_sharp = sensitivity <= jnp.finfo(rtol.dtype).eps ** 0.5
     result = first_failure(
         result,
