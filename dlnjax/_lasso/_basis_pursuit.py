@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from .._check import as_count, as_flag, as_weights, may_be_zero
 from .._constraint import Constraint
@@ -80,7 +80,7 @@ def _first_of_last_residual(
 def _dual_at(
     problem: AbstractProblem, path: PiecewiseLinearPath, row: Int[Array, ""]
 ) -> Float[Array, " d"]:
-    """What of `μ(r − Mx(μ))` does not grow with `μ` on a segment, as `Mw` with `M_AA w = (ωs)_A`, the
+    """What of `μ(r − Mx(μ))` does not grow with `μ` on a segment: `Mw` with `M_AA w = (ωs)_A`, the
     form of the homotopy: from `z`, which grows, it would have fewer digits the later the knot."""
     d = problem.r.shape[0]
     z, slope = path.values[row], path.slopes[row]
