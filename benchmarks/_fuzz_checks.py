@@ -334,9 +334,10 @@ def _leaves_out(
     columns = columns[:, rests.ravel()]
     values = (sides * plateau)[rests] * u["columns"][lane][np.nonzero(rests)[1]]
     zero = values <= 1e-6 * np.max(np.abs(values), initial=0)
-    if not np.any(zero) or not np.size(null := null_vectors(columns, config.eps)):
+    if not np.any(zero):
         return False
-    if null is None:
+    null = null_vectors(columns, config.eps)
+    if null is None or not null.size:
         return False
     columns = columns / np.linalg.norm(columns, axis=0)
     run = linprog(

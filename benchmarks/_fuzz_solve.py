@@ -20,7 +20,7 @@ LASSO_STEPS = 1024  # those on the active set are a few dozen
 MAX_STEPS = 1024  # of flows: four times what 95 % of them take; see `retried`
 
 
-def solve(config: Config, batch: Arrays, functions: Sequence[str] = FUNCTIONS) -> Arrays:
+def solve(config: Config, batch: Arrays, functions: Sequence[Any] = FUNCTIONS) -> Arrays:
     """The results of some functions, in float64, as NumPy arrays."""
     data = {key: batch[key].astype(config.dtype) for key in SOLVED}
     data["constant"] = (np.sum(batch["y"] ** 2, axis=1) / 2).astype(config.dtype)

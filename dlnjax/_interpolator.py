@@ -235,6 +235,7 @@ def _without_decay(
 
     is_free = jnp.any(is_allowed, axis=0)
     from_size = log_eps is None
+    assert growth is not None
     newton = Newton(held(growth), Constraint(fixed, is_free), is_allowed, from_size)
     state = newton.solve(rtol, max_steps)
     sensitivity = newton.sensitivity(state)

@@ -35,7 +35,7 @@ def _cast(tree: _T, axes: frozenset[str]) -> _T:
             return leaf
         if hasattr(lax, "pcast"):
             return lax.pcast(leaf, missing, to="varying")
-        return lax.pvary(leaf, missing)
+        return lax.pvary(leaf, missing)  # pyright: ignore[reportAttributeAccessIssue]
 
     return jax.tree.map(cast, tree) if axes else tree
 

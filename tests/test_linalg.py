@@ -53,7 +53,10 @@ def test_batches_in_pieces(size, lanes):
     """Whatever is batched, over one axis or two, and however many pieces that makes."""
     X = np.random.default_rng(size).normal(size=(2, lanes, size, size + 2))
     M, b = X @ X.transpose(0, 1, 3, 2), X[..., :2]
-    twice = lambda fn, axes=0: jax.jit(jax.vmap(jax.vmap(fn, axes), axes))
+
+    def twice(fn, axes: Any = 0):
+        return jax.jit(jax.vmap(jax.vmap(fn, axes), axes))
+
     solve = lambda L, b: _linalg.lower_solve_transposed(L, _linalg.lower_solve(L, b))
     L = twice(_linalg.cholesky)(M)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * np.max(np.abs(b)))

@@ -1,5 +1,7 @@
 """Losses of one's own: followed by what takes any loss, refused where the quadratic is assumed."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from dlnjax._solution import names_of
 
 rng = np.random.default_rng(0)
 X, Y = rng.normal(size=(6, 3)), np.sign(rng.normal(size=6))
+NONE: Any = None  # losses are looked at before other arguments
 NETWORK = dln.UV(np.ones(3), np.zeros(3))
 
 
@@ -64,9 +67,9 @@ REFUSING = {
     "limit_point": lambda p: dln.limit_point(NETWORK, p),
     "bregman_projection": lambda p: dln.bregman_projection(NETWORK, p, np.ones(3), eps=0.1),
     "duality_gap": lambda p: p.duality_gap(np.ones(3), 1.0),
-    "suboptimality_gap": lambda p: dln.suboptimality_gap(p, np.ones(3), 1.0, path=None),
-    "certificate": lambda p: dln.certificate(p, None),
-    "effective_initialization": lambda p: dln.effective_initialization(p, None),
+    "suboptimality_gap": lambda p: dln.suboptimality_gap(p, np.ones(3), 1.0, path=NONE),
+    "certificate": lambda p: dln.certificate(p, NONE),
+    "effective_initialization": lambda p: dln.effective_initialization(p, NONE),
     "is_always_monotone": lambda p: dln.is_always_monotone(p),
 }
 

@@ -79,11 +79,12 @@ def test_masked_failures_have_no_derivatives(name):
 
     @jax.jit
     def run(scale, own):
-        both = lambda scale, own, forward: jax.vmap(
-            lambda own, *data: masked(scale, own, *data, forward=forward)
-        )(own, *LANES)
+        def both(scale, own, forward):
+            lane = lambda own, *data: masked(scale, own, *data, forward=forward)
+            return jax.vmap(lane)(own, *LANES)
+
         backward = jax.value_and_grad(
-            lambda *args: (lambda v, good: (jnp.sum(v), good))(*both(*args, False)),
+            lambda scale, own: (lambda v, good: (jnp.sum(v), good))(*both(scale, own, False)),
             argnums=(0, 1),
             has_aux=True,
         )(scale, own)

@@ -400,8 +400,8 @@ def _split(u_size, v_size):
     """Of the vector of weights `(u, v)`, each half in steps of its own."""
     sizes = jnp.repeat(jnp.array([u_size, v_size]), D)
     return optax.GradientTransformation(
-        lambda weights: optax.EmptyState(),
-        lambda g, state, weights=None: (-(sizes * g), state),
+        lambda params: optax.EmptyState(),
+        lambda updates, state, params=None: (-(sizes * jnp.asarray(updates)), state),
     )
 
 
@@ -422,7 +422,9 @@ CLOCKS = {
     "signs after a step": (
         optax.chain(
             optax.sgd(SIZE),
-            optax.conditionally_transform(optax.scale_by_sign(), lambda step: step > 1),
+            optax.conditionally_transform(
+                optax.scale_by_sign(), lambda step: jnp.asarray(step) > 1
+            ),
         ),
         3,
     ),

@@ -100,9 +100,9 @@ def _(primals, tangents):
 
 
 def _linear_solve(
-    system: _System, problem: AbstractProblem, stretch: Array, rhs: tuple[Array, Array, Array]
+    system: _System, problem: AbstractProblem, stretch: Array, asked: tuple[Array, ...]
 ) -> tuple[Array, Array, Array]:
-    """`η`, `u` and `g` with `M Σ ±(stretch u) = rhs₀`, `u ∓ g = rhs₁`, `g − Mη = rhs₂`."""
+    """`η`, `u` and `g` with `M Σ ±(stretch u) = asked₀`, `u ∓ g = asked₁`, `g − Mη = asked₂`."""
     V, project = system.constraint.V, system.constraint.project
 
     def equations(unknowns):
@@ -126,7 +126,7 @@ def _linear_solve(
         return system.eta(nu), still, of_g + signed(still)
 
     # As one vector: JAX does not transpose where a part of the right-hand side is constant.
-    rhs, parts = ravel_pytree(rhs)
+    rhs, parts = ravel_pytree(asked)
     flat = lambda fn: lambda *args: ravel_pytree(fn(*args[:-1], parts(args[-1])))[0]
     found = lax.custom_linear_solve(flat(equations), rhs, flat(solve), flat(transpose_solve))
     return parts(found)

@@ -107,7 +107,7 @@ def dual_term(
     decays = not is_concrete(decay) or float(decay) > 0
     if data is not None and isinstance(link, ExponentialLink) and not decays:
         if problem.rank_bound < problem.r.shape[0]:
-            return RowTerm(*data, link=link, scale=scale)
+            return RowTerm(X=data[0], y=data[1], link=link, scale=scale)
     return CoordinateTerm(
         M=problem.gram() / scale**2,
         data=data,
