@@ -9,7 +9,7 @@ from ._check import check_type
 from ._flow._dual import combine
 from ._flow._formulation import DualForm, WeightForm
 from ._flow._gradient_flow import gradient_flow
-from ._network import AbstractDualNetwork, AbstractNetwork
+from ._network import AbstractDualNetwork, AbstractNetwork, takes
 from ._problem import LeastSquares
 from ._solution import RESULTS
 
@@ -27,8 +27,8 @@ def check_network(network: AbstractNetwork) -> None:
       with and without weight decay: this sees a wrong `time_scale` or `penalty`;
     - where `positive` is set, `x ≥ 0`.
 
-    A network that refuses weight decay is run without. A network without a dual form is run in the
-    weight form only, and so is known to run, no more.
+    A network that refuses weight decay is run without. One that is no `AbstractDualNetwork` is run
+    in the weight form only, and so is known to run, no more.
 
     **Arguments:** `network`, with a shape of order 1 and a few coordinates (the weight form
     factorises a matrix of the size of all weights).
@@ -153,6 +153,6 @@ def _check_runs(network: AbstractNetwork, log_eps: Array, tolerance: float) -> N
 
 def _takes(network: AbstractNetwork, weight_decay: Array) -> bool:
     try:
-        return bool(jnp.isfinite(network.penalty(weight_decay)))
-    except ValueError:
+        return bool(takes(network, weight_decay))
+    except ValueError:  # says that it takes none
         return False

@@ -10,7 +10,8 @@ from ._check import check_type, is_concrete
 from ._constraint import Constraint
 from ._linalg import matmul
 from ._network import UV
-from ._problem import AbstractProblem, check_quadratic, nan_unless_valid
+from ._problem import AbstractProblem, check_quadratic, harmless, nan_unless_valid, validity
+from ._solution import RESULTS
 from ._training import Training
 
 
@@ -113,7 +114,8 @@ def _at(
     square = jnp.abs(sides[0] * sides[1]) / 2
     dual = jnp.arcsinh(x / square) - turn
     shape = jnp.exp(log_sides - log_eps / 2) / 2
-    V = Constraint(lax.stop_gradient(problem), jnp.ones_like(x, bool)).V
+    held = harmless(lax.stop_gradient(problem), validity(problem) == RESULTS.successful)
+    V = Constraint(held, jnp.ones_like(x, bool)).V
     fit = matmul(matmul(V, dual), V)
     primal = jnp.max(jnp.abs(problem.gradient(x)))
     scale = jnp.where(primal == 0, 1, jnp.max(jnp.abs(problem.r)))  # 0 at y = 0, x = 0

@@ -13,8 +13,8 @@ from ._constraint import Constraint
 from ._flow._end_derivatives import differentiable_end, held
 from ._flow._end_point import Newton
 from ._lasso._basis_pursuit import (
-    basis_pursuit,
     faces,
+    minimum_norm,
     rounding_of_residual,
 )
 from ._lasso._homotopy import lasso_path
@@ -223,7 +223,8 @@ def _without_decay(
         growth = network.growth(-jnp.ones_like(rtol))
         weights = network.initial_dual(jnp.full_like(rtol, -jnp.inf))
         weights = jnp.broadcast_to(weights, (2, *size))
-        minimum = basis_pursuit(problem, positive=network.positive, weights=weights, throw=False)
+        # Traced, they are not known to be positive, as they are.
+        minimum = minimum_norm(problem, weights, network.positive, None, may_be_zero=False)
         is_allowed = faces(held(minimum.dual), held(weights), network.positive)
         certificate, result = minimum.dual, minimum.result
     else:

@@ -5,7 +5,8 @@ On CPUs jaxlib 0.10 and later may spread a batch of LAPACK calls over XLA's pool
 wait for it. The batched call is itself run by a thread of that pool. So as many of them side by
 side as the pool has threads, two on a machine with two cores, wait for each other for good. It
 only spreads batches that are worth more than some work (`GetLapackBatchChunkSize` in
-jaxlib/cpu/lapack_kernels.cc). All calls of LAPACK are therefore made here, in batches of less.
+jaxlib/cpu/lapack_kernels.cc). All our calls of LAPACK are therefore made here, in batches of less.
+(diffrax makes some of its own, in the derivatives of implicit solvers of the weight form.)
 """
 
 import functools as ft
@@ -161,6 +162,10 @@ def _off_diagonal(gaps: Float[Array, "m m"]) -> Float[Array, "m m"]:
     """`1/gaps`, 0 on the diagonal."""
     identity = jnp.eye(gaps.shape[0], dtype=gaps.dtype)
     return 1 / (gaps + identity) - identity
+
+
+# `A⁻¹`, by an LU factorisation.
+inverse = _lapack(jnp.linalg.inv, lambda a: 2 * a.shape[-1] ** 3)
 
 
 class Cholesky(eqx.Module):

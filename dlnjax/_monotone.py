@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool
 
 from ._check import as_flag
 from ._linalg import eigh, matmul
-from ._problem import AbstractProblem, check_quadratic, validity
+from ._problem import AbstractProblem, check_quadratic, harmless, validity
 from ._solution import RESULTS
 
 _MOST = 12  # coordinates: 4096 subsets
@@ -81,7 +81,7 @@ def is_always_monotone(problem: AbstractProblem, *, positive: bool = False) -> B
 
 @eqx.filter_jit
 def _check(problem: AbstractProblem, positive: bool) -> Bool[Array, ""]:
-    M = problem.gram()
+    M = harmless(problem, validity(problem) == RESULTS.successful).gram()
     d, unit = len(M), jnp.finfo(M.dtype).eps
     scale = jnp.sqrt(problem.gram_diagonal())
     is_zero = scale == 0

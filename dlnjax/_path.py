@@ -124,7 +124,7 @@ class PiecewiseLinearPath(eqx.Module):
         # Exact zeros survive: z itself is exact there, the rearrangement is not.
         # (Elsewhere z is not asked: at p = inf the derivative of what is not chosen is NaN.)
         is_inner = index + 1 < self.num_knots.astype(index.dtype)
-        near = jnp.isfinite(p) & ((p < 2 * self.knots[index]) | is_inner)
+        near = jnp.isfinite(p) & (p > 0) & ((p < 2 * self.knots[index]) | is_inner)
         z = self._z(jnp.where(near, p, 0))
         x = jnp.where(near[..., None], z / safe, x)
         return jnp.where(started[..., None], self._with_sign(x, index), 0)

@@ -341,10 +341,13 @@ class Quadratic(AbstractProblem):
         c = least if constant is None else as_float(constant, "constant", dtype)
         check_scalar(c, "constant")
         check_finite(c, "constant")
-        spectrum.refuse(M, r, x, c, least)
-        is_convex = spectrum.is_symmetric() & spectrum.is_semidefinite()
+        with _eager(M):
+            spectrum.refuse(M, r, x, c, least)
         is_convex = (
-            is_convex & spectrum.contains(r, matmul(M, x)) & spectrum.is_bounded(x, c, least)
+            spectrum.is_symmetric()
+            & spectrum.is_semidefinite()
+            & spectrum.contains(r, matmul(M, x))
+            & spectrum.is_bounded(x, c, least)
         )
         # What is traced is not refused: then there is no such constant.
         self.constant = jnp.where(is_convex, c, jnp.nan)

@@ -9,7 +9,7 @@ from ._check import as_count, as_flag, as_float, check_scalar, is_concrete
 from ._constraint import Constraint
 from ._lasso._basis_pursuit import BasisPursuit, basis_pursuit
 from ._linalg import matmul, svd
-from ._problem import AbstractProblem, LeastSquares, check_quadratic
+from ._problem import AbstractProblem, LeastSquares, check_quadratic, harmless, validity
 from ._solution import RESULTS, first_failure, raise_on_failure
 
 
@@ -96,6 +96,8 @@ def null_space_constant(
 
 @eqx.filter_jit
 def _solve(problem: AbstractProblem, positive: bool, max_knots: int | None) -> NullSpaceConstant:
+    verdict = validity(problem)
+    problem = harmless(problem, verdict == RESULTS.successful)
     minimum = basis_pursuit(problem, positive=positive, max_knots=max_knots, throw=False)
     good = minimum.result == RESULTS.successful
     # Any data do where there is no point.
@@ -137,7 +139,7 @@ def _solve(problem: AbstractProblem, positive: bool, max_knots: int | None) -> N
     gap = jnp.where(exists, upper - value, 0)
     dual = jnp.where(exists, dual, c)
 
-    result = first_failure(minimum.result, inner.result)
+    result = first_failure(verdict, minimum.result, inner.result)
     is_known = result == RESULTS.successful
     nan_unless = lambda v: jnp.where(is_known, v, jnp.nan)
     return NullSpaceConstant(

@@ -29,6 +29,7 @@ class Semidefinite(eqx.Module):
 
     def __init__(self, M: Float[Array, "d d"]):
         M = lax.stop_gradient(M)
+        M = jnp.where(jnp.isfinite(M), M, 0)  # LAPACK may not come back; it is flagged elsewhere
         size = jnp.sqrt(jnp.abs(jnp.diagonal(M)))
         self.scale = jnp.where(size > 0, size, 1)
         self.is_empty = size == 0

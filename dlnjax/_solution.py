@@ -54,7 +54,8 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "`weight_decay=0`, or a network of depth 2."
     )
     invalid_eps = (
-        "ε does not lie in (0, 1), or is so small that all weights underflow to 0. Put a larger "
+        "ε does not lie in (0, 1), or is so small that the weights do not hold it: they underflow, "
+        "or the sign of `x` drowns in their rounding. Put a larger "
         "initialisation into the shape of the network; for ε → 0 use `limit_flow`, "
         "or `gradient_flow` with `DualForm()` and `log_eps=`."
     )

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -128,3 +129,39 @@ def test_a_negative_link_is_flagged():
     flow = dln.gradient_flow(network, problem, np.array([1.0, 5.0]), eps=1e-3, throw=False)
     assert flow.result == dln.RESULTS.invalid_network
     assert np.isnan(flow.x).all()
+
+
+def test_derivatives_where_trial_steps_leave_the_domain_of_a_link():
+    # A network without `growth`, and steps that overshoot to w < 0, where w^−1.5 is NaN: reverse
+    # mode agrees with differences all the same.
+    class Half(Cubed):
+        """`x = u⁶`: `Deep` at `D = 6` with one sign, whose link is `ε w^{−1.5}`."""
+
+        def __call__(self):
+            return self.u**6
+
+        def initial(self, log_eps):
+            return eqx.tree_at(lambda net: net.u, self, self.u * jnp.exp(log_eps / 6))
+
+        def time_scale(self, log_eps):
+            return jnp.exp(-2 * log_eps / 3) / 24
+
+        def link(self, w, log_eps):
+            return jnp.exp(log_eps) * w**-1.5
+
+        def initial_dual(self, log_eps):
+            return self.u[None] ** -4
+
+    dln.check_network(Half(jnp.asarray(SHAPE)))
+    X, y = np.array([[1.0, 0.5, 0.2], [0.0, 1.0, 0.7]]), jnp.array([2.0, 1.0])
+
+    @jax.jit
+    @jax.value_and_grad
+    def total(y):
+        network, s = Half(jnp.asarray(SHAPE)), np.array([0.5, 2.0, 50.0])
+        flow = dln.gradient_flow(network, dln.LeastSquares(X, y), s, log_eps=-12.0, throw=False)
+        return jnp.sum(flow.x_mean)
+
+    h = 1e-4
+    differences = [(total(y + h * e)[0] - total(y - h * e)[0]) / (2 * h) for e in np.eye(2)]
+    np.testing.assert_allclose(total(y)[1], differences, rtol=1e-4)

@@ -593,3 +593,10 @@ def test_a_loss_below_zero_beyond_rounding_is_not_hidden():
     # Of 0.1 · 3, rounding leaves −5.6e-17.
     x = np.random.default_rng(0).normal(size=(1000, 2)) * 1e-9 + 1
     assert np.min(good.loss(x)) == 0
+
+
+def test_a_known_matrix_inside_of_a_traced_function():
+    M = jnp.eye(2)
+    assert jax.jit(lambda r: dln.Quadratic(M, r).constant)(jnp.ones(2)) == 1
+    with pytest.raises(ValueError, match="semidefinite"):
+        jax.jit(lambda r: dln.Quadratic(-M, r).constant)(jnp.ones(2))

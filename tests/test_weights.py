@@ -225,3 +225,10 @@ def test_raw_units_in_float32():
     )  # 1000 units of rounding
     k = int(path.num_knots.min())
     np.testing.assert_allclose(path.knots[:, :k], truth.knots[:, :k], rtol=1e-4)
+
+
+def test_at_0_a_path_with_a_knot_there_is_its_limit():
+    # x(μ) = (1, 0) up to μ = 1, where the second column joins.
+    path = dln.lasso_path(dln.LeastSquares(np.eye(2), np.ones(2)), weights=np.array([0.0, 1.0]))
+    np.testing.assert_allclose(path.x(0.0), [1, 0], atol=1e-15)
+    np.testing.assert_allclose(path.x(np.array([1e-300, 2.0])), [[1, 0], [1, 0.5]], atol=1e-15)

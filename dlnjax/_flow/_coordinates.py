@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._linalg import Cholesky, matmul
+from .._network import is_in_range
 from ._dual import AbstractDualTerm, combine
 from ._link import AbstractLink
 
@@ -61,6 +62,9 @@ class CoordinateTerm(AbstractDualTerm):
 
     def image(self, f):
         return f
+
+    def is_in_range(self, x):
+        return is_in_range(x)
 
     def velocity(self, x):
         if self.data is None:

@@ -1,7 +1,7 @@
 """The dual form of the flow (DESIGN §2), as diffrax terms that know their own Jacobian.
 
 With `w = w(0) ∓ Xᵀν + λs` and `x = Σ ± φ_ε(w)`, the flow is `dν/ds = y − Xx`, `dz/ds = x`. Two
-state spaces, each with one Cholesky factorisation a step:
+state spaces, each with one Cholesky factorisation a step (and depth 1, `_linear.py`):
 
 - rows (`_rows.py`): the state is `(ν, z)`, for `n < d` without weight decay at depth 2;
 - coordinates (`_coordinates.py`): the state is `(w, z)`.

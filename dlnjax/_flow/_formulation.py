@@ -16,7 +16,7 @@ from ._coordinates import CoordinateTerm
 from ._dual import AbstractDualTerm, column_scale
 from ._linear import linear_term, x_size
 from ._link import ExponentialLink, link_of
-from ._quadrature import QuadratureLU
+from ._quadrature import QuadratureSolver
 from ._rosenbrock import Rodas5P
 from ._rows import RowTerm
 from ._term import AbstractFlowTerm
@@ -133,7 +133,7 @@ class WeightForm(AbstractFormulation):
 
     def default_solver(self) -> diffrax.AbstractSolver[Any]:
         chord = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)
-        return diffrax.Kvaerno5(root_finder=chord(linear_solver=QuadratureLU()))
+        return diffrax.Kvaerno5(root_finder=chord(linear_solver=QuadratureSolver()))
 
     def check(self, network: AbstractNetwork, log_eps: Array) -> None:
         check_least_eps(network, log_eps)

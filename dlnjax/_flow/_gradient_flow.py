@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
 from .._check import as_float, check_finite, check_nonempty, check_type, is_concrete
-from .._network import AbstractNetwork, is_in_range
+from .._network import AbstractNetwork
 from .._problem import AbstractProblem
 from .._solution import RESULTS, first_failure, raise_on_failure
 from ._formulation import AbstractFormulation, DualForm
@@ -80,7 +80,7 @@ def gradient_flow(
         weight form `atol` is in units of `ε^½`). Defaults 1e-7 and 1e-8 in float64; 1e-4 and
         1e-5 in float32.
     - `max_steps`, `adjoint`: as in `diffrax.diffeqsolve`. The default adjoint, for reverse mode, is
-        `diffrax.RecursiveCheckpointAdjoint(100)`: it keeps 100 states (of some `n + d` numbers,
+        `diffrax.RecursiveCheckpointAdjoint(100)`: it keeps 100 states (of up to `3d` numbers,
         and what is saved) in each lane, and computes up to 5000 steps at most twice again. For
         forward mode pass `diffrax.ForwardMode()`, which also gives second derivatives as forward
         over forward (no other order does).
@@ -183,8 +183,7 @@ def _solve(
     x_mean = jnp.where(moving, z / jnp.where(moving, times[:, None], 1), (start[None] + x) / 2)
 
     finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(z))
-    if isinstance(run.formulation, DualForm):
-        finite = finite & is_in_range(x)
+    finite = finite & term.is_in_range(x)
     is_consistent = jnp.all(jax.vmap(term.is_consistent)(states))
     result = RESULTS.promote(solution.result)
     result = first_failure(

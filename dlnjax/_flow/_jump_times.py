@@ -176,6 +176,10 @@ def _solve(
         result = RESULTS.where(is_lost, RESULTS.jumps_missed, state.result)
         result = RESULTS.where(failed, RESULTS.promote(solution.result), result)
         result = RESULTS.where(is_full, RESULTS.max_jumps_reached, result)
+        is_held = term.is_in_range(term.read(s, y)[0])
+        result = RESULTS.where(is_held, result, RESULTS.flow_not_finite)
+        is_consistent = term.is_consistent(y)
+        result = RESULTS.where(is_consistent, result, RESULTS.invalid_network)
         result = RESULTS.where(state.is_done, state.result, result)
         row = jnp.where(is_event, state.row, max_jumps)
         sides = jnp.stack([crosses & ~state.is_above, crosses & state.is_above])
@@ -186,7 +190,7 @@ def _solve(
             row=state.row + (is_event & ~is_full).astype(jnp.int32),
             steps=state.steps + jnp.where(state.is_done, 0, solution.stats["num_steps"]),
             result=result,
-            is_done=state.is_done | ~is_event | is_full,
+            is_done=state.is_done | ~is_event | is_full | ~is_held | ~is_consistent,
             times=state.times.at[row].set(s, mode="drop"),
             crossed=state.crossed.at[:, row].set(sides, mode="drop"),
         )

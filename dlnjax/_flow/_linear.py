@@ -59,9 +59,6 @@ class LinearTerm(AbstractDualTerm):
         x, z = self.size * state[0] / self.scale**2, state[1] / self.scale**2
         return x, z, x - self.start + self.weight_decay * z
 
-    def is_consistent(self, state):
-        return jnp.asarray(True)
-
 
 def x_size(network: Linear, problem: AbstractProblem, log_eps: Array) -> Float[Array, ""]:
     """The size of `x`, for tolerances."""

@@ -36,9 +36,9 @@ class AbstractLink(eqx.Module):
     def read(self, w: Float[Array, "signs d"]) -> Float[Array, "signs d"]:
         """`φ_ε(w)` of a state that was reached, as it is returned."""
 
-    @abc.abstractmethod
     def is_consistent(self, w: Float[Array, "signs d"]) -> Bool[Array, ""]:
         """Whether the network's own link is one at states that were reached: `q ≥ 0`."""
+        return jnp.asarray(True)
 
     def validity(self) -> RESULTS:
         """Under tracing: a degenerate shape is an infinite dual variable, which never moves."""
@@ -61,9 +61,6 @@ class ExponentialLink(AbstractLink):
     def read(self, w):
         return self.q(w)
 
-    def is_consistent(self, w):
-        return jnp.asarray(True)
-
 
 class PowerLink(AbstractLink):
     """`φ_ε(w) = ε w^{−a}`, with a wall at `w = 0`.
@@ -84,7 +81,7 @@ class PowerLink(AbstractLink):
 
     def __init__(self, growth: Growth, start: Array, largest_x: Array):
         self.start = start
-        self.exponent = exponent = 1 / jnp.asarray(growth.exponent)
+        self.exponent = exponent = 1 / jnp.asarray(growth.exponent, start.dtype)
         # log q(0) = log ε − a log w(0)
         self.log_eps = growth.log_initial + exponent * jnp.log(start)
         smallest = jnp.finfo(start.dtype).eps ** (2 / 3) * start
@@ -99,15 +96,12 @@ class PowerLink(AbstractLink):
         return self._q(w, self.acting_log_eps)
 
     def slope(self, w, q):
-        return self.exponent * q / w
+        return self.exponent * q / jnp.maximum(w, jnp.finfo(w.dtype).tiny)
 
     def read(self, w):
         # Away from the wall it is the q of ε itself: exact at s = 0, and tiny.
         away = w > jnp.finfo(w.dtype).eps ** (1 / 3) * self.start
         return self._q(w, jnp.where(away, self.log_eps, self.acting_log_eps))
-
-    def is_consistent(self, w):
-        return jnp.asarray(True)
 
 
 class NetworkLink(AbstractLink):
@@ -118,12 +112,15 @@ class NetworkLink(AbstractLink):
     log_eps: Float[Array, ""]
 
     def _link(self, w: Array) -> Array:
-        q = self.network.link(w, self.log_eps)
         # Beyond a wall at 0 a link may be negative, infinite or NaN: only trial steps get there.
         # Where it is negative before, `is_consistent` says so.
+        q = lax.stop_gradient(self.network.link(w, self.log_eps))
         top = jnp.exp(jnp.asarray(log_cap(w.dtype), w.dtype))
+        good = (q >= 0) & (q < top)
         beyond = jnp.where((q < 0) & (w > 0), 0, top)
-        return jnp.where((q >= 0) & (q < top), q, beyond)
+        # The derivatives of what is not chosen may be infinite: it is asked elsewhere.
+        q = self.network.link(jnp.where(good, w, self.start), self.log_eps)
+        return jnp.where(good, q, beyond)
 
     def q(self, w):
         return self._link(w)

@@ -5,25 +5,25 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.scipy as jsp
 import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from .._linalg import matmul
+from .._linalg import inverse, matmul
 
 
 class _Factors(eqx.Module):
-    lu: tuple[Array, Array]  # of A
+    inverse: Float[Array, "m m"]  # of A
     B: Float[Array, "d m"]
     c: Float[Array, " d"]
     like: tuple[PyTree[Array], Array]  # the structure of a state
     is_transposed: bool = eqx.field(static=True)
 
 
-class QuadratureLU(lx.AbstractLinearSolver[_Factors]):
+class QuadratureSolver(lx.AbstractLinearSolver[_Factors]):
     """Solves `[[A, 0], [B, diag c]] (w, z) = (v, u)`, the Newton system of a state `(w, z)` whose
-    `z` is a quadrature: one LU factorisation of the size of `w` alone."""
+    `z` is a quadrature: one factorisation of the size of `w` alone. It is inverted, as the chord
+    method that asks for it corrects itself."""
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> _Factors:
         zeros = lambda tree: jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), tree)
@@ -36,7 +36,7 @@ class QuadratureLU(lx.AbstractLinearSolver[_Factors]):
 
         A, B = jax.vmap(column, out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype))
         _, c = operator.mv((w, jnp.ones_like(z)))
-        return _Factors(jsp.linalg.lu_factor(A), B, c, (w, z), False)
+        return _Factors(inverse(A), B, c, (w, z), False)
 
     def compute(self, state: _Factors, vector: Any, options: dict[str, Any]):
         v, u = vector
@@ -44,15 +44,15 @@ class QuadratureLU(lx.AbstractLinearSolver[_Factors]):
         _, unravel = ravel_pytree(state.like[0])
         if state.is_transposed:
             z = u / state.c
-            w = jsp.linalg.lu_solve(state.lu, v - matmul(z, state.B), trans=1)
+            w = matmul(v - matmul(z, state.B), state.inverse)
         else:
-            w = jsp.linalg.lu_solve(state.lu, v)
+            w = matmul(state.inverse, v)
             z = (u - matmul(state.B, w)) / state.c
         return (unravel(w), z), lx.RESULTS.successful, {}
 
     def transpose(self, state: _Factors, options: dict[str, Any]):
         other = not state.is_transposed
-        return _Factors(state.lu, state.B, state.c, state.like, other), options
+        return _Factors(state.inverse, state.B, state.c, state.like, other), options
 
     def conj(self, state: _Factors, options: dict[str, Any]):
         return state, options  # real

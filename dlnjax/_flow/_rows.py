@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._linalg import Cholesky, matmul
+from .._network import is_in_range
 from ._dual import AbstractDualTerm, combine
 from ._link import ExponentialLink
 
@@ -44,6 +45,9 @@ class RowTerm(AbstractDualTerm):
     def image(self, f):
         return matmul(f, self.X)
 
+    def is_in_range(self, x):
+        return is_in_range(x)
+
     def velocity(self, x):
         return self.y - matmul(self.X, x)
 
@@ -61,6 +65,3 @@ class RowTerm(AbstractDualTerm):
     def read(self, s, state):
         g = self.image(state[0])
         return combine(self.link.read(self._w(g))), state[1] / self.scale**2, g
-
-    def is_consistent(self, state):
-        return self.link.is_consistent(self._w(self.image(state[0])))

@@ -5,6 +5,7 @@ from typing import Any
 
 import diffrax
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._solution import RESULTS
@@ -30,9 +31,13 @@ class AbstractFlowTerm(diffrax.AbstractTerm[Any, Any]):
     ) -> tuple[Float[Array, " d"], Float[Array, " d"], Float[Array, " d"]]:
         """`x`, `z = ∫x` and the dual `Xᵀν = s r − Mz`, each `(d,)`."""
 
-    @abc.abstractmethod
     def is_consistent(self, state: Any) -> Bool[Array, ""]:
         """Whether the network's own functions hold what they promise at a state."""
+        return jnp.asarray(True)
+
+    def is_in_range(self, x: Float[Array, "... d"]) -> Bool[Array, ""]:
+        """Whether `x` is below the cap of the links, above which nothing is known of it."""
+        return jnp.asarray(True)
 
     def contr(self, t0: RealScalarLike, t1: RealScalarLike, **kwargs: Any) -> RealScalarLike:
         return t1 - t0

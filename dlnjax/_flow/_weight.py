@@ -73,6 +73,3 @@ class WeightTerm(AbstractFlowTerm):
         dual = s * self.problem.r - self.problem.matvec(z)  # of another loss it is not the integral
         dual = jnp.where(is_quadratic(self.problem), dual, jnp.nan)
         return self._network(state[0])(), z, dual
-
-    def is_consistent(self, state):
-        return jnp.asarray(True)

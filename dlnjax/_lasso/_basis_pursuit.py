@@ -93,7 +93,7 @@ def _dual_at(
 
 
 @eqx.filter_jit
-def _solve(
+def minimum_norm(
     problem: AbstractProblem,
     weights: Array,
     positive: bool,
@@ -190,5 +190,5 @@ def basis_pursuit(
     positive = as_flag(positive, "positive")
     max_knots = None if max_knots is None else as_count(max_knots, "max_knots")
     omega = as_weights(weights, problem.r.shape[0], problem.r.dtype)
-    point = _solve(problem, omega, positive, max_knots, may_be_zero(weights))
+    point = minimum_norm(problem, omega, positive, max_knots, may_be_zero(weights))
     return raise_on_failure(point, point.result, throw)
