@@ -487,4 +487,4 @@ def limit_flow(
         max_knots = 4 * problem.rank_bound + 16
     max_knots = as_count(max_knots, "max_knots")
     limit = _limit(problem, dual, s_max, prior, refused, network.positive, max_knots)
-    return raise_on_failure(limit, limit.result, throw, kept=("knots", "values", "slopes"))
+    return raise_on_failure(limit, limit.result, throw, kept=("knots", "values", "slopes", "norms"))

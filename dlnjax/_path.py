@@ -347,7 +347,7 @@ def largest_correlation(
     problem: AbstractProblem,
 ) -> tuple[Float[Array, ""], Float[Array, " d"]]:
     """The largest `|rⱼ|/‖Xⱼ‖`, and `‖Xⱼ‖` (1 where it is 0)."""
-    norms = jnp.sqrt(problem.gram_diagonal())
+    norms = problem.column_norms()
     norms = jnp.where(norms > 0, norms, 1)
     return jnp.max(jnp.abs(problem.r) / norms), norms
 
@@ -387,6 +387,6 @@ def kkt_violations(
 
 def rounding_units(problem: AbstractProblem, x: Float[Array, " d"]) -> Float[Array, " d"]:
     """Beside which `r − Mx` is rounding, in units of `r` and of each column."""
-    norms = jnp.sqrt(problem.gram_diagonal())
+    norms = problem.column_norms()
     r = jnp.where(norms > 0, jnp.abs(problem.r) / jnp.where(norms > 0, norms, 1), 0)
     return norms * (jnp.max(r) + jnp.sum(norms * jnp.abs(x)))

@@ -64,6 +64,12 @@ class AbstractProblem(eqx.Module):
     def gram_diagonal(self) -> Float[Array, " d"]:
         """Diagonal of `M`, shape `(d,)`."""
 
+    def column_norms(self) -> Float[Array, " d"]:
+        """`‖Xⱼ‖`, the root of the diagonal of `M`, shape `(d,)`."""
+        square = self.gram_diagonal()
+        some = square > 0  # the derivative of √0 would be NaN
+        return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)), 0)
+
     @property
     @abc.abstractmethod
     def rank_bound(self) -> int:
@@ -387,7 +393,7 @@ class Quadratic(AbstractProblem):
         value = jnp.sum((0.5 * self.matvec(x) - r) * x, axis=-1) + self.constant
         # A squared norm, which rounding must not make negative. What rounding does not explain
         # is no squared norm, and not hidden.
-        norms = jnp.broadcast_to(jnp.sqrt(jnp.abs(self.gram_diagonal())), x.shape)
+        norms = jnp.broadcast_to(self.column_norms(), x.shape)
         terms = jnp.sum(norms * jnp.abs(x), axis=-1) ** 2 + jnp.sum(jnp.abs(r * x), axis=-1)
         rounding = 100 * jnp.finfo(x.dtype).eps * (terms + self.constant)
         return jnp.where((value < 0) & (value >= -rounding), 0, value)

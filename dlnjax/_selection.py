@@ -167,7 +167,9 @@ def _descend(
         length = jnp.where(kappa > 0, shorter / jnp.where(kappa > 0, kappa, 1), 1)
         counts = q > negligible
         is_near = jnp.all(~counts | (jnp.abs(rise) < 0.01))
-        is_near = is_near & (jnp.max(q * jnp.abs(rise)) <= unit**0.6 * jnp.max(q))
+        # Where all is negligible, all of it goes on falling.
+        is_still = jnp.max(q * jnp.abs(rise)) <= unit**0.6 * jnp.max(q)
+        is_near = is_near & (is_still | ~jnp.any(counts))
         is_near = is_near | ~jnp.isfinite(kappa)
         theta = jnp.where(was_near, theta, theta + length * change)
         return theta, steps + 1, was_near | is_near

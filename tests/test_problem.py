@@ -599,4 +599,5 @@ def test_a_known_matrix_inside_of_a_traced_function():
     M = jnp.eye(2)
     assert jax.jit(lambda r: dln.Quadratic(M, r).constant)(jnp.ones(2)) == 1
     with pytest.raises(ValueError, match="semidefinite"):
-        jax.jit(lambda r: dln.Quadratic(-M, r).constant)(jnp.ones(2))
+        negative = -M
+        jax.jit(lambda r: dln.Quadratic(negative, r).constant)(jnp.ones(2))

@@ -137,6 +137,10 @@ def test_limits_are_complementary_or_flagged(instance):
         assert np.all(violation(instance, x, kappa, plateaus)[meant] <= 1e-6)
 
 
+def _to_rounding(a, b):
+    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12 * np.max(np.abs(b)))
+
+
 @FEW
 @given(instances(WIDE))
 def test_scaling_changes_no_bit_of_what_is_exact(instance):
@@ -148,8 +152,10 @@ def test_scaling_changes_no_bit_of_what_is_exact(instance):
     for a, b in (limits, [path_of(i)[0] for i in (instance, other)]):
         assert a.result == b.result
         np.testing.assert_array_equal(b.knots * unit, a.knots)
-        np.testing.assert_array_equal(b.values * c[0] ** 2, a.values)
-        np.testing.assert_array_equal(b.slopes / x_unit, a.slopes)
+        # Where columns depend on each other a limit is selected by logarithms, which round.
+        close = np.testing.assert_array_equal if a is not limits[0] else _to_rounding
+        close(b.values * c[0] ** 2, a.values)
+        close(b.slopes / x_unit, a.slopes)
     a, b = (_basis_pursuit(i.data()) for i in (instance, other))
     assert a.result == b.result
     np.testing.assert_array_equal(b.x / x_unit, a.x)
@@ -235,8 +241,9 @@ def test_flows_in_other_units_and_orders(instance, seed):
     if succeeded(a, instance) and succeeded(b, instance):
         x_mean = np.empty_like(a.x_mean)
         x_mean[..., order] = sign * np.asarray(b.x_mean) / other.x_unit
-        # Where Xᵀy = 0 what is left of it, and so all of x, is rounding.
+        # Where Xᵀy = 0 what is left of it, and so all of x, is rounding: of q⁺ − q⁻ of the start.
         rounding = 1e-12 * np.linalg.norm(instance.y) / (np.linalg.norm(instance.X) or 1)
+        rounding += 1e-12 * np.exp(instance.log_eps)
         off = np.abs(x_mean - np.asarray(a.x_mean) / instance.x_unit)
         assert np.max(off) <= 1e-5 * np.max(np.abs(x_mean)) + rounding
 

@@ -200,7 +200,7 @@ def test_is_the_limit(kind, decays, positive, deep):
     limit = jax.device_get(_solve(batch, bool(deep), bool(positive)))
     assert np.all(limit.result == dln.RESULTS.successful)
     errors = np.array([e for i in range(LANES) for e in _errors(batch, limit, i, deep, positive)])
-    assert np.sum(errors[:, 1] == 0) > LANES / 4
+    assert np.sum(errors[:, 1] == 0) >= LANES / 4
     # The conditions of the selection hold to rounding, times the condition number of the columns.
     assert np.all(errors[:, 0] <= 1e-8)
 

@@ -405,4 +405,4 @@ def lasso_path(
     omega = as_weights(weights, problem.r.shape[0], problem.r.dtype)
     max_knots = None if max_knots is None else as_count(max_knots, "max_knots")
     path = homotopy(problem, omega, positive, max_knots, may_be_zero(weights))
-    return raise_on_failure(path, path.result, throw, kept=("knots", "values", "slopes"))
+    return raise_on_failure(path, path.result, throw, kept=("knots", "values", "slopes", "norms"))
