@@ -162,13 +162,13 @@ class Integral:
             q, folds = link(config, w.reshape(signs, d), np.array(log_eps))
             return q / x_unit, folds
 
-        def field(_: float, state: np.ndarray) -> np.ndarray:
+        def field(s: float, state: np.ndarray) -> np.ndarray:
             q, _ = of(state[: signs * d])
             x = sign @ q
             w = -sign[:, None] * (r - M @ x) + decay
             return np.concatenate([w.ravel(), x])
 
-        def jacobian(_: float, state: np.ndarray) -> np.ndarray:
+        def jacobian(s: float, state: np.ndarray) -> np.ndarray:
             q, folds = of(state[: signs * d])
             by_w = np.concatenate([-sign[k] * np.diag(q[k] * folds[k]) for k in range(signs)], 1)
             J = np.zeros((signs * d + d,) * 2)

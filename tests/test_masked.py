@@ -83,11 +83,11 @@ def test_masked_failures_have_no_derivatives(name):
             lane = lambda own, *data: masked(scale, own, *data, forward=forward)
             return jax.vmap(lane)(own, *LANES)
 
-        backward = jax.value_and_grad(
-            lambda scale, own: (lambda v, good: (jnp.sum(v), good))(*both(scale, own, False)),
-            argnums=(0, 1),
-            has_aux=True,
-        )(scale, own)
+        def total(scale, own):
+            values, good = both(scale, own, False)
+            return jnp.sum(values), good
+
+        backward = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(scale, own)
         shared = jax.jvp(lambda scale: both(scale, own, True)[0], (scale,), (1.0,))[1]
         each = jax.jvp(lambda own: both(scale, own, True)[0], (own,), (jnp.ones_like(own),))[1]
         return backward, shared, each

@@ -405,6 +405,8 @@ def _split(u_size, v_size):
     )
 
 
+AFTER_ONE: Any = lambda step: step > 1  # optax's own type has arguments that it does not pass
+
 # Steps that are a time of the flow, and from which row of 0, 1, 2, 40 on others are none.
 CLOCKS = {
     "SGD": (optax.sgd(SIZE), None),
@@ -422,9 +424,7 @@ CLOCKS = {
     "signs after a step": (
         optax.chain(
             optax.sgd(SIZE),
-            optax.conditionally_transform(
-                optax.scale_by_sign(), lambda step: jnp.asarray(step) > 1
-            ),
+            optax.conditionally_transform(optax.scale_by_sign(), AFTER_ONE),
         ),
         3,
     ),
