@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
 from ._network import AbstractNetwork, as_network_weights
@@ -43,7 +44,7 @@ class Linear(AbstractNetwork):
     def initial(self, log_eps: Array) -> "Linear":
         return eqx.tree_at(lambda net: net.u, self, self.u * jnp.exp(log_eps))
 
-    def least_log_eps(self, dtype) -> float:
+    def least_log_eps(self, dtype: DTypeLike) -> float:
         return -math.inf  # a start that underflows is a start at 0
 
     def time_scale(self, log_eps: Array) -> Array:

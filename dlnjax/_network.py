@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
 from ._check import (
@@ -57,7 +58,7 @@ class AbstractNetwork(eqx.Module):
     def penalty(self, weight_decay: Float[Array, ""]) -> Float[Array, ""]:
         """What weight decay `λ` adds to the loss."""
 
-    def least_log_eps(self, dtype) -> float:
+    def least_log_eps(self, dtype: DTypeLike) -> float:
         """The smallest `log ε` at which weights in `dtype` hold a trajectory.
 
         Where the sign of `x` is a difference of weights, as in `u∘v`, a coordinate of size 1 keeps
@@ -343,7 +344,7 @@ class USquared(AbstractDualNetwork):
     def initial(self, log_eps: Array) -> "USquared":
         return eqx.tree_at(lambda net: net.u, self, self.u * jnp.exp(log_eps / 2))
 
-    def least_log_eps(self, dtype) -> float:
+    def least_log_eps(self, dtype: DTypeLike) -> float:
         return -math.inf  # each weight keeps its sign, and its digits
 
     def time_scale(self, log_eps: Array) -> Array:
@@ -435,7 +436,7 @@ class Deep(AbstractDualNetwork):
         u, v = self._shape() * jnp.exp(log_eps / self.depth)
         return eqx.tree_at(lambda net: (net.u, net.v), self, (u, v))
 
-    def least_log_eps(self, dtype) -> float:
+    def least_log_eps(self, dtype: DTypeLike) -> float:
         return -math.inf  # each weight keeps its sign, and its digits
 
     def time_scale(self, log_eps: Array) -> Array:
