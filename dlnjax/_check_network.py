@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Array
 
 from ._check import check_type
-from ._flow._dual import combine
 from ._flow._formulation import DualForm, WeightForm
 from ._flow._gradient_flow import gradient_flow
 from ._network import AbstractDualNetwork, AbstractNetwork, takes
 from ._problem import LeastSquares
+from ._signs import signed
 from ._solution import RESULTS
 
 EPS = 1e-2  # where both formulations are exact, and the link is not yet a jump
@@ -82,10 +82,10 @@ def _check_link(network: AbstractDualNetwork, x: Array, log_eps: Array, toleranc
                 f"`initial_dual` must be finite and positive, got {np.asarray(value)} for ε = {at}."
             )
     size = float(jnp.max(q))
-    if not bool(jnp.all(jnp.abs(combine(q) - x) <= tolerance * size)):
+    if not bool(jnp.all(jnp.abs(signed(q) - x) <= tolerance * size)):
         raise ValueError(
             "`link(initial_dual(log_eps), log_eps)` must be the initialisation, but at "
-            f"ε = {EPS} it is {np.asarray(combine(q))}, and `initial(log_eps)()` is "
+            f"ε = {EPS} it is {np.asarray(signed(q))}, and `initial(log_eps)()` is "
             f"{np.asarray(x)}."
         )
     grid = start[None] * jnp.linspace(0.25, 2, 29, dtype=start.dtype)[:, None, None]

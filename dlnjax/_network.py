@@ -21,6 +21,7 @@ from ._check import (
     to_common_dtype,
 )
 from ._problem import AbstractProblem
+from ._signs import sides
 
 # Not `typing.Self`, which beartype refuses in a class that it does not decorate.
 _N = TypeVar("_N", bound="AbstractNetwork")
@@ -211,8 +212,8 @@ def dual_from(dual: Array, start: ArrayLike, positive: bool) -> Array:
             f"`start[{i}]` = {float(x[i])} is negative, but the network represents `x ≥ 0` "
             "only. Use `UV` for signed models."
         )
-    sides = jnp.stack([x] if positive else [x, -x])
-    moved = jnp.where(sides > 0, 0, jnp.where(sides < 0, jnp.sum(dual, axis=0), dual))
+    towards = sides(x, dual)
+    moved = jnp.where(towards > 0, 0, jnp.where(towards < 0, jnp.sum(dual, axis=0), dual))
     # Under tracing, a bad start is bad input.
     is_bad = jnp.any(~jnp.isfinite(x)) | (positive & jnp.any(x < 0))
     return jnp.where(is_bad, jnp.nan, moved)

@@ -348,8 +348,9 @@ def largest_correlation(
 ) -> tuple[Float[Array, ""], Float[Array, " d"]]:
     """The largest `|rⱼ|/‖Xⱼ‖`, and `‖Xⱼ‖` (1 where it is 0)."""
     norms = problem.column_norms()
-    norms = jnp.where(norms > 0, norms, 1)
-    return jnp.max(jnp.abs(problem.r) / norms), norms
+    some = norms > 0
+    norms = jnp.where(some, norms, 1)
+    return jnp.max(jnp.where(some, jnp.abs(problem.r) / norms, 0)), norms
 
 
 def kkt_violation(
@@ -387,6 +388,6 @@ def kkt_violations(
 
 def rounding_units(problem: AbstractProblem, x: Float[Array, " d"]) -> Float[Array, " d"]:
     """Beside which `r − Mx` is rounding, in units of `r` and of each column."""
+    size, _ = largest_correlation(problem)
     norms = problem.column_norms()
-    r = jnp.where(norms > 0, jnp.abs(problem.r) / jnp.where(norms > 0, norms, 1), 0)
-    return norms * (jnp.max(r) + jnp.sum(norms * jnp.abs(x)))
+    return norms * (size + jnp.sum(norms * jnp.abs(x)))

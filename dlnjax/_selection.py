@@ -23,12 +23,12 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ._active_set import Scaled, Tolerances, indices
 from ._face import Face
-from ._flow._end_point import sides, signed
 from ._lanes import any_lane
 from ._linalg import Cholesky, matmul
 from ._loops import cond, fori_loop, while_loop
 from ._network import AbstractDualNetwork
 from ._problem import AbstractProblem
+from ._signs import sides, signed
 
 MAX_STEPS = 256
 

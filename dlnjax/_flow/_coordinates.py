@@ -25,12 +25,14 @@ from jaxtyping import Array, Float
 
 from .._linalg import Cholesky, matmul
 from .._network import is_in_range
-from ._dual import AbstractDualTerm, combine
+from .._signs import sides, signed
+from ._dual import AbstractDualTerm
 from ._link import AbstractLink
 
 # How much a relative error of x counts beside one of w. Of an active coordinate it is log(1/ε)
 # times as large: with 0, errors of x at the first jump reach 2e-5 at log ε = −2000; with 0.3 they
-# stay below 1e-6, for a fifth more steps at moderate ε; with 1 it is a third more.
+# stay below 1e-6. Steps at log ε = −23 (median of eight UV 10 × 4): 217, 222, 252, 302 with 0, 0.1,
+# 0.3, 1: a sixth more with 0.3, and 39 % with 1.
 IN_X = 0.3
 
 
@@ -51,14 +53,14 @@ class CoordinateTerm(AbstractDualTerm):
         return self.link.validity()
 
     def x(self, g):
-        return self.scale**2 * combine(self.link.q(g))
+        return self.scale**2 * signed(self.link.q(g))
 
     def response(self, g):
         q, square = self.link.q(g), self.scale**2
-        return square * combine(q), square * self.link.slope(g, q)
+        return square * signed(q), square * self.link.slope(g, q)
 
     def change(self, slope, image):
-        return -combine(slope * image)
+        return -signed(slope * image)
 
     def image(self, f):
         return f
@@ -73,8 +75,8 @@ class CoordinateTerm(AbstractDualTerm):
             # Through the residual: its rounding is a change of y, which keeps the invariants.
             X, y = self.data
             rest = matmul(y - matmul(X, x), X)
-        sides = jnp.stack([-rest, rest][: self.link.start.shape[0]])
-        return sides if self.weight_decay is None else sides + self.weight_decay
+        velocity = sides(-rest, self.link.start)
+        return velocity if self.weight_decay is None else velocity + self.weight_decay
 
     def factorise(self, slope, gamma_h):
         # Slopes that underflow to 0 stay there; the derivative of √0 would be NaN.
@@ -127,7 +129,7 @@ class CoordinateTerm(AbstractDualTerm):
         dual = moved[0]
         if len(start) == 2:
             dual = jnp.where(start[0] <= start[1], dual, -moved[1])
-        return combine(self.link.read(w)), z / self.scale**2, dual
+        return signed(self.link.read(w)), z / self.scale**2, dual
 
     def is_consistent(self, state):
         return self.link.is_consistent(state[0])

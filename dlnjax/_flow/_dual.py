@@ -68,11 +68,6 @@ class AbstractDualTerm(AbstractFlowTerm):
         return self.velocity(x), x
 
 
-def combine(q: Float[Array, "signs d"]) -> Float[Array, " d"]:
-    """`q`, or `q⁺ − q⁻`."""
-    return q[0] if q.shape[0] == 1 else q[0] - q[1]
-
-
 def column_scale(problem: AbstractProblem) -> Float[Array, ""]:
     """`σ`, the largest column norm."""
     largest = jnp.sqrt(jnp.max(problem.gram_diagonal()))

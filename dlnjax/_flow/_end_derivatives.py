@@ -19,8 +19,9 @@ from .._constraint import Constraint
 from .._linalg import matmul
 from .._network import Growth
 from .._problem import AbstractProblem
+from .._signs import sides, signed
 from ._end_point import Newton, State, position
-from ._graded import graded_step, sides, signed
+from ._graded import graded_step
 
 _T = TypeVar("_T")
 

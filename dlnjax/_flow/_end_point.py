@@ -30,7 +30,8 @@ from .._constraint import Constraint
 from .._linalg import Cholesky, matmul
 from .._loops import while_loop
 from .._network import Growth
-from ._graded import graded_step, sides, signed
+from .._signs import sides, signed
+from ._graded import graded_step
 
 PATIENCE = 12  # steps without half of the residual, before the solves are graded
 NEGLIGIBLE = -1e30  # log q of a coordinate that is not allowed; finite, so that −inf + inf is not

@@ -6,15 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._linalg import Cholesky, matmul
 from .._loops import fori_loop
-
-
-def signed(v: Array) -> Array:
-    """From rows `(+)` or `(+, −)` to coordinates."""
-    return v[0] if v.shape[0] == 1 else v[0] - v[1]
-
-
-def sides(g: Array, like: Array) -> Array:
-    return jnp.stack([g, -g][: like.shape[0]])
+from .._signs import sides, signed
 
 
 class Graded(eqx.Module):

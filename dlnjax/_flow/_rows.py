@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from .._linalg import Cholesky, matmul
 from .._network import is_in_range
-from ._dual import AbstractDualTerm, combine
+from .._signs import sides, signed
+from ._dual import AbstractDualTerm
 from ._link import ExponentialLink
 
 
@@ -23,7 +24,7 @@ class RowTerm(AbstractDualTerm):
     scale: Float[Array, ""]
 
     def _w(self, g: Array) -> Array:
-        return self.link.start - jnp.stack([g, -g][: self.link.start.shape[0]])
+        return self.link.start - sides(g, self.link.start)
 
     def initial(self):
         return jnp.zeros_like(self.y), jnp.zeros_like(self.X[0])
@@ -32,12 +33,12 @@ class RowTerm(AbstractDualTerm):
         return self.link.validity()
 
     def x(self, g):
-        return self.scale**2 * combine(self.link.q(self._w(g)))
+        return self.scale**2 * signed(self.link.q(self._w(g)))
 
     def response(self, g):
         w = self._w(g)
         q, square = self.link.q(w), self.scale**2
-        return square * combine(q), square * jnp.sum(self.link.slope(w, q), axis=0)
+        return square * signed(q), square * jnp.sum(self.link.slope(w, q), axis=0)
 
     def change(self, slope, image):
         return slope * image
@@ -64,4 +65,4 @@ class RowTerm(AbstractDualTerm):
 
     def read(self, s, state):
         g = self.image(state[0])
-        return combine(self.link.read(self._w(g))), state[1] / self.scale**2, g
+        return signed(self.link.read(self._w(g))), state[1] / self.scale**2, g

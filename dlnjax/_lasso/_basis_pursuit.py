@@ -63,9 +63,8 @@ def faces(
 
 def rounding_of_residual(problem: AbstractProblem) -> Float[Array, " d"]:
     """What of `r − Mx` counts as rounding, in each coordinate."""
-    norms = problem.column_norms()
-    r = jnp.max(jnp.where(norms > 0, jnp.abs(problem.r) / jnp.where(norms > 0, norms, 1), 0))
-    return jnp.finfo(norms.dtype).eps ** 0.5 * norms * r
+    size, _ = largest_correlation(problem)
+    return jnp.finfo(size.dtype).eps ** 0.5 * problem.column_norms() * size
 
 
 def _first_of_last_residual(
