@@ -417,8 +417,7 @@ def limit_flow(
     jumps at which coordinates activate and deactivate.
 
     Differentiable in both modes, jumps included. At a jump, derivatives are those of the plateau
-    that follows; where several coordinates jump at once, that of its time is that of one of them,
-    and so is how `z` is shared among columns that depend on each other and jump together.
+    that follows; where several coordinates jump at once, that of its time is that of one of them.
     A coordinate that rests at 0 exactly although its `w` is 0 (±1 designs) is held there; `λ > 0`
     may release it, so that the derivative in `λ`, at `λ = 0`, is another. Where columns that are
     active together depend on each other, derivatives are for changes that leave them dependent.

@@ -15,14 +15,15 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ._face import Face
 from ._lanes import any_lane
+from ._linalg import matmul
 from ._loops import cond, scan
 from ._path import PiecewiseLinearPath
 from ._problem import AbstractProblem
-from ._selection import Prior, Selection, plateau
+from ._selection import Prior, Selection, plateau, solve_symmetric
 from ._solution import has_no_nan, one_unless
 
 _P = TypeVar("_P", bound=PiecewiseLinearPath)
@@ -129,12 +130,24 @@ def limit_on_segments(
     faces = jax.vmap(lambda index: Face(problem, index))(index)
     start = jnp.where(sign > 0, dual[0][at], dual[-1][at])
     plateaus = _spread(index, jax.vmap(Face.solve)(faces, r[at] - decay * sign), d)
+    is_shared = jnp.zeros(index.shape[0], bool)
     if prior is not None and segments.selection is not None:
-        plateaus = _selected(plateaus, segments.selection, problem, prior)
+        is_shared = jnp.any(segments.selection.free, axis=(1, 2))
+        plateaus = _selected(plateaus, is_shared, segments.selection, problem, prior)
+
+    def share(is_shared, z, index, asked, x):
+        # How dependent columns share it: in proportion to the plateau that opens, since those that
+        # are the same but for their signs and lengths have a constant ratio.
+        moves = (index < d) & (x[jnp.minimum(index, d - 1)] != 0)
+        rows = jax.vmap(problem.gram_column)(jnp.minimum(index, d - 1))
+        rows = lax.stop_gradient(jnp.where(moves[:, None] & is_shared, rows, 0))
+        share_of = lax.stop_gradient(jnp.abs(x))
+        H = matmul(rows * share_of[None, :], rows.T)
+        return z + share_of * matmul(solve_symmetric(H, jnp.where(moves, asked, 0)), rows)
 
     def jump(carry, row):
         s, z, x = carry
-        face, index, sign, start, next_x, j, side = row
+        face, index, sign, start, next_x, j, side, is_shared = row
         side_of = side.astype(r.dtype)
         image, speed = problem.matvec(z), problem.matvec(x)
         w = jnp.where(side > 0, dual[0, j], dual[-1, j])
@@ -146,9 +159,14 @@ def limit_on_segments(
         s, z = s + step, z + step * x
         # Several may have come to 0 together: then all of them tell what z is, not only the one
         # that tells the time.
-        rests = z.at[index].set(0, mode="drop")
         at = jnp.minimum(index, d - 1)
-        rhs = s * r[at] - (start + decay * s) * sign - problem.matvec(rests)[at]
+        target = s * r[at] - (start + decay * s) * sign
+        if prior is not None and segments.selection is not None:
+            asked = target - problem.matvec(z)[at]
+            keep = lambda _, z, *rest: z
+            z = cond(any_lane(is_shared), share, keep, is_shared, z, index, asked, next_x)
+        rests = z.at[index].set(0, mode="drop")
+        rhs = target - problem.matvec(rests)[at]
         on_face = rests.at[index].set(face.solve(rhs), mode="drop")
         z = jnp.where(is_jump, on_face, z)
         return (s, z, next_x), (s, z)
@@ -157,17 +175,20 @@ def limit_on_segments(
     end = jnp.where(jnp.isfinite(s_max), s_max, 0)
     assert segments.opening is not None
     j = jnp.minimum(segments.opening, d - 1)
-    rows = faces, index, sign, start, plateaus, j, segments.opening_sign
+    rows = faces, index, sign, start, plateaus, j, segments.opening_sign, is_shared
     zeros = jnp.zeros_like(r)
     _, (s, z) = scan(jump, (jnp.zeros_like(s_max), zeros, zeros), rows)
     return s, z, plateaus
 
 
 def _selected(
-    plateaus: Float[Array, "K d"], selection: Selection, problem: AbstractProblem, prior: Prior
+    plateaus: Float[Array, "K d"],
+    is_selected: Bool[Array, " K"],
+    selection: Selection,
+    problem: AbstractProblem,
+    prior: Prior,
 ) -> Float[Array, "K d"]:
     """The plateaus, where the loss alone does not tell them."""
-    is_selected = jnp.any(selection.free, axis=(1, 2))
 
     # Its `k × d` intermediates are not stored for each plateau.
     @jax.checkpoint

@@ -131,7 +131,7 @@ class _Frame(eqx.Module):
         return jnp.where(self.is_empty, theta, matmul(self.V, signed(q)) - self.target)
 
 
-def _solve_symmetric(H: Array, rhs: Array) -> Array:
+def solve_symmetric(H: Array, rhs: Array) -> Array:
     """Where `H ≥ 0` is regular once rows and columns are scaled; rows of 0 determine nothing."""
     diagonal = jnp.diagonal(H)
     H = H + jnp.diag((diagonal <= 0).astype(H.dtype))
@@ -160,7 +160,7 @@ def _descend(
         weight = jnp.sum(q / per_fold, axis=0)
         H = matmul(frame.V * weight[None, :], frame.V.T)
         off = jnp.where(frame.is_empty, 0, -frame.excess(prior, free, theta))
-        change = _solve_symmetric(H, off)
+        change = solve_symmetric(H, off)
         rise = jnp.where(free, sides(matmul(change, frame.V), free) / per_fold, 0)
         kappa = jnp.max(jnp.abs(rise))
         shorter = jnp.log1p(kappa) if p is None else -jnp.expm1(-p * jnp.log1p(kappa)) / p
@@ -320,7 +320,7 @@ def plateau(
     frame = _Frame(problem, basis, free)
 
     def tangent_solve(linear, rhs):
-        return _solve_symmetric(jax.jacobian(linear)(rhs), rhs)
+        return solve_symmetric(jax.jacobian(linear)(rhs), rhs)
 
     theta = lax.custom_root(
         lambda theta: frame.excess(prior, free, theta), theta, lambda _, start: start, tangent_solve

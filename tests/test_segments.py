@@ -68,35 +68,30 @@ def test_degenerate_problems_have_finite_derivatives():
 
 def test_limit_process_after_ties():
     # Coordinates that jump together at this design jump one after another beside it; what follows
-    # is differentiable all the same.
-    rng = np.random.default_rng(1)
-    design, response = (
-        rng.choice([-1.0, 1], size=(12, 3, 4)),
-        rng.choice([-1.0, 1, 2], size=(12, 3)),
-    )
-    decay, direction = np.full(12, 0.05), rng.normal(size=(12, 3))
+    # is differentiable all the same, also where columns are the same but for their signs, or depend
+    # on each other otherwise.
+    rng, lanes, n, d = np.random.default_rng(1), 96, 4, 6
+    design = rng.choice([-1.0, 1], size=(lanes, n, d))
+    response = rng.choice([-1.0, 1, 2], size=(lanes, n))
+    shape = np.exp(0.5 * rng.normal(size=(lanes, 2, d)) * (np.arange(lanes) % 2)[:, None, None])
+    decay, direction = np.full(lanes, 0.05), rng.normal(size=(lanes, n))
 
-    def z(design, y, decay):
+    def z(design, y, shape, decay):
         problem = dln.LeastSquares(design, y, weight_decay=decay)
-        return dln.limit_flow(dln.UV(jnp.ones(4), jnp.zeros(4)), problem, throw=False).z(P)
+        return dln.limit_flow(dln.Deep(*shape, depth=2), problem, throw=False).z(P)
 
     @jax.jit
     @jax.vmap
-    def run(design, y, decay, direction):
-        return jax.jvp(lambda y: z(design, y, decay), (y,), (direction,))
+    def run(design, y, shape, decay, direction):
+        return jax.jvp(lambda y: z(design, y, shape, decay), (y,), (direction,))
 
-    value, tangent = run(design, response, decay, direction)
+    value, tangent = run(design, response, shape, decay, direction)
     ahead, behind = (
-        run(design, response + h * direction, decay, direction)[0] for h in (STEP, -STEP)
+        run(design, response + h * direction, shape, decay, direction)[0] for h in (STEP, -STEP)
     )
-    ahead, behind = (ahead - value) / STEP, (value - behind) / STEP
-    # Of columns that are the same, but for their signs, only the sum: how it is shared is selected,
-    # and its derivative after a tie is that of one of the jumps.
-    gram = np.einsum("lij,lik->ljk", design, design)
-    share = np.where(np.abs(gram) == 3, gram / 3, 0)
-    tangent, ahead, behind = (
-        np.einsum("ljk,lpk->lpj", share, np.asarray(v)) for v in (tangent, ahead, behind)
-    )
-    is_smooth = np.abs(ahead - behind) < 1e-5
-    assert np.mean(is_smooth) > 0.9
-    np.testing.assert_allclose(tangent[is_smooth], ahead[is_smooth], rtol=1e-6, atol=1e-6)
+    difference = (ahead - behind) / (2 * STEP)
+    # Where z has a kink, one side differs from the other in some coordinate.
+    is_smooth = np.all(np.abs(ahead + behind - 2 * value) < 2e-5 * STEP, axis=-1)
+    assert np.mean(is_smooth) > 0.7
+    # Differences of numbers up to 40 hold 8 digits of a slope.
+    np.testing.assert_allclose(tangent[is_smooth], difference[is_smooth], rtol=1e-6, atol=1e-6)
