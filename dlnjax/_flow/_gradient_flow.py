@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 from .._check import as_float, check_finite, check_nonempty, check_type, is_concrete
 from .._network import AbstractNetwork
 from .._problem import AbstractProblem
+from .._reverse_only import reverse_only
 from .._solution import RESULTS, first_failure, raise_on_failure
 from ._formulation import AbstractFormulation, DualForm
 from ._run import Run, as_run
@@ -21,6 +22,11 @@ from ._term import AbstractFlowTerm
 # The 361 of diffrax's default take three times the memory and 7 to 12 % less time (`python -m
 # benchmarks gradients`).
 CHECKPOINTS = 100
+REVERSE_ONLY = (
+    "By default a flow is differentiable in reverse mode (`jax.grad`, `jax.jacrev`, `jax.vjp`) and "
+    "once. For forward mode (`jax.jvp`, `jax.jacfwd`), and for second derivatives as forward over "
+    "forward, pass `gradient_flow(..., adjoint=diffrax.ForwardMode())`."
+)
 
 
 class Flow(eqx.Module):
@@ -153,6 +159,8 @@ def _(primals, tangents):
 def _solve(
     run: Run, s: Array, solver: diffrax.AbstractSolver, adjoint: diffrax.AbstractAdjoint
 ) -> Flow:
+    if isinstance(adjoint, diffrax.RecursiveCheckpointAdjoint):
+        run, s = reverse_only((run, s), REVERSE_ONLY)
     term = run.term()
     is_grid = jnp.all(jnp.isfinite(s)) & (s[0] >= 0) & jnp.all(s[1:] >= s[:-1])
     verdict = first_failure(run.validity(term), (is_grid, RESULTS.invalid_grid))
