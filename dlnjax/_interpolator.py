@@ -18,12 +18,13 @@ from ._lasso._basis_pursuit import (
     rounding_of_residual,
 )
 from ._lasso._homotopy import lasso_path
-from ._network import AbstractDualNetwork, has_shape, matched, takes
+from ._network import AbstractDualNetwork, Growth, has_shape, matched, takes
 from ._path import kkt_violation, largest_correlation
 from ._problem import (
     AbstractProblem,
     check_quadratic,
     harmless,
+    in_units_of_columns,
     validity,
     without_decay,
 )
@@ -41,7 +42,7 @@ class Interpolator(eqx.Module):
     - `result`: how the solve ended (a failed one is NaN).
     - `stats`: `num_steps`, Newton steps; `residual`, that of `Xx = y` and of the dual equation,
         relative to `x`; `sensitivity`, the relative change of `x` if the dual changes in its last
-        digit.
+        digit; both in units in which columns are of about the same length.
     """
 
     x: Float[Array, " d"]
@@ -237,10 +238,14 @@ def _without_decay(
     is_free = jnp.any(is_allowed, axis=0)
     from_size = log_eps is None
     assert growth is not None
-    newton = Newton(held(growth), Constraint(fixed, is_free), is_allowed, from_size)
+    problem, units = in_units_of_columns(problem)
+    log_q = growth.log_initial + jnp.log(units)[None, :]
+    growth = Growth(log_q, growth.unit / units[None, :], growth.exponent)
+    newton = Newton(held(growth), Constraint(held(problem), is_free), is_allowed, from_size)
     state = newton.solve(rtol, max_steps)
     sensitivity = newton.sensitivity(state)
     x, dual = differentiable_end(newton, state, growth, problem)
+    x, dual = x / units, dual * units
     dual = jnp.where(is_free, dual, -jnp.inf) if certificate is None else certificate
 
     # Newton's residual knows of the coordinates that are allowed; what the others would still

@@ -16,6 +16,7 @@ from .._problem import (
     AbstractProblem,
     check_quadratic,
     harmless,
+    in_units_of_columns,
     validity,
     without_decay,
 )
@@ -137,7 +138,8 @@ def minimum_norm(
 
     dual = jnp.where(is_held, jnp.sign(rest) * jnp.inf, dual)
     support = jnp.any(faces(dual, weights, positive), axis=0)
-    rank = Constraint(lax.stop_gradient(problem), support).rank()
+    scaled, _ = in_units_of_columns(lax.stop_gradient(problem))
+    rank = Constraint(scaled, support).rank()
     # A dual that is far from feasible proves nothing: the active columns are almost dependent.
     is_proved = ~(excess > 1 + jnp.finfo(x.dtype).eps ** 0.5)
     result = first_failure(verdict, path.result, (is_proved, RESULTS.path_inaccurate))
