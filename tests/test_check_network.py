@@ -122,6 +122,62 @@ def test_a_link_without_a_cap_is_right_at_small_eps(network):
         np.testing.assert_allclose(flow.x, want, atol=1e-5 * want.max())
 
 
+class Fourth(Cubed):
+    """`x = u⁴`: `Deep` at `D = 4` with one sign. Its link `ε w^{−2}` is one beyond the wall too."""
+
+    def __call__(self):
+        return self.u**4
+
+    def initial(self, log_eps):
+        return eqx.tree_at(lambda net: net.u, self, self.u * jnp.exp(log_eps / 4))
+
+    def time_scale(self, log_eps):
+        return jnp.exp(-log_eps / 2) / 8
+
+    def link(self, w, log_eps):
+        return jnp.exp(log_eps) * w**-2
+
+    def initial_dual(self, log_eps):
+        return self.u[None] ** -2
+
+
+@pytest.mark.parametrize(("base", "power"), [(Cubed, 3), (Fourth, 2)])
+def test_a_wall_is_followed_as_far_as_rounding_lets_it(base, power):
+    # An active coordinate sits at w = (ε/x)^{1/a}: down to u^{2/3} w(0) it is right, and below that
+    # refused. Truth: Radau on log w.
+    rng, s = np.random.default_rng(2), np.array([0.3, 1.0, 3.0, 10.0])
+    X = rng.normal(size=(5, 3))
+    y = X @ np.array([1.0, 0, 2]) + 0.1 * rng.normal(size=5)
+    M, r, network = X.T @ X, X.T @ y, base(jnp.asarray(SHAPE))
+    w = np.asarray(network.initial_dual(jnp.array(-1.0)))[0]
+    size = np.max(np.abs(r)) / np.max(np.diag(M))
+    last = np.log(size) + power * np.log(np.finfo(float).eps ** (2 / 3) * np.max(w))
+    accepted = [last / 4, last / 2, last + 1e-3]
+    grid = np.array([*accepted, last - 1e-3, 2 * last, 4 * last, -2000.0])
+
+    @jax.jit
+    @jax.vmap
+    def run(log_eps):
+        problem = dln.LeastSquares(X, y)
+        return dln.gradient_flow(network, problem, s, log_eps=log_eps, throw=False)
+
+    flow = run(grid)
+    right, refused = dln.RESULTS.successful, dln.RESULTS.invalid_eps
+    assert np.all(np.asarray(flow.result == right) == (np.arange(len(grid)) < len(accepted)))
+    assert np.all(np.asarray(flow.result == refused)[len(accepted) :])
+    for log_eps, x in zip(accepted, flow.x, strict=False):
+        x_at = lambda v, log_eps=log_eps: np.exp(log_eps - power * v)
+        field = lambda t, v, x_at=x_at: (M @ x_at(v) - r) * np.exp(-v)
+        jacobian = lambda t, v, x_at=x_at, field=field: (
+            -power * M * x_at(v)[None] * np.exp(-v)[:, None] - np.diag(field(t, v))
+        )
+        truth = solve_ivp(
+            field, (0, s[-1]), np.log(w), "Radau", s, rtol=1e-10, atol=1e-11, jac=jacobian
+        )
+        want = x_at(truth.y.T)
+        np.testing.assert_allclose(x, want, atol=1e-5 * want.max())
+
+
 def test_a_negative_link_is_flagged():
     # It is positive at the start, and negative where a coordinate is inactive.
     network = WRONG["must not be negative"](jnp.asarray(SHAPE))

@@ -40,10 +40,16 @@ class AbstractLink(eqx.Module):
         """Whether the network's own link is one at states that were reached: `q ≥ 0`."""
         return jnp.asarray(True)
 
+    def is_held(self) -> Bool[Array, ""]:
+        """Whether the dtype resolves `w` where a coordinate is active."""
+        return jnp.asarray(True)
+
     def validity(self) -> RESULTS:
         """Under tracing: a degenerate shape is an infinite dual variable, which never moves."""
         in_range = jnp.all(jnp.isfinite(self.start)) & is_in_range(self.read(self.start))
-        return first_failure((in_range, RESULTS.invalid_shape))
+        return first_failure(
+            (in_range, RESULTS.invalid_shape), (self.is_held(), RESULTS.invalid_eps)
+        )
 
 
 class ExponentialLink(AbstractLink):
@@ -105,18 +111,39 @@ class PowerLink(AbstractLink):
 
 
 class NetworkLink(AbstractLink):
-    """The link of a network of which nothing else is known, by automatic differentiation."""
+    """The link of a network of which nothing else is known, by automatic differentiation.
+
+    A link with a wall at `w = 0`, as a power has, is followed down to where an active coordinate
+    sits at `w = u^{2/3} w(0)`, with `u` the unit of rounding. Below that, where `PowerLink` lets a
+    larger `ε` act, the sum of steps that leads there loses its digits, and the `ε` is refused.
+    """
 
     start: Float[Array, "signs d"]
     network: AbstractDualNetwork
     log_eps: Float[Array, ""]
+    at_wall: Float[Array, "signs d"]  # φ_ε as w falls to 0
+    is_resolved: Bool[Array, ""]
+
+    def __init__(
+        self, network: AbstractDualNetwork, start: Array, log_eps: Array, largest_x: Array
+    ):
+        self.start, self.network, self.log_eps = start, network, log_eps
+        unit = jnp.finfo(start.dtype).eps
+        link = lambda w: lax.stop_gradient(network.link(lax.stop_gradient(w), log_eps))
+        self.at_wall = (1 - 4 * unit) * link(unit**4 * start)
+        least = unit ** (2 / 3) * start
+        goes_on = link(-least) > (1 + 4 * unit) * link(least)  # as exponentials do
+        self.is_resolved = jnp.all(goes_on | (link(least) >= largest_x))
+
+    def is_held(self):
+        return self.is_resolved
 
     def _link(self, w: Array) -> Array:
-        # Beyond a wall at 0 a link may be negative, infinite or NaN: only trial steps get there.
-        # Where it is negative before, `is_consistent` says so.
+        # Beyond a wall at 0 a link may be negative, infinite, NaN, or decrease again: only trial
+        # steps get there. Where it is negative before, `is_consistent` says so.
         q = lax.stop_gradient(self.network.link(w, self.log_eps))
         top = jnp.exp(jnp.asarray(log_cap(w.dtype), w.dtype))
-        good = (q >= 0) & (q < top)
+        good = (q >= 0) & (q < top) & ~((w < 0) & (q < self.at_wall))
         beyond = jnp.where((q < 0) & (w > 0), 0, top)
         # The derivatives of what is not chosen may be infinite: it is asked elsewhere.
         q = self.network.link(jnp.where(good, w, self.start), self.log_eps)
@@ -143,7 +170,7 @@ def link_of(
     start = network.initial_dual(log_eps)
     growth = network.growth(log_eps)
     if growth is None:
-        return NetworkLink(start, network, log_eps)
+        return NetworkLink(network, start, log_eps, largest_x)
     if growth.is_exponential:
         return ExponentialLink(start, log_eps)
     return PowerLink(growth, start, largest_x)
