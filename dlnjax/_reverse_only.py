@@ -9,13 +9,31 @@ from jax.interpreters import ad, batching, mlir
 
 _T = TypeVar("_T")
 
-# The identity of tangents. Reverse mode transposes it, and never computes it.
+# The identity of values, which may be batched, and that of their tangents. Reverse mode transposes
+# the latter, and never computes it, nor a batch of it.
+_identity_p = Primitive("identity")
 _tangent_p = Primitive("reverse_only")
 
 
 def _refuse(*_, message: str, **__):
     raise TypeError(message)
 
+
+def _jvp(primals, tangents, *, message: str):
+    (value,), (change,) = primals, tangents
+    if not isinstance(change, ad.Zero):
+        change = _tangent_p.bind(change, message=message)
+    return _identity_p.bind(value, message=message), change
+
+
+_identity_p.def_impl(lambda value, *, message: value)
+_identity_p.def_abstract_eval(lambda value, *, message: value)
+mlir.register_lowering(_identity_p, lambda ctx, value, *, message: [value])
+ad.primitive_jvps[_identity_p] = _jvp
+batching.primitive_batchers[_identity_p] = lambda args, axes, *, message: (
+    _identity_p.bind(*args, message=message),
+    *axes,
+)
 
 _tangent_p.def_impl(_refuse)
 _tangent_p.def_abstract_eval(lambda tangent, *, message: tangent)
@@ -24,20 +42,8 @@ ad.deflinear2(_tangent_p, lambda cotangent, _, *, message: [cotangent])
 batching.primitive_batchers[_tangent_p] = _refuse
 
 
-@eqx.filter_custom_jvp
-def _identity(tree, message):
-    return tree
-
-
-@_identity.def_jvp
-def _(primals, tangents):
-    tree, message = primals
-    change, _ = tangents
-    change = jax.tree.map(lambda t: _tangent_p.bind(t, message=message), change)
-    return _identity(tree, message), change
-
-
 def reverse_only(tree: _T, message: str) -> _T:
     """`tree`, whose derivatives in forward mode raise a `TypeError` with `message`."""
     numbers, rest = eqx.partition(tree, eqx.is_inexact_array)
-    return eqx.combine(_identity(numbers, message), rest)
+    numbers = jax.tree.map(lambda v: _identity_p.bind(v, message=message), numbers)
+    return eqx.combine(numbers, rest)

@@ -27,12 +27,17 @@ FORWARD = {
     "jacfwd": jax.jacfwd,
     "jacfwd of jit": lambda fn: jax.jacfwd(jax.jit(fn)),
     "hessian": jax.hessian,
+    "jvp of a batch": lambda fn: _jvp(jax.vmap(lambda t: fn(t * Y))),
     "linearize": lambda fn: lambda y: jax.linearize(fn, y)[1](y),
 }
 REVERSE = {
     "grad": jax.grad,
     "jit": lambda fn: jax.jit(jax.grad(jax.jit(fn))),
     "vmap": lambda fn: lambda y: jax.jit(jax.vmap(jax.grad(fn)))(jnp.stack([y, y]))[0],
+    "of a batch": lambda fn: jax.grad(lambda y: jax.vmap(fn)(jnp.stack([y, 0 * y])).sum()),
+    "of a batch, jit": lambda fn: jax.jit(
+        jax.grad(lambda y: jax.vmap(jax.jit(fn), in_axes=1)(jnp.stack([y, 0 * y], axis=1)).sum())
+    ),
     "checkpoint": lambda fn: jax.jit(jax.grad(jax.checkpoint(fn))),
     "scan": lambda fn: jax.grad(lambda y: jax.lax.map(fn, jnp.stack([y, 0 * y])).sum()),
 }
