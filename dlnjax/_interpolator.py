@@ -18,8 +18,10 @@ from ._lasso._basis_pursuit import (
     rounding_of_residual,
 )
 from ._lasso._homotopy import lasso_path
+from ._linear import Linear
+from ._linear_end import linear_end
 from ._network import AbstractDualNetwork, Growth, has_shape, matched, takes
-from ._path import kkt_violation, largest_correlation
+from ._path import kkt_violation, largest_correlation, rounding_units
 from ._problem import (
     AbstractProblem,
     check_quadratic,
@@ -52,7 +54,7 @@ class Interpolator(eqx.Module):
 
 
 def interpolator(
-    network: AbstractDualNetwork,
+    network: AbstractDualNetwork | Linear,
     problem: AbstractProblem,
     *,
     eps: ArrayLike | None = None,
@@ -65,7 +67,8 @@ def interpolator(
 
     Without weight decay it minimises a potential over the minimisers of the loss (over `x ≥ 0` for
     `USquared`), for example `Σ q_D(xᵢ/ε)` for unit shapes: see `potential`. With weight
-    decay `λ`, which depth 2 takes only, it is the lasso at `κ = λ`, whatever `ε` is.
+    decay `λ`, which depth 2 takes only, it is the lasso at `κ = λ`, whatever `ε` is. For `Linear`
+    it is the minimiser closest to the start in the 2-norm; with decay, ridge regression.
 
     `x` is exact to `rtol`, or to `stats["sensitivity"]` where that is more: where points of almost
     the same norm compete at depth `D > 2`, it hangs on `w ~ ε^{1−2/D}` of the active coordinates,
@@ -105,7 +108,7 @@ def interpolator(
 
 
 def limit_point(
-    network: AbstractDualNetwork,
+    network: AbstractDualNetwork | Linear,
     problem: AbstractProblem,
     *,
     rtol: Real[ArrayLike, ""] | None = None,
@@ -116,7 +119,8 @@ def limit_point(
     initialisations select.
 
     At `D = 2` it minimises `Σ |xᵢ|(log|xᵢ| − log shapeᵢ²)` among them. At `D > 2` the norm
-    is `Σ w(0)ᵢ|xᵢ|`, `w(0) = shape^{2−D}`, and the point maximises `Σ |xᵢ|^{2/D}`.
+    is `Σ w(0)ᵢ|xᵢ|`, `w(0) = shape^{2−D}`, and the point maximises `Σ |xᵢ|^{2/D}`. For `Linear` it
+    is the minimiser of least 2-norm; with decay, ridge regression.
 
     **Arguments:** as for `interpolator`, without `ε`.
 
@@ -136,8 +140,10 @@ def limit_point(
 def _end(network, problem, log_eps, rtol, max_steps, throw) -> Interpolator:
     dtype = problem.r.dtype
     network = matched(network, problem)
-    is_dual = isinstance(network, AbstractDualNetwork)
-    if not is_dual or network.growth(-jnp.ones((), dtype)) is None:
+    is_known = isinstance(network, Linear)
+    if isinstance(network, AbstractDualNetwork):
+        is_known = network.growth(-jnp.ones((), dtype)) is not None
+    if not is_known:
         raise TypeError(
             f"The end point is known for networks with a dual form and a `growth`, got "
             f"{type(network).__name__}. Use `gradient_flow` and a large `s`, or give an "
@@ -154,7 +160,7 @@ def _end(network, problem, log_eps, rtol, max_steps, throw) -> Interpolator:
 
 @eqx.filter_jit
 def _solve(
-    network: AbstractDualNetwork,
+    network: AbstractDualNetwork | Linear,
     problem: AbstractProblem,
     log_eps: Array | None,
     rtol: Array,
@@ -172,7 +178,9 @@ def _solve(
     problem = harmless(problem, valid)
     if log_eps is not None:
         log_eps = jnp.where(valid, log_eps, -1)
-    if decays is None:
+    if isinstance(network, Linear):
+        end = _linear(network, problem, log_eps)
+    elif decays is None:
         decayed = _with_decay(problem, network.positive)
         end = _without_decay(network, problem, log_eps, rtol, max_steps)
         is_decayed = problem.weight_decay > 0
@@ -186,6 +194,24 @@ def _solve(
     good = result == RESULTS.successful
     x, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (end.x, end.dual))
     return Interpolator(x, dual, result, end.stats)
+
+
+def _linear(network: Linear, problem: AbstractProblem, log_eps: Array | None) -> Interpolator:
+    x, dual = linear_end(network, problem, log_eps)
+    fixed, end = held(problem), held(x)
+    size, norms = largest_correlation(fixed)
+    rest = jnp.abs(fixed.r - fixed.matvec(end) - fixed.weight_decay * end)
+    stats = {
+        "num_steps": jnp.asarray(0),
+        "residual": jnp.max(rest / norms) / jnp.where(size > 0, size, 1),
+        "sensitivity": jnp.zeros_like(size),
+    }
+    is_reached = jnp.all(rest <= jnp.finfo(x.dtype).eps ** 0.5 * rounding_units(fixed, end))
+    result = first_failure(
+        (jnp.all(jnp.isfinite(end)), RESULTS.invalid_shape),
+        (is_reached, RESULTS.end_point_not_reached),
+    )
+    return Interpolator(x, dual, result, stats)
 
 
 def _with_decay(problem: AbstractProblem, positive: bool) -> Interpolator:

@@ -8,7 +8,6 @@ import pytest
 from scipy.linalg import expm
 
 import dlnjax as dln
-from dlnjax._interpolator import _end
 
 FORMS = {"dual": dln.DualForm(), "weights": dln.WeightForm()}
 S = np.array([0, 0.1, 1, 10, 1e3])
@@ -66,12 +65,88 @@ def test_starts_at_0_and_below_the_range_of_the_dtype():
             np.testing.assert_allclose(flow.x[0], (1 - np.exp(-1)) * y, rtol=1e-6)
 
 
-def test_what_it_has_not():
-    problem, network = dln.LeastSquares(np.eye(3), np.ones(3)), dln.Linear(jnp.zeros(3))
+def _end_of(point, decay) -> np.ndarray:
+    """NumPy's end point from `u` for `X = AB`."""
+    A, B, y, u = point
+    X = A @ B
+    if decay > 0:
+        return np.linalg.solve(X.T @ X + decay * np.eye(X.shape[1]), X.T @ y)
+    return u + np.linalg.pinv(X, rcond=1e-10) @ (y - X @ u)
+
+
+@pytest.mark.parametrize("is_quadratic", [False, True])
+@pytest.mark.parametrize("n, k", [(7, 5), (3, 3), (7, 3)])
+def test_where_it_ends(n, k, is_quadratic):
+    # Full rank, more coordinates than rows, low rank; λ is traced. Derivatives of first and second
+    # order are along changes that keep the rank.
+    rng, d, step = np.random.default_rng(n), 5, 1e-4
+    point = (rng.normal(size=(n, k)), rng.normal(size=(k, d)), rng.normal(size=n))
+    point = (*point, rng.normal(size=d))
+    along = tuple(rng.normal(size=v.shape) for v in point)
+    decays, turns = np.array([0.0, 0.4]), np.array([0.0, 0.3])
+
+    def end(A, B, y, u, decay):
+        X = A @ B
+        problem = dln.LeastSquares(X, y, decay)
+        if is_quadratic:
+            problem = dln.Quadratic(X.T @ X, X.T @ y, weight_decay=decay)
+        return dln.interpolator(dln.Linear(2 * u), problem, eps=0.5, throw=False)
+
+    @jax.jit
+    @jax.vmap
+    def run(decay, turn):
+        values, tangents = (*point, decay), (*along, turn)
+        x = lambda *args: end(*args).x
+        first = lambda *args: jax.jvp(x, args, tangents)[1]
+        backward = jax.grad(lambda *args: jnp.vdot(x(*args), W), argnums=range(5))(*values)
+        backward = sum(jnp.vdot(g, t) for g, t in zip(backward, tangents, strict=True))
+        return end(*values), first(*values), jax.jvp(first, values, tangents)[1], backward
+
+    W = jnp.cos(jnp.arange(5.0))
+    found, first, second, backward = run(decays, turns)
+    assert np.all(np.asarray(found.result == dln.RESULTS.successful))
+    for i, (decay, turn) in enumerate(zip(decays, turns, strict=True)):
+        want, ahead, behind = (
+            _end_of([v + h * t for v, t in zip(point, along, strict=True)], decay + h * turn)
+            for h in (0, step, -step)
+        )
+        # The condition number of X, up to 30, to the power of the order.
+        np.testing.assert_allclose(found.x[i], want, rtol=1e-11, atol=1e-11)
+        slope, curve = (ahead - behind) / (2 * step), (ahead - 2 * want + behind) / step**2
+        np.testing.assert_allclose(first[i], slope, rtol=1e-5, atol=1e-5 * np.abs(slope).max())
+        np.testing.assert_allclose(second[i], curve, rtol=1e-3, atol=1e-3 * np.abs(curve).max())
+        np.testing.assert_allclose(backward[i], np.vdot(first[i], W), rtol=1e-9)
+        gradient = (point[0] @ point[1]).T @ (point[2] - point[0] @ point[1] @ want)
+        if decay:
+            assert np.all(np.asarray(found.dual[i]) == np.sign(gradient) * np.inf)
+        else:
+            np.testing.assert_allclose(found.dual[i], want - point[3], atol=1e-11)
+
+
+def test_the_least_norm_and_what_is_not_there():
+    rng = np.random.default_rng(0)
+    X, y, network = rng.normal(size=(3, 5)), rng.normal(size=3), dln.Linear(jnp.ones(5))
+    limit = dln.limit_point(network, dln.LeastSquares(X, y))
+    np.testing.assert_allclose(limit.x, np.linalg.lstsq(X, y)[0], atol=1e-13)
+    np.testing.assert_allclose(limit.dual, limit.x, atol=1e-13)
     with pytest.raises(TypeError, match="dual variable"):
-        dln.limit_flow(network, problem)
-    with pytest.raises(TypeError, match="dual form and a `growth`"):
-        _end(network, problem, jnp.log(0.1), None, 1, True)
+        dln.limit_flow(network, dln.LeastSquares(X, y))
+
+    # Of lanes that are invalid alone, in value and gradient.
+    @jax.jit
+    @jax.vmap
+    def run(y):
+        def total(y):
+            end = dln.limit_point(network, dln.LeastSquares(X, y), throw=False)
+            good = end.result == dln.RESULTS.successful
+            return jnp.sum(jnp.where(good, end.x, 0)), end
+
+        return jax.value_and_grad(total, has_aux=True)(y)
+
+    (_, end), gradient = run(np.stack([y, np.full(3, np.nan)]))
+    assert list(end.result == dln.RESULTS.successful) == [True, False]
+    assert np.isnan(end.x[1]).all() and not np.any(gradient[1])
+    np.testing.assert_allclose(gradient[0], np.linalg.pinv(X).T @ np.ones(5), rtol=1e-12)
 
 
 def test_an_eps_that_the_weights_cannot_hold_is_refused():

@@ -31,7 +31,7 @@ def held(tree: _T) -> _T:
     return jax.tree.map(lambda v: lax.stop_gradient(v) if eqx.is_array(v) else v, tree)
 
 
-def _vanishing(v: Array) -> Array:
+def vanishing(v: Array) -> Array:
     """0, with the derivatives of `v`."""
     return v - lax.stop_gradient(v)
 
@@ -63,8 +63,8 @@ class _System(eqx.Module):
 
     def position(self, growth: Growth, delta: Array) -> tuple[Array, Array]:
         """`q` and `x`."""
-        moved = _vanishing(growth.log_initial)
-        return position(self.start + moved, delta, self.log_q + moved + _vanishing(delta))
+        moved = vanishing(growth.log_initial)
+        return position(self.start + moved, delta, self.log_q + moved + vanishing(delta))
 
     def eta(self, nu: Array) -> Array:
         """Of least norm with `Mη = Vᵀnu`."""
