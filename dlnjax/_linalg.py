@@ -6,7 +6,7 @@ wait for it. The batched call is itself run by a thread of that pool. So as many
 side as the pool has threads, two on a machine with two cores, wait for each other for good. It
 only spreads batches that are worth more than some work (`GetLapackBatchChunkSize` in
 jaxlib/cpu/lapack_kernels.cc). All our calls of LAPACK are therefore made here, in batches of less.
-(diffrax makes some of its own, in the derivatives of implicit solvers of the weight form.)
+(diffrax makes some of its own, in derivatives of implicit solvers that a user passes.)
 """
 
 import functools as ft

@@ -160,6 +160,11 @@ def flow(network, problem):
     return dln.gradient_flow(network, problem, S, eps=1e-4, **OPTIONS).x
 
 
+def weights(problem):
+    form = dln.WeightForm()
+    return dln.gradient_flow(NETWORK, problem, S, eps=1e-4, formulation=form, **OPTIONS).x
+
+
 def as_quadratic(problem):
     return dln.Quadratic(problem.gram(), problem.r, weight_decay=problem.weight_decay)
 
@@ -176,10 +181,11 @@ SOLVERS = {
     "rows": lambda p: flow(NETWORK, p),
     "coordinates": lambda p: flow(NETWORK, as_quadratic(p)),
     "deep": lambda p: flow(dln.Deep(np.ones(D), np.ones(D), depth=3.0), p),
+    "weights": weights,
     "jump_times": lambda p: dln.jump_times(NETWORK, p, 5.0, 0.3, eps=1e-4, **OPTIONS).s,
     "train": lambda p: dln.train(NETWORK, p, optax.sgd(1e-3), eps=0.1, steps=[1, 9], **OPTIONS).x,
 }
-FLOWS = {"rows", "coordinates", "deep"}  # their default adjoint has reverse mode only
+FLOWS = {"rows", "coordinates", "deep", "weights"}  # their default adjoint has reverse mode only
 UNDIFFERENTIATED = {"null_space_constant", "jump_times"}
 
 

@@ -14,9 +14,9 @@ from .._network import AbstractDualNetwork, AbstractNetwork
 from .._problem import AbstractProblem, LeastSquares
 from ._coordinates import CoordinateTerm
 from ._dual import AbstractDualTerm, column_scale
+from ._kvaerno import StagewiseKvaerno5
 from ._linear import linear_term, x_size
 from ._link import ExponentialLink, link_of
-from ._quadrature import QuadratureSolver
 from ._rosenbrock import Rodas5P
 from ._rows import RowTerm
 from ._term import AbstractFlowTerm
@@ -132,8 +132,7 @@ class WeightForm(AbstractFormulation):
         return WeightTerm(network, problem, log_eps)
 
     def default_solver(self) -> diffrax.AbstractSolver[Any]:
-        chord = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)
-        return diffrax.Kvaerno5(root_finder=chord(linear_solver=QuadratureSolver()))
+        return StagewiseKvaerno5()
 
     def check(self, network: AbstractNetwork, log_eps: Array) -> None:
         check_least_eps(network, log_eps)

@@ -80,8 +80,8 @@ def gradient_flow(
         depth `D > 2`.)
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
     - `formulation`: `DualForm()` (default) or `WeightForm()`.
-    - `solver`: any diffrax solver; default `Rodas5P()` for the dual form, `Kvaerno5()` for the
-        weight form.
+    - `solver`: any diffrax solver; default `Rodas5P()` for the dual form, diffrax's `Kvaerno5`
+        for the weight form.
     - `rtol`, `atol`: tolerances of the steps, on `w`-like quantities of order 1 (for the
         weight form `atol` is in units of `ε^½`). Defaults 1e-7 and 1e-8 in float64; 1e-4 and
         1e-5 in float32.

@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.lax as lax
 import jax.numpy as jnp
 import lineax as lx
 from jax.flatten_util import ravel_pytree
@@ -36,7 +37,7 @@ class QuadratureSolver(lx.AbstractLinearSolver[_Factors]):
 
         A, B = jax.vmap(column, out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype))
         _, c = operator.mv((w, jnp.ones_like(z)))
-        return _Factors(inverse(A), B, c, (w, z), False)
+        return _Factors(inverse(lax.stop_gradient(A)), B, c, (w, z), False)
 
     def compute(self, state: _Factors, vector: Any, options: dict[str, Any]):
         v, u = vector
