@@ -3,6 +3,7 @@
 from ._batched import batched as batched
 from ._bregman import bregman_projection as bregman_projection
 from ._check_network import check_network as check_network
+from ._diagonal import UV as UV, Deep as Deep, USquared as USquared
 from ._effective import (
     EffectiveInitialization as EffectiveInitialization,
     effective_initialization as effective_initialization,
@@ -23,13 +24,10 @@ from ._limit import limit_flow as limit_flow
 from ._linear import Linear as Linear
 from ._monotone import is_always_monotone as is_always_monotone, is_z_matrix as is_z_matrix
 from ._network import (
-    UV as UV,
     AbstractDualNetwork as AbstractDualNetwork,
     AbstractNetwork as AbstractNetwork,
     Constant as Constant,
-    Deep as Deep,
     Growth as Growth,
-    USquared as USquared,
 )
 from ._path import LimitFlow as LimitFlow, PiecewiseLinearPath as PiecewiseLinearPath
 from ._potential import (

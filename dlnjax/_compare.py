@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._data import Dataset
+from ._diagonal import UV, USquared
 from ._flow._gradient_flow import gradient_flow
 from ._lasso._homotopy import lasso_path
-from ._network import UV, AbstractNetwork, USquared
+from ._network import AbstractNetwork
 from ._path import PiecewiseLinearPath
 from ._problem import LeastSquares
 from ._theory import certificate, suboptimality_gap

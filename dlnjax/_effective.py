@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 from ._check import check_type, is_concrete
 from ._constraint import Constraint
+from ._diagonal import UV
 from ._linalg import matmul
-from ._network import UV
 from ._problem import AbstractProblem, check_quadratic, harmless, nan_unless_valid, validity
 from ._solution import RESULTS
 from ._training import Training

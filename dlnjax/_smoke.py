@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._diagonal import UV, Deep, USquared
 from ._flow._gradient_flow import gradient_flow
 from ._interpolator import interpolator, limit_point
 from ._lasso._homotopy import lasso_path
 from ._lasso._proximal import lasso
 from ._limit import limit_flow
-from ._network import UV, AbstractNetwork, Deep, USquared
+from ._network import AbstractNetwork
 from ._problem import LeastSquares
 
 X = ((2.0, -1.0, 0.5, 1.0), (0.0, 1.5, -1.0, 0.5), (1.0, 0.5, 2.0, -1.5))

@@ -11,9 +11,10 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from ._diagonal import UV
 from ._linalg import matmul
 from ._loops import cond, scan, varying
-from ._network import UV, AbstractNetwork, is_constant, weights_of
+from ._network import AbstractNetwork, is_constant, weights_of
 from ._problem import AbstractProblem, LeastSquares
 
 # Steps whose randomness is drawn at once (a call of the generator costs more than a step), and

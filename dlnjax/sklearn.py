@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from ._diagonal import Deep, USquared
 from ._flow._gradient_flow import gradient_flow
 from ._limit import limit_flow
-from ._network import Deep, USquared
 from ._problem import LeastSquares
 from ._solution import RESULTS, names_of
 from ._standardized import padded, padded_size, standardized

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._network import UV, AbstractNetwork, Deep, USquared
+from .._diagonal import UV, Deep, USquared
+from .._network import AbstractNetwork
 from . import _generators, _metrics
 from ._metrics import Metric
 

@@ -11,9 +11,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from .._diagonal import UV
 from .._flow._gradient_flow import gradient_flow
 from .._lasso._homotopy import lasso_path
-from .._network import UV
 from .._problem import LeastSquares
 from .._solution import RESULTS
 from .._theory import suboptimality_gap
