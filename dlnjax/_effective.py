@@ -1,6 +1,7 @@
 """`effective_initialization`: the convex problem that (stochastic) gradient descent solved."""
 
 import equinox as eqx
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ from ._constraint import Constraint
 from ._diagonal import UV
 from ._linalg import matmul
 from ._problem import AbstractProblem, check_quadratic, harmless, nan_unless_valid, validity
-from ._solution import RESULTS
+from ._solution import RESULTS, has_no_nan, one_unless
 from ._training import Training
 
 
@@ -100,9 +101,13 @@ def effective_initialization(problem: AbstractProblem, run: Training) -> Effecti
         )
     is_plain = (away <= tolerance) & (problem.weight_decay == 0)
     sides = nan_unless_valid(problem, jnp.where(is_plain, sides, jnp.nan))
+    # Derivatives of NaN are NaN.
+    known = has_no_nan((problem, x, sides, dual, run.log_eps))
+    problem, x, sides, dual, log_eps = one_unless(known, (problem, x, sides, dual, run.log_eps))
     # The dual in units of t, where it is the sum of the gradients.
-    moved = dual * run.network.time_scale(run.log_eps)
-    return _at(problem, x, sides, moved, run.log_eps)
+    moved = dual * run.network.time_scale(log_eps)
+    effective = _at(problem, x, sides, moved, log_eps)
+    return jax.tree.map(lambda v: jnp.where(known, v, jnp.nan), effective)
 
 
 @eqx.filter_jit

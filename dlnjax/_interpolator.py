@@ -20,7 +20,7 @@ from ._lasso._basis_pursuit import (
 from ._lasso._homotopy import lasso_path
 from ._linear import Linear
 from ._linear_end import linear_end
-from ._network import AbstractDualNetwork, Growth, has_shape, matched, takes
+from ._network import AbstractDualNetwork, Growth, harmless_network, has_shape, matched, takes
 from ._path import kkt_violation, largest_correlation, rounding_units
 from ._problem import (
     AbstractProblem,
@@ -175,7 +175,7 @@ def _solve(
         (is_tolerance(rtol), RESULTS.invalid_tolerance),
     )
     valid = verdict == RESULTS.successful
-    problem = harmless(problem, valid)
+    problem, network = harmless(problem, valid), harmless_network(network, valid)
     if log_eps is not None:
         log_eps = jnp.where(valid, log_eps, -1)
     if isinstance(network, Linear):

@@ -32,7 +32,14 @@ from ._active_set import (
 from ._check import as_count, as_float, check_scalar, is_concrete
 from ._lanes import any_lane
 from ._loops import cond
-from ._network import AbstractDualNetwork, AbstractNetwork, dual_from, matched, takes
+from ._network import (
+    AbstractDualNetwork,
+    AbstractNetwork,
+    dual_from,
+    harmless_network,
+    matched,
+    takes,
+)
 from ._path import LimitFlow
 from ._problem import AbstractProblem, check_quadratic, validity
 from ._segments import Segments, differentiable, limit_on_segments
@@ -473,16 +480,18 @@ def limit_flow(
             "to its end."
         )
     dual = network.initial_dual(jnp.asarray(-jnp.inf, dtype))
-    alone = dual
     is_taken = takes(network, problem.weight_decay)
-    refused = first_failure(
-        (jnp.all(jnp.isfinite(dual)), RESULTS.invalid_shape), (is_taken, RESULTS.invalid_decay)
-    )
+    has_dual = jnp.all(jnp.isfinite(dual))
+    refused = first_failure((has_dual, RESULTS.invalid_shape), (is_taken, RESULTS.invalid_decay))
+    # Of a shape that is refused the derivatives would be NaN.
+    network = harmless_network(network, has_dual)
+    dual = network.initial_dual(jnp.asarray(-jnp.inf, dtype))
+    alone = dual
     if start is not None:
         dual = dual_from(dual, start, network.positive)
         refused = first_failure(refused, (jnp.all(jnp.isfinite(dual)), RESULTS.invalid_start))
     prior = prior_of(network, alone, start)
-    dual = jnp.where(is_taken, dual, jnp.nan)
+    dual = jnp.where(is_taken & has_dual, dual, jnp.nan)
     if max_knots is None:
         max_knots = 4 * problem.rank_bound + 16
     max_knots = as_count(max_knots, "max_knots")

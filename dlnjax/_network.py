@@ -195,6 +195,16 @@ def has_shape(network: AbstractNetwork, log_eps: Array) -> Array:
     return jnp.all(jnp.isfinite(network.initial_dual(log_eps)))
 
 
+def harmless_network(network: _N, valid: Array) -> _N:
+    """1, 2, … in place of the weights of an invalid network, or problem, whose derivatives are not
+    asked: those of NaN, and of a degenerate shape, would be NaN."""
+    leaves, structure = jax.tree.flatten(network)
+    some = [
+        jnp.where(valid, v, k + 1) if eqx.is_inexact_array(v) else v for k, v in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(structure, some)
+
+
 def dual_from(dual: Array, start: ArrayLike, positive: bool) -> Array:
     """`w(0)` of a network that went from `dual` to `x₀`: it conserves the sum over both signs."""
     x = as_float(start, "start", dual.dtype)

@@ -27,7 +27,7 @@ from ._check import (
 from ._linalg import matmul
 from ._quadratic import agrees
 from ._semidefinite import Semidefinite
-from ._solution import RESULTS, first_failure
+from ._solution import RESULTS, first_failure, has_no_nan, one_unless
 
 
 class AbstractProblem(eqx.Module):
@@ -109,11 +109,14 @@ class AbstractProblem(eqx.Module):
         x = self.as_points(x)
         mu = as_positive(mu, "mu", x.dtype)
         batch = leading_axes(x, mu, "mu")
-        kappa = jnp.broadcast_to(self.weight_decay + 1 / mu, batch)
-        norm = jnp.broadcast_to(jnp.sum(jnp.abs(x), axis=-1), batch)
-        value = jnp.broadcast_to(self.loss(x), batch) + kappa * norm
         valid = validity(self, any_loss=True) == RESULTS.successful
-        return jnp.where(valid, value, jnp.nan)
+        # Derivatives of NaN are NaN.
+        is_known = ~jnp.any(jnp.isnan(x), axis=-1) & valid
+        x, problem = jnp.where(is_known[..., None], x, 1), harmless(self, valid)
+        kappa = jnp.broadcast_to(problem.weight_decay + 1 / mu, batch)
+        norm = jnp.broadcast_to(jnp.sum(jnp.abs(x), axis=-1), batch)
+        value = jnp.broadcast_to(problem.loss(x), batch) + kappa * norm
+        return jnp.where(jnp.broadcast_to(is_known, batch), value, jnp.nan)
 
     def duality_gap(
         self,
@@ -191,12 +194,19 @@ class AbstractProblem(eqx.Module):
 
 @eqx.filter_jit
 def _gap_at_all(problem: AbstractProblem, x: Array, kappa: Array, positive: bool) -> Array:
+    # Derivatives of NaN are NaN.
+    is_valid = validity(problem) == RESULTS.successful
+    problem = harmless(problem, is_valid)
+
     def at(x, kappa):
-        return problem.gap_at(x, jnp.full((2, x.shape[0]), kappa), positive)
+        is_known = has_no_nan((x, kappa)) & is_valid
+        x, kappa = one_unless(is_known, (x, kappa))
+        gap = problem.gap_at(x, jnp.full((2, x.shape[0]), kappa), positive)
+        return jnp.where(is_known, gap, jnp.nan)
 
     batch = jnp.broadcast_shapes(x.shape[:-1], kappa.shape)
     x, kappa = jnp.broadcast_to(x, (*batch, x.shape[-1])), jnp.broadcast_to(kappa, batch)
-    return nan_unless_valid(problem, jnp.vectorize(at, signature="(d),()->()")(x, kappa))
+    return jnp.vectorize(at, signature="(d),()->()")(x, kappa)
 
 
 def _as_weight_decay(value: ArrayLike, dtype) -> Array:

@@ -12,8 +12,8 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
 
 from ._check import as_float, as_log_eps, as_whole, check_scalar, is_concrete, is_log_eps
 from ._flow._weight import WeightTerm, check_least_eps
-from ._network import AbstractNetwork, has_shape, matched, takes
-from ._problem import AbstractProblem, LeastSquares, check_problem, validity
+from ._network import AbstractNetwork, harmless_network, has_shape, matched, takes
+from ._problem import AbstractProblem, LeastSquares, check_problem, harmless, validity
 from ._solution import RESULTS, first_failure, raise_on_failure
 from ._training_loop import run_steps
 
@@ -220,11 +220,29 @@ def _train(
     key: PRNGKeyArray | None,
 ) -> Training:
     term = WeightTerm(network, problem, log_eps)
+    verdict = first_failure(
+        validity(problem, any_loss=True),
+        (is_log_eps(log_eps), RESULTS.invalid_eps),
+        (has_shape(network, log_eps), RESULTS.invalid_shape),
+        term.validity(),
+        (takes(network, problem.weight_decay), RESULTS.invalid_decay),
+    )
+    valid = verdict == RESULTS.successful
+    # Derivatives of NaN are NaN.
+    given = log_eps
+    problem, network = harmless(problem, valid), harmless_network(network, valid)
+    log_eps = jnp.where(valid, log_eps, -1)
+    term = WeightTerm(network, problem, log_eps)
     records, with_weights = run_steps(
         term.start, problem, optimizer, steps, num_steps, batch_size, label_noise, key
     )
 
+    # Rows that diverged have no derivatives: those of NaN are NaN.
     vectors, (t, sums) = records.weights, records.sums
+    is_bounded = jnp.all(jnp.isfinite(vectors), axis=1)
+    is_bounded = is_bounded & jnp.all(jnp.isfinite(sums), axis=(1, 2))
+    sums = jnp.where(is_bounded[:, None, None], sums, 0)
+    vectors = jnp.where(is_bounded[:, None], vectors, jnp.ones_like(vectors))
     z, drift = sums[:, 0], sums[:, 1]
     x = jax.vmap(lambda vector: with_weights(vector)())(vectors)
     moved = (t > 0)[:, None]
@@ -235,17 +253,10 @@ def _train(
     goes_on = t[-1] >= 0
     if label_noise is not None:
         goes_on = goes_on & jnp.isfinite(label_noise) & (label_noise >= 0)
-    verdict = first_failure(
-        validity(problem, any_loss=True),
-        (is_log_eps(log_eps), RESULTS.invalid_eps),
-        (has_shape(network, log_eps), RESULTS.invalid_shape),
-        term.validity(),
-        (takes(network, problem.weight_decay), RESULTS.invalid_decay),
-        (goes_on, RESULTS.invalid_training),
-    )
+    verdict = first_failure(verdict, (goes_on, RESULTS.invalid_training))
     valid = verdict == RESULTS.successful
     finite = jnp.isfinite(loss) & jnp.all(jnp.isfinite(x_mean), axis=1)
-    finite = finite & jnp.all(jnp.isfinite(vectors), axis=1)
+    finite = finite & is_bounded
     result = first_failure(verdict, (finite[-1], RESULTS.training_diverged))
     kept = valid & finite
     stats: dict[str, Any] = {"last_finite_step": jnp.max(jnp.where(kept, steps, -1))}
@@ -264,7 +275,7 @@ def _train(
         network=jax.vmap(with_weights)(vectors),
         dual=timed(keep(-drift / scale)),
         sides=sides,
-        log_eps=log_eps,
+        log_eps=given,
         result=result,
         stats=stats,
     )

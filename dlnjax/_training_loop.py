@@ -1,5 +1,6 @@
 """The loop of `train`: steps in chunks, on all weights as one vector."""
 
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -14,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from ._diagonal import UV
 from ._linalg import matmul
 from ._loops import cond, scan, varying
-from ._network import AbstractNetwork, is_constant, weights_of
+from ._network import AbstractNetwork, is_constant, log_cap, weights_of
 from ._problem import AbstractProblem, LeastSquares
 
 # Steps whose randomness is drawn at once (a call of the generator costs more than a step), and
@@ -155,7 +156,10 @@ def run_steps(
 
     def step(state: _State, inputs) -> tuple[_State, None]:
         number, batch = inputs
-        now = state.now
+        # A run that diverges stops before its numbers, and their derivatives, overflow.
+        is_bounded = jnp.max(jnp.abs(state.now.weights)) < math.exp(log_cap(dtype))
+        weights = jnp.where(is_bounded, state.now.weights, 1)
+        now = eqx.tree_at(lambda r: r.weights, state.now, weights)
         x, gradient, gradient_weights = gradients(now.weights, batch)
         again = lambda weights, _: gradients(weights, batch)[2]  # SAM asks for it
         half_again = lambda weights, _: gradients(weights, batch)[2] / 2
@@ -179,6 +183,7 @@ def run_steps(
             sides = sides * (1 - dt * jnp.stack([gradient, -gradient]))
             away = _deviation(with_weights(now.weights), gradient, dt, updates)
             deviation = jnp.maximum(deviation, away)
+        weights = jnp.where(is_bounded, weights, jnp.nan)
         now = _Record(weights, sums, sides, deviation, has_time)
         is_due = number + 1 == steps[state.row]
         write = lambda rows, value: lax.dynamic_update_index_in_dim(rows, value, state.row, 0)

@@ -165,6 +165,8 @@ def _solve(
     is_grid = jnp.all(jnp.isfinite(s)) & (s[0] >= 0) & jnp.all(s[1:] >= s[:-1])
     verdict = first_failure(run.validity(term), (is_grid, RESULTS.invalid_grid))
     valid = verdict == RESULTS.successful
+    run = run.harmless(valid)
+    term = run.term()
     # An invalid lane of a batch integrates over an empty interval.
     times = jnp.where(valid, s, 0)
     grid = lax.stop_gradient(times)
@@ -181,7 +183,13 @@ def _solve(
         max_steps=run.max_steps,
         throw=False,
     )
-    states = jax.vmap(lambda s, state: _moving(s, state, term))(times, solution.ys)
+    # What was not reached is inf, whose derivatives are NaN: where it is, all states are the first.
+    arrived = [jnp.all(jnp.isfinite(v)) for v in jax.tree.leaves(solution.ys)]
+    has_arrived = jnp.stack(arrived).all() & (solution.result == diffrax.RESULTS.successful)
+    reached = jax.tree.map(
+        lambda v, start: jnp.where(has_arrived, v, start[None]), solution.ys, term.initial()
+    )
+    states = jax.vmap(lambda s, state: _moving(s, state, term))(times, reached)
     x, z, dual = jax.vmap(term.read)(times, states)
     if run.network.positive:
         z = jnp.where(z < 0, 0, z)  # which the error of the steps does not know
@@ -191,7 +199,7 @@ def _solve(
     x_mean = jnp.where(moving, z / jnp.where(moving, times[:, None], 1), (start[None] + x) / 2)
 
     finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(z))
-    finite = finite & term.is_in_range(x)
+    finite = finite & term.is_in_range(x) & has_arrived
     is_consistent = jnp.all(jax.vmap(term.is_consistent)(states))
     result = RESULTS.promote(solution.result)
     result = first_failure(

@@ -1,5 +1,7 @@
 """What every integration of a flow begins with."""
 
+import dataclasses
+
 import diffrax
 import equinox as eqx
 import jax.lax as lax
@@ -17,8 +19,15 @@ from .._check import (
     is_tolerance,
 )
 from .._loops import check_shard_map
-from .._network import AbstractNetwork, has_shape, matched, takes
-from .._problem import AbstractProblem, check_problem, check_quadratic, validity, without_decay
+from .._network import AbstractNetwork, harmless_network, has_shape, matched, takes
+from .._problem import (
+    AbstractProblem,
+    check_problem,
+    check_quadratic,
+    harmless,
+    validity,
+    without_decay,
+)
 from .._solution import RESULTS, first_failure
 from ._formulation import AbstractFormulation
 from ._term import AbstractFlowTerm
@@ -50,6 +59,17 @@ class Run(eqx.Module):
             term.validity(),
             (takes_decay, RESULTS.invalid_decay),
             (is_tolerance(self.rtol) & is_tolerance(self.atol), RESULTS.invalid_tolerance),
+        )
+
+    def harmless(self, valid: Bool[Array, ""]) -> "Run":
+        """Input that can be solved in place of what is refused: derivatives of NaN are NaN."""
+        return dataclasses.replace(
+            self,
+            network=harmless_network(self.network, valid),
+            problem=harmless(self.problem, valid),
+            log_eps=jnp.where(valid, self.log_eps, -1),
+            rtol=jnp.where(valid, self.rtol, 1e-3),
+            atol=jnp.where(valid, self.atol, 1e-3),
         )
 
     def first_step(self, term: AbstractFlowTerm, valid: Bool[Array, ""]) -> Float[Array, ""]:

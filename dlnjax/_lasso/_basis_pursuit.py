@@ -103,7 +103,11 @@ def minimum_norm(
     verdict = validity(problem)
     problem = harmless(without_decay(problem), verdict == RESULTS.successful)
     path = homotopy(problem, weights, positive, max_knots, may_be_zero)
-    x = path.slopes[-1]
+    # Derivatives of NaN are NaN.
+    found = path.result == RESULTS.successful
+    known = jax.tree.map(lambda v: jnp.where(found, v, 0) if eqx.is_inexact_array(v) else v, path)
+    problem, weights = harmless(problem, found), jnp.where(found, weights, 1)
+    x = known.slopes[-1]
     rest = problem.r - problem.matvec(x)
     size, norms = largest_correlation(problem)
     signs = jnp.array([[1], [-1]], x.dtype)
@@ -128,9 +132,9 @@ def minimum_norm(
     # All segments after the residual has come to its end have the same dual. The active set of the
     # last one may be wrong, by a knot that only rounding makes, at any μ; that of the first one, if
     # the last change of the residual was small.
-    first = _first_of_last_residual(lax.stop_gradient(problem), lax.stop_gradient(path.slopes))
+    first = _first_of_last_residual(lax.stop_gradient(problem), lax.stop_gradient(known.slopes))
     rows = jnp.stack([first, jnp.full_like(first, path.knots.shape[0] - 1)])
-    duals = jax.vmap(lambda row: _dual_at(problem, path, row))(rows)
+    duals = jax.vmap(lambda row: _dual_at(problem, known, row))(rows)
     excesses = jax.vmap(excess_of)(duals)
     better = jnp.argmin(lax.stop_gradient(excesses))
     dual, excess = duals[better], excesses[better]

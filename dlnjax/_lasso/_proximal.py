@@ -20,7 +20,7 @@ from .._check import (
 )
 from .._loops import scan, while_loop
 from .._path import penalties, penalty
-from .._problem import AbstractProblem, check_quadratic, validity
+from .._problem import AbstractProblem, check_quadratic, harmless, validity
 from .._segments import lasso_on_face
 from .._solution import RESULTS, first_failure, raise_on_failure
 from ._faces import Faces, State
@@ -129,6 +129,8 @@ def _(primals, tangents, **options):
     point = _solve(*primals, **options)
 
     def again(problem, mu, weights):
+        some = jnp.any(point.result == RESULTS.successful)
+        problem, weights = harmless(problem, some), jnp.where(some, weights, 1)
         on_face = lambda x, mu: lasso_on_face(x, problem, mu, weights)
         # A point that failed has no derivatives, and leaves those of the others alone.
         good = (point.result == RESULTS.successful).reshape(-1)
