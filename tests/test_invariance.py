@@ -147,7 +147,7 @@ class Solved:
         norms = self.norms.reshape(len(self.instances), *(1,) * (x.ndim - 3), D)
         return np.stack(back) * norms
 
-    def assert_same(self, values, tol, where=True):
+    def assert_same(self, values, tol, where: bool | np.ndarray = True):
         """To `tol` of the largest entry of each instance."""
         axes = tuple(range(1, values.ndim - 1))
         size = np.max(np.abs(values[0]), axis=axes, keepdims=True)
@@ -161,7 +161,7 @@ class Solved:
         applies = self.applies.reshape(self.applies.shape + (1,) * (names_of(result).ndim - 2))
         assert np.all((names_of(result) == "successful") | ~applies)
 
-    def assert_equal(self, values, where=True):
+    def assert_equal(self, values, where: bool | np.ndarray = True):
         assert np.all((values == values[:1]) | ~(self.applies & where))
 
 

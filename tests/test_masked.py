@@ -114,8 +114,9 @@ def _limit_point(problem, lane, forward):
 
 def _projection(problem, lane, forward):
     x = jnp.array([0.3, -0.2, 0.1, 0.0])
-    options = dict(log_eps=lane["log_eps"], max_steps=16, throw=False)
-    end = dln.bregman_projection(_network(lane), problem, x, **options)
+    end = dln.bregman_projection(
+        _network(lane), problem, x, log_eps=lane["log_eps"], max_steps=16, throw=False
+    )
     return end.result, (end.x, end.dual)
 
 
@@ -172,7 +173,9 @@ def _program(case: Case):
         return jnp.where(result == dln.RESULTS.successful, total, 0), (result, all_nan)
 
     def lanes(forward):
-        return jax.vmap(lambda *args: masked(*args, forward), in_axes=(None, 0, 0))
+        return jax.vmap(
+            lambda shared, own, lane: masked(shared, own, lane, forward), in_axes=(None, 0, 0)
+        )
 
     @jax.jit
     def run(data, counted):
@@ -180,10 +183,12 @@ def _program(case: Case):
         along = jnp.eye(len(ALONG) + 1)
         along = along[:, :-1], jnp.broadcast_to(along[:, -1:], (len(along), len(NAMES)))
         if case.fn is _flow:  # whose adjoint is not that of forward mode
-            push = lambda *dot: jax.jvp(lambda *at: lanes(True)(*at, data)[0], at, dot)[1]
-            _, pull, aux = jax.vjp(lambda *at: lanes(False)(*at, data), *at, has_aux=True)
+            push = lambda *dot: jax.jvp(lambda *at: lanes(True)(at[0], at[1], data)[0], at, dot)[1]
+            _, pull, aux = jax.vjp(lambda *at: lanes(False)(at[0], at[1], data), *at, has_aux=True)
         else:
-            _, push, aux = jax.linearize(lambda *at: lanes(False)(*at, data), *at, has_aux=True)
+            _, push, aux = jax.linearize(
+                lambda *at: lanes(False)(at[0], at[1], data), *at, has_aux=True
+            )
             pull = jax.linear_transpose(push, *at)
         return aux, jax.vmap(push)(*along), pull(counted)
 
