@@ -120,9 +120,15 @@ def violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndarray]:
     return {name: np.where(np.isnan(v), np.inf, v) for name, v in found.items()}
 
 
-def _least_squares(config: Config, u: Arrays, x: np.ndarray) -> np.ndarray:
-    """Violation of the conditions of (non-negative) least squares at `x (lanes, d)`."""
+def _least_squares(
+    config: Config, u: Arrays, x: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Violation of the conditions of (non-negative) least squares at `x (lanes, d)`. Where a sign
+    has an infinite weight, it is not allowed."""
     c = correlation(u, x[:, None])[:, 0]
+    if weights is not None:
+        held = [(x == 0) & np.isinf(weights[:, k]) for k in (0, 1)]
+        c = np.where((c > 0) & held[0] | (c < 0) & held[1], 0, c)
     # What is 0 in the end is so to rounding of the start.
     size = sizes(u, (np.abs(x) + np.sum(u["q0"], axis=1))[:, None])[:, 0]
     size = np.where(size > 0, size, 1)
@@ -146,12 +152,17 @@ def link(config: Config, w: np.ndarray, log_eps: np.ndarray) -> tuple[np.ndarray
 
 
 def rounding_of_link(
-    config: Config, w: np.ndarray, q: np.ndarray, folds: np.ndarray, size: np.ndarray
+    config: Config,
+    w: np.ndarray,
+    q: np.ndarray,
+    folds: np.ndarray,
+    size: np.ndarray,
+    rounding: np.ndarray | float = ROUNDING,
 ) -> np.ndarray:
     """What rounding of `w`, a sum of terms as large as `size`, changes in `q`."""
-    digits = ROUNDING * config.eps * size
+    digits = rounding * config.eps * size
     lost = (config.depth > 2) & (w < 10 * digits)
-    return np.where(lost, np.inf, q * (folds * digits + ROUNDING * config.eps))
+    return np.where(lost, np.inf, q * (folds * digits + rounding * config.eps))
 
 
 def dual_start(config: Config, a: Arrays, u: Arrays) -> np.ndarray:
@@ -199,11 +210,10 @@ def _end(config: Config, a: Arrays, u: Arrays, end: Arrays) -> dict[str, np.ndar
     # Where no digit of the dual is left, x says nothing of it.
     off = np.where(close > 0.1 * largest, 0, off)
     found["end, link"] = np.where(decays, 0, np.max(off, axis=1))
-    moved, is_known = _in_range(config.eps, u, np.where(free, dual, 0), free)
+    moved, is_known, rounding = _in_range(config.eps, u, np.where(free, dual, 0), free)
     changed, _ = of(moved)
-    most = np.max(np.abs(dual) / u["safe"], axis=1, where=free, initial=0)[:, None] * u["safe"]
     _, folds = link(config, start - _on_sides(np.where(free, dual, 0), start.shape[1]), log_eps)
-    close = close + ROUNDING * config.eps * most * np.abs(want) * np.max(folds, axis=1)
+    close = close + rounding * np.abs(want) * np.max(folds, axis=1)
     off = np.maximum(np.abs(changed - want) - close, 0) / largest
     off = np.where(close > 0.1 * largest, 0, off)
     found["end, range"] = np.where(decays | ~is_known, 0, np.max(off, axis=1))
@@ -212,9 +222,9 @@ def _end(config: Config, a: Arrays, u: Arrays, end: Arrays) -> dict[str, np.ndar
 
 def _in_range(
     eps: float, u: Arrays, dual: np.ndarray, free: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The dual projected to the range of `Xᵀ`, on the coordinates that are free; and where that
-    range is known."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The dual projected to the range of `Xᵀ`, on the coordinates that are free; where that range
+    is known; and what rounding may change in the projection."""
     X = np.where(free[:, None], u["X"] / u["safe"][:, None], 0)
     _, values, V = np.linalg.svd(np.where(np.isfinite(X), X, 0), full_matrices=False)
     values = values / np.where(values[:, :1] > 0, values[:, :1], 1)
@@ -222,7 +232,10 @@ def _in_range(
     is_known = np.all(counts | (values < NULL * eps), axis=1)
     V = V * counts[:, :, None]
     part = np.einsum("lkj,lk->lj", V, np.einsum("lkj,lj->lk", V, dual / u["safe"]))
-    return part * u["safe"], is_known
+    worst = 1 / np.min(values, axis=1, where=counts, initial=1)
+    most = np.max(np.abs(dual) / u["safe"], axis=1, where=free, initial=0)
+    rounding = (ROUNDING * eps * worst * most)[:, None] * u["safe"]
+    return part * u["safe"], is_known, rounding
 
 
 def _norms(
@@ -231,22 +244,23 @@ def _norms(
     x = point["x"] / u["x_unit"][:, None]
     dual = point["dual"]
     free = np.isfinite(dual)
-    moved, is_known = _in_range(config.eps, u, np.where(free, dual, 0), free)
+    moved, is_known, rounding = _in_range(config.eps, u, np.where(free, dual, 0), free)
     moved = np.where(is_known[:, None], moved, dual)
     cost = np.where(x == 0, 0, np.where(x > 0, weights[:, 0], weights[:, 1]) * np.abs(x))
     norm = np.sum(cost, axis=1)
-    above = moved / weights[:, 0]
-    if not config.positive:
-        above = np.maximum(above, -moved / weights[:, 1])
-    above = np.where(free & np.isfinite(weights[:, 0]) & (weights[:, 0] > 0), above, 0)
-    above = np.maximum(np.max(above, axis=1), 1)
+    above = np.zeros(len(x))
+    for k, side in enumerate((moved, -moved)[: 1 if config.positive else 2]):
+        counts = free & np.isfinite(weights[:, k]) & (weights[:, k] > 0)
+        ratio = (side - rounding) / np.where(counts, weights[:, k], 1)
+        above = np.maximum(above, np.max(ratio, axis=1, where=counts, initial=1))
     gap = norm - np.sum(np.where(free, moved * x, 0), axis=1) / above
     digits = ROUNDING * config.eps * np.sum(np.abs(np.where(free, moved * x, 0)), axis=1)
+    digits = digits + np.sum(np.where(is_known[:, None], rounding * np.abs(x), 0), axis=1)
     # What the result itself says of its gap is no error.
     told = point["gap"] / u["x_unit"] if "gap" in point else 0
     gap = np.where(gap > 2 * np.abs(told), np.maximum(gap - digits, 0), 0)
     gap = gap / np.where(norm > 0, norm, 1)
-    return {name: _least_squares(config, u, x), f"{name}, norm": gap}
+    return {name: _least_squares(config, u, x, weights), f"{name}, norm": gap}
 
 
 def _limit_point(
@@ -333,18 +347,28 @@ def _leaves_out(
     columns = np.concatenate([u["X"][lane] * sign for sign in sides[:, 0]], axis=1)
     columns = columns[:, rests.ravel()]
     values = (sides * plateau)[rests] * u["columns"][lane][np.nonzero(rests)[1]]
-    zero = values <= 1e-6 * np.max(np.abs(values), initial=0)
+    zero = values <= config.eps * np.max(np.abs(values), initial=0)
     if not np.any(zero):
         return False
     null = null_vectors(columns, config.eps)
     if null is None or not null.size:
         return False
-    columns = columns / np.linalg.norm(columns, axis=0)
+    null = null * np.linalg.norm(columns, axis=0)
+    # Where all `w` are 0, `Σ w(0) x` does not change either: else they only seem to be, as late as
+    # `w` is rounding.
+    first = ((moved + s * u["unit"][lane] * decay) * np.ones((len(sides), 1)))[rests]
+    sums, terms = null @ first, np.abs(null) @ first
+    off = np.abs(sums) / np.where(terms > 0, terms, 1)
+    k = np.argmax(off)
+    if off[k] > 1e5 * config.eps:
+        null = np.delete(null - np.outer(sums / sums[k], null[k]), k, axis=0)
+    if not len(null):
+        return False
     run = linprog(
-        -zero.astype(float),
-        A_eq=columns,
-        b_eq=np.zeros(len(columns)),
-        bounds=[(0, 1) if is_zero else (-1, 1) for is_zero in zero],
+        -null @ zero,
+        A_ub=np.concatenate([null.T, -null.T]),
+        b_ub=np.concatenate([np.ones(len(zero)), np.where(zero, 0, 1)]),
+        bounds=(None, None),
     )
     return bool(run.success and -run.fun > 1e-3)
 
@@ -390,6 +414,9 @@ def _copies(config: Config, u: Arrays, a: Arrays, out: Arrays) -> dict[str, np.n
         want = want * flips[:, None] * unit[:, None, None]
         share = u["columns"][last][:, None]
         size = np.max(np.abs(want) * share, axis=2)
+        if name == "flow":
+            # Steps are to digits of what x comes to: before it moves it has fewer.
+            size = np.maximum(size, 1e-3 * np.max(size, axis=1, keepdims=True))
         off = np.max(np.abs(v[last] - want) * share, axis=2) / np.where(size > 0, size, 1)
         both = (out["results"][name][first] == 0) & (out["results"][name][last] == 0)
         found[f"{name}, copies"] = np.zeros(config.lanes)

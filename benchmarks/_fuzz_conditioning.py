@@ -66,3 +66,11 @@ def is_well(config: Config, a: Arrays, lane: int) -> bool:
     r = np.abs(X.T @ y) / np.where(norms > 0, norms, 1)
     is_seen = np.max(r) > 1e3 * config.eps * np.linalg.norm(y) or not np.any(y)
     return bool(is_seen and not a["is_far"][lane]) and conditioning(config, a, lane).is_clear
+
+
+def is_told(config: Config, a: Arrays, lane: int, result: str) -> bool:
+    """Whether the dtype tells the end point. At `D > 2`, where active columns depend on each other,
+    it hangs on their `w`, of the order of `ε^{1−2/D}`, and one rounding of `w(0)` or `X` may be
+    more than that."""
+    w_log = (1 - 2 / config.depth) * a["log_eps"][lane]
+    return result != "end_point_undetermined" or not w_log < np.log(config.eps)

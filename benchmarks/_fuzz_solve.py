@@ -74,7 +74,7 @@ def _limit(config: Config, problem, a: Arrays):
 
 
 def retried(config: Config, a: Arrays, lane: int) -> bool:
-    """Whether a flow fails with eight times as many steps too (the default is 65536)."""
+    """Whether a flow fails with the default of `max_steps` too."""
     data = {key: np.stack([a[key][lane]] * 2).astype(config.dtype) for key in SOLVED}
     data["constant"] = (np.sum(a["y"][[lane] * 2] ** 2, axis=1) / 2).astype(config.dtype)
     _, code = jax.device_get(_program(_long_flow, config)(data))
@@ -82,7 +82,7 @@ def retried(config: Config, a: Arrays, lane: int) -> bool:
 
 
 def _long_flow(config: Config, problem, a: Arrays):
-    return _flow(config, problem, a, 8192)
+    return _flow(config, problem, a, 65536)
 
 
 def _flow(config: Config, problem, a: Arrays, max_steps: int = MAX_STEPS):

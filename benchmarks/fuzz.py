@@ -28,7 +28,7 @@ from dlnjax._solution import result_names
 
 from ._fuzz_bounds import wrong
 from ._fuzz_checks import violations
-from ._fuzz_conditioning import conditioning, is_well
+from ._fuzz_conditioning import conditioning, is_told, is_well
 from ._fuzz_flow import flow_violations, scipy_flow, scipy_limit
 from ._fuzz_problems import BAD, CONFIGS, Arrays, Config, batch
 from ._fuzz_solve import FUNCTIONS, retried, solve
@@ -137,7 +137,7 @@ def judge(tally: Tally, config: Config, seed: list[int], a: Arrays, out: Arrays)
         for lane in flags.tolist():
             tally.count("families", str(a["family"][lane]), "flagged")
             case = described(lane, 1.0) | {"result": names[codes[function][lane]]}
-            if not is_well(config, a, lane):
+            if not (is_well(config, a, lane) and is_told(config, a, lane, case["result"])):
                 continue
             if function == "flow" and not retried(config, a, lane):
                 continue

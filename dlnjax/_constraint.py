@@ -7,37 +7,61 @@ from jaxtyping import Array, Bool, Float, Int
 from ._linalg import eigh, matmul, svd
 from ._problem import AbstractProblem, LeastSquares
 
+# A singular value counts if it is more than rounding: of the decomposition, about `max(n, d)` units
+# of rounding of the largest one, and of entries of `X` themselves.
+RANK = 4
+
 
 class Constraint(eqx.Module):
-    """The minimisers of the loss over the coordinates of a mask, as `{x : Vx = target}`, where the
-    rows of `V` are an orthonormal basis of `range Xᵀ`. Rows beyond the rank are zero."""
+    """The minimisers of the loss over the coordinates of a mask, as `{x : V(units x) = target}`,
+    where the rows of `V` are an orthonormal basis of `range (X/units)ᵀ`. Rows beyond the rank are
+    zero. Units are powers of 2, with which columns have norms between 1 and 2: in the user's units
+    the singular values of small columns would be rounding of large ones."""
 
+    units: Float[Array, " d"]
     V: Float[Array, "m d"]
     inverse: Float[Array, " m"]  # of the non-zero eigenvalues of M
     target: Float[Array, " m"]
 
-    def __init__(self, problem: AbstractProblem, mask: Bool[Array, " d"]):
+    def __init__(
+        self,
+        problem: AbstractProblem,
+        mask: Bool[Array, " d"],
+        point: Float[Array, " d"] | None = None,
+    ):
+        """`target` is that of `point`, if a minimiser is known: its `Xx` is exactly that of an
+        `x ≥ 0`, which the projection of `y` is but for rounding."""
         unit = jnp.finfo(problem.r.dtype).eps
+        norms = problem.column_norms()
+        _, exponent = jnp.frexp(jnp.where(norms > 0, norms, 1))  # of norms in [1/2, 1)
+        self.units = jnp.ldexp(jnp.ones_like(norms), exponent - 1)
         if isinstance(problem, LeastSquares):
-            X = jnp.where(mask[None, :], problem.X, 0)
+            X = jnp.where(mask[None, :], problem.X / self.units[None, :], 0)
             U, s, V = svd(X)
-            good = s > unit * max(X.shape) * s[0]
+            good = s > RANK * unit * max(X.shape) * s[0]
             inverse = jnp.where(good, 1 / jnp.where(good, s, 1), 0)
             self.target = inverse * _without_rounding(matmul(problem.y, U), problem.y)
             self.inverse = inverse**2
         else:
-            M = jnp.where(mask[None, :] & mask[:, None], problem.gram(), 0)
+            M = problem.gram() / self.units[:, None] / self.units[None, :]
+            M = jnp.where(mask[None, :] & mask[:, None], M, 0)
             s, V = eigh(M)
             V = V.T
-            good = s > unit * len(s) * s[-1]
+            good = s > RANK * unit * len(s) * s[-1]
             self.inverse = jnp.where(good, 1 / jnp.where(good, s, 1), 0)
-            r = jnp.where(mask, problem.r, 0)
+            r = jnp.where(mask, problem.r / self.units, 0)
             self.target = self.inverse * _without_rounding(matmul(V, r), r)
         self.V = jnp.where(good[:, None] & mask[None, :], V, 0)
+        if point is not None:
+            self.target = matmul(self.V, self.units * point)
 
     def project(self, gradient: Float[Array, " d"]) -> Float[Array, " m"]:
         """The change of `Vx` that changes `Mx` by this, as far as it can."""
         return self.inverse * matmul(self.V, gradient)
+
+    def in_range(self, dual: Float[Array, " d"]) -> Float[Array, " d"]:
+        """The nearest `Xᵀν`, distances measured in `units`."""
+        return self.units * matmul(matmul(self.V, dual / self.units), self.V)
 
     def rank(self) -> Int[Array, ""]:
         return jnp.sum(self.inverse > 0)

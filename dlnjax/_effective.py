@@ -10,7 +10,6 @@ from jaxtyping import Array, Float
 from ._check import check_type, is_concrete
 from ._constraint import Constraint
 from ._diagonal import UV
-from ._linalg import matmul
 from ._problem import AbstractProblem, check_quadratic, harmless, nan_unless_valid, validity
 from ._solution import RESULTS, has_no_nan, one_unless
 from ._training import Training
@@ -120,8 +119,7 @@ def _at(
     dual = jnp.arcsinh(x / square) - turn
     shape = jnp.exp(log_sides - log_eps / 2) / 2
     held = harmless(lax.stop_gradient(problem), validity(problem) == RESULTS.successful)
-    V = Constraint(held, jnp.ones_like(x, bool)).V
-    fit = matmul(matmul(V, dual), V)
+    fit = Constraint(held, jnp.ones_like(x, bool)).in_range(dual)
     primal = jnp.max(jnp.abs(problem.gradient(x)))
     scale = jnp.where(primal == 0, 1, jnp.max(jnp.abs(problem.r)))  # 0 at y = 0, x = 0
     return EffectiveInitialization(

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Real
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from ._check import as_count, as_log_eps, as_tolerance, is_concrete, is_log_eps, is_tolerance
 from ._constraint import Constraint
@@ -20,13 +20,12 @@ from ._lasso._basis_pursuit import (
 from ._lasso._homotopy import lasso_path
 from ._linear import Linear
 from ._linear_end import linear_end
-from ._network import AbstractDualNetwork, Growth, harmless_network, has_shape, matched, takes
+from ._network import AbstractDualNetwork, harmless_network, has_shape, matched, takes
 from ._path import kkt_violation, largest_correlation, rounding_units
 from ._problem import (
     AbstractProblem,
     check_quadratic,
     harmless,
-    in_units_of_columns,
     validity,
     without_decay,
 )
@@ -87,7 +86,8 @@ def interpolator(
     - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included. Singular values
         below rounding count as 0.
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
-    - `rtol`: bound of the residual, relative to `x`. Default `512` units of rounding.
+    - `rtol`: bound of the residual, relative to the largest `‖Xⱼ‖|xⱼ|`. Default `512` units of
+        rounding.
     - `max_steps`: Newton steps.
     - `throw`: raise on failure. Under tracing, and with `throw=False`, nothing is raised: failed
         lanes are NaN, with their `result`.
@@ -245,7 +245,7 @@ def _without_decay(
 ) -> Interpolator:
     problem = without_decay(problem)
     fixed = held(problem)
-    size = problem.r.shape
+    size, point = problem.r.shape, None
     if log_eps is None:
         growth = network.growth(-jnp.ones_like(rtol))
         weights = network.initial_dual(jnp.full_like(rtol, -jnp.inf))
@@ -254,24 +254,27 @@ def _without_decay(
         minimum = minimum_norm(problem, weights, network.positive, None, may_be_zero=False)
         is_allowed = faces(held(minimum.dual), held(weights), network.positive)
         certificate, result = minimum.dual, minimum.result
+        point = held(minimum.x) if network.positive else None
     else:
         growth = network.growth(log_eps)
         certificate, result = None, RESULTS.successful
         is_allowed = jnp.ones((1 if network.positive else 2, *size), bool)
         if network.positive:
-            is_allowed = _is_reachable(fixed)[None, :]
+            # What may be positive in a minimiser of the loss over `x ≥ 0`: where its residual
+            # vanishes.
+            point = lasso_path(fixed, positive=True, throw=False).slopes[-1]
+            rest = fixed.r - fixed.matvec(point)
+            is_allowed = ~(rest < -rounding_of_residual(fixed))[None, :]
 
     is_free = jnp.any(is_allowed, axis=0)
     from_size = log_eps is None
     assert growth is not None
-    problem, units = in_units_of_columns(problem)
-    log_q = growth.log_initial + jnp.log(units)[None, :]
-    growth = Growth(log_q, growth.unit / units[None, :], growth.exponent)
-    newton = Newton(held(growth), Constraint(held(problem), is_free), is_allowed, from_size)
+    if point is not None:
+        point = jnp.where(jnp.isfinite(point), point, 0)
+    newton = Newton(held(growth), Constraint(fixed, is_free, point), is_allowed, from_size)
     state = newton.solve(rtol, max_steps)
     sensitivity = newton.sensitivity(state)
     x, dual = differentiable_end(newton, state, growth, problem)
-    x, dual = x / units, dual * units
     dual = jnp.where(is_free, dual, -jnp.inf) if certificate is None else certificate
 
     # Newton's residual knows of the coordinates that are allowed; what the others would still
@@ -288,11 +291,3 @@ def _without_decay(
     )
     stats = {"num_steps": state.steps, "residual": state.residual, "sensitivity": sensitivity}
     return Interpolator(x, dual, result, stats)
-
-
-def _is_reachable(problem: AbstractProblem) -> Bool[Array, " d"]:
-    """Which coordinates may be positive in a minimiser of the loss over `x ≥ 0`: those on which
-    its residual vanishes."""
-    path = lasso_path(problem, positive=True, throw=False)
-    x = path.slopes[-1]
-    return ~(problem.r - problem.matvec(x) < -rounding_of_residual(problem))

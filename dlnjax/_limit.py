@@ -366,7 +366,7 @@ def _assemble(
     distance = jnp.where(s[:-1] > 0, jnp.abs(w[:-1]) / jnp.where(unit > 0, unit, 1), scaled.b[None])
     is_known = indices(K) <= state.row - ends_early.astype(jnp.int32)
     chosen, selection, is_undetermined = select(
-        problem, scaled, prior, dual, record.index, record.sign, slopes, distance, is_known
+        problem, scaled, prior, dual, record.index, record.sign, knots, slopes, distance, is_known
     )
     slopes = chosen[rows]
     is_new = any_lane(jnp.any(selection.free))

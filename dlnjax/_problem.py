@@ -476,19 +476,3 @@ def without_decay(problem: _P) -> _P:
     with jax.ensure_compile_time_eval():
         zero = jnp.zeros((), problem.r.dtype)
     return eqx.tree_at(lambda problem: problem.weight_decay, problem, zero)
-
-
-def in_units_of_columns(problem: _P) -> tuple[_P, Float[Array, " d"]]:
-    """The problem for `u x`, and `u`: powers of 2, which do not round, with which the lengths of
-    all columns are within a factor 256 of the largest one. So what is decided by sizes of `x`, or
-    is a rank, does not depend on the columns' units. A problem of one's own stays as it is."""
-    norms = lax.stop_gradient(problem.column_norms())
-    exponents = jnp.where(norms > 0, jnp.frexp(norms)[1], jnp.frexp(jnp.max(norms))[1])
-    below = (jnp.max(exponents) - exponents) // 8
-    units = jnp.ldexp(jnp.ones_like(norms), -8 * below)
-    if isinstance(problem, LeastSquares):
-        return eqx.tree_at(lambda p: p.X, problem, problem.X / units[None, :]), units
-    if isinstance(problem, Quadratic):
-        M = problem.M / (units[:, None] * units[None, :])
-        return eqx.tree_at(lambda p: (p.M, p.linear), problem, (M, problem.linear / units)), units
-    return problem, jnp.ones_like(norms)

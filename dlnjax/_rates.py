@@ -155,8 +155,9 @@ def _off_support(
     problem: AbstractProblem, is_free: Bool[Array, " d"], support: Bool[Array, " d"]
 ) -> Float[Array, "m d"]:
     """Rows that span what of `range Xᵀ` vanishes on the support (over free coordinates): 0 or
-    orthonormal."""
-    V = Constraint(problem, is_free).V
+    independent."""
+    constraint = Constraint(problem, is_free)
+    V = constraint.V
     U, s, _ = svd(jnp.where(support[None, :], V, 0))
     is_zero = s <= jnp.finfo(s.dtype).eps * V.shape[1]
-    return jnp.where(is_zero[:, None], matmul(U.T, V), 0)
+    return jnp.where(is_zero[:, None], matmul(U.T, V) * constraint.units[None, :], 0)

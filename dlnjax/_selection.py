@@ -13,6 +13,9 @@ On a basis `B` of the columns, `F = F_B V`; then `q` is a function of `θ = F_B�
 `V q(Vᵀθ) = u` with `F_B u` the image: the least point of a convex function. Coordinates that are 0
 in all minimisers, where `θ` diverges, are found beforehand: with `E` the rows where `u = 0`, those
 that vanish in `{q ≥ 0 : V_E q = 0}`, by the same method from `s = 1`.
+
+Late in the process `w`, the difference of numbers that grow like `s`, is lost in rounding. But
+where the `w` of a basis are 0, those of the columns that depend on it follow from `w(0)` alone.
 """
 
 import equinox as eqx
@@ -106,7 +109,7 @@ class _Frame(eqx.Module):
     target: Float[Array, " k"]
     is_empty: Bool[Array, " k"]
 
-    def __init__(self, problem: AbstractProblem, basis: Array, free: Array):
+    def __init__(self, problem: AbstractProblem, basis: Array, sign: Array):
         at = jnp.minimum(basis, problem.r.shape[0] - 1)
         face = Face(problem, basis)
         rows = jax.vmap(problem.gram_column)(at)
@@ -114,10 +117,28 @@ class _Frame(eqx.Module):
         exact = indices(V.shape[1])[None, :] == basis[:, None]
         is_basis = jnp.any(exact, axis=0)[None, :]
         V = jnp.where(is_basis, exact.astype(V.dtype), V)
-        self.V = jnp.where(jnp.any(free, axis=0)[None, :] & ~face.is_empty[:, None], V, 0)
-        sign = jnp.where(free[0], 1, -1)[at]
-        self.target = face.solve(problem.r[at] - problem.weight_decay * sign)
+        self.V = jnp.where(face.is_empty[:, None], 0, V)
+        self.target = face.solve(problem.r[at] - problem.weight_decay * sign[at])
         self.is_empty = face.is_empty
+
+    def among(self, free: Array) -> "_Frame":
+        """With the columns `free` alone."""
+        V = jnp.where(jnp.any(free, axis=0)[None, :], self.V, 0)
+        return eqx.tree_at(lambda f: f.V, self, V)
+
+    def distance(self, basis: Array, sign: Array, scale: Array, start: Array, digits: Array):
+        """How far from 0 each `w = start ∓ Fᵀν` is where those of the basis are 0, relative to what
+        it is the difference of: entries of `V` have an error of `digits` of the largest one in
+        their column."""
+        own = scale * sign * jnp.where(sign > 0, start[0], start[-1])
+        g = own.at[basis].get(mode="fill", fill_value=0)
+        V = self.V * scale[None, :] / scale.at[basis].get(mode="fill", fill_value=1)[:, None]
+        most = jnp.max(jnp.abs(V), axis=0)
+        counts = jnp.abs(V) > digits * most[None, :]
+        start = start * scale[None, :]
+        size = start + (most * matmul(jnp.abs(g), counts.astype(V.dtype)))[None, :]
+        off = jnp.abs(start - sides(matmul(g, jnp.where(counts, V, 0)), start))
+        return jnp.where(size > 0, off / jnp.where(size > 0, size, 1), 0)
 
     def q(self, prior: Prior, free: Array, theta: Array) -> tuple[Array, Array]:
         """`q`, and the dual that a fold of it takes."""
@@ -194,25 +215,26 @@ def _first(frame: _Frame, prior: Prior, free: Array, dual: Array, basis: Array) 
 
 def _independent(
     problem: AbstractProblem, scaled: Scaled, free: Array, priority: Array, tol: Tolerances
-) -> tuple[Int[Array, " k"], Float[Array, " d"]]:
-    """A basis of the columns `free`, those of high priority first, and the squared norms of all
-    columns, projected off it: a Cholesky factorisation with pivots."""
+) -> tuple[Int[Array, " k"], Float[Array, " d"], Float[Array, ""]]:
+    """A basis of the columns `free`, those of high priority first; the squared norms of all
+    columns, projected off it; and the least pivot: a Cholesky factorisation with pivots."""
     k, d = problem.rank_bound, free.shape[0]
 
     def step(i, state):
-        basis, rows, rest = state
+        basis, rows, rest, least = state
         score = jnp.where(free & (rest > tol.pivot), rest + 2 * priority.astype(rest.dtype), 0)
         j = jnp.argmax(score).astype(jnp.int32)
         good = score[j] > 0
+        least = jnp.where(good, jnp.minimum(least, rest[j]), least)
         column = scaled.column(problem, j) - matmul(rows[:, j], rows)
         row = jnp.where(good, column * lax.rsqrt(jnp.where(good, rest[j], 1)), 0)
         rest = jnp.where(good & (indices(d) == j), 0, rest - row**2)
-        return basis.at[i].set(jnp.where(good, j, d)), rows.at[i].set(row), rest
+        return basis.at[i].set(jnp.where(good, j, d)), rows.at[i].set(row), rest, least
 
     ones = (scaled.scale > 0).astype(scaled.scale.dtype)
-    start = jnp.full(k, d, jnp.int32), jnp.zeros((k, d), ones.dtype), ones
-    basis, _, rest = fori_loop(0, k, step, start)
-    return basis, rest
+    start = jnp.full(k, d, jnp.int32), jnp.zeros((k, d), ones.dtype), ones, jnp.ones_like(ones[0])
+    basis, _, rest, least = fori_loop(0, k, step, start)
+    return basis, rest, least
 
 
 def _can_be_positive(
@@ -244,6 +266,7 @@ def select(
     dual: Float[Array, "signs d"],
     index: Int[Array, "K k"],
     sign: Int[Array, "K k"],
+    knots: Float[Array, " K"],
     slopes: Float[Array, "K d"],
     distance: Float[Array, "K signs d"],
     is_known: Bool[Array, " K"],
@@ -273,30 +296,46 @@ def select(
         speed = jnp.abs(scaled.excess[None] - jax.vmap(lambda v: sides(v, dual))(image))
         size = jnp.maximum(jnp.max(jnp.abs(scaled.r)), jnp.sum(jnp.abs(slopes), axis=1))
         far = jnp.maximum(distance, speed / jnp.where(size > 0, size, 1)[:, None, None])
-        # What is active tells how exact a 0 is. Near that, nothing is decided.
+        # What is active tells how exact a 0 is.
         near = 16 * jnp.max(jnp.where(active, far, 0), axis=(1, 2), keepdims=True)
         near = jnp.maximum(near, tol.unit**0.75)
-        in_doubt = others & (far > near) & (far <= jnp.minimum(64 * near, tol.violation))
         resting = (others & (far <= near)) | active
-        todo = jnp.any((resting & ~active) | in_doubt, axis=(1, 2))
+        todo = jnp.any(others, axis=(1, 2))
         is_running = lambda state: any_lane(jnp.any(state[0]))
 
         def step(state):
             todo, (slopes, selection, is_lost) = state
             k, needed = jnp.argmax(todo).astype(jnp.int32), jnp.any(todo)
-            is_on, doubt = resting[k], jnp.any(in_doubt[k], axis=0)
             priority = jnp.where(slopes[k] != 0, 2, jnp.where(jnp.any(active[k], axis=0), 1, 0))
-            basis, rest = _independent(problem, scaled, jnp.any(is_on, axis=0), priority, tol)
-            frame = _Frame(problem, basis, is_on)
-            free, is_decided = _can_be_positive(frame, scaled, basis, is_on, needed, tol)
-            basis, _ = _independent(problem, scaled, jnp.any(free, axis=0), priority, tol)
-            is_selected = needed & (jnp.sum(free) > jnp.sum(basis < d))
-            is_decided = is_decided & ~jnp.any(doubt & (rest <= tol.pivot))
+            basis, rest, least = _independent(
+                problem, scaled, jnp.any(resting[k], axis=0), priority, tol
+            )
+            own = active[k][0] | (resting[k][0] & ~active[k][-1])
+            signs = jnp.where(own, 1, -1).astype(slopes.dtype)
+            frame = _Frame(problem, basis, signs)
+            # Of what depends on the basis, `w` and its speed tell exactly, but for the rounding
+            # of `V`. Near that, nothing is decided.
+            digits = 64 * len(basis) * tol.unit / least
+            bounds = dual + problem.weight_decay * knots[k]
+            decays = jnp.full_like(dual, problem.weight_decay)
+            off = jnp.maximum(
+                *(frame.distance(basis, signs, scaled.scale, v, digits) for v in (bounds, decays))
+            )
+            is_dependent = (rest <= tol.pivot)[None, :]
+            rests = jnp.where(is_dependent, off <= jnp.minimum(digits, tol.violation), resting[k])
+            is_on = (others[k] & rests) | active[k]
+            is_decided = ~jnp.any(others[k] & is_dependent & ~rests & (off <= 64 * digits))
+            can_move = needed & (jnp.sum(is_on) > jnp.sum(basis < d))
+            frame = frame.among(is_on)
+            free, is_sure = _can_be_positive(frame, scaled, basis, is_on, can_move, tol)
+            basis, _, _ = _independent(problem, scaled, jnp.any(free, axis=0), priority, tol)
+            is_selected = can_move & (jnp.sum(free) > jnp.sum(basis < d))
+            is_decided = is_decided & is_sure
             x, theta = slopes[k], jnp.zeros_like(frame.target)
             if prior is None:
                 is_decided = is_decided & ~is_selected
             else:
-                frame = _Frame(problem, basis, free)
+                frame = _Frame(problem, basis, jnp.where(free[0], 1, -1)).among(free)
                 theta = _first(frame, prior, free, dual, basis)
                 theta, is_reached = _descend(frame, prior, free, theta, is_selected, 0.0)
                 is_decided = is_decided & (is_reached | ~is_selected)
@@ -317,7 +356,7 @@ def plateau(
     problem: AbstractProblem, prior: Prior, free: Array, basis: Array, theta: Array
 ) -> Float[Array, " d"]:
     """The selected minimiser, with its derivatives: `θ` solves `Vq = u`."""
-    frame = _Frame(problem, basis, free)
+    frame = _Frame(problem, basis, jnp.where(free[0], 1, -1)).among(free)
 
     def tangent_solve(linear, rhs):
         return solve_symmetric(jax.jacobian(linear)(rhs), rhs)

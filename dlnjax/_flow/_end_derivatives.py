@@ -43,7 +43,7 @@ class _Unknowns(eqx.Module):
 
 
 class _System(eqx.Module):
-    """The equations in units of `size`, and their solution, as constants."""
+    """The equations in the units of `Newton`, and their solution, as constants."""
 
     constraint: Constraint
     is_allowed: Bool[Array, "signs d"]
@@ -58,7 +58,7 @@ class _System(eqx.Module):
         self.size = jnp.exp(newton.log_size)
         self.start = newton.growth.log_initial + state.shift
         self.log_q = state.log_q
-        dual = matmul(state.nu, newton.constraint.V)
+        dual = newton.dual(state)
         self.solution = _Unknowns(state.delta, self.eta(state.nu), dual)
 
     def position(self, growth: Growth, delta: Array) -> tuple[Array, Array]:
@@ -70,8 +70,15 @@ class _System(eqx.Module):
         """Of least norm with `Mη = Vᵀnu`."""
         return matmul(self.constraint.inverse * nu, self.constraint.V)
 
+    def matvec(self, problem: AbstractProblem, x: Array) -> Array:
+        units = self.constraint.units
+        return problem.matvec(x / units) / units
+
     def image(self, problem: AbstractProblem, eta: Array) -> Array:
-        return jnp.where(jnp.any(self.is_allowed, axis=0), problem.matvec(eta), 0)
+        return jnp.where(jnp.any(self.is_allowed, axis=0), self.matvec(problem, eta), 0)
+
+    def per_fold(self, growth: Growth, delta: Array) -> Array:
+        return growth.per_fold(delta) / self.constraint.units[None, :]
 
 
 @eqx.filter_custom_jvp
@@ -86,15 +93,16 @@ def _(primals, tangents):
 
     def residuals(growth, problem):
         _, x = system.position(growth, unknowns.delta)
-        risen = growth.unit * growth.dual(unknowns.delta)
-        off = (problem.r - problem.matvec(x * system.size)) / system.size
+        risen = growth.unit * growth.dual(unknowns.delta) / system.constraint.units[None, :]
+        r = problem.r / system.constraint.units
+        off = (r - system.matvec(problem, x * system.size)) / system.size
         return off, -risen, system.image(problem, unknowns.eta)
 
     values, dots = eqx.filter_jvp(residuals, primals[1:], tangents[1:])
     # Of what does not move there is none.
     dots = tuple(jnp.zeros_like(v) if t is None else t for v, t in zip(values, dots, strict=True))
     q, _ = system.position(growth, unknowns.delta)
-    per_fold = growth.per_fold(unknowns.delta)
+    per_fold = system.per_fold(growth, unknowns.delta)
     eta, u, dual = _linear_solve(system, problem, q / per_fold, dots)
     delta = jnp.where(system.is_allowed, u / per_fold, 0)
     return unknowns, _Unknowns(delta, eta, dual)
@@ -108,7 +116,7 @@ def _linear_solve(
 
     def equations(unknowns):
         eta, u, g = unknowns
-        moved = problem.matvec(signed(stretch * u))
+        moved = system.matvec(problem, signed(stretch * u))
         return moved, u - sides(g, u), g - system.image(problem, eta)
 
     def solve(_, rhs):
@@ -139,4 +147,6 @@ def differentiable_end(
     """`x` and `Xᵀν`, in the user's units, as functions of `growth` and `problem`."""
     system = held(_System(newton, state))
     unknowns = _solution(system, growth, problem)
-    return system.position(growth, unknowns.delta)[1] * system.size, unknowns.dual
+    units = system.constraint.units
+    x = system.position(growth, unknowns.delta)[1] * system.size / units
+    return x, unknowns.dual * units

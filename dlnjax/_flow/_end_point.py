@@ -31,14 +31,14 @@ from .._linalg import Cholesky, matmul
 from .._loops import while_loop
 from .._network import Growth
 from .._signs import sides, signed
-from ._graded import graded_step
+from ._graded import Graded, graded_step
 
 PATIENCE = 12  # steps without half of the residual, before the solves are graded
 NEGLIGIBLE = -1e30  # log q of a coordinate that is not allowed; finite, so that −inf + inf is not
 
 
 class State(eqx.Module):
-    """`q` and `x` are in units of `size`."""
+    """`q` and `x` are in units of `size/units`, the dual and `h` in `units` of the constraint."""
 
     delta: Float[Array, "signs d"]  # log q/q(0)
     log_q: Float[Array, "signs d"]  # has digits that δ has not, where q(0) is tiny
@@ -68,7 +68,7 @@ def position(start: Array, delta: Array, log_q: Array) -> tuple[Array, Array]:
 class Newton(eqx.Module):
     """The equations, and the path to their solution."""
 
-    growth: Growth  # with log q(0) in units of `size`
+    growth: Growth  # with log q(0) in units of `size/units`, `h` in `units`
     constraint: Constraint  # with its target in units of `size`
     is_allowed: Bool[Array, "signs d"]  # the other q are 0
     log_size: Float[Array, ""]
@@ -77,15 +77,17 @@ class Newton(eqx.Module):
         """`from_size` replaces `ε` by one for which `q(0)` is of the size of the solution."""
         size = constraint.size()
         some = size > 0
-        start = jnp.where(is_allowed, growth.log_initial, -jnp.inf)
+        units = constraint.units[None, :]
+        start = jnp.where(is_allowed, growth.log_initial + jnp.log(units), -jnp.inf)
         top = jnp.max(start)
         top = jnp.where(jnp.isneginf(top), 0, top)
         # Without a response the unit is the initialisation itself.
         self.log_size = jnp.where(some, jnp.log(jnp.where(some, size, 1)), top)
         start = start - (top if from_size else self.log_size)
         self.is_allowed = is_allowed
+        start = jnp.where(is_allowed, start, NEGLIGIBLE)
         self.growth = eqx.tree_at(
-            lambda g: g.log_initial, growth, jnp.where(is_allowed, start, NEGLIGIBLE)
+            lambda g: (g.log_initial, g.unit), growth, (start, growth.unit / units)
         )
         self.constraint = eqx.tree_at(
             lambda c: c.target, constraint, constraint.target / jnp.where(some, size, 1)
@@ -220,30 +222,50 @@ class Newton(eqx.Module):
         again = eqx.tree_at(lambda s: s.steps, initial, state.steps)
         is_lost = ~(state.residual < 0.1)
         state = jax.tree.map(lambda a, b: jnp.where(is_lost, a, b), again, state)
-        state = while_loop(is_running, lambda s: iterate(s, self.graded_solve, digits / 8), state)
-        return self.without_rounding(state)
+        # The last step is one of these, after what is certain has been mended.
+        state = eqx.tree_at(lambda s: s.mismatch, state, self.mended(state))
+        before = state.steps
+        return while_loop(
+            lambda s: (~(s.residual <= rtol) | (s.steps == before)) & (s.steps < max_steps),
+            lambda s: iterate(s, self.graded_solve, digits / 8),
+            state,
+        )
 
-    def without_rounding(self, state: State) -> State:
-        """With a `ν` that is exact where `x` is not 0. As a sum of steps it has the rounding of the
-        largest one, which may be 10⁴ times as large; the growth of what is active has not."""
+    def dual(self, state: State) -> Array:
+        """`Xᵀν`, as the growth of the heaviest `q` determines it, to its last digits. (`nu`, a sum
+        of steps, has the rounding of the largest one.)"""
         q, _ = self.position(state)
-        h = self.growth.per_fold(state.delta)
-        dual = sides(matmul(state.nu, self.constraint.V), state.delta)
-        off = dual - self.growth.unit * self.growth.dual(state.delta) - state.mismatch
-        nu, _ = self.linear_solve(q, h, jnp.zeros_like(state.nu), off)
-        return eqx.tree_at(lambda s: s.nu, state, state.nu + nu)
+        stretch = q / self.growth.per_fold(state.delta)
+        each = self.growth.unit * self.growth.dual(state.delta) + state.mismatch
+        larger = jnp.where(stretch[0] >= stretch[-1], each[0], -each[-1])
+        weight = jnp.sum(stretch, axis=0)
+        # What has underflowed still has a dual.
+        least = jnp.finfo(weight.dtype).tiny ** 0.75 * jnp.max(weight)
+        weight = jnp.where(jnp.any(self.is_allowed, axis=0), jnp.maximum(weight, least), 0)
+        return Graded(self.constraint.V, weight).extended(larger)
+
+    def mended(self, state: State) -> Array:
+        """`mismatch`, computed anew where its rounding has added up to more than that costs."""
+        risen = self.growth.unit * self.growth.dual(state.delta)
+        fresh = sides(self.dual(state), risen) - risen
+        rounding = 8 * jnp.finfo(risen.dtype).eps * (jnp.abs(risen) + jnp.abs(fresh))
+        is_off = jnp.abs(fresh - state.mismatch) > rounding
+        return jnp.where(is_off & self.is_allowed, fresh, state.mismatch)
 
     def sensitivity(self, state: State) -> Array:
-        """How far `x` moves, relatively, if the dual changes in its last digit. That is much only
-        where active columns are dependent and their `w` has fallen below the rounding of `w(0)`."""
+        """How far `x` moves, relatively, if the dual changes in its last digit, or by the rounding
+        that it has. That is much only where active columns are dependent and their `w` has fallen
+        below the rounding of `w(0)`."""
         q, x = self.position(state)
         h = self.growth.per_fold(state.delta)
-        unit = jnp.finfo(h.dtype).eps
-        rounding = unit * jnp.abs(self.growth.unit * self.growth.dual(state.delta))
+        each = self.growth.unit * self.growth.dual(state.delta) + state.mismatch
+        off = jnp.abs(sides(self.dual(state), each) - each)
+        rounding = jnp.maximum(jnp.finfo(h.dtype).eps * jnp.abs(each), off)
         loose = jnp.minimum(1, rounding / h)
         signs = jnp.cos(2.4 * jnp.arange(h.size, dtype=h.dtype)).reshape(h.shape)
         q = jnp.where(self.is_allowed, q + loose, 0)
         off = jnp.zeros_like(state.nu)
-        _, dual = self.linear_solve(q, h, off, signs * h * loose)
         stretch = q / h
+        # Where `x` is unique nothing moves, as long as the solve keeps small entries apart.
+        _, dual = graded_step(self.constraint.V, stretch, off, signs * h * loose)
         return jnp.max(jnp.abs(signed(stretch * dual))) / self.scale(x)

@@ -65,6 +65,11 @@ class Graded(eqx.Module):
     def _at_basis(self, v: Array) -> Array:
         return jnp.take(v, self.basis, mode="fill", fill_value=0)
 
+    def extended(self, g: Array) -> Array:
+        """Of `range Vᵀ`, what is `g` on the basis."""
+        at_basis = self._at_basis(g)
+        return matmul(at_basis, self.table).at[self.basis].add(at_basis, mode="drop")
+
     def solve(self, off: Array, g: Array) -> tuple[Array, Array]:
         """`ν`, and `Vᵀν + g`."""
         heavy = self._at_basis(self.root)

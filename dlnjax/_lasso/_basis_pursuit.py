@@ -16,7 +16,6 @@ from .._problem import (
     AbstractProblem,
     check_quadratic,
     harmless,
-    in_units_of_columns,
     validity,
     without_decay,
 )
@@ -79,9 +78,10 @@ def _first_of_last_residual(
 
 def _dual_at(
     problem: AbstractProblem, path: PiecewiseLinearPath, row: Int[Array, ""]
-) -> Float[Array, " d"]:
+) -> tuple[Float[Array, " d"], Bool[Array, " d"]]:
     """What of `μ(r − Mx(μ))` does not grow with `μ` on a segment: `Mw` with `M_AA w = (ωs)_A`, the
-    form of the homotopy: from `z`, which grows, it would have fewer digits the later the knot."""
+    form of the homotopy: from `z`, which grows, it would have fewer digits the later the knot. On
+    `A` it is `ωs`, which `Mw` is but for the rounding of its largest entry. And `A`."""
     d = problem.r.shape[0]
     z, slope = path.values[row], path.slopes[row]
     sign = jnp.sign(lax.stop_gradient(jnp.where(z != 0, z, slope)))
@@ -89,7 +89,8 @@ def _dual_at(
     bound = jnp.where(sign > 0, path.weights[0], path.weights[1])
     bound = jnp.where(sign == 0, 0, bound) * sign
     w = Face(problem, index).solve(bound[jnp.minimum(index, d - 1)])
-    return problem.matvec(jnp.zeros_like(z).at[index].set(w, mode="drop"))
+    dual = problem.matvec(jnp.zeros_like(z).at[index].set(w, mode="drop"))
+    return jnp.where(sign == 0, dual, bound), sign != 0
 
 
 @eqx.filter_jit
@@ -134,18 +135,21 @@ def minimum_norm(
     # the last change of the residual was small.
     first = _first_of_last_residual(lax.stop_gradient(problem), lax.stop_gradient(known.slopes))
     rows = jnp.stack([first, jnp.full_like(first, path.knots.shape[0] - 1)])
-    duals = jax.vmap(lambda row: _dual_at(problem, known, row))(rows)
+    duals, active = jax.vmap(lambda row: _dual_at(problem, known, row))(rows)
     excesses = jax.vmap(excess_of)(duals)
-    better = jnp.argmin(lax.stop_gradient(excesses))
-    dual, excess = duals[better], excesses[better]
-    gap = jnp.sum(penalty(x, weights) - jnp.where(is_held, 0, dual * x) / excess)
+    products = jnp.where(is_held, 0, duals * x[None, :]) / excesses[:, None]
+    gaps = jnp.sum(penalty(x, weights)[None, :] - products, axis=1)
+    better = jnp.nanargmin(lax.stop_gradient(gaps))
+    dual, excess, gap = duals[better], excesses[better], gaps[better]
 
     dual = jnp.where(is_held, jnp.sign(rest) * jnp.inf, dual)
     support = jnp.any(faces(dual, weights, positive), axis=0)
-    scaled, _ = in_units_of_columns(lax.stop_gradient(problem))
-    rank = Constraint(scaled, support).rank()
-    # A dual that is far from feasible proves nothing: the active columns are almost dependent.
+    rank_of = lambda mask: Constraint(lax.stop_gradient(problem), mask).rank()
+    rank = rank_of(support)
+    # A dual that is far from feasible proves nothing, nor does one that is `ωs` on columns that
+    # depend on each other, which rounding can hide from the path.
     is_proved = ~(excess > 1 + jnp.finfo(x.dtype).eps ** 0.5)
+    is_proved = is_proved & (rank_of(active[better]) == jnp.sum(active[better]))
     result = first_failure(verdict, path.result, (is_proved, RESULTS.path_inaccurate))
     good = (result == RESULTS.successful) & jnp.all(jnp.isfinite(x))
     nan_unless = lambda v: jnp.where(good, v, jnp.nan)

@@ -281,14 +281,14 @@ def _distance_from_range(
 
     def one(index):
         problem = _problem(index, jnp.asarray(0.0))
-        V = Constraint(problem, jnp.ones(D, bool)).V
-        off_range = jnp.eye(D) - V.T @ V
+        constraint = Constraint(problem, jnp.ones(D, bool))
 
         def at(log_eps):
             flow = gradient_flow(_network(False), problem, s, log_eps=log_eps, throw=False)
             # From β = 1, γ = 0: q⁺q⁻ = (ε/4)² and x = q⁺ − q⁻ = (ε/2) sinh(log q⁺/q⁺(0)).
             fold = jnp.arcsinh(2 * flow.x * jnp.exp(-log_eps))
-            return jnp.max(jnp.abs(fold @ off_range)) / jnp.max(jnp.abs(fold))
+            off_range = fold - jax.vmap(constraint.in_range)(fold)
+            return jnp.max(jnp.abs(off_range)) / jnp.max(jnp.abs(fold))
 
         return jax.vmap(at)(log_eps)
 
