@@ -1,5 +1,6 @@
-"""Instances that `python -m benchmarks.fuzz` found to be wrong without a flag, at batch and lane of
-seed 0, as they were then. They are right now, or flagged."""
+"""What `python -m benchmarks.fuzz` found to be wrong without a flag, or flagged although it is well
+conditioned: the worst of each kind, by seed and lane. Checked as the fuzz run does. And paths by
+their data, as they were: right now, or flagged."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,61 @@ import pytest
 from families import kkt_violation
 
 import dlnjax as dln
+from benchmarks._fuzz_bounds import wrong
+from benchmarks._fuzz_checks import violations
+from benchmarks._fuzz_flow import flow_violations
+from benchmarks._fuzz_problems import CONFIGS, batch
+from benchmarks._fuzz_solve import solve
+
+# By program, and function: seeds `SEED,CONFIG,ROUND,BATCH` and lanes.
+FOUND = {
+    # x far beyond the last jump was the difference of two numbers that grow like s.
+    (1, "flow"): {(0, 1, 0, 0): [374, 278, 140]},
+    # Some minimiser, where columns depend on each other, not the one that the flow selects; and
+    # `w` late in the process, which was rounding, taken for 0.
+    (0, "limit"): {(1, 0, 0, 0): [9], (0, 0, 0, 0): [298, 314], (0, 0, 0, 1): [334]},
+    # Columns whose norms differ by ten decades: singular values of small ones, and the dual on
+    # large ones, were rounding; the dual was a sum of steps, with the rounding of the largest.
+    (0, "end"): {(0, 0, 0, 0): [298, 23, 384, 414], (0, 0, 0, 1): [334], (1, 0, 0, 0): [135]},
+    (1, "limit_point"): {(0, 1, 0, 0): [1, 61, 422], (0, 1, 0, 1): [96, 315], (0, 1, 0, 3): [502]},
+    (1, "basis_pursuit"): {(0, 1, 0, 0): [61, 209, 262], (0, 1, 0, 1): [20], (0, 1, 0, 4): [137]},
+    # `y` in the cone of `x ≥ 0` but for rounding.
+    (2, "end"): {(1, 2, 0, 0): [86, 109, 124, 213]},
+}
+# Three columns in a plane, two of them near twins, in units that differ by five decades.
+FLAGGED = (1, "basis_pursuit"), (1, 1, 0, 4), 17
+
+
+def _solved(index, function, cases):
+    lanes = []
+    for seed, numbers in cases.items():
+        a = batch(CONFIGS[index], list(seed), True)
+        lanes += [{key: value[lane] for key, value in a.items()} for lane in numbers]
+    lanes += lanes[:1] * (8 - len(lanes))
+    a = {key: np.stack([lane[key] for lane in lanes]) for key in lanes[0]}
+    # No lane is a copy of another one.
+    config = CONFIGS[index]._replace(lanes=len(lanes))
+    out = solve(config, a, [function])
+    found = violations(config._replace(lanes=4), a, out)
+    if function == "flow":
+        found |= flow_violations(config, a, out)
+    return config, out["results"][function], found
+
+
+@pytest.mark.parametrize("index, function", FOUND)
+def test_what_was_wrong(index, function):
+    config, results, found = _solved(index, function, FOUND[index, function])
+    assert np.all(results == 0)
+    assert found
+    for name, value in found.items():
+        assert np.all(value <= wrong(config)[name]), name
+
+
+def test_what_rounding_hides_is_flagged():
+    (index, function), seed, lane = FLAGGED
+    _, results, _ = _solved(index, function, {seed: [lane]})
+    assert np.all(results != 0)
+
 
 PATHS = {
     # Columns dependent up to 3e-6: a coordinate left by a step of length 0, from far away.
