@@ -28,13 +28,15 @@ class Constraint(eqx.Module):
         problem: AbstractProblem,
         mask: Bool[Array, " d"],
         point: Float[Array, " d"] | None = None,
+        units: Float[Array, " d"] | None = None,
     ):
         """`target` is that of `point`, if a minimiser is known: its `Xx` is exactly that of an
-        `x ≥ 0`, which the projection of `y` is but for rounding."""
+        `x ≥ 0`, which the projection of `y` is but for rounding. Other `units` are for what is
+        meant in them, such as a least 2-norm."""
         unit = jnp.finfo(problem.r.dtype).eps
         norms = problem.column_norms()
         _, exponent = jnp.frexp(jnp.where(norms > 0, norms, 1))  # of norms in [1/2, 1)
-        self.units = jnp.ldexp(jnp.ones_like(norms), exponent - 1)
+        self.units = jnp.ldexp(jnp.ones_like(norms), exponent - 1) if units is None else units
         if isinstance(problem, LeastSquares):
             X = jnp.where(mask[None, :], problem.X / self.units[None, :], 0)
             U, s, V = svd(X)

@@ -19,7 +19,7 @@ def linear_end(
     from linear systems: to every order, at a constant rank."""
     d = problem.r.shape[0]
     start = jnp.zeros_like(problem.r) if log_eps is None else network.initial(log_eps)()
-    spectrum = Constraint(held(problem), jnp.ones(d, bool))
+    spectrum = Constraint(held(problem), jnp.ones(d, bool), units=jnp.ones_like(start))
     decays = held(problem.weight_decay) > 0
     decay = jnp.where(decays, problem.weight_decay, 1)
 
