@@ -300,7 +300,8 @@ def select(
         near = 16 * jnp.max(jnp.where(active, far, 0), axis=(1, 2), keepdims=True)
         near = jnp.maximum(near, tol.unit**0.75)
         resting = (others & (far <= near)) | active
-        todo = jnp.any(others, axis=(1, 2))
+        # What dropped at this jump is at 0 as well, but leaves it.
+        todo = jnp.any(others & (far <= tol.violation), axis=(1, 2))
         is_running = lambda state: any_lane(jnp.any(state[0]))
 
         def step(state):
