@@ -75,7 +75,8 @@ def interpolator(
     `ε = 1e-9`: 1e-11.)
 
     Differentiable by the implicit function theorem, in both modes and to every order. At `λ = 0`,
-    where the end point jumps, the derivative in `λ` is 0; where `X` has not full rank, that in `X`
+    where the end point jumps, the derivative in `λ` is 0 (for `limit_point` of `Linear`, which does
+    not, it is `−(M†)²r`); where `X` has not full rank, that in `X`
     is for changes that keep its rank. Where fewer coordinates are active than `X` has rows and `ε`
     is tiny, float64 does not determine the derivatives of `dual`.
 
@@ -145,9 +146,9 @@ def _end(network, problem, log_eps, rtol, max_steps, throw) -> Interpolator:
         is_known = network.growth(-jnp.ones((), dtype)) is not None
     if not is_known:
         raise TypeError(
-            f"The end point is known for networks with a dual form and a `growth`, got "
-            f"{type(network).__name__}. Use `gradient_flow` and a large `s`, or give an "
-            "`AbstractDualNetwork` that method."
+            "The end point is known for `Linear`, and for networks with a dual form and a "
+            f"`growth`, got {type(network).__name__}. Use `gradient_flow` and a large `s`, or "
+            "give an `AbstractDualNetwork` that method."
         )
     max_steps = as_count(max_steps, "max_steps")
     rtol = as_tolerance(512 * jnp.finfo(dtype).eps if rtol is None else rtol, "rtol", dtype)
@@ -206,12 +207,25 @@ def _linear(network: Linear, problem: AbstractProblem, log_eps: Array | None) ->
         "residual": jnp.max(rest / norms) / jnp.where(size > 0, size, 1),
         "sensitivity": jnp.zeros_like(size),
     }
-    is_reached = jnp.all(rest <= jnp.finfo(x.dtype).eps ** 0.5 * rounding_units(fixed, end))
+    rounding = jnp.finfo(x.dtype).eps ** 0.5 * rounding_units(fixed, end)
+    is_reached = jnp.all(rest <= rounding + _rounding_of_data(fixed))
     result = first_failure(
         (jnp.all(jnp.isfinite(end)), RESULTS.invalid_shape),
         (is_reached, RESULTS.end_point_not_reached),
     )
     return Interpolator(x, dual, result, stats)
+
+
+def _rounding_of_data(problem: AbstractProblem) -> Float[Array, " d"]:
+    """What of `r = Xᵀy` is rounding of `y`: all of it where `y` is orthogonal to the columns."""
+    length = jnp.sqrt(2 * problem.loss(jnp.zeros_like(problem.r)))
+    unit = 8 * (1 + problem.rank_bound) * jnp.finfo(length.dtype).eps
+    return unit * jnp.where(jnp.isfinite(length), length, 0) * problem.column_norms()
+
+
+def _rounding(problem: AbstractProblem) -> Float[Array, " d"]:
+    """What of `r − Mx` counts as rounding."""
+    return rounding_of_residual(problem) + _rounding_of_data(problem)
 
 
 def _with_decay(problem: AbstractProblem, positive: bool) -> Interpolator:
@@ -230,7 +244,7 @@ def _with_decay(problem: AbstractProblem, positive: bool) -> Interpolator:
     }
     return Interpolator(
         x=x,
-        dual=jnp.where(jnp.abs(c) > rounding_of_residual(fixed), jnp.sign(c) * jnp.inf, 0),
+        dual=jnp.where(jnp.abs(c) > _rounding(fixed), jnp.sign(c) * jnp.inf, 0),
         result=path.result,
         stats=stats,
     )
@@ -264,7 +278,7 @@ def _without_decay(
             # vanishes.
             point = lasso_path(fixed, positive=True, throw=False).slopes[-1]
             rest = fixed.r - fixed.matvec(point)
-            is_allowed = ~(rest < -rounding_of_residual(fixed))[None, :]
+            is_allowed = ~(rest < -_rounding(fixed))[None, :]
 
     is_free = jnp.any(is_allowed, axis=0)
     from_size = log_eps is None
@@ -281,7 +295,7 @@ def _without_decay(
     # lower of the loss says whether they should have been.
     rest = fixed.r - fixed.matvec(held(x))
     rest = rest if network.positive else jnp.abs(rest)
-    is_minimal = jnp.all(is_free | (rest <= rounding_of_residual(fixed)))
+    is_minimal = jnp.all(is_free | (rest <= _rounding(fixed)))
     is_reached = (state.residual <= rtol) & is_minimal
     is_sharp = sensitivity <= jnp.finfo(rtol.dtype).eps ** 0.5
     result = first_failure(

@@ -16,12 +16,25 @@ def linear_end(
 ) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
     """`x` and `Xᵀν` at `s = ∞`, without weight decay `x(0) + M†(r − Mx(0))`, with it
     `(M + λI)⁻¹r`; `x(0) = 0` without `log ε`. The values come from the spectrum, the derivatives
-    from linear systems: to every order, at a constant rank."""
-    d = problem.r.shape[0]
-    start = jnp.zeros_like(problem.r) if log_eps is None else network.initial(log_eps)()
-    spectrum = Constraint(held(problem), jnp.ones(d, bool), units=jnp.ones_like(start))
-    decays = held(problem.weight_decay) > 0
-    decay = jnp.where(decays, problem.weight_decay, 1)
+    from linear systems: to every order, at a constant rank. At `λ = 0` the end point jumps, and has
+    the derivative 0 in `λ`, but for the limit without `log ε`, which has that of `(M + λI)⁻¹r`."""
+    fixed = held(problem)
+    norms = fixed.column_norms()
+    # One unit for all columns, which keeps the 2-norm: a power of 2 of about the largest. In the
+    # user's units, squares of eigenvalues would overflow and underflow.
+    _, exponent = jnp.frexp(jnp.where(jnp.max(norms) > 0, jnp.max(norms), 1))
+    unit = jnp.ldexp(jnp.ones((), norms.dtype), exponent)
+    spectrum = Constraint(fixed, norms > 0, units=jnp.full_like(norms, unit))
+    r, start = problem.r / unit, jnp.zeros_like(norms)
+    if log_eps is not None:
+        start = unit * network.initial(log_eps)()
+    decays = fixed.weight_decay > 0
+    decay = jnp.where(decays, problem.weight_decay / unit / unit, 1)
+    # Without decay: 0, of which the limit from 0 has derivatives.
+    small = jnp.where(decays, 0, problem.weight_decay / unit / unit) if log_eps is None else 0.0
+
+    def matvec(v: Array) -> Array:
+        return problem.matvec(v / unit) / unit
 
     def on_range(v: Array, factor: Array) -> Array:
         return matmul(factor * matmul(spectrum.V, v), spectrum.V)
@@ -31,25 +44,26 @@ def linear_end(
 
     shrunk = 1 / (1 + held(decay) * spectrum.inverse)
     ridge = matmul(shrunk * spectrum.target, spectrum.V)
-    closest = matmul(spectrum.target, spectrum.V) + off_range(held(start))
+    # Twice, so that what is left is exact beside itself, however large the start is.
+    closest = matmul(spectrum.target, spectrum.V) + off_range(off_range(held(start)))
     x = jnp.where(decays, ridge, closest)
 
     ridge = lax.custom_linear_solve(
-        lambda v: problem.matvec(v) + decay * v,
-        problem.r,
+        lambda v: matvec(v) + decay * v,
+        r,
         lambda _, b: on_range(b, shrunk * spectrum.inverse) + off_range(b) / held(decay),
         symmetric=True,
     )
     # x = x(0) + Mη, for some η: all that is left open of η is lost in Mη.
     eta = lax.custom_linear_solve(
-        lambda v: problem.matvec(problem.matvec(v)),
-        problem.r - problem.matvec(start),
+        lambda v: matvec(matvec(v) + small * v),
+        r - matvec(start),
         lambda _, b: on_range(b, spectrum.inverse**2),
         symmetric=True,
     )
     eta = on_range(x - held(start), spectrum.inverse) + vanishing(eta)
-    closest = start + problem.matvec(eta)
+    closest = start + matvec(eta)
     x = x + vanishing(jnp.where(decays, ridge, closest))
     # With decay, λx is left of the residual.
     grows = jnp.where(x == 0, 0, jnp.sign(held(x)) * jnp.inf)
-    return x, jnp.where(decays, grows, x - start)
+    return x / unit, jnp.where(decays, grows, (x - start) / unit)

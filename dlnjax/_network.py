@@ -189,9 +189,11 @@ def takes(network: AbstractNetwork, weight_decay: Array) -> Array:
 
 
 def has_shape(network: AbstractNetwork, log_eps: Array) -> Array:
-    """Under tracing: a degenerate shape is an infinite dual variable, which never moves."""
+    """Under tracing: a degenerate shape is an infinite dual variable, which never moves; without
+    one, weights that are not finite."""
     if not isinstance(network, AbstractDualNetwork):
-        return jnp.asarray(True)
+        weights = jax.tree.leaves(weights_of(network))
+        return jnp.stack([jnp.all(jnp.isfinite(w)) for w in weights]).all()
     return jnp.all(jnp.isfinite(network.initial_dual(log_eps)))
 
 

@@ -123,6 +123,129 @@ def test_where_it_ends(n, k, is_quadratic):
             np.testing.assert_allclose(found.dual[i], want - point[3], atol=1e-11)
 
 
+def _numpy_end(X, y, decay, u) -> np.ndarray:
+    if decay > 0:
+        return np.linalg.solve(X.T @ X + decay * np.eye(X.shape[1]), X.T @ y)
+    return u + np.linalg.pinv(X, rcond=1e-6) @ (y - X @ u)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ends_in_any_units_of_the_data(dtype):
+    # X → cX with λ → c²λ, and y → c'y: value, and derivative in y, λ and X. The other
+    # design has a low rank and a column of 0.
+    rng, d = np.random.default_rng(1), 4
+    designs = [rng.normal(size=(6, d)), rng.normal(size=(3, d)).repeat(2, axis=0)]
+    designs[1][:, 1] = 0
+    y, along, u = rng.normal(size=6), rng.normal(size=6), rng.normal(size=d)
+    powers = [-12, -10, -6, 0, 6, 10, 12] + ([-80, 80] if dtype == np.float64 else [])
+    cases = [(X, decay, p) for X in designs for decay in (0.0, 0.3) for p in powers]
+    X, decay, power = (np.stack(v) for v in zip(*cases, strict=True))
+    c = 10.0**power
+    inputs = (c[:, None, None] * X, np.tile(y, (len(c), 1)), c**2 * decay)
+
+    @jax.jit
+    @jax.vmap
+    def run(X, y, decay, along, unit):
+        def end(X, y, decay):
+            return dln.interpolator(
+                dln.Linear(2 * jnp.asarray(u, dtype) / unit),
+                dln.LeastSquares(X, y, decay),
+                eps=0.5,
+                throw=False,
+            )
+
+        x = lambda *args: end(*args).x
+        zero = jnp.zeros_like(y)
+        in_y = jax.jvp(x, (X, y, decay), (0 * X, along, 0 * decay))[1]
+        in_X = jax.jvp(x, (X, y, decay), (X, zero, 2 * decay))[1]  # along X → cX
+        return end(X, y, decay), in_y, in_X
+
+    found, in_y, in_X = run(*(v.astype(dtype) for v in (*inputs, np.tile(along, (len(c), 1)), c)))
+    assert np.all(np.asarray(found.result == dln.RESULTS.successful))
+    assert found.x.dtype == dtype
+    rtol = 2e3 * np.finfo(dtype).eps  # κ(X)², up to 60, and rounding of the data
+    for i, (X, decay, _) in enumerate(cases):
+        want, ahead, none = (_numpy_end(X, v, decay, u) for v in (y, y + along, 0 * y))
+        slope = ahead - want
+        for value, truth in (
+            (found.x[i], want),
+            (in_y[i], slope),
+            # x is of degree −1 in X, but for what is left of the start.
+            (in_X[i], -(want - none)),
+        ):
+            error = np.abs(np.asarray(value, float) * c[i] - truth).max()
+            assert error <= rtol * (np.abs(want) + np.abs(slope)).max(), (i, error)
+
+
+def test_ends_where_nothing_is_left_but_rounding():
+    # y orthogonal to the columns but for rounding: the target is 0. A column of 0 stays where it
+    # started, and at 0 with weight decay. And columns of other units.
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(200, 3, 2))
+    y = rng.normal(size=(200, 3))
+    y = y - np.stack([a @ np.linalg.pinv(a) @ b for a, b in zip(X, y, strict=True)])
+    zero = X * np.array([1.0, 0.0])
+
+    other = rng.normal(size=y.shape)
+
+    @jax.jit
+    @jax.vmap
+    def run(X, y, decay):
+        problem = dln.LeastSquares(X, y, decay)
+        quadratic = dln.Quadratic(X.T @ X, X.T @ y, weight_decay=decay)
+        end = lambda problem: dln.interpolator(network, problem, eps=0.5, throw=False)
+        return end(problem), end(quadratic), dln.limit_point(network, problem, throw=False)
+
+    network = dln.Linear(2 * jnp.ones(2))
+    cases = [(a, b, c) for a in (X, zero) for b in (y, other) for c in (0.0, 0.5)]
+    inputs = [(a, b, np.full(len(a), c)) for a, b, c in cases]
+    X, y, decay = (np.concatenate(v) for v in zip(*inputs, strict=True))
+    ends = run(X, y, decay)
+    for end, start in zip(ends, (1, 1, 0), strict=True):
+        assert np.all(np.asarray(end.result == dln.RESULTS.successful))
+        stays = np.where(decay > 0, 0, start)[:, None]
+        assert np.all(np.where(X[:, 0] == 0, np.asarray(end.x) == stays, True))
+    # In each coordinate, of the condition number of X, at most some 1e4.
+    is_left = np.all(np.isin(y, other), axis=1)
+    stays = np.where(X[:, 0] == 0, np.where(decay > 0, 0, 1)[:, None], 0)
+    assert np.abs(np.asarray(ends[0].x) - stays)[~is_left].max() < 1e-11
+
+
+def test_masked_shapes_that_are_not_finite_have_no_derivatives():
+    X, y = np.array([[1.0, 0.5], [0.2, 1.0]]), np.array([1.0, 2])
+
+    @jax.jit
+    @jax.vmap
+    def run(u):
+        def total(X, u):
+            network, problem = dln.Linear(u), dln.LeastSquares(X, y)
+            end = dln.interpolator(network, problem, eps=0.5, throw=False)
+            steps = dln.train(network, problem, optax.sgd(0.1), eps=0.5, steps=3, throw=False)
+            results = jnp.stack([v.result == dln.RESULTS.invalid_shape for v in (end, steps)])
+            parts = jnp.stack([jnp.sum(v.x) for v in (end, steps)])
+            return jnp.sum(jnp.where(results, 0, parts)), results
+
+        return jax.grad(total, argnums=(0, 1), has_aux=True)(X, u)
+
+    gradients, is_bad = run(np.array([[1.0, 1], [np.nan, 1], [np.inf, 1]]))
+    assert is_bad.tolist() == [[False] * 2, [True] * 2, [True] * 2]
+    for gradient in gradients:
+        assert np.all(np.isfinite(gradient)) and not np.any(gradient[1:])
+
+
+def test_the_derivative_of_the_limit_in_the_weight_decay():
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(3, 5)), rng.normal(size=3)
+
+    def x(decay):
+        return dln.limit_point(dln.Linear(jnp.ones(5)), dln.LeastSquares(X, y, decay)).x
+
+    first, second = jax.jit(lambda v: (jax.jacfwd(x)(v), jax.jacfwd(jax.jacrev(x))(v)))(0.0)
+    P = np.linalg.pinv(X.T @ X)
+    np.testing.assert_allclose(first, -P @ P @ X.T @ y, rtol=1e-11)
+    np.testing.assert_allclose(second, 2 * P @ P @ P @ X.T @ y, rtol=1e-11)
+
+
 def test_the_least_norm_and_what_is_not_there():
     rng = np.random.default_rng(0)
     X, y, network = rng.normal(size=(3, 5)), rng.normal(size=3), dln.Linear(jnp.ones(5))
