@@ -1,5 +1,6 @@
 """`train`: discrete steps on the weights, beside the flow."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
@@ -12,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
 
 from ._check import as_float, as_log_eps, as_whole, check_scalar, is_concrete, is_log_eps
 from ._flow._weight import WeightTerm, check_least_eps
-from ._network import AbstractNetwork, harmless_network, has_shape, matched, takes
+from ._network import AbstractNetwork, harmless_network, has_shape, log_cap, matched, takes
 from ._problem import AbstractProblem, LeastSquares, check_problem, harmless, validity
 from ._solution import RESULTS, first_failure, raise_on_failure
 from ._training_loop import run_steps
@@ -263,8 +264,13 @@ def _train(
     if records.deviation is not None:
         stats["max_deviation"] = records.deviation[-1]
     keep = lambda v: jnp.where(kept.reshape(-1, *(1 for _ in v.shape[1:])), v, jnp.nan)
-    vectors, sides = jax.tree.map(keep, (vectors, records.sides))
-    timed = lambda v: jnp.where(records.has_time.reshape(-1, *(1 for _ in v.shape[1:])), v, jnp.nan)
+    sides = records.sides
+    if sides is not None:  # held from where they leave the range of weights
+        is_held = jnp.any(jnp.abs(sides) >= math.exp(log_cap(sides.dtype)), axis=(1, 2))
+        sides = jnp.where(is_held[:, None, None], jnp.nan, sides)
+    vectors, sides = jax.tree.map(keep, (vectors, sides))
+    has_time = records.has_time & valid  # a lane that is refused went from another ε
+    timed = lambda v: jnp.where(has_time.reshape(-1, *(1 for _ in v.shape[1:])), v, jnp.nan)
     return Training(
         steps=steps,
         t=timed(t),

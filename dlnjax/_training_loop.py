@@ -157,7 +157,9 @@ def run_steps(
     def step(state: _State, inputs) -> tuple[_State, None]:
         number, batch = inputs
         # A run that diverges stops before its numbers, and their derivatives, overflow.
-        is_bounded = jnp.max(jnp.abs(state.now.weights)) < math.exp(log_cap(dtype))
+        # (The weights alone do not say that of a power of theirs.)
+        cap, size = math.exp(log_cap(dtype)), jnp.abs(with_weights(state.now.weights)())
+        is_bounded = jnp.all(jnp.abs(state.now.weights) < cap) & jnp.all(size < cap**2)
         weights = jnp.where(is_bounded, state.now.weights, 1)
         now = eqx.tree_at(lambda r: r.weights, state.now, weights)
         x, gradient, gradient_weights = gradients(now.weights, batch)
@@ -177,12 +179,16 @@ def run_steps(
         has_time = now.has_time & _is_descent(updates, of_half, moved)
         dt = moved[0]
         dt = jnp.where(dt < 0, jnp.nan, dt)  # invalid, whatever the sum
-        sums = (now.sums[0] + dt, now.sums[1] + dt * jnp.stack([x, gradient]))
+        moved_by = jnp.where(is_bounded, dt * jnp.stack([x, gradient]), 0)
+        sums = (now.sums[0] + dt, now.sums[1] + moved_by)
         sides, deviation = now.sides, now.deviation
         if sides is not None and deviation is not None:
-            sides = sides * (1 - dt * jnp.stack([gradient, -gradient]))
+            # Of steps that are not plain gradient steps they may grow where the weights do not.
+            grows = is_bounded & jnp.all(jnp.abs(sides) < cap)
+            factor = 1 - dt * jnp.stack([gradient, -gradient])
+            sides = sides * jnp.where(grows, factor, 1)
             away = _deviation(with_weights(now.weights), gradient, dt, updates)
-            deviation = jnp.maximum(deviation, away)
+            deviation = jnp.where(is_bounded, jnp.maximum(deviation, away), deviation)
         weights = jnp.where(is_bounded, weights, jnp.nan)
         now = _Record(weights, sums, sides, deviation, has_time)
         is_due = number + 1 == steps[state.row]
