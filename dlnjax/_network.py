@@ -62,8 +62,8 @@ class AbstractNetwork(eqx.Module):
 
         Where the sign of `x` is a difference of weights, as in `u∘v`, a coordinate of size 1 keeps
         `ε`, relative to it, to the unit `u` of rounding only, and `ε` says when it can turn back.
-        At `u^{2/3}` (3.7e-11 in float64) a third of its digits is left, and `x` has errors of some
-        1e-6. A network whose weights each keep their digits overrides this.
+        At `u^{2/3}` (3.7e-11 in float64) a third of its digits is left, and `x` has errors of up to
+        some `u^{1/3}` (6e-6). A network whose weights each keep their digits overrides this.
         """
         return 2 / 3 * math.log(jnp.finfo(dtype).eps)
 
