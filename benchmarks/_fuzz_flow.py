@@ -66,7 +66,8 @@ def flow_violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndar
     close = np.sum(rounding_of_link(config, w, q, folds, w_sum, rounding), axis=2)
     largest = np.maximum(np.max(np.abs(x), axis=2), 1e-300)[..., None]
     # Where rounding of the dual is all of x, it says nothing, nor do subnormal numbers.
-    close = np.where(np.max(np.abs(flow["x"]), axis=2, keepdims=True) < 1e-290, np.inf, close)
+    lost = np.max(np.abs(flow["x"]), axis=2) < 1e18 * float(np.finfo(config.dtype).tiny)
+    close = np.where(lost[..., None], np.inf, close)
     off = np.where(close > 0.1 * largest, 0, np.maximum(np.abs(x - want) - close, 0) / largest)
     # And the error of steps is in w: far less than they are asked for, but at the wall, at D > 2.
     error = 1e3 * config.eps if config.depth == 2 else config.eps**0.55

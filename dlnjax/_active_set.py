@@ -63,11 +63,11 @@ class Scaled(eqx.Module):
     def column(self, problem: AbstractProblem, j: Array) -> Array:
         return self.scale[j] * self.scale * problem.gram_column(j)
 
-    def hidden(self, active: "ActiveSet", tol: "Tolerances") -> Float[Array, "2 d"]:
+    def hidden(self, active: "ActiveSet", tol: "Tolerances") -> tuple[Array, Array]:
         """What rounding may hide in `r − Mu` and in `Mw`, each entry in its own scale."""
-        size = jnp.sum(jnp.abs(active.solution), axis=1)
-        sums = tol.sum * active.coherence[None, :] * size[:, None]
-        return sums.at[0].add(tol.floor * self.terms)
+        sums = tol.sum * active.coherence
+        in_image, in_speed = active.size()
+        return sums * in_image + tol.floor * self.terms, sums * in_speed
 
 
 class Tolerances(eqx.Module):
@@ -129,7 +129,7 @@ class ActiveSet(eqx.Module):
     update: Float[Array, "2 k"]  # its next update is the product of these two
     pivots: Float[Array, " d"]  # squared norm of each column, projected off the active ones
     is_active: Bool[Array, " d"]
-    coherence: Float[Array, " d"]  # the largest correlation with a column that was ever active
+    coherence: Float[Array, " d"]  # the largest correlation with a column that was tried
 
     @classmethod
     def empty(cls, k: int, scale: Array) -> "ActiveSet":
@@ -150,6 +150,10 @@ class ActiveSet(eqx.Module):
             is_active=jnp.zeros(d, bool),
             coherence=zeros(d),
         )
+
+    def size(self) -> Float[Array, "2"]:
+        """Of `u` and of `w`: the sum of their absolute values."""
+        return jnp.sum(jnp.abs(self.solution), axis=1)
 
     def factorise(self) -> tuple[Array, Array]:
         """`inverse` and `pivots` from scratch, `O(k²(k + d))`."""
@@ -239,9 +243,7 @@ class ActiveSet(eqx.Module):
                 update=jnp.stack([shift * v, v]),
                 pivots=pivots,
                 is_active=jnp.where(there & possible, joins, self.is_active),
-                coherence=jnp.where(
-                    possible, jnp.maximum(self.coherence, jnp.abs(column)), self.coherence
-                ),
+                coherence=jnp.maximum(self.coherence, jnp.abs(column)),
             ),
             possible,
             is_stale,

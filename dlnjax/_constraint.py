@@ -7,8 +7,8 @@ from jaxtyping import Array, Bool, Float, Int
 from ._linalg import eigh, matmul, svd
 from ._problem import AbstractProblem, LeastSquares
 
-# A singular value counts if it is more than rounding: of the decomposition, about `max(n, d)` units
-# of rounding of the largest one, and of entries of `X` themselves.
+# In units of `max(n, d)` roundings of the largest singular value, how large one must be to count:
+# twice what the rounding of entries of `X` can make of 0, twice what that of the decomposition can.
 RANK = 4
 
 

@@ -424,7 +424,8 @@ def limit_flow(
     jumps at which coordinates activate and deactivate.
 
     Differentiable in both modes, jumps included. At a jump, derivatives are those of the plateau
-    that follows; where several coordinates jump at once, that of its time is that of one of them.
+    that follows; where several coordinates jump at once, that of its time is that of one of them,
+    and columns that depend on each other, and jump together, share `z` as the plateau does.
     A coordinate that rests at 0 exactly although its `w` is 0 (±1 designs) is held there; `λ > 0`
     may release it, so that the derivative in `λ`, at `λ = 0`, is another. Where columns that are
     active together depend on each other, derivatives are for changes that leave them dependent.
@@ -489,7 +490,10 @@ def limit_flow(
     alone = dual
     if start is not None:
         dual = dual_from(dual, start, network.positive)
-        refused = first_failure(refused, (jnp.all(jnp.isfinite(dual)), RESULTS.invalid_start))
+        has_start = jnp.all(jnp.isfinite(dual))
+        refused = first_failure(refused, (has_start, RESULTS.invalid_start))
+        # Nor has one that is refused any.
+        start = jnp.where(has_start, start, 0)
     prior = prior_of(network, alone, start)
     dual = jnp.where(is_taken & has_dual, dual, jnp.nan)
     if max_knots is None:

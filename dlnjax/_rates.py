@@ -154,10 +154,15 @@ def _solve(problem: AbstractProblem, positive: bool, max_knots: int | None) -> N
 def _off_support(
     problem: AbstractProblem, is_free: Bool[Array, " d"], support: Bool[Array, " d"]
 ) -> Float[Array, "m d"]:
-    """Rows that span what of `range Xᵀ` vanishes on the support (over free coordinates): 0 or
-    independent."""
+    """Rows that span what of `range Xᵀ` vanishes on the support (over free coordinates): 0, or of
+    norm 1 and independent."""
     constraint = Constraint(problem, is_free)
     V = constraint.V
     U, s, _ = svd(jnp.where(support[None, :], V, 0))
     is_zero = s <= jnp.finfo(s.dtype).eps * V.shape[1]
-    return jnp.where(is_zero[:, None], matmul(U.T, V) * constraint.units[None, :], 0)
+    rows = jnp.where(is_zero[:, None], matmul(U.T, V) * constraint.units[None, :], 0)
+    # Of norm 1 whatever the units: they are to stand beside a row of ones.
+    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
+    rows = rows / jnp.where(largest > 0, largest, 1)
+    norms = jnp.sqrt(jnp.sum(rows**2, axis=1, keepdims=True))
+    return rows / jnp.where(norms > 0, norms, 1)

@@ -268,6 +268,9 @@ def _points() -> Solved:
 
     instances = _gaussian(4, 12) + _gaussian(4, 4, seed=2, decay=0.1) + _obtuse(4)
     instances += [Instance(np.eye(4, D), np.array([3.0, -2, 1, 0.5]))]
+    # With fewer active columns than rows the constant of the null space is one of many.
+    sparse = np.array([1.0, -2])
+    instances += [Instance(i.X, i.X[:, :2] @ sparse) for i in _gaussian(4, 4, seed=5)]
     return Solved(
         ask,
         instances,

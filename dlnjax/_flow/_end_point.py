@@ -15,7 +15,8 @@ their digits. With `p = 1 − 2/D` every link is
 and the growth `δ` is what is carried. It is small, and exact, where the initialisation is large
 (the kernel regime, where `q⁺ − q⁻` would cancel). Where `ε` is small, `w = w(0) e^{−pδ}` of an
 active coordinate is tiny, and would be lost in `w(0) − Fᵀν`; the mismatch of the last equation is
-therefore updated by increments and never computed anew.
+therefore updated by increments. It is computed anew once, before the last step, and where that is
+more exact.
 """
 
 import math
@@ -223,8 +224,9 @@ class Newton(eqx.Module):
         is_lost = ~(state.residual < 0.1)
         state = jax.tree.map(lambda a, b: jnp.where(is_lost, a, b), again, state)
         # The last step is one of these, after what is certain has been mended.
-        state = eqx.tree_at(lambda s: s.mismatch, state, self.mended(state))
         before = state.steps
+        mended = jnp.where(before < max_steps, self.mended(state), state.mismatch)
+        state = eqx.tree_at(lambda s: s.mismatch, state, mended)
         return while_loop(
             lambda s: (~(s.residual <= rtol) | (s.steps == before)) & (s.steps < max_steps),
             lambda s: iterate(s, self.graded_solve, digits / 8),

@@ -130,8 +130,9 @@ class NetworkLink(AbstractLink):
         self.start, self.network, self.log_eps = start, network, log_eps
         unit = jnp.finfo(start.dtype).eps
         link = lambda w: lax.stop_gradient(network.link(lax.stop_gradient(w), log_eps))
-        self.at_wall = (1 - 4 * unit) * link(unit**4 * start)
-        least = unit ** (2 / 3) * start
+        size = jnp.where(start == 0, 1, jnp.abs(start))  # large initialisations start at w ≤ 0
+        self.at_wall = (1 - 4 * unit) * link(unit**4 * size)
+        least = unit ** (2 / 3) * size
         goes_on = link(-least) > (1 + 4 * unit) * link(least)  # as exponentials do
         self.is_resolved = jnp.all(goes_on | (link(least) >= largest_x))
 

@@ -139,17 +139,18 @@ def minimum_norm(
     excesses = jax.vmap(excess_of)(duals)
     products = jnp.where(is_held, 0, duals * x[None, :]) / excesses[:, None]
     gaps = jnp.sum(penalty(x, weights)[None, :] - products, axis=1)
-    better = jnp.nanargmin(lax.stop_gradient(gaps))
+    # On columns that depend on each other, which rounding can hide from the path, `ωs` proves
+    # nothing.
+    rank_of = lambda mask: Constraint(lax.stop_gradient(problem), mask).rank()
+    proves = jax.vmap(rank_of)(active) == jnp.sum(active, axis=1)
+    better = jnp.nanargmin(jnp.where(proves, lax.stop_gradient(gaps), jnp.inf))
     dual, excess, gap = duals[better], excesses[better], gaps[better]
 
     dual = jnp.where(is_held, jnp.sign(rest) * jnp.inf, dual)
     support = jnp.any(faces(dual, weights, positive), axis=0)
-    rank_of = lambda mask: Constraint(lax.stop_gradient(problem), mask).rank()
     rank = rank_of(support)
-    # A dual that is far from feasible proves nothing, nor does one that is `ωs` on columns that
-    # depend on each other, which rounding can hide from the path.
-    is_proved = ~(excess > 1 + jnp.finfo(x.dtype).eps ** 0.5)
-    is_proved = is_proved & (rank_of(active[better]) == jnp.sum(active[better]))
+    # Nor does a dual that is far from feasible.
+    is_proved = proves[better] & ~(excess > 1 + jnp.finfo(x.dtype).eps ** 0.5)
     result = first_failure(verdict, path.result, (is_proved, RESULTS.path_inaccurate))
     good = (result == RESULTS.successful) & jnp.all(jnp.isfinite(x))
     nan_unless = lambda v: jnp.where(good, v, jnp.nan)

@@ -207,7 +207,7 @@ def _follow(
         excess, slack = _slacks(here, active)
         event = _next_event(here, state, excess, slack, is_free, tol)
         # Only what the dtype holds.
-        least = 4 * jnp.maximum(float(in_range.tiny), jnp.max(jnp.abs(u)) / float(in_range.max))
+        least = 4 * jnp.maximum(float(in_range.tiny), active.size()[0] / float(in_range.max))
         ends = ~(event.tau > least)
         column = here.column(problem, event.j)
         new, possible, is_stale = active.pivot(
