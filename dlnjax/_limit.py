@@ -130,7 +130,7 @@ def _next_move(
     joins = ~active.is_active & ~state.excluded & jnp.any(is_empty)
     is_full = jnp.sum(~is_empty) >= rank_bound  # whatever rounding makes of `pivots`
     joins = joins & (((active.pivots > tol.pivot) & ~is_full) | is_decayed)
-    joins = joins[None, :] & (falls > scaled.hidden(active, tol)[:1])
+    joins = joins[None, :] & (falls > scaled.hidden(active, tol)[0][None, :])
     wait = jnp.where(joins, state.w / jnp.where(joins, falls, 1), jnp.inf)
     first = jnp.min(wait)
     is_first = jnp.any(wait <= first + tol.merge * (state.s + first), axis=0)

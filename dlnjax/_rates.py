@@ -159,8 +159,11 @@ def _off_support(
     constraint = Constraint(problem, is_free)
     V = constraint.V
     U, s, _ = svd(jnp.where(support[None, :], V, 0))
+    # Combinations of orthonormal rows, or of rows beyond the rank, which are 0 but for rounding.
+    rows = matmul(U.T, V)
     is_zero = s <= jnp.finfo(s.dtype).eps * V.shape[1]
-    rows = jnp.where(is_zero[:, None], matmul(U.T, V) * constraint.units[None, :], 0)
+    counts = is_zero & (jnp.sum(rows**2, axis=1) > 0.5)
+    rows = jnp.where(counts[:, None], rows * constraint.units[None, :], 0)
     # Of norm 1 whatever the units: they are to stand beside a row of ones.
     largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
     rows = rows / jnp.where(largest > 0, largest, 1)

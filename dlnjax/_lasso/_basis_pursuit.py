@@ -149,8 +149,10 @@ def minimum_norm(
     dual = jnp.where(is_held, jnp.sign(rest) * jnp.inf, dual)
     support = jnp.any(faces(dual, weights, positive), axis=0)
     rank = rank_of(support)
-    # Nor does a dual that is far from feasible.
-    is_proved = proves[better] & ~(excess > 1 + jnp.finfo(x.dtype).eps ** 0.5)
+    # Nor does a dual that is far from feasible, or from a norm as large as that of `x`.
+    small = jnp.finfo(x.dtype).eps ** 0.5
+    is_close = ~(gap > small * jnp.sum(penalty(x, weights)))
+    is_proved = proves[better] & ~(excess > 1 + small) & is_close
     result = first_failure(verdict, path.result, (is_proved, RESULTS.path_inaccurate))
     good = (result == RESULTS.successful) & jnp.all(jnp.isfinite(x))
     nan_unless = lambda v: jnp.where(good, v, jnp.nan)
