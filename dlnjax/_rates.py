@@ -159,10 +159,10 @@ def _off_support(
     constraint = Constraint(problem, is_free)
     V = constraint.V
     U, s, _ = svd(jnp.where(support[None, :], V, 0))
-    # Combinations of orthonormal rows, or of rows beyond the rank, which are 0 but for rounding.
+    # Combinations of orthonormal rows and of those beyond the rank, which alone are rounding.
     rows = matmul(U.T, V)
     is_zero = s <= jnp.finfo(s.dtype).eps * V.shape[1]
-    counts = is_zero & (jnp.sum(rows**2, axis=1) > 0.5)
+    counts = is_zero & (jnp.sum(rows**2, axis=1) > jnp.finfo(s.dtype).eps)
     rows = jnp.where(counts[:, None], rows * constraint.units[None, :], 0)
     # Of norm 1 whatever the units: they are to stand beside a row of ones.
     largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
