@@ -207,7 +207,7 @@ def work(options: argparse.Namespace, worker: int) -> None:
     is_done = lambda: tally.content["problems"] >= goal or seconds() > 60 * options.minutes
     while not is_done():
         now = tally.content["round"]
-        for index in options.configs or range(worker, len(CONFIGS), options.workers):
+        for index in (options.configs or range(len(CONFIGS)))[worker :: options.workers]:
             for number in range(CONFIGS[index].batches):
                 if is_done():
                     break
