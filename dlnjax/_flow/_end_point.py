@@ -233,12 +233,16 @@ class Newton(eqx.Module):
             state,
         )
 
+    def each_dual(self, state: State) -> Array:
+        """`±Xᵀν` as the growth of each `q` has it."""
+        return self.growth.unit * self.growth.dual(state.delta) + state.mismatch
+
     def dual(self, state: State) -> Array:
         """`Xᵀν`, as the growth of the heaviest `q` determines it, to its last digits. (`nu`, a sum
         of steps, has the rounding of the largest one.)"""
         q, _ = self.position(state)
         stretch = q / self.growth.per_fold(state.delta)
-        each = self.growth.unit * self.growth.dual(state.delta) + state.mismatch
+        each = self.each_dual(state)
         larger = jnp.where(stretch[0] >= stretch[-1], each[0], -each[-1])
         weight = jnp.sum(stretch, axis=0)
         # What has underflowed still has a dual.
@@ -260,7 +264,7 @@ class Newton(eqx.Module):
         below the rounding of `w(0)`."""
         q, x = self.position(state)
         h = self.growth.per_fold(state.delta)
-        each = self.growth.unit * self.growth.dual(state.delta) + state.mismatch
+        each = self.each_dual(state)
         off = jnp.abs(sides(self.dual(state), each) - each)
         rounding = jnp.maximum(jnp.finfo(h.dtype).eps * jnp.abs(each), off)
         loose = jnp.minimum(1, rounding / h)
