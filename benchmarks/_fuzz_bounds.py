@@ -20,3 +20,9 @@ def wrong(config: Config) -> dict[str, float]:
     limits |= {"flow, scipy x": 10 * step, "flow, scipy x_mean": step, "limit, scipy": kkt * 10}
     limits |= {f"{name}, copies": step for name in ("path", "limit", "flow", "end", "limit_point")}
     return limits
+
+
+def least_share(config: Config) -> float:
+    """Of the largest `x` of a flow: before it moves it is smaller, and has fewer digits. At `D > 2`
+    most of the way to the jump is of powers of ten."""
+    return 1e-3 if config.depth == 2 else 0.1

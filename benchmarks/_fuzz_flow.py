@@ -18,17 +18,11 @@
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from ._fuzz_checks import (
-    ROUNDING,
-    correlation,
-    dual_start,
-    link,
-    objective,
-    rounding_of_link,
-    sizes,
-    units,
-)
+from ._fuzz_bounds import least_share
+from ._fuzz_checks import objective
+from ._fuzz_ends import dual_start, link, rounding_of_link
 from ._fuzz_problems import Arrays, Config
+from ._fuzz_units import ROUNDING, correlation, sizes, units
 
 
 def _sides(v: np.ndarray, signs: int) -> np.ndarray:
@@ -227,9 +221,8 @@ def scipy_flow(config: Config, a: Arrays, out: Arrays, lane: int) -> dict[str, f
     )
     mean = right.z / s[:, None]
     factor = 1e3 if config.dtype == "float32" else 1
-    # Steps are to digits of what x comes to: before it moves it has fewer.
     start = np.exp(a["log_eps"][lane]) * np.max(a["p"][lane]) ** config.depth / x_unit
-    least = max(start, 1e-3 * np.max(np.abs(mean)))
+    least = max(start, least_share(config) * np.max(np.abs(mean)), 1e-30)
     return {
         "flow, scipy x": relative(
             np.abs(x - right.x) - factor * right.slack, np.maximum(np.abs(right.x), least)

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ._linalg import eigh, matmul, svd
+from ._linalg import eigh, inverse_factor, matmul, svd
 from ._problem import AbstractProblem, LeastSquares
 
 # In units of `max(n, d)` roundings of the largest singular value, how large one must be to count:
@@ -42,8 +42,9 @@ class Constraint(eqx.Module):
             U, s, V = svd(X)
             good = s > RANK * unit * max(X.shape) * s[0]
             inverse = jnp.where(good, 1 / jnp.where(good, s, 1), 0)
-            self.target = inverse * _without_rounding(matmul(problem.y, U), problem.y)
+            target = inverse * _without_rounding(matmul(problem.y, U), problem.y)
             self.inverse = inverse**2
+            image = inverse[:, None] * matmul(U.T, X)
         else:
             M = problem.gram() / self.units[:, None] / self.units[None, :]
             M = jnp.where(mask[None, :] & mask[:, None], M, 0)
@@ -52,10 +53,18 @@ class Constraint(eqx.Module):
             good = s > RANK * unit * len(s) * s[-1]
             self.inverse = jnp.where(good, 1 / jnp.where(good, s, 1), 0)
             r = jnp.where(mask, problem.r / self.units, 0)
-            self.target = self.inverse * _without_rounding(matmul(V, r), r)
-        self.V = jnp.where(good[:, None] & mask[None, :], V, 0)
+            target = self.inverse * _without_rounding(matmul(V, r), r)
+            image = self.inverse[:, None] * matmul(V, M)
+        # Of a small singular value the vector has the rounding of the largest, with which columns
+        # of 0 and copies are none. What its image is keeps them, but is no longer of norm 1.
+        gram = matmul(image, image.T) + jnp.diag((~good).astype(image.dtype))
+        factor = inverse_factor(gram)
+        self.V, self.target = matmul(factor, image), matmul(factor, target)
         if point is not None:
-            self.target = matmul(self.V, self.units * point)
+            self.target = self.image(point)
+
+    def image(self, point: Float[Array, " d"]) -> Float[Array, " m"]:
+        return matmul(self.V, self.units * point)
 
     def project(self, gradient: Float[Array, " d"]) -> Float[Array, " m"]:
         """The change of `Vx` that changes `Mx` by this, as far as it can."""

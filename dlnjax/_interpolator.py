@@ -88,7 +88,7 @@ def interpolator(
         below rounding count as 0.
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
     - `rtol`: bound of the residual, relative to the largest `‖Xⱼ‖|xⱼ|`. Default `512` units of
-        rounding.
+        rounding. Where the initialisation is larger than `x`, that of its rounding is enough.
     - `max_steps`: Newton steps.
     - `throw`: raise on failure. Under tracing, and with `throw=False`, nothing is raised: failed
         lanes are NaN, with their `result`.
@@ -267,8 +267,7 @@ def _without_decay(
         # Traced, they are not known to be positive, as they are.
         minimum = minimum_norm(problem, weights, network.positive, None, may_be_zero=False)
         is_allowed = faces(held(minimum.dual), held(weights), network.positive)
-        certificate, result = minimum.dual, minimum.result
-        point = held(minimum.x) if network.positive else None
+        certificate, result, point = minimum.dual, minimum.result, held(minimum.x)
     else:
         growth = network.growth(log_eps)
         certificate, result = None, RESULTS.successful
@@ -285,7 +284,8 @@ def _without_decay(
     assert growth is not None
     if point is not None:
         point = jnp.where(jnp.isfinite(point), point, 0)
-    newton = Newton(held(growth), Constraint(fixed, is_free, point), is_allowed, from_size)
+    constraint = Constraint(fixed, is_free, point if network.positive else None)
+    newton = Newton(held(growth), constraint, is_allowed, point, from_size)
     state = newton.solve(rtol, max_steps)
     sensitivity = newton.sensitivity(state)
     x, dual = differentiable_end(newton, state, growth, problem)
@@ -296,7 +296,7 @@ def _without_decay(
     rest = fixed.r - fixed.matvec(held(x))
     rest = rest if network.positive else jnp.abs(rest)
     is_minimal = jnp.all(is_free | (rest <= _rounding(fixed)))
-    is_reached = (state.residual <= rtol) & is_minimal
+    is_reached = newton.is_reached(state, rtol) & is_minimal
     is_sharp = sensitivity <= jnp.finfo(rtol.dtype).eps ** 0.5
     result = first_failure(
         result,

@@ -360,7 +360,9 @@ def _assemble(
         return values, w
 
     slopes = jnp.zeros((K, d), dual.dtype)
-    slopes = slopes.at[indices(K)[:, None], record.index].set(record.slope, mode="drop")[rows]
+    # An entry that comes to rest at 0 exactly may have the other sign, by rounding.
+    slope = jnp.where(record.slope * record.sign.astype(dual.dtype) >= 0, record.slope, 0)
+    slopes = slopes.at[indices(K)[:, None], record.index].set(slope, mode="drop")[rows]
     values, w = follow(slopes)
     unit = jnp.maximum(size, scaled.b[None] / jnp.where(s > 0, s, 1)[:-1])
     distance = jnp.where(s[:-1] > 0, jnp.abs(w[:-1]) / jnp.where(unit > 0, unit, 1), scaled.b[None])

@@ -108,6 +108,7 @@ class _Frame(eqx.Module):
     V: Float[Array, "k d"]
     target: Float[Array, " k"]
     is_empty: Bool[Array, " k"]
+    norms: Float[Array, " d"]  # of the columns: what `q` counts for
 
     def __init__(self, problem: AbstractProblem, basis: Array, sign: Array):
         at = jnp.minimum(basis, problem.r.shape[0] - 1)
@@ -120,6 +121,7 @@ class _Frame(eqx.Module):
         self.V = jnp.where(face.is_empty[:, None], 0, V)
         self.target = face.solve(problem.r[at] - problem.weight_decay * sign[at])
         self.is_empty = face.is_empty
+        self.norms = lax.stop_gradient(problem.column_norms())
 
     def among(self, free: Array) -> "_Frame":
         """With the columns `free` alone."""
@@ -183,13 +185,15 @@ def _descend(
         off = jnp.where(frame.is_empty, 0, -frame.excess(prior, free, theta))
         change = solve_symmetric(H, off)
         rise = jnp.where(free, sides(matmul(change, frame.V), free) / per_fold, 0)
-        kappa = jnp.max(jnp.abs(rise))
+        counts = q > negligible
+        # What is negligible and falls may do so as fast as it will.
+        kappa = jnp.max(jnp.where(counts | (rise > 0), jnp.abs(rise), 0))
         shorter = jnp.log1p(kappa) if p is None else -jnp.expm1(-p * jnp.log1p(kappa)) / p
         length = jnp.where(kappa > 0, shorter / jnp.where(kappa > 0, kappa, 1), 1)
-        counts = q > negligible
         is_near = jnp.all(~counts | (jnp.abs(rise) < 0.01))
         # Where all is negligible, all of it goes on falling.
-        is_still = jnp.max(q * jnp.abs(rise)) <= unit**0.6 * jnp.max(q)
+        share = q * frame.norms[None, :]
+        is_still = jnp.max(share * jnp.abs(rise)) <= unit**0.6 * jnp.max(share)
         is_near = is_near & (is_still | ~jnp.any(counts))
         is_near = is_near | ~jnp.isfinite(kappa)
         theta = jnp.where(was_near, theta, theta + length * change)
@@ -247,7 +251,9 @@ def _can_be_positive(
     V = jnp.where(is_zero[:, None], frame.V * scaled.scale[None, :] / scale[:, None], 0)
     V = jnp.where(jnp.abs(V) > tol.violation, V, 0)
     cone = eqx.tree_at(
-        lambda f: (f.V, f.target, f.is_empty), frame, (V, jnp.zeros_like(size), ~is_zero)
+        lambda f: (f.V, f.target, f.is_empty, f.norms),
+        frame,
+        (V, jnp.zeros_like(size), ~is_zero, jnp.ones_like(frame.norms)),
     )
     zeros = jnp.zeros_like(free, V.dtype)
     flat = Prior(zeros, zeros + 1, zeros, None)
@@ -325,7 +331,7 @@ def select(
             is_dependent = (rest <= tol.pivot)[None, :]
             rests = jnp.where(is_dependent, off <= jnp.minimum(digits, tol.violation), resting[k])
             is_on = (others[k] & rests) | active[k]
-            is_decided = ~jnp.any(others[k] & is_dependent & ~rests & (off <= 64 * digits))
+            is_decided = ~jnp.any(others[k] & is_dependent & ~rests & (off <= 8 * digits))
             can_move = needed & (jnp.sum(is_on) > jnp.sum(basis < d))
             frame = frame.among(is_on)
             free, is_sure = _can_be_positive(frame, scaled, basis, is_on, can_move, tol)

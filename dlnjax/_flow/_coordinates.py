@@ -7,8 +7,8 @@ small `w` is or large `s`. With `ρ = r − Mx`,
 
     dw^±/ds = ∓ρ + λ.
 
-A step solves `(I/(γh) − J)U = b` with two rows, of which the sum is known: `U⁺ + U⁻ = 2S` with
-`S = γh(b⁺ + b⁻)/2`. So for each coordinate one sign `τ` is solved for, that of the larger slope
+A step solves `(I/(γh) − J)U = b` with two rows, of which the sum is known, `U⁺ + U⁻ = 2S`: that of
+a field of `λ` alone. (From `b⁺ + b⁻` it would have the rounding of `ρ`, which grows with `s`.) So for each coordinate one sign `τ` is solved for, that of the larger slope
 `E^τ = −φ'(w^τ)`: the active one, if there is one, whose small `U^τ` would be lost in a difference.
 With `T` the diagonal of these signs, `E` the sum of both slopes, `E'` the smaller one, the change
 of `x` is `−T(EU^τ − 2E'S)`, and
@@ -87,7 +87,11 @@ class CoordinateTerm(AbstractDualTerm):
         identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
         return Cholesky(identity + matrix), root, slope, gamma_h
 
-    def solve(self, factors, rhs):
+    @property
+    def drift(self):
+        return 0.0 if self.weight_decay is None else self.weight_decay
+
+    def solve(self, factors, rhs, drift):
         factor, root, slope, gamma_h = factors
         b = gamma_h * rhs
         if len(b) == 1:
@@ -96,8 +100,7 @@ class CoordinateTerm(AbstractDualTerm):
             u = self._solve_for(factor, root, b[0])
             return jnp.stack([u, -u])
         # The other sign follows from the sum of both.
-        is_plus = slope[0] >= slope[1]
-        half = jnp.sum(b, axis=0) / 2
+        is_plus, half = slope[0] >= slope[1], gamma_h * drift
         least = jnp.where(is_plus, slope[1], -slope[0])
         asked = jnp.where(is_plus, b[0], -b[1])
         asked = asked + 2 * gamma_h * matmul(self.M, least * half)

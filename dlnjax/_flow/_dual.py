@@ -55,9 +55,16 @@ class AbstractDualTerm(AbstractFlowTerm):
     def factorise(self, slope: Float[Array, "..."], gamma_h) -> PyTree[Array]:
         """Factorise `I/(γh) − J`, with `J` the Jacobian of `f`."""
 
+    @property
+    def drift(self) -> Float[Array, ""] | float:
+        """What all of `f` moves by, as it is the same for both signs."""
+        return 0.0
+
     @abc.abstractmethod
-    def solve(self, factors: PyTree[Array], rhs: Float[Array, "..."]) -> Float[Array, "..."]:
-        """`(I/(γh) − J)⁻¹ rhs`."""
+    def solve(
+        self, factors: PyTree[Array], rhs: Float[Array, "..."], drift: Float[Array, ""] | float
+    ) -> Float[Array, "..."]:
+        """`(I/(γh) − J)⁻¹ rhs`, where the mean of `rhs` over both signs is `drift`."""
 
     @abc.abstractmethod
     def error(self, state: State, error: State) -> State:

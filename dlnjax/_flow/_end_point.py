@@ -45,6 +45,7 @@ class State(eqx.Module):
     log_q: Float[Array, "signs d"]  # has digits that δ has not, where q(0) is tiny
     mismatch: Float[Array, "signs d"]  # ±Xᵀν − h(1 − e^{−pδ})/p
     nu: Float[Array, " m"]  # Xᵀν = Vᵀnu
+    target: Float[Array, " m"]  # Vx
     shift: Float[Array, ""]  # log of the factor by which ε is still too large
     residual: Float[Array, ""]
     steps: Int[Array, ""]
@@ -72,27 +73,39 @@ class Newton(eqx.Module):
     growth: Growth  # with log q(0) in units of `size/units`, `h` in `units`
     constraint: Constraint  # with its target in units of `size`
     is_allowed: Bool[Array, "signs d"]  # the other q are 0
+    is_seen: Bool[Array, " d"]  # a column of 0 keeps its start, which may be any power of ten
     log_size: Float[Array, ""]
+    other: Float[Array, " m"]  # another target, if there is no way to the first
 
-    def __init__(self, growth: Growth, constraint: Constraint, is_allowed: Array, from_size: bool):
-        """`from_size` replaces `ε` by one for which `q(0)` is of the size of the solution."""
+    def __init__(
+        self,
+        growth: Growth,
+        constraint: Constraint,
+        is_allowed: Bool[Array, "signs d"],
+        point: Float[Array, " d"] | None = None,
+        from_size: bool = False,
+    ):
+        """`point` is a solution with the signs that are allowed, which the target of `constraint`
+        may have none of, by rounding of `y`. `from_size` replaces `ε` by one for which `q(0)` is of
+        the size of the solution."""
         size = constraint.size()
         some = size > 0
         units = constraint.units[None, :]
         start = jnp.where(is_allowed, growth.log_initial + jnp.log(units), -jnp.inf)
-        top = jnp.max(start)
+        is_seen = jnp.any(constraint.V != 0, axis=0)
+        top = jnp.max(jnp.where(is_seen[None, :], start, -jnp.inf))
         top = jnp.where(jnp.isneginf(top), 0, top)
         # Without a response the unit is the initialisation itself.
         self.log_size = jnp.where(some, jnp.log(jnp.where(some, size, 1)), top)
         start = start - (top if from_size else self.log_size)
-        self.is_allowed = is_allowed
+        self.is_allowed, self.is_seen = is_allowed, is_seen
         start = jnp.where(is_allowed, start, NEGLIGIBLE)
         self.growth = eqx.tree_at(
             lambda g: (g.log_initial, g.unit), growth, (start, growth.unit / units)
         )
-        self.constraint = eqx.tree_at(
-            lambda c: c.target, constraint, constraint.target / jnp.where(some, size, 1)
-        )
+        size = jnp.where(some, size, 1)
+        self.constraint = eqx.tree_at(lambda c: c.target, constraint, constraint.target / size)
+        self.other = self.constraint.target if point is None else constraint.image(point) / size
 
     def position(self, state: State) -> tuple[Array, Array]:
         return position(self.growth.log_initial + state.shift, state.delta, state.log_q)
@@ -101,7 +114,7 @@ class Newton(eqx.Module):
         """The Newton step `dν`, and `(±Xᵀdν + mismatch)`, where `dq = q/h` times that must
         remove `off` from `Vx`. The next step mends its rounding; `graded_solve` has none."""
         V, stretch = self.constraint.V, q / h
-        slope = jnp.sum(stretch, axis=0)
+        slope = jnp.where(self.is_seen, jnp.sum(stretch, axis=0), 0)
         matrix = matmul(V * slope[None, :], V.T)
         m = matrix.shape[0]
         # With fewer active coordinates than rows the matrix is singular to rounding; its
@@ -122,7 +135,7 @@ class Newton(eqx.Module):
     def newton(self, state: State, linear_solve: Callable) -> State:
         q, x = self.position(state)
         h = self.growth.per_fold(state.delta)
-        off = self.constraint.target - matmul(self.constraint.V, x)
+        off = state.target - matmul(self.constraint.V, x)
         nu, dual = linear_solve(q, h, off, state.mismatch)
         step = dual / h
         # Growing, `q` follows its own tangent; shrinking, the tangent of `w`: neither overshoots.
@@ -158,7 +171,7 @@ class Newton(eqx.Module):
 
     def residual(self, state: State) -> Array:
         q, x = self.position(state)
-        off = self.constraint.target - matmul(self.constraint.V, x)
+        off = state.target - matmul(self.constraint.V, x)
         # By how much q would change, were the dual as it is: a tiny one may have far to grow.
         missing = self._folds(state.mismatch / self.growth.per_fold(state.delta))
         is_far = missing > 1
@@ -168,14 +181,22 @@ class Newton(eqx.Module):
         error = jnp.where(self.is_allowed, error, 0)
         return jnp.maximum(jnp.max(jnp.abs(off)), jnp.max(jnp.abs(error))) / self.scale(x)
 
+    def is_reached(self, state: State, rtol: Array) -> Array:
+        """Whether the residual is that, or the rounding of both `q` where they cancel in `x`."""
+        q, x = self.position(state)
+        q = jnp.where(self.is_seen[None, :], q, 0)
+        rounding = 4 * jnp.finfo(q.dtype).eps * jnp.sqrt(jnp.sum(q**2)) / self.scale(x)
+        return state.residual <= jnp.maximum(rtol, rounding)
+
     def scale(self, x: Array) -> Array:
-        return jnp.maximum(jnp.max(jnp.abs(x)), 1)
+        return jnp.maximum(jnp.max(jnp.where(self.is_seen, jnp.abs(x), 0)), 1)
 
     def solve(self, rtol: Array, max_steps: Array) -> State:
         """From an `ε` that is too large by `e^shift`, where `q(0)` is as large as the solution,
         to `shift = 0`."""
         start = self.growth.log_initial
-        first = jnp.where(jnp.any(self.is_allowed), jnp.maximum(-jnp.max(start), 0), 0)
+        top = jnp.max(jnp.where(self.is_allowed & self.is_seen[None, :], start, -jnp.inf))
+        first = jnp.where(jnp.isneginf(top), 0, jnp.maximum(-top, 0))
 
         digits = -math.log(jnp.finfo(start.dtype).eps)
 
@@ -206,30 +227,38 @@ class Newton(eqx.Module):
             delta=jnp.zeros_like(start),
             log_q=start + first,
             mismatch=jnp.zeros_like(start),
-            nu=jnp.zeros_like(self.constraint.target),
+            nu=jnp.zeros_like(self.other),
+            target=self.constraint.target,
             shift=first,
             residual=jnp.full_like(first, jnp.inf),
             steps=zero,
             least=jnp.full_like(first, jnp.inf),
             stalled=zero,
         )
-        is_running = lambda s: ~(s.residual <= rtol) & (s.steps < max_steps)
+        is_running = lambda s: ~self.is_reached(s, rtol) & (s.steps < max_steps)
         state = while_loop(
             lambda s: is_running(s) & (s.stalled < PATIENCE),
             lambda s: iterate(s, self.linear_solve, digits / 2),
             initial,
         )
         # From where it was lost, along the path once more; from where its solves lack digits, on.
-        again = eqx.tree_at(lambda s: s.steps, initial, state.steps)
+        fresh = eqx.tree_at(lambda s: s.steps, initial, state.steps)
         is_lost = ~(state.residual < 0.1)
-        state = jax.tree.map(lambda a, b: jnp.where(is_lost, a, b), again, state)
+        state = jax.tree.map(lambda a, b: jnp.where(is_lost, a, b), fresh, state)
         # The last step is one of these, after what is certain has been mended.
         before = state.steps
         mended = jnp.where(before < max_steps, self.mended(state), state.mismatch)
         state = eqx.tree_at(lambda s: s.mismatch, state, mended)
+        retry = eqx.tree_at(lambda s: s.target, initial, self.other)
+
+        def again(state: State) -> State:
+            is_stuck = (state.stalled > 2 * PATIENCE) & jnp.any(state.target != self.other)
+            new = eqx.tree_at(lambda s: s.steps, retry, state.steps)
+            return jax.tree.map(lambda a, b: jnp.where(is_stuck, a, b), new, state)
+
         return while_loop(
-            lambda s: (~(s.residual <= rtol) | (s.steps == before)) & (s.steps < max_steps),
-            lambda s: iterate(s, self.graded_solve, digits / 8),
+            lambda s: is_running(s) | ((s.steps == before) & (s.steps < max_steps)),
+            lambda s: again(iterate(s, self.graded_solve, digits / 8)),
             state,
         )
 
@@ -266,8 +295,10 @@ class Newton(eqx.Module):
         h = self.growth.per_fold(state.delta)
         each = self.each_dual(state)
         off = jnp.abs(sides(self.dual(state), each) - each)
-        rounding = jnp.maximum(jnp.finfo(h.dtype).eps * jnp.abs(each), off)
-        loose = jnp.minimum(1, rounding / h)
+        # What is negligible may be far from its dual.
+        missing = jnp.minimum(off / h, q * jnp.expm1(jnp.minimum(self._folds(off / h), 80)))
+        loose = jnp.maximum(jnp.finfo(h.dtype).eps * jnp.abs(each) / h, missing)
+        loose = jnp.minimum(1, loose)
         signs = jnp.cos(2.4 * jnp.arange(h.size, dtype=h.dtype)).reshape(h.shape)
         q = jnp.where(self.is_allowed, q + loose, 0)
         off = jnp.zeros_like(state.nu)

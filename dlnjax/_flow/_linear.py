@@ -49,7 +49,7 @@ class LinearTerm(AbstractDualTerm):
         identity = jnp.eye(len(self.r), dtype=self.r.dtype)
         return Cholesky(identity / gamma_h + self.scale**2 * self.M)
 
-    def solve(self, factors, rhs):
+    def solve(self, factors, rhs, drift):
         return factors.solve(rhs)
 
     def error(self, state, error):

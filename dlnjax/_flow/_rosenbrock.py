@@ -178,9 +178,12 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver[Any]):
         stages: list[Array] = []
         images: list[Array] = []
         xs: list[Array] = []
+        drifts: list[Any] = []  # of the stages, over h
         for a, c in zip(A, C, strict=True):
             x = term.x(g + _sum(a, images)) if images else x
-            stage = term.solve(factors, term.velocity(x) + _sum(c, stages) / h)
+            drift = term.drift + _sum(c, drifts)
+            stage = term.solve(factors, term.velocity(x) + _sum(c, stages) / h, drift)
+            drifts.append(GAMMA * drift)
             stages.append(stage)
             images.append(term.image(stage))
             xs.append(x)

@@ -57,7 +57,7 @@ class RowTerm(AbstractDualTerm):
         identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
         return Cholesky(identity / gamma_h + matrix)
 
-    def solve(self, factors, rhs):
+    def solve(self, factors, rhs, drift):
         return factors.solve(rhs)
 
     def error(self, state, error):
