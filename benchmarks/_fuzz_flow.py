@@ -42,6 +42,10 @@ def flow_violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndar
     c = correlation(u, x_mean)
     rounding = ROUNDING * config.eps * sizes(u, x_mean)[..., None]
     off = np.abs(flow["dual"] / u["safe"][:, None] - s[..., None] * c) - s[..., None] * rounding
+    # With decay it is the difference of numbers that grow, sums of steps, each of which is rounded.
+    steps = np.maximum(ROUNDING, 4 * flow["steps"])[:, None, None]
+    decayed = (u["decay"][:, None] * s)[..., None, None]
+    off = off - steps * config.eps * decayed[..., 0] / u["safe"][:, None]
     w_size = np.max(np.abs(u["base"]) / u["safe"][:, None], axis=(1, 2))[:, None, None]
     of_z = s[..., None] * rounding / (ROUNDING * config.eps)
     found["flow, dual"] = np.max(np.maximum(off, 0) / (w_size + of_z), axis=(1, 2))
@@ -49,15 +53,12 @@ def flow_violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndar
     start = dual_start(config, a, u)
     signs = start.shape[1]
     log_eps = a["log_eps"][:, None, None, None]
-    decayed = (u["decay"][:, None] * s)[..., None, None]
     w = start[:, None] - _sides(flow["dual"], signs) + decayed
     q, folds = link(config, w, log_eps)
     q = q / x_unit[..., None]
     want = q[:, :, 0] - q[:, :, 1] if signs == 2 else q[:, :, 0]
     w_sum = np.abs(start[:, None]) + np.abs(flow["dual"])[:, :, None] + decayed
-    # `w` and the dual are sums of steps, each of which is rounded.
-    rounding = np.maximum(ROUNDING, 4 * flow["steps"])[:, None, None, None]
-    close = np.sum(rounding_of_link(config, w, q, folds, w_sum, rounding), axis=2)
+    close = np.sum(rounding_of_link(config, w, q, folds, w_sum, steps[..., None]), axis=2)
     largest = np.maximum(np.max(np.abs(x), axis=2), 1e-300)[..., None]
     # Where rounding of the dual is all of x, it says nothing, nor do subnormal numbers.
     lost = np.max(np.abs(flow["x"]), axis=2) < 1e18 * float(np.finfo(config.dtype).tiny)

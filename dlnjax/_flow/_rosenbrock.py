@@ -113,7 +113,7 @@ _QUADRATURE = _OUTPUTS @ np.linalg.inv(np.eye(8) / GAMMA - _square(C))
 
 
 # Sums are written term by term: stacked into a matrix product, they cost copies on CPU.
-def _sum(coefficients, terms: Sequence[Array]) -> Array | float:
+def _sum(coefficients, terms: Sequence[Array | float]) -> Array | float:
     return sum((float(c) * k for c, k in zip(coefficients, terms, strict=True) if c), 0.0)
 
 
