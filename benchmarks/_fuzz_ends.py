@@ -90,7 +90,9 @@ def ends(config: Config, a: Arrays, u: Arrays, end: Arrays) -> dict[str, np.ndar
     most = np.max(u["columns"] * size, axis=1, keepdims=True)
     share = np.where(most > 0, u["columns"] / np.where(most > 0, most, 1), 0)
     # A column of 0 keeps its start.
-    share = np.where(u["columns"] > 0, share, np.where(kept > 0, 1 / kept, 0))
+    share = np.where(
+        u["columns"] > 0, share, np.where(kept > 1e-200, 1 / np.maximum(kept, 1e-200), 0)
+    )
 
     def of(dual: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`x`, its rounding, and how much of it a change of the dual changes."""
@@ -145,6 +147,8 @@ def _closest(
 ) -> np.ndarray:
     """The dual in the range of `Xᵀ` that is closest in weighted entries, which may differ by any
     power of ten: a QR factorisation of sorted rows, with pivots, is exact to rounding in each."""
+    if not (np.all(np.isfinite(weight)) and np.any(weight > 0)):
+        return dual
     X = np.where(free, u["X"][lane] / u["safe"][lane], 0)
     _, values, V = np.linalg.svd(X, full_matrices=False)
     V = V[values > 1e-3 * values[0]].T

@@ -18,13 +18,35 @@ from benchmarks._fuzz_solve import solve
 # By program, and function: seeds `SEED,CONFIG,ROUND,BATCH` and lanes.
 FOUND = {
     # x far beyond the last jump was the difference of two numbers that grow like s.
-    (1, "flow"): {(0, 1, 0, 0): [374, 278, 140]},
+    # And with a traced decay of 0, `w⁺ + w⁻`, which is known, drifted by the rounding of `sr`.
+    (1, "flow"): {(0, 1, 0, 0): [374, 278, 140], (3, 1, 7, 3): [299], (3, 1, 2, 1): [76]},
     # Some minimiser, where columns depend on each other, not the one that the flow selects; and
-    # `w` late in the process, which was rounding, taken for 0.
-    (0, "limit"): {(1, 0, 0, 0): [9], (0, 0, 0, 0): [298, 314], (0, 0, 0, 1): [334]},
+    # `w` late in the process, which was rounding, taken for 0. Entries that come to rest at 0, with
+    # the other sign by rounding; entropies whose columns differ by ten decades, or that vanish.
+    (0, "limit"): {
+        (1, 0, 0, 0): [9],
+        (0, 0, 0, 0): [298, 314],
+        (0, 0, 0, 1): [334],
+        (3, 0, 6, 0): [324],
+        (3, 0, 6, 2): [64],
+        (3, 0, 3, 1): [144],
+        (3, 0, 7, 3): [1],
+        (3, 0, 8, 2): [17],
+    },
     # Columns whose norms differ by ten decades: singular values of small ones, and the dual on
-    # large ones, were rounding; the dual was a sum of steps, with the rounding of the largest.
-    (0, "end"): {(0, 0, 0, 0): [298, 23, 384, 414], (0, 0, 0, 1): [334], (1, 0, 0, 0): [135]},
+    # large ones, were rounding; the dual was a sum of steps, with the rounding of the largest. A
+    # column of 0, whose start was taken for the size of `x`, or whose singular vectors were rounding.
+    (0, "end"): {
+        (0, 0, 0, 0): [298, 23, 384, 414],
+        (0, 0, 0, 1): [334],
+        (1, 0, 0, 0): [135],
+        (3, 0, 0, 0): [480],
+        (3, 0, 2, 2): [94],
+        (3, 0, 8, 2): [146],
+    },
+    # A response that one column explains, but for rounding, with signs that others cannot have; and
+    # copies, whose singular vectors differed.
+    (0, "limit_point"): {(3, 0, 0, 2): [57], (3, 0, 6, 2): [156], (3, 0, 2, 5): [46]},
     (1, "limit_point"): {(0, 1, 0, 0): [1, 61, 422], (0, 1, 0, 1): [96, 315], (0, 1, 0, 3): [502]},
     (1, "basis_pursuit"): {(0, 1, 0, 0): [61, 209, 262], (0, 1, 0, 1): [20], (0, 1, 0, 4): [137]},
     # `y` in the cone of `x ≥ 0` but for rounding.

@@ -259,6 +259,28 @@ def test_kernel_regime(D):
         assert error < 1e-14 + alpha ** (-2 * D)
 
 
+@EVERY_DEPTH
+def test_a_response_below_the_rounding_of_the_start(D):
+    # x is a difference of q⁺ and q⁻, each 1e10 times as large, and has the digits that are left.
+    u, v = np.full(D_, 3.0), np.full(D_, 2.0)
+    if D == 2:
+        u, v = u + v, u - v  # UV: q(0) = ((u ± v)/2)² ε
+    end = _solve(D, [(X, 1e-10 * Y)], [-1.0, -3.0], u, v)
+    for x, eps in zip(end.x[0], np.exp([-1.0, -3.0]), strict=True):
+        assert np.abs(X @ x - 1e-10 * Y).max() < 1e-14 * eps * 3.0**D
+
+
+@EVERY_DEPTH
+def test_a_column_of_zeros_keeps_its_start(D):
+    # However large that is, and whatever it would be in units of x.
+    assert not FIRST[0][:, 3:].any()
+    shape = np.array([1.0, 1, 1, 1e-3, 1e4])
+    end, without = (_solve(D, [FIRST], -9.0, u) for u in (shape, np.ones(D_)))
+    np.testing.assert_allclose(end.x[0, 0, :3], without.x[0, 0, :3], rtol=1e-13)
+    np.testing.assert_array_equal(end.x[0, 0, 3:], 0)
+    np.testing.assert_array_equal(end.dual[0, 0, 3:], 0)
+
+
 # --- the flow ---------------------------------------------------------------------------------
 
 

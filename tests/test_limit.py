@@ -361,6 +361,22 @@ def test_one_coordinate_one_row_and_nothing_to_fit():
     assert not np.any(last.jumps) and not np.any(last.x(np.array([0, 1.0, np.inf])))
 
 
+def test_an_entry_that_comes_to_rest_at_0():
+    # The least squares point has entries that are 0 exactly, which were active with either sign.
+    X = np.array([[2.0, -1, -1], [2, -2, 2], [-2, 0, 2], [0, 1, 1]])
+    rng, points = np.random.default_rng(5), np.array([[-1.0, -2, 0], [0, 3, 1], [2, 0, -1]]) / 6
+    instances = []
+    for x in points:
+        X_ = X[:, rng.permutation(3)]
+        rest = X_ @ np.linalg.solve(X_.T @ X_, X_.T) - np.eye(4)
+        instances += [(X_, X_ @ x + rest @ rng.integers(-2, 3, 4)) for _ in range(8)]
+    limit = _solve(instances)
+    assert not np.any(_is_flagged(limit))
+    for i, (X_, y) in enumerate(instances):
+        last = limit.slopes[i, limit.num_knots[i] - 1]
+        np.testing.assert_allclose(last[:3], np.linalg.lstsq(X_, y)[0], atol=1e-13)
+
+
 # --- where it starts and where it stops -------------------------------------------------------
 
 
