@@ -25,4 +25,4 @@ def wrong(config: Config) -> dict[str, float]:
 def least_share(config: Config) -> float:
     """Of the largest `x` of a flow: before it moves it is smaller, and has fewer digits. At `D > 2`
     most of the way to the jump is of powers of ten."""
-    return 1e-3 if config.depth == 2 else 0.1
+    return 1e-3 if config.depth == 2 else 1.0

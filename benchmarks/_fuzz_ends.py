@@ -88,10 +88,11 @@ def ends(config: Config, a: Arrays, u: Arrays, end: Arrays) -> dict[str, np.ndar
     kept = np.sum(u["q0"], axis=1)
     size = np.abs(x) + np.where(np.any(u["y"] != 0, axis=1)[:, None], 0, kept)
     most = np.max(u["columns"] * size, axis=1, keepdims=True)
-    share = np.where(most > 0, u["columns"] / np.where(most > 0, most, 1), 0)
+    # Numbers below that underflow.
+    share = np.where(most > 1e-200, u["columns"] / np.maximum(most, 1e-200), 0)
     # A column of 0 keeps its start.
     share = np.where(
-        u["columns"] > 0, share, np.where(kept > 1e-200, 1 / np.maximum(kept, 1e-200), 0)
+        u["columns"] > 0, share, np.where(kept > 1e-30, 1 / np.maximum(kept, 1e-30), 0)
     )
 
     def of(dual: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -59,7 +59,7 @@ def flow_violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndar
     want = q[:, :, 0] - q[:, :, 1] if signs == 2 else q[:, :, 0]
     w_sum = np.abs(start[:, None]) + np.abs(flow["dual"])[:, :, None] + decayed
     close = np.sum(rounding_of_link(config, w, q, folds, w_sum, steps[..., None]), axis=2)
-    largest = np.maximum(np.max(np.abs(x), axis=2), 1e-300)[..., None]
+    largest = np.maximum(np.max(np.abs(x), axis=2), 1e-30)[..., None]  # data are of order 1
     # Where rounding of the dual is all of x, it says nothing, nor do subnormal numbers.
     lost = np.max(np.abs(flow["x"]), axis=2) < 1e18 * float(np.finfo(config.dtype).tiny)
     close = np.where(lost[..., None], np.inf, close)

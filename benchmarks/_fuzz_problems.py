@@ -196,7 +196,7 @@ def _problem(rng: np.random.Generator, config: Config, free_weights: bool) -> Ar
     first = np.max(np.abs(X.T @ y)[None] / bound)
     first = first if first > 0 else size
     # Later `κ` is rounding of the correlations.
-    late = (2.5, 3.5) if config.dtype == "float32" else (4, 8)
+    late = (2, 3) if config.dtype == "float32" else (4, 8)
     power = rng.uniform(0.5, 3) if depth == 2 or happens(0.1) else rng.uniform(0.5, 1.3)
     return {
         "X": X,

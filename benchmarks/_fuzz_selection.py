@@ -128,4 +128,5 @@ def _leaves_out(
     if not run.success:
         return False
     step = run.x @ null
-    return bool(step @ slope < -1e-3 * np.sum(np.abs(step * slope)) and np.any(step[zero] > 0))
+    moves = np.any((step * norms)[zero] > 1e-6)
+    return bool(moves and step @ slope < -1e-3 * np.sum(np.abs(step * slope)))

@@ -275,7 +275,8 @@ def _without_decay(
         if network.positive:
             # What may be positive in a minimiser of the loss over `x ≥ 0`: where its residual
             # vanishes.
-            point = lasso_path(fixed, positive=True, throw=False).slopes[-1]
+            path = lasso_path(fixed, positive=True, throw=False)
+            point, result = path.slopes[-1], path.result
             rest = fixed.r - fixed.matvec(point)
             is_allowed = ~(rest < -_rounding(fixed))[None, :]
 

@@ -219,26 +219,30 @@ def _first(frame: _Frame, prior: Prior, free: Array, dual: Array, basis: Array) 
 
 def _independent(
     problem: AbstractProblem, scaled: Scaled, free: Array, priority: Array, tol: Tolerances
-) -> tuple[Int[Array, " k"], Float[Array, " d"], Float[Array, ""]]:
+) -> tuple[Int[Array, " k"], Float[Array, " d"], Float[Array, ""], Bool[Array, ""]]:
     """A basis of the columns `free`, those of high priority first; the squared norms of all
-    columns, projected off it; and the least pivot: a Cholesky factorisation with pivots."""
+    columns, projected off it; the least pivot; and whether all pivots are above the rounding that
+    the ones before leave: a Cholesky factorisation with pivots."""
     k, d = problem.rank_bound, free.shape[0]
 
     def step(i, state):
-        basis, rows, rest, least = state
+        basis, rows, rest, least, is_clear = state
         score = jnp.where(free & (rest > tol.pivot), rest + 2 * priority.astype(rest.dtype), 0)
         j = jnp.argmax(score).astype(jnp.int32)
         good = score[j] > 0
+        is_clear = is_clear & ~(good & (rest[j] < 16 * tol.unit / least))
         least = jnp.where(good, jnp.minimum(least, rest[j]), least)
         column = scaled.column(problem, j) - matmul(rows[:, j], rows)
         row = jnp.where(good, column * lax.rsqrt(jnp.where(good, rest[j], 1)), 0)
         rest = jnp.where(good & (indices(d) == j), 0, rest - row**2)
-        return basis.at[i].set(jnp.where(good, j, d)), rows.at[i].set(row), rest, least
+        basis = basis.at[i].set(jnp.where(good, j, d))
+        return basis, rows.at[i].set(row), rest, least, is_clear
 
     ones = (scaled.scale > 0).astype(scaled.scale.dtype)
-    start = jnp.full(k, d, jnp.int32), jnp.zeros((k, d), ones.dtype), ones, jnp.ones_like(ones[0])
-    basis, _, rest, least = fori_loop(0, k, step, start)
-    return basis, rest, least
+    rows, least = jnp.zeros((k, d), ones.dtype), jnp.ones_like(ones[0])
+    start = jnp.full(k, d, jnp.int32), rows, ones, least, jnp.asarray(True)
+    basis, _, rest, least, is_clear = fori_loop(0, k, step, start)
+    return basis, rest, least, is_clear
 
 
 def _can_be_positive(
@@ -314,7 +318,7 @@ def select(
             todo, (slopes, selection, is_lost) = state
             k, needed = jnp.argmax(todo).astype(jnp.int32), jnp.any(todo)
             priority = jnp.where(slopes[k] != 0, 2, jnp.where(jnp.any(active[k], axis=0), 1, 0))
-            basis, rest, least = _independent(
+            basis, rest, least, is_clear = _independent(
                 problem, scaled, jnp.any(resting[k], axis=0), priority, tol
             )
             own = active[k][0] | (resting[k][0] & ~active[k][-1])
@@ -322,22 +326,23 @@ def select(
             frame = _Frame(problem, basis, signs)
             # Of what depends on the basis, `w` and its speed tell exactly, but for the rounding
             # of `V`. Near that, nothing is decided.
-            digits = 64 * len(basis) * tol.unit / least
+            digits = 16 * len(basis) * tol.unit / least
             bounds = dual + problem.weight_decay * knots[k]
             decays = jnp.full_like(dual, problem.weight_decay)
             off = jnp.maximum(
                 *(frame.distance(basis, signs, scaled.scale, v, digits) for v in (bounds, decays))
             )
-            is_dependent = (rest <= tol.pivot)[None, :]
+            is_full = jnp.all(basis < d)  # then the others depend on it, whatever `rest` rounds to
+            is_dependent = ((rest <= tol.pivot) | is_full)[None, :]
             rests = jnp.where(is_dependent, off <= jnp.minimum(digits, tol.violation), resting[k])
             is_on = (others[k] & rests) | active[k]
             is_decided = ~jnp.any(others[k] & is_dependent & ~rests & (off <= 8 * digits))
             can_move = needed & (jnp.sum(is_on) > jnp.sum(basis < d))
             frame = frame.among(is_on)
             free, is_sure = _can_be_positive(frame, scaled, basis, is_on, can_move, tol)
-            basis, _, _ = _independent(problem, scaled, jnp.any(free, axis=0), priority, tol)
+            basis, *_ = _independent(problem, scaled, jnp.any(free, axis=0), priority, tol)
             is_selected = can_move & (jnp.sum(free) > jnp.sum(basis < d))
-            is_decided = is_decided & is_sure
+            is_decided = is_decided & is_sure & is_clear
             x, theta = slopes[k], jnp.zeros_like(frame.target)
             if prior is None:
                 is_decided = is_decided & ~is_selected

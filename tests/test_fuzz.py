@@ -35,7 +35,7 @@ FOUND = {
     },
     # Columns whose norms differ by ten decades: singular values of small ones, and the dual on
     # large ones, were rounding; the dual was a sum of steps, with the rounding of the largest. A
-    # column of 0, whose start was taken for the size of `x`, or whose singular vectors were rounding.
+    # column of 0, whose start was the size of `x` then, or whose singular vectors were rounding.
     (0, "end"): {
         (0, 0, 0, 0): [298, 23, 384, 414],
         (0, 0, 0, 1): [334],

@@ -55,16 +55,23 @@ class State(eqx.Module):
 
 def position(start: Array, delta: Array, log_q: Array) -> tuple[Array, Array]:
     """`q` and `x`, where `start = log q(0)`."""
+    q, parts = _parts(start, delta, log_q)
+    return q, jnp.sum(parts, axis=0)
+
+
+def _parts(start: Array, delta: Array, log_q: Array) -> tuple[Array, Array]:
+    """`q`, and what `x` is a sum of: `x(0)` and the change, or both `q` where they have changed by
+    more than that."""
     q = jnp.exp(log_q)
     if q.shape[0] == 1:
-        return q, q[0]
+        return q, q
     is_near = jnp.all(jnp.abs(delta) < 1, axis=0)
     ratio = start[0] - start[1]
     before = signed(jnp.exp(start))
     close = jnp.exp(start[1]) * jnp.expm1(jnp.clip(ratio, -1, 1))
     before = jnp.where(jnp.abs(ratio) < 1, close, before)
-    change = jnp.exp(start) * jnp.expm1(jnp.where(is_near[None, :], delta, 0))
-    return q, jnp.where(is_near, before + signed(change), signed(q))
+    change = signed(jnp.exp(start) * jnp.expm1(jnp.where(is_near[None, :], delta, 0)))
+    return q, jnp.where(is_near, jnp.stack([before, change]), jnp.stack([q[0], -q[1]]))
 
 
 class Newton(eqx.Module):
@@ -105,7 +112,12 @@ class Newton(eqx.Module):
         )
         size = jnp.where(some, size, 1)
         self.constraint = eqx.tree_at(lambda c: c.target, constraint, constraint.target / size)
-        self.other = self.constraint.target if point is None else constraint.image(point) / size
+        self.other = target = self.constraint.target
+        if point is not None:
+            other = constraint.image(point) / size
+            # Else it is not rounding that tells them apart, but what counts as dependent.
+            is_close = jnp.max(jnp.abs(other - target)) <= jnp.finfo(other.dtype).eps ** 0.5
+            self.other = jnp.where(is_close, other, target)
 
     def position(self, state: State) -> tuple[Array, Array]:
         return position(self.growth.log_initial + state.shift, state.delta, state.log_q)
@@ -182,10 +194,11 @@ class Newton(eqx.Module):
         return jnp.maximum(jnp.max(jnp.abs(off)), jnp.max(jnp.abs(error))) / self.scale(x)
 
     def is_reached(self, state: State, rtol: Array) -> Array:
-        """Whether the residual is that, or the rounding of both `q` where they cancel in `x`."""
-        q, x = self.position(state)
-        q = jnp.where(self.is_seen[None, :], q, 0)
-        rounding = 4 * jnp.finfo(q.dtype).eps * jnp.sqrt(jnp.sum(q**2)) / self.scale(x)
+        """Whether the residual is that, or the rounding of what cancels in `x`."""
+        _, parts = _parts(self.growth.log_initial + state.shift, state.delta, state.log_q)
+        scale = self.scale(jnp.sum(parts, axis=0))
+        parts = jnp.where(self.is_seen[None, :], parts, 0)
+        rounding = 4 * jnp.finfo(parts.dtype).eps * jnp.sqrt(jnp.sum(parts**2)) / scale
         return state.residual <= jnp.maximum(rtol, rounding)
 
     def scale(self, x: Array) -> Array:
