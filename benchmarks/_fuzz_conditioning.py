@@ -71,7 +71,7 @@ def is_well(config: Config, a: Arrays, lane: int) -> bool:
 def is_told(config: Config, a: Arrays, lane: int, result: str) -> bool:
     """Whether the dtype tells the end point. At `D > 2`, where active columns depend on each other,
     it hangs on their `w`, of the order of `ε^{1−2/D}`, of which rounding of `w(0)` or `X` may leave
-    less than half of the digits. Of `x ≥ 0` with `Xx = 0` it may only be told that it tends to 0."""
+    less than half of the digits. Of `x ≥ 0` with `Xx = 0` only that it tends to 0 may be told."""
     if result == "end_point_not_reached" and config.positive and not np.any(a["y"][lane]):
         return False
     w_log = (1 - 2 / config.depth) * a["log_eps"][lane]

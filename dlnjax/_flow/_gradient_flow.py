@@ -84,8 +84,8 @@ def gradient_flow(
         for the weight form.
     - `rtol`, `atol`: tolerances of the steps, on `w`-like quantities of order 1 (for the
         weight form `atol` is in units of `ε^½`). Defaults 1e-7 and 1e-8 in float64; 1e-4 and
-        1e-5 in float32. `x_mean` is to some hundred of them relative to what it comes to: before the
-        first jump it is exponentially small, as `x` is, and has fewer digits than `x`.
+        1e-5 in float32. `x_mean` is to some hundred of them relative to what it comes to: before
+        the first jump it is exponentially small, as `x` is, and has fewer digits than `x`.
     - `max_steps`, `adjoint`: as in `diffrax.diffeqsolve`. The default adjoint, for reverse mode, is
         `diffrax.RecursiveCheckpointAdjoint(100)`: it keeps 100 states (of up to `3d` numbers,
         and what is saved) in each lane, and computes up to 5000 steps at most twice again. For
