@@ -69,10 +69,17 @@ def is_well(config: Config, a: Arrays, lane: int) -> bool:
 
 
 def is_told(config: Config, a: Arrays, lane: int, result: str) -> bool:
-    """Whether the dtype tells the end point. At `D > 2`, where active columns depend on each other,
-    it hangs on their `w`, of the order of `ε^{1−2/D}`, of which rounding of `w(0)` or `X` may leave
-    less than half of the digits. Of `x ≥ 0` with `Xx = 0` only that it tends to 0 may be told."""
-    if result == "end_point_not_reached" and config.positive and not np.any(a["y"][lane]):
-        return False
-    w_log = (1 - 2 / config.depth) * a["log_eps"][lane]
-    return result != "end_point_undetermined" or not w_log < np.log(config.eps) / 2
+    """Whether the dtype tells the result. At `D > 2`, where active columns depend on each other,
+    the end point hangs on their `w`, of the order of `ε^{1−2/D}`, of which rounding of `w(0)` or
+    `X` may leave less than half of the digits. Of `x ≥ 0` with `Xx = 0` only that it tends to 0 may
+    be told. And a flow ends where the rounding of `sr` exceeds what its steps may be wrong by."""
+    if result == "end_point_not_reached":
+        return not config.positive or bool(np.any(a["y"][lane]))
+    if result == "end_point_undetermined":
+        w_log = (1 - 2 / config.depth) * a["log_eps"][lane]
+        return not w_log < np.log(config.eps) / 2
+    if result == "max_steps_reached":
+        w_size = np.min(a["p"][lane]) ** (2 - config.depth)
+        late = np.max(a["s"][lane]) * np.max(np.abs(a["X"][lane].T @ a["y"][lane])) / w_size
+        return late * config.eps < (1e-4 if config.dtype == "float32" else 1e-7)
+    return True
