@@ -568,6 +568,29 @@ def test_basis_pursuit_against_linprog(case):
         np.testing.assert_allclose(point.dual @ point.x, best.fun, rtol=1e-9)
 
 
+def test_the_dual_of_columns_that_are_almost_dependent():
+    # Its digits are those of the condition number (1e4), not of its square, which the path's are.
+    rng, instances = np.random.default_rng(9), []
+    for _ in range(20):
+        A = rng.normal(size=(N, N))
+        A[:, 1] = A[:, 0] + 1e-4 * A[:, 1]
+        X = np.hstack([A, 1e-8 * rng.normal(size=(N, 2))])
+        instances.append((X, A @ [1.0, -1.0, 0.5]))
+
+    @jax.jit
+    @jax.vmap
+    def solve(X, y):
+        return dln.basis_pursuit(dln.LeastSquares(X, y), throw=False)
+
+    point = solve(*map(np.stack, zip(*instances, strict=True)))
+    assert np.all(point.result == dln.RESULTS.successful)
+    for (X, _), dual in zip(instances, np.asarray(point.dual), strict=True):
+        nu = np.linalg.solve(X[:, :N].T, [1.0, -1, 1])
+        np.testing.assert_array_equal(dual[:N], [1, -1, 1])
+        want = X[:, N:].T @ nu
+        np.testing.assert_allclose(dual[N:], want, rtol=0, atol=1e-11 * np.abs(want).max())
+
+
 def test_basis_pursuit_that_is_not_unique():
     point = dln.basis_pursuit(dln.LeastSquares(*FIRST))
     np.testing.assert_allclose(np.abs(point.x).sum(), 3, rtol=1e-13)
