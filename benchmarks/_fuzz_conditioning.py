@@ -4,6 +4,7 @@ import itertools as it
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import linprog, nnls
 
 from ._fuzz_problems import Arrays, Config
 
@@ -68,13 +69,25 @@ def is_well(config: Config, a: Arrays, lane: int) -> bool:
     return bool(is_seen and not a["is_far"][lane]) and conditioning(config, a, lane).is_clear
 
 
+def _diverges(X: np.ndarray, y: np.ndarray) -> bool:
+    """Whether a coordinate with residual 0 is 0 in all minimisers of the loss over `x ≥ 0`."""
+    norms = np.linalg.norm(X, axis=0)
+    X, size = X[:, norms > 0] / norms[norms > 0], np.linalg.norm(y)
+    x, _ = nnls(X, y / (size if size > 0 else 1))
+    rest = X.T @ (y / (size if size > 0 else 1) - X @ x)
+    free = X[:, rest > -1e-9]
+    most = [linprog(-e, A_eq=free, b_eq=X @ x).fun for e in np.eye(free.shape[1])]
+    return any(v is None or -v < 1e-9 for v in most)
+
+
 def is_told(config: Config, a: Arrays, lane: int, result: str) -> bool:
     """Whether the dtype tells the result. At `D > 2`, where active columns depend on each other,
     the end point hangs on their `w`, of the order of `ε^{1−2/D}`, of which rounding of `w(0)` or
-    `X` may leave less than half of the digits. Of `x ≥ 0` with `Xx = 0` only that it tends to 0 may
-    be told. And a flow ends where the rounding of `sr` exceeds what its steps may be wrong by."""
+    `X` may leave less than half of the digits. With `x ≥ 0` its dual may diverge. A flow ends where
+    the rounding of `sr` exceeds what its steps may be wrong by. And of a response that one column
+    explains, but for 1e-12 of it, the rest may cost as much as that column, where weights differ."""
     if result == "end_point_not_reached":
-        return not config.positive or bool(np.any(a["y"][lane]))
+        return not (config.positive and _diverges(a["X"][lane], a["y"][lane]))
     if result == "end_point_undetermined":
         w_log = (1 - 2 / config.depth) * a["log_eps"][lane]
         return not w_log < np.log(config.eps) / 2
@@ -82,4 +95,7 @@ def is_told(config: Config, a: Arrays, lane: int, result: str) -> bool:
         w_size = np.min(a["p"][lane]) ** (2 - config.depth)
         late = np.max(a["s"][lane]) * np.max(np.abs(a["X"][lane].T @ a["y"][lane])) / w_size
         return late * config.eps < (1e-4 if config.dtype == "float32" else 1e-7)
+    if result == "path_inaccurate" and "explained" in str(a["defects"][lane]):
+        w = a["weights"][lane][(a["weights"][lane] > 0) & np.isfinite(a["weights"][lane])]
+        return w.size == 0 or np.max(w) / np.min(w) < 1e4
     return True

@@ -110,7 +110,8 @@ def _leaves_out(
     sums, terms = null @ first[rests], np.abs(null) @ first[rests]
     off = np.abs(sums) / np.where(terms > 0, terms, 1)
     k = np.argmax(off)
-    if off[k] > 10 * digits:
+    known = np.linalg.svd(columns / norms, compute_uv=False)
+    if off[k] > ROUNDING * config.eps / np.min(known[known > 1e-3]):
         null = np.delete(null - np.outer(sums / sums[k], null[k]), k, axis=0)
     if not len(null):
         return False
