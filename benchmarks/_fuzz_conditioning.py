@@ -84,8 +84,8 @@ def is_told(config: Config, a: Arrays, lane: int, result: str) -> bool:
     """Whether the dtype tells the result. At `D > 2`, where active columns depend on each other,
     the end point hangs on their `w`, of the order of `ε^{1−2/D}`, of which rounding of `w(0)` or
     `X` may leave less than half of the digits. With `x ≥ 0` its dual may diverge. A flow ends where
-    the rounding of `sr` exceeds what its steps may be wrong by. And of a response that one column
-    explains, but for 1e-12 of it, the rest may cost as much as that column, where weights differ."""
+    the rounding of `sr` exceeds what its steps may be wrong by. And where one column explains the
+    response, but for 1e-12 of it, the rest may cost as much as that column, if weights differ."""
     if result == "end_point_not_reached":
         return not (config.positive and _diverges(a["X"][lane], a["y"][lane]))
     if result == "end_point_undetermined":
