@@ -93,8 +93,14 @@ def is_told(config: Config, a: Arrays, lane: int, result: str) -> bool:
         return not w_log < np.log(config.eps) / 2
     if result == "max_steps_reached":
         w_size = np.min(a["p"][lane]) ** (2 - config.depth)
+        q0 = np.exp(a["log_eps"][lane]) * np.max(a["p"][lane]) ** config.depth
+        columns = np.linalg.norm(a["X"][lane], axis=0)
+        if q0 * np.max(columns) > 1e6 * np.linalg.norm(a["y"][lane]):
+            return False  # of a start that large, w keeps no digits of x
         late = np.max(a["s"][lane]) * np.max(np.abs(a["X"][lane].T @ a["y"][lane])) / w_size
-        return late * config.eps < (1e-4 if config.dtype == "float32" else 1e-7)
+        steps = 1e-4 if config.dtype == "float32" else 1e-7
+        # At D > 2, of the time in which an active coordinate goes from one wall to the other.
+        return late * config.eps < (steps if config.depth == 2 else config.eps ** (2 / 3) / 10)
     if result == "path_inaccurate" and "explained" in str(a["defects"][lane]):
         w = a["weights"][lane][(a["weights"][lane] > 0) & np.isfinite(a["weights"][lane])]
         return w.size == 0 or np.max(w) / np.min(w) < 1e4
