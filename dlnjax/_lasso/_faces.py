@@ -12,12 +12,14 @@ its support.
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._active_set import gather
+from .._lanes import any_lane
 from .._linalg import eigvalsh, inverse_factor, matmul
-from .._loops import fori_loop, while_loop
+from .._loops import cond, fori_loop, while_loop
 from .._path import penalty
 from .._problem import AbstractProblem, LeastSquares
 
@@ -59,11 +61,7 @@ class Faces(eqx.Module):
     def at(self, x: Float[Array, " d"], state: State) -> State:
         """`state` moved to `x`."""
         problem, kappa = self.problem, self.kappa
-        norms = jnp.sqrt(self.diagonal)
-        # Of a correlation: a column times the sum of what the residual is made of.
-        terms = jnp.sqrt(2 * self.loss_at_0) + jnp.sum(norms * jnp.abs(x))
-        rounding = ROUNDING * float(jnp.finfo(x.dtype).eps) * terms * norms
-        gap = problem.gap_at(x, kappa, self.positive, rounding)
+        gap = problem.gap_at(x, kappa, self.positive)
         return eqx.tree_at(
             lambda s: (s.x, s.correlation, s.gap, s.rounding, s.objective),
             state,
@@ -72,10 +70,26 @@ class Faces(eqx.Module):
                 -problem.gradient(x),
                 # A sum of non-negative terms, but for rounding.
                 jnp.where(gap < 0, 0, gap),
-                jnp.sum(rounding * jnp.abs(x)),
+                jnp.zeros_like(gap),
                 problem.loss(x) + jnp.sum(penalty(x, kappa)),
             ),
         )
+
+    def rounded(self, state: State) -> State:
+        """`state`, where it is stale with the gap that rounding leaves, and how much that is."""
+
+        def gap():
+            x, norms = state.x, jnp.sqrt(self.diagonal)
+            # Of a correlation: a column times the sum of what the residual is made of.
+            terms = jnp.sqrt(2 * self.loss_at_0) + jnp.sum(norms * jnp.abs(x))
+            rounding = ROUNDING * float(jnp.finfo(x.dtype).eps) * terms * norms
+            gap = jnp.maximum(self.problem.gap_at(x, self.kappa, self.positive, rounding), 0)
+            known = gap, jnp.sum(rounding * jnp.abs(x))
+            return jax.tree.map(lambda a, b: jnp.where(state.is_stale, a, b), known, same())
+
+        same = lambda: (state.gap, state.rounding)
+        fields = cond(any_lane(state.is_stale), gap, same)
+        return eqx.tree_at(lambda s: (s.gap, s.rounding), state, fields)
 
     def pivot(self, state: State) -> State:
         """One exact step along the face, and the join or the drop at its end."""
@@ -183,7 +197,7 @@ class Faces(eqx.Module):
         x, _, _ = fori_loop(0, burst, advance, (start, start, jnp.ones((), dtype)))
         index, inverse, usable = _invert(problem, x, k)
         state = self.at(x, state)
-        return eqx.tree_at(
+        new = eqx.tree_at(
             lambda s: (
                 s.index,
                 s.inverse,
@@ -212,6 +226,7 @@ class Faces(eqx.Module):
                 state.steps + jnp.maximum(burst, 1),
             ),
         )
+        return self.rounded(new)
 
 
 def _largest_curvature(problem: AbstractProblem) -> Array:

@@ -84,7 +84,7 @@ def _solve(problem, mu, weights, *, positive: bool, gap_tol, max_steps) -> Lasso
             # Lambdas, as a bound method would have to be hashed, with the arrays of its object.
             recover, pivot = lambda s: faces.recover(s, max_steps), lambda s: faces.pivot(s)
             s = while_loop(lambda s: goes_on(s) & s.is_stale, recover, s)
-            return while_loop(lambda s: goes_on(s) & ~s.is_stale, pivot, s)
+            return faces.rounded(while_loop(lambda s: goes_on(s) & ~s.is_stale, pivot, s))
 
         state = while_loop(goes_on, phases, state)
         # Where rounding alone is a part of the objective, as κ is far below it, the point is none;
