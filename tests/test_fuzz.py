@@ -32,6 +32,7 @@ FOUND = {
         (3, 0, 3, 1): [144],
         (3, 0, 7, 3): [1],
         (3, 0, 8, 2): [17],
+        (6, 0, 0, 2): [462],
     },
     # Columns whose norms differ by ten decades: singular values of small ones, and the dual on
     # large ones, were rounding; the dual was a sum of steps, with the rounding of the largest. A
@@ -52,8 +53,14 @@ FOUND = {
     # `y` in the cone of `x ≥ 0` but for rounding.
     (2, "end"): {(1, 2, 0, 0): [86, 109, 124, 213]},
 }
-# Three columns in a plane, two of them near twins, in units that differ by five decades.
-FLAGGED = (1, "basis_pursuit"), (1, 1, 0, 4), 17
+FLAGGED = {
+    # Three columns in a plane, two of them near twins, in units that differ by five decades.
+    (1, "basis_pursuit"): {(1, 1, 0, 4): [17]},
+    # Four columns of rank 3, of which three have a pivot of 2e-5: that of the fourth is rounding.
+    (11, "limit"): {(6, 11, 0, 1): [351]},
+    # The path that tells which `x ≥ 0` are allowed failed.
+    (12, "end"): {(6, 12, 0, 0): [60]},
+}
 
 
 def _solved(index, function, cases):
@@ -81,9 +88,9 @@ def test_what_was_wrong(index, function):
         assert np.all(value <= wrong(config)[name]), name
 
 
-def test_what_rounding_hides_is_flagged():
-    (index, function), seed, lane = FLAGGED
-    _, results, _ = _solved(index, function, {seed: [lane]})
+@pytest.mark.parametrize("index, function", FLAGGED)
+def test_what_rounding_hides_is_flagged(index, function):
+    _, results, _ = _solved(index, function, FLAGGED[index, function])
     assert np.all(results != 0)
 
 
