@@ -33,10 +33,14 @@ def solve(X, y):
 
 
 def scikit_learn(X, y) -> tuple[float, bool, bool]:
-    """Violation at and between the knots; whether it warned; whether it stopped early."""
+    """Violation at and between the knots; whether it warned; whether it stopped early. An error of
+    its own (its sizes may not fit after a drop) is a warning, and an early end."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        alpha, _, coef = lars_path(X, y, method="lasso")
+        try:
+            alpha, _, coef = lars_path(X, y, method="lasso")
+        except ValueError:
+            return 0.0, True, True
     kappa, x = alpha * len(y), coef.T
     kappa = np.concatenate([kappa, 0.5 * (kappa[1:] + kappa[:-1])])
     x = np.concatenate([x, 0.5 * (x[1:] + x[:-1])])
