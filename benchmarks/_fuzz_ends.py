@@ -51,7 +51,7 @@ def rounding_of_link(
 ) -> np.ndarray:
     """What rounding of `w`, a sum of terms as large as `size`, changes in `q`."""
     digits = rounding * config.eps * size
-    lost = (config.depth > 2) & (w < 10 * digits)
+    lost = (config.depth > 2) & (np.abs(w) < 10 * digits)
     return np.where(lost, np.inf, q * (folds * digits + rounding * config.eps))
 
 
@@ -86,10 +86,12 @@ def ends(config: Config, a: Arrays, u: Arrays, end: Arrays) -> dict[str, np.ndar
     start, log_eps = dual_start(config, a, u), a["log_eps"][:, None, None]
     # Where nothing is asked, the initialisation is what there is to compare with.
     kept = np.sum(u["q0"], axis=1)
-    size = np.abs(x) + np.where(np.any(u["y"] != 0, axis=1)[:, None], 0, kept)
+    asked = np.max(np.abs(correlation(u, np.zeros_like(x)[:, None])), axis=(1, 2))
+    asked = asked > ROUNDING * config.eps * u["norm"]
+    size = np.abs(x) + np.where(asked[:, None], 0, kept)
     most = np.max(u["columns"] * size, axis=1, keepdims=True)
     # Numbers below that underflow.
-    share = np.where(most > 1e-200, u["columns"] / np.maximum(most, 1e-200), 0)
+    share = np.where(most > 1e-30, u["columns"] / np.maximum(most, 1e-30), 0)
     # A column of 0 keeps its start.
     share = np.where(
         u["columns"] > 0, share, np.where(kept > 1e-30, 1 / np.maximum(kept, 1e-30), 0)
@@ -205,7 +207,5 @@ def _gap(
     gap = norm - np.sum(np.where(free, moved * x, 0), axis=1) / above
     digits = ROUNDING * config.eps * np.sum(np.abs(np.where(free, moved * x, 0)), axis=1)
     digits = digits + np.sum(np.where(is_known[:, None], rounding * np.abs(x), 0), axis=1)
-    # What the result itself says of its gap is no error.
-    told = point["gap"] / u["x_unit"] if "gap" in point else 0
-    gap = np.where(gap > 2 * np.abs(told), np.maximum(gap - digits, 0), 0)
+    gap = np.maximum(gap - digits, 0)
     return gap / np.where(norm > 0, norm, 1)

@@ -59,7 +59,7 @@ def flow_violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndar
     want = q[:, :, 0] - q[:, :, 1] if signs == 2 else q[:, :, 0]
     w_sum = np.abs(start[:, None]) + np.abs(flow["dual"])[:, :, None] + decayed
     close = np.sum(rounding_of_link(config, w, q, folds, w_sum, steps[..., None]), axis=2)
-    largest = np.maximum(np.max(np.abs(x), axis=2), 1e-30)[..., None]  # data are of order 1
+    largest = np.maximum(np.max(np.abs(x), axis=2), 1e-25)[..., None]  # data are of order 1
     # Where rounding of the dual is all of x, it says nothing, nor do subnormal numbers.
     lost = np.max(np.abs(flow["x"]), axis=2) < 1e18 * float(np.finfo(config.dtype).tiny)
     close = np.where(lost[..., None], np.inf, close)
@@ -223,12 +223,13 @@ def scipy_flow(config: Config, a: Arrays, out: Arrays, lane: int) -> dict[str, f
     mean = right.z / s[:, None]
     factor = 1e3 if config.dtype == "float32" else 1
     start = np.exp(a["log_eps"][lane]) * np.max(a["p"][lane]) ** config.depth / x_unit
-    least = max(start, least_share(config) * np.max(np.abs(mean)), 1e-30)
+    largest = np.max(np.abs(mean))
+    least, least_mean = (max(start, v * largest, 1e-30) for v in (1e-3, least_share(config)))
     return {
         "flow, scipy x": relative(
             np.abs(x - right.x) - factor * right.slack, np.maximum(np.abs(right.x), least)
         ),
-        "flow, scipy x_mean": relative(np.abs(x_mean - mean), np.maximum(np.abs(mean), least)),
+        "flow, scipy x_mean": relative(np.abs(x_mean - mean), np.maximum(np.abs(mean), least_mean)),
     }
 
 

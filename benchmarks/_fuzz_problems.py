@@ -195,8 +195,6 @@ def _problem(rng: np.random.Generator, config: Config, free_weights: bool) -> Ar
     bound = np.where((weights > 0) & np.isfinite(weights), weights, np.inf)
     first = np.max(np.abs(X.T @ y)[None] / bound)
     first = first if first > 0 else size
-    # Later `κ` is rounding of the correlations.
-    late = (2, 3) if config.dtype == "float32" else (4, 8)
     power = rng.uniform(0.5, 3) if depth == 2 or happens(0.1) else rng.uniform(0.5, 1.3)
     return {
         "X": X,
@@ -212,7 +210,7 @@ def _problem(rng: np.random.Generator, config: Config, free_weights: bool) -> Ar
         "p": as_solved(p * shape_unit ** (1 / depth)),
         "start": as_solved(start * x_unit),
         "weights": as_solved(weights),
-        "mu": as_solved(np.sort(10.0 ** np.array([-0.2, 0.3, 1.5, *late]) / first)),
+        "mu": as_solved(np.sort(10.0 ** np.array([-0.2, 0.3, 1.5, 4, 8]) / first)),
         "is_far": np.array(is_far),
         "family": np.array(family, "U40"),
         "defects": np.array("+".join(defects), "U100"),

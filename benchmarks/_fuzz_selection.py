@@ -91,12 +91,12 @@ def _leaves_out(
     rests &= (u["columns"][lane] > 0) & np.isfinite(w)
     first = (moved + s * u["unit"][lane] * decay) * np.ones((len(sides), 1))
     columns = np.concatenate([u["X"][lane] * sign for sign in sides[:, 0]], axis=1)
-    if digits * large > 1e-6 * np.max(moved):
-        # As late as this `w` is rounding. But copies of what is positive rest as that does.
-        at = (sides * plateau > 0).ravel()
-        same = np.all(columns[:, :, None] == columns[:, None, at], axis=0)
-        same &= first.ravel()[:, None] == first.ravel()[None, at]
-        rests &= np.any(same, axis=1).reshape(rests.shape)
+    # As late as this `w` is rounding. But copies of what is positive rest as that does.
+    at = (sides * plateau > 0).ravel()
+    same = np.all(columns[:, :, None] == columns[:, None, at], axis=0)
+    same &= first.ravel()[:, None] == first.ravel()[None, at]
+    is_late = digits * large > 1e-6 * moved
+    rests &= ~is_late | np.any(same, axis=1).reshape(rests.shape)
     columns = columns[:, rests.ravel()]
     values = (sides * plateau)[rests] * u["columns"][lane][np.nonzero(rests)[1]]
     zero = values <= ROUNDING * config.eps * np.max(np.abs(values), initial=0)

@@ -49,14 +49,15 @@ class Constraint(eqx.Module):
             M = problem.gram() / self.units[:, None] / self.units[None, :]
             M = jnp.where(mask[None, :] & mask[:, None], M, 0)
             s, V = eigh(M)
-            V = V.T
-            good = s > RANK * unit * len(s) * s[-1]
+            s, V = s[::-1], V.T[::-1]  # the largest first, as singular values are
+            good = s > RANK * unit * len(s) * s[0]
             self.inverse = jnp.where(good, 1 / jnp.where(good, s, 1), 0)
             r = jnp.where(mask, problem.r / self.units, 0)
             target = self.inverse * _without_rounding(matmul(V, r), r)
             image = self.inverse[:, None] * matmul(V, M)
         # Of a small singular value the vector has the rounding of the largest, with which columns
-        # of 0 and copies are none. What its image is keeps them, but is no longer of norm 1.
+        # of 0 and copies are none. What its image is keeps them, but is no longer orthogonal to
+        # those of the larger ones, which stay as they are.
         gram = matmul(image, image.T) + jnp.diag((~good).astype(image.dtype))
         factor = inverse_factor(gram)
         self.V, self.target = matmul(factor, image), matmul(factor, target)

@@ -361,7 +361,7 @@ def _assemble(
 
     slopes = jnp.zeros((K, d), dual.dtype)
     # An entry that comes to rest at 0 exactly may have the other sign, by rounding.
-    slope = jnp.where(record.slope * record.sign.astype(dual.dtype) >= 0, record.slope, 0)
+    slope = jnp.where(record.slope * record.sign.astype(dual.dtype) < 0, 0, record.slope)
     slopes = slopes.at[indices(K)[:, None], record.index].set(slope, mode="drop")[rows]
     values, w = follow(slopes)
     unit = jnp.maximum(size, scaled.b[None] / jnp.where(s > 0, s, 1)[:-1])

@@ -109,6 +109,7 @@ class _Frame(eqx.Module):
     target: Float[Array, " k"]
     is_empty: Bool[Array, " k"]
     norms: Float[Array, " d"]  # of the columns: what `q` counts for
+    of_basis: Float[Array, " k"]
 
     def __init__(self, problem: AbstractProblem, basis: Array, sign: Array):
         at = jnp.minimum(basis, problem.r.shape[0] - 1)
@@ -122,6 +123,7 @@ class _Frame(eqx.Module):
         self.target = face.solve(problem.r[at] - problem.weight_decay * sign[at])
         self.is_empty = face.is_empty
         self.norms = lax.stop_gradient(problem.column_norms())
+        self.of_basis = self.norms.at[basis].get(mode="fill", fill_value=0)
 
     def among(self, free: Array) -> "_Frame":
         """With the columns `free` alone."""
@@ -202,7 +204,13 @@ def _descend(
     is_running = lambda s: any_lane(needed & ~s[2] & (s[1] < MAX_STEPS))
     start = theta, jnp.asarray(0, jnp.int32), jnp.asarray(False)
     theta, _, is_near = while_loop(is_running, step, start)
-    return theta, is_near & jnp.all(jnp.isfinite(theta))
+    # A `u` that only rounding made negative has no `q`, and drives `θ` out of all bounds.
+    q, _ = frame.q(prior, free, theta)
+    off = jnp.where(frame.is_empty, 0, frame.excess(prior, free, theta) * frame.of_basis)
+    # All of a cone may vanish, from q = 1.
+    size = jnp.maximum(jnp.max(q * frame.norms[None, :]), float(negligible > 0))
+    is_met = jnp.max(jnp.abs(off)) <= unit**0.75 * size
+    return theta, is_near & is_met & jnp.all(jnp.isfinite(theta))
 
 
 def _first(frame: _Frame, prior: Prior, free: Array, dual: Array, basis: Array) -> Array:
@@ -255,9 +263,9 @@ def _can_be_positive(
     V = jnp.where(is_zero[:, None], frame.V * scaled.scale[None, :] / scale[:, None], 0)
     V = jnp.where(jnp.abs(V) > tol.violation, V, 0)
     cone = eqx.tree_at(
-        lambda f: (f.V, f.target, f.is_empty, f.norms),
+        lambda f: (f.V, f.target, f.is_empty, f.norms, f.of_basis),
         frame,
-        (V, jnp.zeros_like(size), ~is_zero, jnp.ones_like(frame.norms)),
+        (V, jnp.zeros_like(size), ~is_zero, jnp.ones_like(frame.norms), jnp.ones_like(size)),
     )
     zeros = jnp.zeros_like(free, V.dtype)
     flat = Prior(zeros, zeros + 1, zeros, None)
@@ -340,9 +348,11 @@ def select(
             can_move = needed & (jnp.sum(is_on) > jnp.sum(basis < d))
             frame = frame.among(is_on)
             free, is_sure = _can_be_positive(frame, scaled, basis, is_on, can_move, tol)
-            basis, *_ = _independent(problem, scaled, jnp.any(free, axis=0), priority, tol)
+            basis, _, _, is_still_clear = _independent(
+                problem, scaled, jnp.any(free, axis=0), priority, tol
+            )
             is_selected = can_move & (jnp.sum(free) > jnp.sum(basis < d))
-            is_decided = is_decided & is_sure & is_clear
+            is_decided = is_decided & is_sure & is_clear & (is_still_clear | ~can_move)
             x, theta = slopes[k], jnp.zeros_like(frame.target)
             if prior is None:
                 is_decided = is_decided & ~is_selected

@@ -137,3 +137,20 @@ def test_of_the_dual_of_the_limit():
     for mode in (jax.jacfwd, jax.jacrev):
         for got, want in zip(mode(dual, (0, 1))(*at), mode(closed, (0, 1))(*at), strict=True):
             np.testing.assert_allclose(got, want, atol=1e-12)
+
+
+@pytest.mark.parametrize("least", [1e-4, 1e-6, 1e-8])
+def test_of_an_ill_conditioned_quadratic(least):
+    # x(r) = M⁻¹r, whatever ε is: the derivative along Mv is v, to κ roundings.
+    rng = np.random.default_rng(0)
+    Q, _ = np.linalg.qr(rng.normal(size=(4, 4)))
+    M = Q @ np.diag([1, 0.5, 0.1, least]) @ Q.T
+    M, v = (M + M.T) / 2, rng.normal(size=4)
+    network = dln.UV(jnp.ones(4), jnp.zeros(4))
+
+    @jax.jit
+    def end(M, r):
+        return dln.interpolator(network, dln.Quadratic(M, r, 1e3), log_eps=-5.0, throw=False).x
+
+    _, ahead = jax.jvp(lambda r: end(jnp.asarray(M), r), (M @ Q @ np.ones(4),), (M @ v,))
+    np.testing.assert_allclose(ahead, v, atol=1e-15 / least)

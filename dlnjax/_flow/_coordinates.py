@@ -8,7 +8,7 @@ small `w` is or large `s`. With `ρ = r − Mx`,
     dw^±/ds = ∓ρ + λ.
 
 A step solves `(I/(γh) − J)U = b` with two rows, of which the sum is known, `U⁺ + U⁻ = 2S`: that of
-a field of `λ` alone. (From `b⁺ + b⁻` it would have the rounding of `ρ`, which grows with `s`.) So
+a field of `λ` alone. (From `b⁺ + b⁻` it would have that of `ρ`, which adds up to that of `sr`.) So
 for each coordinate one sign `τ` is solved for, that of the larger slope `E^τ = −φ'(w^τ)`: the
 active one, if there is one, whose small `U^τ` would be lost in a difference.
 With `T` the diagonal of these signs, `E` the sum of both slopes, `E'` the smaller one, the change

@@ -57,7 +57,8 @@ class AbstractDualTerm(AbstractFlowTerm):
 
     @property
     def drift(self) -> Float[Array, ""] | float:
-        """What all of `f` moves by, as it is the same for both signs."""
+        """The mean velocity of both signs, which `x` does not change; where there is one sign, or
+        the other is its negative, nobody asks."""
         return 0.0
 
     @abc.abstractmethod

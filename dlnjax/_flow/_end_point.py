@@ -116,7 +116,7 @@ class Newton(eqx.Module):
         if point is not None:
             other = constraint.image(point) / size
             # Else it is not rounding that tells them apart, but what counts as dependent.
-            is_close = jnp.max(jnp.abs(other - target)) <= jnp.finfo(other.dtype).eps ** 0.5
+            is_close = jnp.max(jnp.abs(other - target)) <= jnp.finfo(other.dtype).eps ** 0.6
             self.other = jnp.where(is_close, other, target)
 
     def position(self, state: State) -> tuple[Array, Array]:
@@ -194,12 +194,16 @@ class Newton(eqx.Module):
         return jnp.maximum(jnp.max(jnp.abs(off)), jnp.max(jnp.abs(error))) / self.scale(x)
 
     def is_reached(self, state: State, rtol: Array) -> Array:
-        """Whether the residual is that, or the rounding of what cancels in `x`."""
+        """Whether the residual is that, or the rounding of what cancels in `x`, of which
+        `sensitivity` tells."""
+        return state.residual <= jnp.maximum(rtol, self._cancelled(state))
+
+    def _cancelled(self, state: State) -> Array:
+        """The rounding of what `x` is a sum of."""
         _, parts = _parts(self.growth.log_initial + state.shift, state.delta, state.log_q)
         scale = self.scale(jnp.sum(parts, axis=0))
-        parts = jnp.where(self.is_seen[None, :], parts, 0)
-        rounding = 4 * jnp.finfo(parts.dtype).eps * jnp.sqrt(jnp.sum(parts**2)) / scale
-        return state.residual <= jnp.maximum(rtol, rounding)
+        parts = jnp.where(self.is_seen[None, :], parts / scale, 0)
+        return 4 * jnp.finfo(parts.dtype).eps * jnp.sqrt(jnp.sum(parts**2))
 
     def scale(self, x: Array) -> Array:
         return jnp.maximum(jnp.max(jnp.where(self.is_seen, jnp.abs(x), 0)), 1)
@@ -302,20 +306,23 @@ class Newton(eqx.Module):
 
     def sensitivity(self, state: State) -> Array:
         """How far `x` moves, relatively, if the dual changes in its last digit, or by the rounding
-        that it has. That is much only where active columns are dependent and their `w` has fallen
-        below the rounding of `w(0)`."""
+        that it has: much only where active columns are dependent and their `w` has fallen below the
+        rounding of `w(0)`. And the rounding of what cancels in `x`, and of a target that `y` had
+        missed."""
         q, x = self.position(state)
         h = self.growth.per_fold(state.delta)
         each = self.each_dual(state)
-        off = jnp.abs(sides(self.dual(state), each) - each)
+        off = (sides(self.dual(state), each) - each) / h
+        digit = jnp.finfo(h.dtype).eps * jnp.abs(each) / h
         # What is negligible may be far from its dual.
-        missing = jnp.minimum(off / h, q * jnp.expm1(jnp.minimum(self._folds(off / h), 80)))
-        loose = jnp.maximum(jnp.finfo(h.dtype).eps * jnp.abs(each) / h, missing)
-        loose = jnp.minimum(1, loose)
+        missing = jnp.abs(q * jnp.expm1(jnp.clip(self._folds(off), -80, 80)))
+        missing = jnp.maximum(digit, jnp.minimum(jnp.abs(off), missing))
+        folds = jnp.minimum(1, jnp.maximum(digit, jnp.abs(off)))
         signs = jnp.cos(2.4 * jnp.arange(h.size, dtype=h.dtype)).reshape(h.shape)
-        q = jnp.where(self.is_allowed, q + loose, 0)
-        off = jnp.zeros_like(state.nu)
-        stretch = q / h
+        stretch = jnp.where(self.is_allowed, q + jnp.minimum(1, missing), 0) / h
         # Where `x` is unique nothing moves, as long as the solve keeps small entries apart.
-        _, dual = graded_step(self.constraint.V, stretch, off, signs * h * loose)
-        return jnp.max(jnp.abs(signed(stretch * dual))) / self.scale(x)
+        zero = jnp.zeros_like(state.nu)
+        _, dual = graded_step(self.constraint.V, stretch, zero, signs * h * folds)
+        moved = jnp.max(jnp.abs(signed(stretch * dual))) / self.scale(x)
+        missed = jnp.max(jnp.abs(state.target - self.constraint.target))
+        return jnp.maximum(moved, jnp.maximum(self._cancelled(state), missed))

@@ -166,7 +166,7 @@ def minimum_norm(
     # that only the rounding of `y` may have asked for cost whatever their weights are.
     small = jnp.finfo(x.dtype).eps ** 0.5
     rounding = jnp.max(norms * jnp.abs(x)) / norms
-    rounding = 1e3 * jnp.finfo(x.dtype).eps * jnp.sum(penalty(jnp.sign(x) * rounding, weights))
+    rounding = 64 * jnp.finfo(x.dtype).eps * jnp.sum(penalty(jnp.sign(x) * rounding, weights))
     is_close = ~(gap > small * jnp.sum(penalty(x, weights)) + rounding)
     is_proved = proves[better] & ~(excess > 1 + small) & is_close
     result = first_failure(verdict, path.result, (is_proved, RESULTS.path_inaccurate))

@@ -83,8 +83,8 @@ class Faces(eqx.Module):
             # Of a correlation: a column times the sum of what the residual is made of.
             terms = jnp.sqrt(2 * self.loss_at_0) + jnp.sum(norms * jnp.abs(x))
             rounding = ROUNDING * float(jnp.finfo(x.dtype).eps) * terms * norms
-            gap = jnp.maximum(self.problem.gap_at(x, self.kappa, self.positive, rounding), 0)
-            known = gap, jnp.sum(rounding * jnp.abs(x))
+            gap = self.problem.gap_at(x, self.kappa, self.positive, rounding)
+            known = jnp.where(gap < 0, 0, gap), jnp.sum(rounding * jnp.abs(x))
             return jax.tree.map(lambda a, b: jnp.where(state.is_stale, a, b), known, same())
 
         same = lambda: (state.gap, state.rounding)
