@@ -224,7 +224,9 @@ def scipy_flow(config: Config, a: Arrays, out: Arrays, lane: int) -> dict[str, f
     factor = 1e3 if config.dtype == "float32" else 1
     start = np.exp(a["log_eps"][lane]) * np.max(a["p"][lane]) ** config.depth / x_unit
     largest = np.max(np.abs(mean))
-    least, least_mean = (max(start, v * largest, 1e-30) for v in (1e-3, least_share(config)))
+    # Data are of order 1: what `x_mean` has below that is less than steps are asked for.
+    least = max(start, 1e-3 * largest, 1e-30)
+    least_mean = max(start, least_share(config) * largest, 1e-12)
     return {
         "flow, scipy x": relative(
             np.abs(x - right.x) - factor * right.slack, np.maximum(np.abs(right.x), least)

@@ -1,6 +1,7 @@
 """The minimisers of the loss, as an affine space."""
 
 import equinox as eqx
+import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -59,7 +60,8 @@ class Constraint(eqx.Module):
         # of 0 and copies are none. What its image is keeps them, but is no longer orthogonal to
         # those of the larger ones, which stay as they are.
         gram = matmul(image, image.T) + jnp.diag((~good).astype(image.dtype))
-        factor = inverse_factor(gram)
+        # But for rounding it is the identity, which has no derivative.
+        factor = inverse_factor(lax.stop_gradient(gram))
         self.V, self.target = matmul(factor, image), matmul(factor, target)
         if point is not None:
             self.target = self.image(point)
