@@ -1,5 +1,7 @@
 """How `fuzz` checks end points and points of least norm: `_fuzz_checks.py` says what must hold."""
 
+from typing import Any
+
 import numpy as np
 import scipy.linalg
 
@@ -158,7 +160,9 @@ def _closest(
     weight = np.where(free, weight * u["safe"][lane], 0)
     weight = np.maximum(weight, 1e-12 * np.max(weight))
     order = np.argsort(-weight)
-    Q, R, columns = scipy.linalg.qr((weight[:, None] * V)[order], mode="economic", pivoting=True)
+    rows = (weight[:, None] * V)[order]
+    factors: Any = scipy.linalg.qr(rows, mode="economic", pivoting=True)
+    Q, R, columns = factors
     coefficients = np.zeros(V.shape[1])
     known = (weight * dual / u["safe"][lane])[order]
     coefficients[columns] = scipy.linalg.solve_triangular(R, Q.T @ known)
