@@ -68,8 +68,8 @@ def _signed(q: np.ndarray) -> np.ndarray:
     return q[:, 0] if q.shape[1] == 1 else q[:, 0] - q[:, 1]
 
 
-def _on_sides(v: np.ndarray, signs: int) -> np.ndarray:
-    return np.stack([v, -v][:signs], axis=1)
+def on_sides(v: np.ndarray, signs: int) -> np.ndarray:
+    return np.stack([v, -v][:signs], axis=-2)
 
 
 def decayed(config: Config, u: Arrays, x: np.ndarray) -> np.ndarray:
@@ -101,7 +101,7 @@ def ends(config: Config, a: Arrays, u: Arrays, end: Arrays) -> dict[str, np.ndar
 
     def of(dual: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`x`, its rounding, and how much of it a change of the dual changes."""
-        w = start - _on_sides(dual, start.shape[1])
+        w = start - on_sides(dual, start.shape[1])
         q, folds = link(config, w, log_eps)
         q = q / u["x_unit"][:, None, None]
         # Rounding of the dual, in x.
@@ -118,7 +118,7 @@ def ends(config: Config, a: Arrays, u: Arrays, end: Arrays) -> dict[str, np.ndar
 
     found["end, link"] = np.where(decays, 0, off(x, close))
     moved, is_known, rounding = _in_range(config.eps, u, known, free)
-    _, folds = link(config, start - _on_sides(known, start.shape[1]), log_eps)
+    _, folds = link(config, start - on_sides(known, start.shape[1]), log_eps)
     close = close + rounding * slope
     counts = ~decays & is_known
     for lane in np.flatnonzero(counts & (off(of(moved)[0], close) > NEAR)).tolist():

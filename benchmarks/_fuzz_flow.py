@@ -20,13 +20,9 @@ from scipy.integrate import solve_ivp
 
 from ._fuzz_bounds import least_share
 from ._fuzz_checks import objective
-from ._fuzz_ends import dual_start, link, rounding_of_link
+from ._fuzz_ends import dual_start, link, on_sides, rounding_of_link
 from ._fuzz_problems import Arrays, Config
 from ._fuzz_units import ROUNDING, correlation, sizes, units
-
-
-def _sides(v: np.ndarray, signs: int) -> np.ndarray:
-    return np.stack([v, -v][:signs], axis=2)
 
 
 @np.errstate(all="ignore")
@@ -53,7 +49,7 @@ def flow_violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndar
     start = dual_start(config, a, u)
     signs = start.shape[1]
     log_eps = a["log_eps"][:, None, None, None]
-    w = start[:, None] - _sides(flow["dual"], signs) + decayed
+    w = start[:, None] - on_sides(flow["dual"], signs) + decayed
     q, folds = link(config, w, log_eps)
     q = q / x_unit[..., None]
     want = q[:, :, 0] - q[:, :, 1] if signs == 2 else q[:, :, 0]
@@ -104,7 +100,7 @@ def _divergence(config: Config, a: Arrays, u: Arrays, p: np.ndarray) -> np.ndarr
     """`D(p, x(0))`, of the potential whose gradient is `−w`, `(lanes, points)`."""
     start = dual_start(config, a, u)
     q0 = u["q0"][:, None]
-    q = np.maximum(_sides(p, start.shape[1]), 0)
+    q = np.maximum(on_sides(p, start.shape[1]), 0)
     log_eps = a["log_eps"][:, None, None, None]
     if config.depth == 2:
         safe = np.where(q > 0, q, 1)

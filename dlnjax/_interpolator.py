@@ -43,7 +43,8 @@ class Interpolator(eqx.Module):
     - `result`: how the solve ended (a failed one is NaN).
     - `stats`: `num_steps`, Newton steps; `residual`, that of `Xx = y` and of the dual equation,
         relative to `x`; `sensitivity`, the relative change of `x` if the dual changes in its last
-        digit; both in units in which columns are of about the same length.
+        digit, or by the rounding of an initialisation that is larger than `x`; both in units in
+        which columns are of about the same length.
     """
 
     x: Float[Array, " d"]
@@ -88,7 +89,8 @@ def interpolator(
         below rounding count as 0.
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
     - `rtol`: bound of the residual, relative to the largest `‖Xⱼ‖|xⱼ|`. Default `512` units of
-        rounding. Where the initialisation is larger than `x`, that of its rounding is enough.
+        rounding. Where the initialisation is larger than `x`, its rounding, which
+        `stats["sensitivity"]` includes, is enough.
     - `max_steps`: Newton steps.
     - `throw`: raise on failure. Under tracing, and with `throw=False`, nothing is raised: failed
         lanes are NaN, with their `result`.

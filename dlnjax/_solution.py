@@ -137,7 +137,9 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
     end_point_undetermined = (
         "The end point depends on digits of the initialisation that this precision does not "
         "have: several points share the minimum 1-norm and, at depth D > 2, ε^(1 − 2/D) "
-        "is below rounding. Use a larger ε, float64, or `limit_point`, the limit as ε → 0."
+        "is below rounding; or the initialisation is so much larger than `x` that its rounding "
+        "hides `x`. Use a larger ε, float64, or `limit_point`, the limit as ε → 0; in the second "
+        "case a smaller initialisation."
     )
     gap_not_reached = (
         "The requested relative duality gap was not reached within `max_steps` "

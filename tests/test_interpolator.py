@@ -268,6 +268,12 @@ def test_a_response_below_the_rounding_of_the_start(D):
     end = _solve(D, [(X, 1e-5 * Y)], [-1.0, -3.0], u, v)
     for x, eps in zip(end.x[0], np.exp([-1.0, -3.0]), strict=True):
         assert np.abs(X @ x - 1e-5 * Y).max() < 1e-14 * eps * 3.0**D
+    # Where `x` is unique, and none is left, that is said.
+    depth = 2 if D == 2 else jnp.asarray(D, float)
+    design, response = _padded([[1, 0.3], [0.2, 1]], [1e-16, -5e-17])
+    lanes = np.stack([design] * 2), np.stack([response] * 2), u, v, np.full(8, -1.0)
+    lost = _ends(depth, *map(jnp.asarray, lanes))
+    assert np.all(lost.result == dln.RESULTS.end_point_undetermined)
 
 
 @EVERY_DEPTH
