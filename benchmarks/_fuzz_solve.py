@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import dlnjax as dln
-from dlnjax._solution import result_code
+from dlnjax._results import result_code
 
 from ._fuzz_problems import Arrays, Config
 

@@ -14,7 +14,7 @@ from scipy.integrate import solve_ivp
 from sklearn.linear_model import lars_path
 
 import dlnjax as dln
-from dlnjax._data import load, standardise
+from dlnjax.cli.data import load, standardise
 from tests.families import kkt_violation
 
 LOG_EPS = {

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 import dlnjax as dln
-from dlnjax._solution import result_names
+from dlnjax._results import result_names
 
 from ._fuzz_bounds import wrong
 from ._fuzz_checks import violations

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import dlnjax as dln
-from dlnjax._sweep._plots import eps_label
-from dlnjax._sweep._toml import read_sweep
+from dlnjax._sweep.figures import eps_label
+from dlnjax._sweep.toml import read_sweep
 
 from ._data import normal_batch
 from ._report import write

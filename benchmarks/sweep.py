@@ -18,7 +18,7 @@ import jax.random as jr
 import numpy as np
 
 import dlnjax as dln
-from dlnjax._sweep import _program, _run, _store
+from dlnjax._sweep import program as _program, run as _run, store as _store
 
 from ._report import write
 from ._timing import Contender, compete

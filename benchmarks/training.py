@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 import dlnjax as dln
-from dlnjax._training_loop import CHUNK, draw
+from dlnjax._train.loop import CHUNK, draw
 
 from ._data import normal_batch
 from ._report import print_row, write

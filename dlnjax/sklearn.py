@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ._diagonal import Deep, USquared
-from ._flow._gradient_flow import gradient_flow
-from ._limit import limit_flow
-from ._problem import LeastSquares
-from ._solution import RESULTS, names_of
-from ._standardized import padded, padded_size, standardized
+from ._flow.gradient_flow import gradient_flow
+from ._limit.limit_flow import limit_flow
+from ._problem.base import LeastSquares
+from ._results import RESULTS, names_of
+from ._standardize import padded, padded_size, standardized
+from .networks.depth2 import Deep, USquared
 
 try:
     from sklearn.base import BaseEstimator, RegressorMixin

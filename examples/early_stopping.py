@@ -35,7 +35,7 @@ from sklearn.linear_model import LassoCV
 
 import dlnjax as dln
 from _report import mean_and_error, options
-from dlnjax._data import load
+from dlnjax.cli.data import load
 
 EPS = 1e-10
 NAMES = (

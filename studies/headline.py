@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import dlnjax as dln
-from dlnjax._plotting import COLOURS, style
-from dlnjax._sweep._plots import eps_label
+from dlnjax._sweep.figures import eps_label
+from dlnjax.plot import COLOURS, style
 
 QUANTILES = (0.05, 0.5, 0.95)
 KINDS = {"monotone paths": 1, "others": 0}

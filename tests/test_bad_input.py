@@ -16,7 +16,7 @@ import pytest
 
 import dlnjax as dln
 from dlnjax import generators
-from dlnjax._solution import names_of
+from dlnjax._results import names_of
 
 X = np.array([[1.0, 2, 3], [0, 1, 1]])
 PROBLEM, SMALL = dln.LeastSquares(X, np.ones(2)), dln.LeastSquares(np.eye(2), np.ones(2))

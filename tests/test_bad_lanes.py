@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import dlnjax as dln
-from dlnjax._solution import names_of
+from dlnjax._results import names_of
 
 GOOD = {
     "M": np.array([[2.0, 0.5], [0.5, 1.0]]),

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from dlnjax import _smoke
-from dlnjax.papers._claim import Claim, Measurement
+from dlnjax.cli import info as _smoke
+from dlnjax.papers.claim import Claim, Measurement
 from dlnjax.papers.ledger import CLAIMS
 
 

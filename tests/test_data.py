@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import lars_path
 
-from dlnjax._data import DataError, Dataset, load, standardise
+from dlnjax.cli.data import DataError, Dataset, load, standardise
 
 MAIN = ["age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"]
 BUILT_IN = ("diabetes", "diabetes-quadratic", "khan")

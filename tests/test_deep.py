@@ -13,8 +13,8 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import root_scalar
 
 import dlnjax as dln
-from dlnjax._flow._formulation import dual_term
-from dlnjax._solution import names_of
+from dlnjax._flow.formulation import dual_term
+from dlnjax._results import names_of
 
 D = 4
 S = np.linspace(0, 10, 21)

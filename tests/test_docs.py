@@ -12,7 +12,7 @@ import pytest
 from public import lookup, public_names
 
 import dlnjax as dln
-from dlnjax._sweep._toml import read_sweep
+from dlnjax._sweep.toml import read_sweep
 from dlnjax.papers.ledger import CLAIMS
 
 ROOT = Path(__file__).parents[1]

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float
 from scipy.integrate import solve_ivp
 
 import dlnjax as dln
-from dlnjax._flow._weight import WeightTerm
-from dlnjax._solution import names_of
+from dlnjax._flow.terms.weights import WeightTerm
+from dlnjax._results import names_of
 
 D = 4
 ROWS = {"rows": 3, "coordinates": 6}  # the state space that `gradient_flow` chooses at d = 4

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlnjax._flow._graded import Graded
+from dlnjax._end_point.graded_solve import Graded
 
 
 def exact_solve(A, b):

@@ -16,7 +16,7 @@ from sklearn.linear_model import Lasso, lars_path
 
 import dlnjax as dln
 from dlnjax import _lanes
-from dlnjax._solution import names_of
+from dlnjax._results import names_of
 
 LANES = 40
 GENERIC = ["generic 3×4", "generic 10×6", "generic 20×40"]

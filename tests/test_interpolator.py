@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from scipy.optimize import brentq, linprog, nnls
 
 import dlnjax as dln
-from dlnjax._solution import names_of
+from dlnjax._results import names_of
 
 
 class Power(dln.AbstractDualNetwork):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import dlnjax as dln
-from dlnjax._solution import names_of
+from dlnjax._results import names_of
 
 D = 6
 SCALES = [10.0**k for k in (-12, -9, -6, -3, -1, 1, 3, 6, 9, 12)] + [2.0**k for k in (-39, -1, 40)]

@@ -5,7 +5,7 @@ import pytest
 from jaxtyping import ArrayLike
 
 import dlnjax as dln
-from dlnjax._solution import names_of
+from dlnjax._results import names_of
 from dlnjax.papers.pf23 import FIXTURE
 
 NETWORK = dln.UV(jnp.ones(4), jnp.zeros(4))

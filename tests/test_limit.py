@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import linprog, nnls
 
 import dlnjax as dln
-from dlnjax._solution import names_of
+from dlnjax._results import names_of
 
 LANES = 40
 

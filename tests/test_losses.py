@@ -12,8 +12,8 @@ import pytest
 import scipy.integrate
 
 import dlnjax as dln
-from dlnjax._problem import is_quadratic
-from dlnjax._solution import names_of
+from dlnjax._problem.base import is_quadratic
+from dlnjax._results import names_of
 
 rng = np.random.default_rng(0)
 X, Y = rng.normal(size=(6, 3)), np.sign(rng.normal(size=6))

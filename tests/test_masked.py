@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import dlnjax as dln
-from dlnjax._solution import names_of
+from dlnjax._results import names_of
 
 N, D = 3, 4
 RNG = np.random.default_rng(0)

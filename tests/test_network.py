@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dlnjax as dln
-from dlnjax._network import AbstractDualNetwork, AbstractNetwork
+from dlnjax.networks.base import AbstractDualNetwork, AbstractNetwork
 
 U, V = np.array([1.0, -0.5, 2.0, 0.1]), np.array([0.0, 0.7, -3.0, -0.05])
 NETWORKS = {

@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from dlnjax._paper_figures import FIGURES
-from dlnjax._reproduce import measure
+from dlnjax.cli.reproduce import measure
 from dlnjax.papers import azu21, b23, b25, gis20, ledger, pf23, w23
-from dlnjax.papers._claim import Claim, Measurement
-from dlnjax.papers._end_points import Lane, end_points, fitted_slope, off_range
+from dlnjax.papers.claim import Claim, Measurement
+from dlnjax.papers.end_points import Lane, end_points, fitted_slope, off_range
+from dlnjax.papers.figures import FIGURES
 
 
 def _hold(rows, id):

@@ -12,7 +12,7 @@ from families import FAMILIES
 from sklearn.linear_model import Lasso
 
 import dlnjax as dln
-from dlnjax._solution import names_of
+from dlnjax._results import names_of
 
 N, D = 8, 5
 MU = np.geomspace(0.1, 10, 6).reshape(2, 3)

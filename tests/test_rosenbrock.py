@@ -11,10 +11,10 @@ import optimistix as optx
 import pytest
 
 import dlnjax as dln
-from dlnjax._flow._coordinates import CoordinateTerm
-from dlnjax._flow._formulation import dual_term
-from dlnjax._flow._rosenbrock import GAMMA, A, C, H
-from dlnjax._flow._rows import RowTerm
+from dlnjax._flow.formulation import dual_term
+from dlnjax._flow.rodas5p import GAMMA, A, C, H
+from dlnjax._flow.terms.coordinates import CoordinateTerm
+from dlnjax._flow.terms.rows import RowTerm
 
 # --- coefficients -----------------------------------------------------------------------------
 # The stages of the package are U = Γk in terms of the textbook's k (Hairer & Wanner, Solving

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 import dlnjax as dln
-from dlnjax._solution import first_failure, names_of, result_names
+from dlnjax._results import first_failure, names_of, result_names
 
 X = np.random.default_rng(0).normal(size=(4, 6))
 Y = X @ np.array([1.0, -1, 0, 0, 0.5, 0])

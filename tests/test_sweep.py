@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import dlnjax as dln
-from dlnjax._sweep import _store
+from dlnjax._sweep import store as _store
 
 ROOT = Path(__file__).parents[1]
 INSTANCES = 17_000  # three blocks

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import dlnjax as dln
-from dlnjax._sweep import _command, _plots
-from dlnjax._sweep._summary import failures, summary
-from dlnjax._sweep._toml import SpecError, read_sweep
+from dlnjax._sweep import figures as _plots
+from dlnjax._sweep.summary import failures, summary
+from dlnjax._sweep.toml import SpecError, read_sweep
+from dlnjax.cli import sweep as _command
 
 ROOT = Path(__file__).parents[1]
 GOOD = """# A sweep.

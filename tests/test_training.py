@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import dlnjax as dln
-from dlnjax._training_loop import CHUNK
+from dlnjax._train.loop import CHUNK
 
 N, D = 5, 8
 EPS = 1e-2

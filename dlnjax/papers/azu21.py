@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .. import AbstractNetwork, LeastSquares, WeightForm, gradient_flow
-from ._claim import Claim, Measurement
-from ._end_points import D, N, off_range
+from .claim import Claim, Measurement
+from .end_points import D, N, off_range
 
 EPS = (1e-1, 1e-2, 1e-4)
 END, RTOL = 200.0, 1e-13

@@ -21,7 +21,7 @@ from .. import (
     limit_flow,
 )
 from .._linalg import eigvalsh
-from ._claim import Claim, Measurement
+from .claim import Claim, Measurement
 
 D = 4
 

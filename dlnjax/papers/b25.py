@@ -11,13 +11,13 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from .._diagonal import UV
-from .._flow._gradient_flow import gradient_flow
-from .._lasso._homotopy import lasso_path
-from .._problem import LeastSquares
-from .._solution import RESULTS
-from .._theory import suboptimality_gap
-from ._claim import Claim, Measurement
+from .._flow.gradient_flow import gradient_flow
+from .._gap import suboptimality_gap
+from .._lasso.path import lasso_path
+from .._problem.base import LeastSquares
+from .._results import RESULTS
+from ..networks.depth2 import UV
+from .claim import Claim, Measurement
 
 N, D = 3, 4
 EPS = 1e-5

@@ -18,9 +18,9 @@ from .. import (
     limit_flow,
     suboptimality_gap,
 )
-from .._constraint import Constraint
-from ._claim import Claim, Measurement
+from .._problem.solution_space import Constraint
 from .b25 import D, instance
+from .claim import Claim, Measurement
 
 # From the ε of the paper's figure down, doubling log(1/ε) or more at each step.
 LOG_EPS = np.array([np.log(1e-5), -50, -200, -700, -2000])

@@ -8,9 +8,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from .. import UV, LeastSquares, effective_initialization, interpolator, train
+from .. import (
+    UV,
+    LeastSquares,
+    effective_initialization,
+    interpolator,
+    train,
+)
 from .._linalg import svd
-from ._claim import Claim, Measurement
+from .claim import Claim, Measurement
 
 N, D, ACTIVE = 5, 20, 3
 EPS = 0.2

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import LeastSquares, USquared, gradient_flow
-from ._claim import Claim, Measurement
+from .claim import Claim, Measurement
 
 
 @eqx.filter_jit

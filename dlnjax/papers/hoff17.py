@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from .. import UV, LeastSquares, lasso, train
 from .._linalg import svd
-from ._claim import Claim, Measurement
+from .claim import Claim, Measurement
 
 N, D = 20, 10
 DECAYS = (0.1, 0.3)  # relative to ‖Xᵀy‖_∞, above which the lasso is 0

@@ -1,7 +1,19 @@
 """All claims, by their identifiers."""
 
-from . import azu21, b23, b25, b25_limits, epgf23, gis20, hoff17, ms25, pf23, w23, woo20
-from ._claim import Claim
+from . import (
+    azu21,
+    b23,
+    b25,
+    b25_limits,
+    epgf23,
+    gis20,
+    hoff17,
+    ms25,
+    pf23,
+    w23,
+    woo20,
+)
+from .claim import Claim
 
 FIGURE = "B25-fig1"  # distributions and a figure: `dlnjax reproduce` draws it
 

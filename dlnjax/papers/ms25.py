@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from .. import LeastSquares, NullSpaceConstant, null_space_constant
-from ._claim import Claim, Measurement
-from ._end_points import D as SIZE, Lane, N, end_points, fitted_slope
+from .claim import Claim, Measurement
+from .end_points import D as SIZE, Lane, N, end_points, fitted_slope
 
 
 def _instance(index: Int[Array, ""], active: Int[Array, ""]) -> tuple[Array, Array]:

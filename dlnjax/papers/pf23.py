@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .. import RESULTS, UV, LeastSquares, basis_pursuit, limit_flow
-from ._claim import Claim, Measurement
+from .claim import Claim, Measurement
 
 # A process with a deactivation.
 FIXTURE: tuple[np.ndarray, np.ndarray] = (

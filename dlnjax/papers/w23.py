@@ -4,8 +4,8 @@ in optimization*, arXiv 2307.07410: networks `a^D − b^D`, both from `α`; here
 import numpy as np
 
 from .. import inverse_mirror_map, mirror_map, potential
-from ._claim import Claim, Measurement
-from ._end_points import Lane, end_points, fitted_slope
+from .claim import Claim, Measurement
+from .end_points import Lane, end_points, fitted_slope
 
 # Two instances that have a segment of minimum 1-norm solutions, (1−t, 2(1−t), 3t, 0).
 FIRST = np.array([[1.0, 1, 1], [3, 0, 1]]), np.array([3.0, 3])

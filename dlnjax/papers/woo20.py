@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import Deep, LeastSquares, gradient_flow, mirror_map
-from ._claim import Claim, Measurement
-from ._end_points import D as SIZE, Lane, N, end_points, off_range
+from .claim import Claim, Measurement
+from .end_points import D as SIZE, Lane, N, end_points, off_range
 
 LANES = 4
 FLOW_EPS = 1e-2

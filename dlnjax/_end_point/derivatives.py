@@ -1,0 +1,152 @@
+"""Derivatives of the end point, in both modes and of every order.
+
+The end point solves `Mx = r` and `±Mη = h (1 − e^{−pδ})/p` in the growth `δ` and in `η`, and is
+found without derivatives. These come from the implicit function theorem: a rule whose change of
+`(δ, η)` solves a linear system at the end point itself. So the rule is a function of what it
+differentiates, and may be differentiated again; so may the linear solve and its transpose.
+"""
+
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float
+
+from .._linalg import matmul
+from .._problem.base import AbstractProblem
+from .._problem.solution_space import Constraint
+from ..networks.base import Growth
+from ..networks.signs import sides, signed
+from .graded_solve import graded_step
+from .newton import Newton, State, position
+
+_T = TypeVar("_T")
+
+
+def held(tree: _T) -> _T:
+    """The same numbers, as constants."""
+    return jax.tree.map(lambda v: lax.stop_gradient(v) if eqx.is_array(v) else v, tree)
+
+
+def vanishing(v: Array) -> Array:
+    """0, with the derivatives of `v`."""
+    return v - lax.stop_gradient(v)
+
+
+class _Unknowns(eqx.Module):
+    delta: Float[Array, "signs d"]
+    eta: Float[Array, " d"]
+    dual: Float[Array, " d"]  # Mη
+
+
+class _System(eqx.Module):
+    """The equations in the units of `Newton`, and their solution, as constants."""
+
+    constraint: Constraint
+    is_allowed: Bool[Array, "signs d"]
+    size: Float[Array, ""]
+    start: Float[Array, "signs d"]  # log q(0)
+    log_q: Float[Array, "signs d"]
+    solution: _Unknowns
+
+    def __init__(self, newton: Newton, state: State):
+        self.constraint = newton.constraint
+        self.is_allowed = newton.is_allowed
+        self.size = jnp.exp(newton.log_size)
+        self.start = newton.growth.log_initial + state.shift
+        self.log_q = state.log_q
+        dual = newton.dual(state)
+        self.solution = _Unknowns(state.delta, self.eta(state.nu), dual)
+
+    def position(self, growth: Growth, delta: Array) -> tuple[Array, Array]:
+        """`q` and `x`."""
+        moved = vanishing(growth.log_initial)
+        return position(self.start + moved, delta, self.log_q + moved + vanishing(delta))
+
+    def eta(self, nu: Array) -> Array:
+        """Of least norm with `Mη = Vᵀnu`."""
+        return matmul(self.constraint.inverse * nu, self.constraint.V)
+
+    def matvec(self, problem: AbstractProblem, x: Array) -> Array:
+        units = self.constraint.units
+        return problem.matvec(x / units) / units
+
+    def image(self, problem: AbstractProblem, eta: Array) -> Array:
+        return jnp.where(jnp.any(self.is_allowed, axis=0), self.matvec(problem, eta), 0)
+
+    def per_fold(self, growth: Growth, delta: Array) -> Array:
+        return growth.per_fold(delta) / self.constraint.units[None, :]
+
+
+@eqx.filter_custom_jvp
+def _solution(system: _System, growth: Growth, problem: AbstractProblem) -> _Unknowns:
+    return system.solution
+
+
+@_solution.def_jvp
+def _(primals, tangents):
+    system, growth, problem = primals
+    unknowns = _solution(*primals)
+
+    def residuals(growth, problem):
+        _, x = system.position(growth, unknowns.delta)
+        risen = growth.unit * growth.dual(unknowns.delta) / system.constraint.units[None, :]
+        r = problem.r / system.constraint.units
+        off = (r - system.matvec(problem, x * system.size)) / system.size
+        return off, -risen, system.image(problem, unknowns.eta)
+
+    values, dots = eqx.filter_jvp(residuals, primals[1:], tangents[1:])
+    # Of what does not move there is none.
+    dots = tuple(jnp.zeros_like(v) if t is None else t for v, t in zip(values, dots, strict=True))
+    q, _ = system.position(growth, unknowns.delta)
+    per_fold = system.per_fold(growth, unknowns.delta)
+    eta, u, dual = _linear_solve(system, problem, q / per_fold, dots)
+    delta = jnp.where(system.is_allowed, u / per_fold, 0)
+    return unknowns, _Unknowns(delta, eta, dual)
+
+
+def _linear_solve(
+    system: _System, problem: AbstractProblem, stretch: Array, asked: tuple[Array, ...]
+) -> tuple[Array, Array, Array]:
+    """`η`, `u` and `g` with `M Σ ±(stretch u) = asked₀`, `u ∓ g = asked₁`, `g − Mη = asked₂`."""
+    V, project = system.constraint.V, system.constraint.project
+
+    def equations(unknowns):
+        eta, u, g = unknowns
+        moved = system.matvec(problem, signed(stretch * u))
+        return moved, u - sides(g, u), g - system.image(problem, eta)
+
+    def solve(_, rhs):
+        off, mismatch, image = rhs
+        mismatch = mismatch + sides(image, mismatch)
+        nu, u = graded_step(V, stretch, project(off), mismatch)
+        return system.eta(nu), u, matmul(nu, V) + image
+
+    def transpose_solve(_, rhs):
+        # With the same symmetric matrix: what is asked of `u` is a mismatch, to every digit.
+        of_eta, of_u, of_g = rhs
+        moves = stretch > 0
+        mismatch = jnp.where(moves, -of_u / jnp.where(moves, stretch, 1), 0)
+        nu, u = graded_step(V, stretch, project(of_eta) + matmul(V, of_g), mismatch)
+        still = jnp.where(moves, -stretch * u, of_u)
+        return system.eta(nu), still, of_g + signed(still)
+
+    # As one vector: JAX does not transpose where a part of the right-hand side is constant.
+    rhs, parts = ravel_pytree(asked)
+    flat = lambda fn: lambda *args: ravel_pytree(fn(*args[:-1], parts(args[-1])))[0]
+    found = lax.custom_linear_solve(flat(equations), rhs, flat(solve), flat(transpose_solve))
+    return parts(found)
+
+
+def differentiable_end(
+    newton: Newton, state: State, growth: Growth, problem: AbstractProblem
+) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+    """`x` and `Xᵀν`, in the user's units, as functions of `growth` and `problem`."""
+    system = held(_System(newton, state))
+    unknowns = _solution(system, growth, problem)
+    units = system.constraint.units
+    x = system.position(growth, unknowns.delta)[1] * system.size / units
+    return x, unknowns.dual * units

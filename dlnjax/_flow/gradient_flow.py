@@ -1,0 +1,220 @@
+"""`gradient_flow`: the trajectory of a diagonal linear network, in rescaled time."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PyTree, Real
+
+from .._checks import (
+    as_float,
+    check_finite,
+    check_nonempty,
+    check_type,
+    is_concrete,
+)
+from .._problem.base import AbstractProblem
+from .._results import RESULTS, first_failure, raise_on_failure
+from ..networks.base import AbstractNetwork
+from .formulation import AbstractFormulation, DualForm
+from .reverse_only import reverse_only
+from .setup import Run, as_run
+from .terms.base import AbstractFlowTerm
+
+# The 361 of diffrax's default take three times the memory and 7 to 12 % less time (`python -m
+# benchmarks gradients`).
+CHECKPOINTS = 100
+REVERSE_ONLY = (
+    "By default a flow is differentiable in reverse mode (`jax.grad`, `jax.jacrev`, `jax.vjp`) and "
+    "once. For forward mode (`jax.jvp`, `jax.jacfwd`), and for second derivatives as forward over "
+    "forward, pass `gradient_flow(..., adjoint=diffrax.ForwardMode())`."
+)
+
+
+class Flow(eqx.Module):
+    """A trajectory of gradient flow at the times `s`.
+
+    **Attributes:**
+
+    - `s`: the grid of rescaled times, shape `(S,)`.
+    - `x`: the linear model `x(s)`, shape `(S, d)`.
+    - `x_mean`: its average `x̄(s) = z(s)/s` over `[0, s]`, with `x̄(0) = x(0)`, shape `(S, d)`:
+        this is what compares with the lasso path at `μ = s`.
+    - `z`: `∫₀ˢ x`, shape `(S, d)`.
+    - `dual`: `Xᵀν(s) = s r − M z(s)`, shape `(S, d)`. NaN for a loss that is no quadratic.
+    - `positive`: whether the network can only represent `x ≥ 0`.
+    - `result`: how the solve ended (a failed one is NaN); `stats`: steps taken.
+    """
+
+    s: Float[Array, " S"]
+    x: Float[Array, "S d"]
+    x_mean: Float[Array, "S d"]
+    z: Float[Array, "S d"]
+    dual: Float[Array, "S d"]
+    result: RESULTS
+    stats: dict[str, Any]
+    positive: bool = eqx.field(static=True)
+
+
+def gradient_flow(
+    network: AbstractNetwork,
+    problem: AbstractProblem,
+    s: ArrayLike,
+    *,
+    eps: ArrayLike | None = None,
+    log_eps: ArrayLike | None = None,
+    formulation: AbstractFormulation | None = None,
+    solver: diffrax.AbstractSolver[Any] | None = None,
+    rtol: Real[ArrayLike, ""] | None = None,
+    atol: Real[ArrayLike, ""] | None = None,
+    max_steps: int = 65536,
+    adjoint: diffrax.AbstractAdjoint | None = None,
+    throw: bool = True,
+) -> Flow:
+    """Gradient flow of `network` on `problem`, from an initialisation of size `ε`.
+
+    **Arguments:**
+
+    - `network`: its weights are the shape of the initialisation.
+    - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included.
+    - `s`: non-decreasing rescaled times `≥ 0`, shape `(S,)`. (`t = s·log(1/ε)/2` for `UV`,
+        `t = s·log(1/ε)/4` for `USquared` and `Deep` at depth 2, `t = s/(D(D−2) ε^{1−2/D})` at
+        depth `D > 2`.)
+    - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
+    - `formulation`: `DualForm()` (default) or `WeightForm()`.
+    - `solver`: any diffrax solver; default `Rodas5P()` for the dual form, diffrax's `Kvaerno5`
+        for the weight form.
+    - `rtol`, `atol`: tolerances of the steps, on `w`-like quantities of order 1 (for the
+        weight form `atol` is in units of `ε^½`). Defaults 1e-7 and 1e-8 in float64; 1e-4 and
+        1e-5 in float32. `x_mean` is to some hundred of them relative to what it comes to: before
+        the first jump it is exponentially small, as `x` is, and has fewer digits than `x`.
+    - `max_steps`, `adjoint`: as in `diffrax.diffeqsolve`. The default adjoint, for reverse mode, is
+        `diffrax.RecursiveCheckpointAdjoint(100)`: it keeps 100 states (of up to `3d` numbers,
+        and what is saved) in each lane, and computes up to 5000 steps at most twice again. For
+        forward mode pass `diffrax.ForwardMode()`, which also gives second derivatives as forward
+        over forward (no other order does).
+    - `throw`: raise on failure. Under tracing, and with `throw=False`, nothing is raised: failed
+        lanes are NaN, with their `result`.
+
+    **Returns:** a `Flow`.
+
+    **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if the
+    solver fails.
+
+    !!! cite "Reference"
+
+        [B25] §2 and §4.2 (the dual variable); arXiv 2509.18766.
+    """
+    formulation = DualForm() if formulation is None else formulation
+    run = as_run(network, problem, eps, log_eps, formulation, rtol, atol, max_steps)
+    s = _as_times(s, problem.r.dtype)
+    solver = formulation.default_solver() if solver is None else solver
+    adjoint = diffrax.RecursiveCheckpointAdjoint(CHECKPOINTS) if adjoint is None else adjoint
+    check_type(solver, "solver", diffrax.AbstractSolver, "a solver, such as `diffrax.Kvaerno5()`")
+    what = "an adjoint, such as `diffrax.ForwardMode()`"
+    check_type(adjoint, "adjoint", diffrax.AbstractAdjoint, what)
+    flow = _solve(run, s, solver, adjoint)
+    return raise_on_failure(flow, flow.result, throw)
+
+
+def _as_times(s: ArrayLike, dtype) -> Array:
+    s = as_float(s, "s", dtype)
+    if s.ndim != 1:
+        raise ValueError(
+            f"`s` must be a grid of shape (S,), got shape {s.shape}. Pass `[s]` for one time, "
+            "`jax.vmap` for several grids."
+        )
+    check_nonempty(s, "s")
+    check_finite(s, "s")
+    if is_concrete(s):
+        values = np.asarray(s)
+        if values[0] < 0:
+            raise ValueError(f"`s` must be non-negative, got s[0] = {float(values[0])}.")
+        if np.any(np.diff(values) < 0):
+            i = int(np.argmax(np.diff(values) < 0))
+            raise ValueError(
+                f"`s` must be increasing, but s[{i}] = {float(values[i])} is followed by "
+                f"{float(values[i + 1])}. Sort it."
+            )
+    return s
+
+
+@eqx.filter_custom_jvp
+def _moving(s: Array, state: PyTree[Array], term: AbstractFlowTerm) -> PyTree[Array]:
+    """`state`, whose derivative in `s` is its velocity: that of the interpolation would be less
+    exact, and would need derivatives in the lengths of the steps."""
+    return state
+
+
+@_moving.def_jvp
+def _(primals, tangents):
+    s, _, term = primals
+    ds, change, _ = tangents
+    state = _moving(*primals)
+    if ds is None:
+        return state, change
+    moved = jax.tree.map(lambda v: ds * v, term.vf(s, state, None))
+    add = lambda m, c: m if c is None else m + c
+    return state, jax.tree.map(add, moved, change, is_leaf=lambda v: v is None)
+
+
+@eqx.filter_jit
+def _solve(
+    run: Run, s: Array, solver: diffrax.AbstractSolver, adjoint: diffrax.AbstractAdjoint
+) -> Flow:
+    if isinstance(adjoint, diffrax.RecursiveCheckpointAdjoint):
+        run, s = reverse_only((run, s), REVERSE_ONLY)
+    term = run.term()
+    is_grid = jnp.all(jnp.isfinite(s)) & (s[0] >= 0) & jnp.all(s[1:] >= s[:-1])
+    verdict = first_failure(run.validity(term), (is_grid, RESULTS.invalid_grid))
+    valid = verdict == RESULTS.successful
+    run = run.harmless(valid)
+    term = run.term()
+    # An invalid lane of a batch integrates over an empty interval.
+    times = jnp.where(valid, s, 0)
+    grid = lax.stop_gradient(times)
+    solution = diffrax.diffeqsolve(
+        term,
+        solver,
+        t0=0,
+        t1=grid[-1],
+        dt0=jnp.minimum(run.first_step(term, valid), jnp.where(grid[-1] > 0, grid[-1], 1)),
+        y0=term.initial(),
+        saveat=diffrax.SaveAt(ts=grid),
+        stepsize_controller=run.controller(),
+        adjoint=adjoint,
+        max_steps=run.max_steps,
+        throw=False,
+    )
+    # What was not reached is inf, whose derivatives are NaN: where it is, all states are the first.
+    arrived = [jnp.all(jnp.isfinite(v)) for v in jax.tree.leaves(solution.ys)]
+    has_arrived = jnp.stack(arrived).all() & (solution.result == diffrax.RESULTS.successful)
+    reached = jax.tree.map(
+        lambda v, start: jnp.where(has_arrived, v, start[None]), solution.ys, term.initial()
+    )
+    states = jax.vmap(lambda s, state: _moving(s, state, term))(times, reached)
+    x, z, dual = jax.vmap(term.read)(times, states)
+    if run.network.positive:
+        z = jnp.where(z < 0, 0, z)  # which the error of the steps does not know
+    moving = (times > 0)[:, None]
+    # At 0 the average is x(0), and moves half as fast as x does.
+    start, _, _ = term.read(jnp.zeros_like(times[0]), term.initial())
+    x_mean = jnp.where(moving, z / jnp.where(moving, times[:, None], 1), (start[None] + x) / 2)
+
+    finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(z))
+    finite = finite & term.is_in_range(x) & has_arrived
+    is_consistent = jnp.all(jax.vmap(term.is_consistent)(states))
+    result = RESULTS.promote(solution.result)
+    result = first_failure(
+        verdict,
+        result,
+        (finite, RESULTS.flow_not_finite),
+        (is_consistent, RESULTS.invalid_network),
+    )
+    good = result == RESULTS.successful
+    x, x_mean, z, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (x, x_mean, z, dual))
+    return Flow(s, x, x_mean, z, dual, result, solution.stats, run.network.positive)

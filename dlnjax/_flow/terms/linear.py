@@ -1,0 +1,80 @@
+"""The dual form of depth 1: `x = x(0) + Xᵀν − λz`, a linear equation."""
+
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..._linalg import Cholesky, matmul
+from ..._problem.base import AbstractProblem
+from ..._results import RESULTS, first_failure
+from ...networks.linear import Linear
+from .dual import AbstractDualTerm, column_scale
+
+
+class LinearTerm(AbstractDualTerm):
+    """State `(σ²x/ρ, σ²z)`, each `(d,)`, with `ρ` the size of `r`, so that both are of order 1;
+    `dx/ds = r − (M + λI)x`."""
+
+    M: Float[Array, "d d"]  # M + λI, in units of σ²
+    r: Float[Array, " d"]
+    start: Float[Array, " d"]  # x(0)
+    weight_decay: Float[Array, ""]
+    scale: Float[Array, ""]
+    size: Float[Array, ""]  # ρ
+
+    def initial(self):
+        return self.scale**2 * self.start / self.size, jnp.zeros_like(self.r)
+
+    def validity(self):
+        finite = jnp.all(jnp.isfinite(self.start))
+        return first_failure((finite, RESULTS.invalid_shape))
+
+    def x(self, g):
+        return self.size * g
+
+    def response(self, g):
+        return self.size * g, self.size * jnp.ones_like(g)
+
+    def change(self, slope, image):
+        return slope * image
+
+    def image(self, f):
+        return f
+
+    def velocity(self, x):
+        return self.scale**2 / self.size * (self.r - matmul(self.M, x))
+
+    def factorise(self, slope, gamma_h):
+        identity = jnp.eye(len(self.r), dtype=self.r.dtype)
+        return Cholesky(identity / gamma_h + self.scale**2 * self.M)
+
+    def solve(self, factors, rhs, drift):
+        return factors.solve(rhs)
+
+    def error(self, state, error):
+        return jax.tree.map(jnp.abs, error)
+
+    def read(self, s, state):
+        x, z = self.size * state[0] / self.scale**2, state[1] / self.scale**2
+        return x, z, x - self.start + self.weight_decay * z
+
+
+def x_size(network: Linear, problem: AbstractProblem, log_eps: Array) -> Float[Array, ""]:
+    """The size of `x`, for tolerances."""
+    start = jnp.max(jnp.abs(network.initial(log_eps)()))
+    size = jnp.maximum(jnp.max(jnp.abs(problem.r)) / column_scale(problem) ** 2, start)
+    return lax.stop_gradient(jnp.where(size > 0, size, 1))
+
+
+def linear_term(network: Linear, problem: AbstractProblem, log_eps: Array) -> LinearTerm:
+    scale = column_scale(problem)
+    decay = jnp.asarray(problem.weight_decay)
+    return LinearTerm(
+        M=(problem.gram() + decay * jnp.eye(len(problem.r), dtype=problem.r.dtype)) / scale**2,
+        r=problem.r,
+        start=network.initial(log_eps)(),
+        weight_decay=decay,
+        scale=scale,
+        size=scale**2 * x_size(network, problem, log_eps),
+    )

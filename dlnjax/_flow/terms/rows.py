@@ -1,0 +1,68 @@
+"""The state space of `ν ∈ R^n`: for `n < d`, without weight decay, at depth 2.
+
+With weight decay `ν` grows like `λs`, and an active `w` would be the difference of numbers that
+grow; at depth above 2 an active `w` is below the rounding of `w(0)`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..._linalg import Cholesky, matmul
+from ...networks.base import is_in_range
+from ...networks.link import ExponentialLink
+from ...networks.signs import sides, signed
+from .dual import AbstractDualTerm
+
+
+class RowTerm(AbstractDualTerm):
+    """State `(σν, σ²z)`, of shapes `(n,)` and `(d,)`; the point is `g = Xᵀν`."""
+
+    X: Float[Array, "n d"]  # X/σ
+    y: Float[Array, " n"]  # σy
+    link: ExponentialLink
+    scale: Float[Array, ""]
+
+    def _w(self, g: Array) -> Array:
+        return self.link.start - sides(g, self.link.start)
+
+    def initial(self):
+        return jnp.zeros_like(self.y), jnp.zeros_like(self.X[0])
+
+    def validity(self):
+        return self.link.validity()
+
+    def x(self, g):
+        return self.scale**2 * signed(self.link.q(self._w(g)))
+
+    def response(self, g):
+        w = self._w(g)
+        q, square = self.link.q(w), self.scale**2
+        return square * signed(q), square * jnp.sum(self.link.slope(w, q), axis=0)
+
+    def change(self, slope, image):
+        return slope * image
+
+    def image(self, f):
+        return matmul(f, self.X)
+
+    def is_in_range(self, x):
+        return is_in_range(x)
+
+    def velocity(self, x):
+        return self.y - matmul(self.X, x)
+
+    def factorise(self, slope, gamma_h):
+        matrix = matmul(self.X * slope[None, :], self.X.T)
+        identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+        return Cholesky(identity / gamma_h + matrix)
+
+    def solve(self, factors, rhs, drift):
+        return factors.solve(rhs)
+
+    def error(self, state, error):
+        return jax.tree.map(jnp.abs, error)
+
+    def read(self, s, state):
+        g = self.image(state[0])
+        return signed(self.link.read(self._w(g))), state[1] / self.scale**2, g

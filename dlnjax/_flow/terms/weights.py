@@ -1,0 +1,75 @@
+"""The weight form: gradient flow on the weights of any network, by automatic differentiation."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ..._checks import is_concrete
+from ..._problem.base import AbstractProblem, is_quadratic
+from ..._results import RESULTS, first_failure
+from ...networks.base import AbstractNetwork, is_constant, weights_of
+from .base import AbstractFlowTerm
+
+
+def check_least_eps(network: AbstractNetwork, log_eps: Array) -> None:
+    """Refuse an `ε` that the weights of the network cannot hold."""
+    least = network.least_log_eps(log_eps.dtype)
+    if is_concrete(log_eps) and float(log_eps) < least:
+        raise ValueError(
+            f"ε = e^{float(log_eps):.4g} is too small for weights of {type(network).__name__} in "
+            f"{log_eps.dtype}: below e^{least:.4g} = {math.exp(least):.1e} the sign of `x` drowns "
+            "in their rounding. Use `gradient_flow` with `DualForm()`, the default, which works at "
+            "every ε; to train, a larger ε, or `Deep(u, v, depth=2)`, whose weights keep their "
+            "digits."
+        )
+
+
+class WeightTerm(AbstractFlowTerm):
+    """State `(network, z)`: `d(weights)/ds = −(t/s) ∇(ℓ + penalty)`, `dz/ds = x`."""
+
+    problem: AbstractProblem
+    start: AbstractNetwork
+    time_scale: Float[Array, ""]
+    is_held: Bool[Array, ""]  # the weights hold so small an ε
+
+    def __init__(self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array):
+        self.problem = problem
+        self.start = network.initial(log_eps)
+        self.time_scale = network.time_scale(log_eps)
+        self.is_held = log_eps >= network.least_log_eps(log_eps.dtype)
+
+    def initial(self):
+        return weights_of(self.start), jnp.zeros_like(self.problem.r)
+
+    def validity(self):
+        weights = jax.tree.leaves(weights_of(self.start))
+        finite = jnp.stack([jnp.all(jnp.isfinite(w)) for w in [*weights, self.start()]]).all()
+        # At tiny ε every weight underflows to 0, and most networks never move from there.
+        velocity, _ = self.vf(0.0, self.initial(), None)
+        moves = jnp.stack([jnp.any(v != 0) for v in [*weights, *jax.tree.leaves(velocity)]]).any()
+        moves = moves | jnp.all(self.problem.r == 0)
+        return first_failure(
+            (finite, RESULTS.invalid_shape), (self.is_held & moves, RESULTS.invalid_eps)
+        )
+
+    def _network(self, weights) -> AbstractNetwork:
+        return eqx.combine(weights, self.start, is_leaf=is_constant)
+
+    def vf(self, t, y, args):
+        def objective(weights):
+            network = self._network(weights)
+            penalty = network.penalty(self.problem.weight_decay)
+            return self.problem.loss(network()) + penalty
+
+        gradient = eqx.filter_grad(objective)(y[0])
+        velocity = jax.tree.map(lambda g: -self.time_scale * g, gradient)
+        return velocity, self._network(y[0])()
+
+    def read(self, s, state):
+        z = state[1]
+        dual = s * self.problem.r - self.problem.matvec(z)  # of another loss it is not the integral
+        dual = jnp.where(is_quadratic(self.problem), dual, jnp.nan)
+        return self._network(state[0])(), z, dual

@@ -1,0 +1,291 @@
+"""One cell of a sweep as one program: a block of instances in, their metrics out.
+
+Lasso paths and limits are solved once per instance and decay. Flows run in chunks of lanes, one `ε`
+after the other; the steps that a lane took at one order the lanes of the next, so that lanes of
+similar difficulty share a chunk (`lanes` in the benchmarks says what that is worth).
+
+Rounding depends on the shapes of batches, and, on a CPU, on how many devices one program spans:
+so blocks and chunks have fixed sizes, and each device has a program of its own.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .._batching import default_chunk
+from .._flow.gradient_flow import gradient_flow
+from .._lanes import as_on, cores
+from .._lasso.path import lasso_path
+from .._limit.limit_flow import limit_flow
+from .._problem.base import AbstractProblem, LeastSquares, without_decay
+from .._results import RESULTS, result_code
+from ..generators import Given
+from ..metrics import Metric
+from .spec import Cell, KnotGrid, Sweep
+
+Values = dict[str, Array]
+SOLVES = ("path", "limit", "flow")
+
+
+class Layout(NamedTuple):
+    """What decides rounding beside the specification. A store keeps it from its creation on."""
+
+    block: int  # instances that a device works on at a time
+    chunks: list[int]  # lanes that run in step, in each of `sweep.cells`
+    cores: int  # of a CPU, whose caches decide the chunks of lasso paths
+
+
+def _make_problem(sweep: Sweep, cell: Cell, index: Array, data: Any) -> AbstractProblem:
+    generator = sweep.generator
+    if isinstance(generator, Given):
+        made = data
+    else:
+        made = generator(sweep.instance_key(cell, index), cell.n, cell.d)
+    if not isinstance(made, AbstractProblem):
+        made = LeastSquares(*made)
+    size = (*made.X.shape,) if isinstance(made, LeastSquares) else (cell.n, *made.r.shape)
+    asked = (cell.n, cell.d)
+    if size != asked:
+        raise ValueError(f"The generator made a problem of size {size}, but {asked} was asked.")
+    return made
+
+
+def _with_decay(problem: AbstractProblem, decay: Array) -> AbstractProblem:
+    decay = decay.astype(problem.r.dtype)
+    return eqx.tree_at(lambda problem: problem.weight_decay, problem, decay)
+
+
+def _measure(sweep: Sweep, cell: Cell, known: dict[str, Any], has_eps: bool) -> Values:
+    """The metrics of one lane, NaN where a solve that they name has failed; and the results."""
+    values = {}
+    for name, metric in sweep.metrics.items():
+        if metric.has_eps != has_eps:
+            continue
+        try:
+            value = jnp.asarray(metric.fn(**{need: known[need] for need in metric.needs}))
+        except Exception as e:
+            e.add_note(f"In the metric {name!r}, at size {cell.n}×{cell.d}.")
+            raise
+        expected = shape_of(sweep, cell, metric)
+        if value.shape != expected:
+            raise ValueError(
+                f"The metric {name!r} returns shape {value.shape} at size {cell.n}×{cell.d}, but "
+                f"its dims {metric.dims} mean {expected}. Reduce it, or pass it as "
+                "`Metric(fn, dims=…)` with some of 's' and 'coordinate'."
+            )
+        good = jnp.asarray(True)
+        for solve in metric.needs & {*SOLVES}:
+            good = good & (known[solve].result == RESULTS.successful)
+        values[name] = jnp.where(good, value.astype(jnp.result_type(float)), jnp.nan)
+    for solve in ("flow",) if has_eps else ("path", "limit"):
+        if solve in sweep.needs:
+            values[f"{solve}_result"] = result_code(known[solve].result).astype(jnp.int8)
+    return values
+
+
+def shape_of(sweep: Sweep, cell: Cell, metric: Metric) -> tuple[int, ...]:
+    """The shape of a metric's value, in one lane."""
+    lengths = {"s": sweep.points, "coordinate": cell.d}
+    return tuple(lengths[dim] for dim in metric.dims)
+
+
+def _kept(sweep: Sweep) -> set[str]:
+    """What the lanes of the flows take from the first stage."""
+    names = {"problem"} | ({"s"} if isinstance(sweep.s, KnotGrid) else set())
+    for metric in sweep.metrics.values():
+        names |= metric.needs & {"path", "limit"} if metric.has_eps else set()
+    return names
+
+
+def _first_stage(sweep: Sweep, cell: Cell) -> Callable:
+    """Of a problem: the metrics without an axis of `ε`, and what the flows need."""
+    network = sweep.network(cell)
+
+    def solve(problem: AbstractProblem) -> tuple[Values, dict[str, Any]]:
+        known: dict[str, Any] = {"problem": problem, "network": network}
+        if "path" in sweep.needs:
+            known["path"] = lasso_path(problem, positive=network.positive, throw=False)
+        if "limit" in sweep.needs:
+            known["limit"] = limit_flow(network, problem, throw=False)
+        if "s" in sweep.needs:
+            known["s"] = _times(sweep, problem, known)
+        kept = {name: known[name] for name in _kept(sweep) if name in known}
+        return _measure(sweep, cell, known, has_eps=False), kept
+
+    return solve
+
+
+def _times(sweep: Sweep, problem: AbstractProblem, known: dict[str, Any]) -> Array:
+    if isinstance(sweep.s, KnotGrid):
+        return known["s"] if "s" in known else sweep.s(problem, known["path"])
+    return jnp.asarray(sweep.s, problem.r.dtype)
+
+
+def _second_stage(sweep: Sweep, cell: Cell) -> Callable:
+    """Of what the first stage kept, at one `ε`: the other metrics, and the steps taken."""
+    network = sweep.network(cell)
+
+    def solve(kept: dict[str, Any], log_eps: Array) -> tuple[Values, Array]:
+        known = {**kept, "network": network, "log_eps": log_eps}
+        if "s" in sweep.needs:
+            known["s"] = _times(sweep, known["problem"], known)
+        steps = jnp.zeros((), jnp.int32)
+        if "flow" in sweep.needs:
+            # Without decay a flow needs less: let it know.
+            decays = np.any(np.asarray(sweep.weight_decay) != 0)
+            flow = known["flow"] = gradient_flow(
+                network,
+                known["problem"] if decays else without_decay(known["problem"]),
+                known["s"],
+                log_eps=log_eps,
+                rtol=sweep.rtol,
+                atol=sweep.atol,
+                max_steps=sweep.max_steps,
+                throw=False,
+            )
+            steps = jnp.asarray(flow.stats["num_steps"], jnp.int32)
+        return _measure(sweep, cell, known, has_eps=True), steps
+
+    return solve
+
+
+def block_function(sweep: Sweep, cell: Cell, chunk: int) -> Callable[..., Values]:
+    """`(index, data) -> values` of a block: `index` of shape `(B,)`, values of shapes `(B, W, …)`
+    and `(B, W, E, …)` for `W` weight decays and `E` values of `ε`."""
+    first, second = _first_stage(sweep, cell), _second_stage(sweep, cell)
+
+    def over_eps(kept: dict[str, Any], lanes: int) -> Values:
+        chunks = math.ceil(lanes / chunk)
+
+        def one_eps(steps: Array, log_eps: Array) -> tuple[Array, Values]:
+            order = jnp.argsort(-steps)  # the hardest first
+            back = jnp.argsort(order)
+            # Copies of the easiest lane fill the last chunk.
+            filled = jnp.concatenate([order, jnp.repeat(order[-1:], chunks * chunk - lanes)])
+
+            def one_chunk(members: Array) -> tuple[Values, Array]:
+                take = jax.tree.map(lambda a: a[members], kept)
+                return jax.vmap(second, in_axes=(0, None))(take, log_eps)
+
+            out = lax.map(one_chunk, filled.reshape(chunks, chunk))
+            values, steps = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:lanes][back], out)
+            return steps, values
+
+        _, values = lax.scan(one_eps, jnp.zeros(lanes, jnp.int32), jnp.asarray(sweep.log_eps))
+        return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), values)
+
+    def block(index: Array, data: Any) -> Values:
+        make = lambda index, data: _make_problem(sweep, cell, index, data)
+        decays = jnp.asarray(sweep.weight_decay)
+        problems = jax.vmap(make)(index, data)
+        all_decays = jax.vmap(_with_decay, in_axes=(None, 0))
+        problems = jax.vmap(all_decays, in_axes=(0, None))(problems, decays)
+        lanes = len(index) * len(decays)
+        problems = jax.tree.map(lambda a: a.reshape(lanes, *a.shape[2:]), problems)
+        values, kept = jax.vmap(first)(problems)
+        if any(metric.has_eps for metric in sweep.metrics.values()):
+            values |= over_eps(kept, lanes)
+        return jax.tree.map(lambda a: a.reshape(len(index), len(decays), *a.shape[1:]), values)
+
+    return block
+
+
+def inputs(sweep: Sweep, block: int, size: int) -> tuple[np.ndarray, Any]:
+    """The instances of block number `block`, and their data."""
+    index = np.arange(block * size, (block + 1) * size, dtype=np.uint32)
+    generator = sweep.generator
+    return index, generator.take(index) if isinstance(generator, Given) else ()
+
+
+def check_inputs(sweep: Sweep) -> None:
+    """Make the networks, and trace the generator. **Raises:** what either raises."""
+    for cell in sweep.cells:
+        sweep.network(cell)
+        one = jax.tree.map(lambda a: a[0], inputs(sweep, 0, 1))
+        jax.eval_shape(lambda index, data, cell=cell: _make_problem(sweep, cell, index, data), *one)
+
+
+def check(sweep: Sweep) -> None:
+    """Trace every cell. **Raises:** what a generator or a metric raises, and `ValueError` for a
+    value of another shape than its dims say."""
+    for cell in sweep.cells:
+        jax.eval_shape(block_function(sweep, cell, 1), *inputs(sweep, 0, 1))
+
+
+class Program:
+    """A cell compiled for each of `devices`."""
+
+    def __init__(self, sweep: Sweep, cell: Cell, layout: Layout, devices: Sequence[Any]):
+        self._sweep, self._cell, self._layout, self._devices = sweep, cell, layout, devices
+        chunk = layout.chunks[sweep.cells.index(cell)]
+        with as_on(layout.cores):
+            jitted = jax.jit(block_function(sweep, cell, chunk))
+            lowered = [jitted.lower(*self._put(0, device)) for device in devices]
+        with ThreadPoolExecutor() as pool:
+            self._compiled = list(pool.map(lambda low: low.compile(), lowered))
+
+    def _put(self, block: int, device: Any) -> Any:
+        return jax.device_put(inputs(self._sweep, block, self._layout.block), device)
+
+    def __call__(self, blocks: Sequence[int]) -> list[Values]:
+        """Start the blocks, one a device; what it returns is being computed."""
+        pairs = zip(blocks, self._devices, self._compiled, strict=False)
+        return [compiled(*self._put(block, device)) for block, device, compiled in pairs]
+
+    @property
+    def bytes(self) -> int:
+        """Memory that a block takes on its device."""
+        memory = self._compiled[0].memory_analysis()
+        return (
+            memory.temp_size_in_bytes
+            + memory.argument_size_in_bytes
+            + 2 * memory.output_size_in_bytes  # while one is written, the next is computed
+        )
+
+
+def plan(sweep: Sweep, memory: int, devices: Sequence[Any]) -> tuple[Layout, dict[Cell, Program]]:
+    """The largest blocks that `memory` bytes a device allow, by what XLA says of the largest size;
+    and the programs that were compiled to find out."""
+    # Enough work to hide what writing a block takes; flows on a CPU are work enough.
+    most = 1024 if devices[0].platform == "cpu" and "flow" in sweep.needs else 8192
+    n, d = max(sweep.sizes, key=lambda size: (size[0] * size[1], size))
+    block = min(most, sweep.instances)
+    programs: dict[Cell, Program] = {}
+    cells = [cell for cell in sweep.cells if (cell.n, cell.d) == (n, d)]
+    while len(programs) < len(cells):
+        cell = cells[len(programs)]
+        layout = _layout(sweep, block)
+        program = programs[cell] = Program(sweep, cell, layout, devices)
+        if program.bytes > memory:
+            if block == 1:
+                raise ValueError(
+                    f"One instance of size {n}×{d} takes {program.bytes} bytes, but `memory` = "
+                    f"{memory}. Raise it, or take fewer values of ε and weight decay."
+                )
+            block = max(1, int(0.9 * block * memory / program.bytes))
+            programs.clear()
+    return _layout(sweep, block), programs
+
+
+def _layout(sweep: Sweep, block: int) -> Layout:
+    lanes = block * len(sweep.weight_decay)
+    chunks = [default_chunk(lanes, _bytes_of_lane(sweep, cell)) for cell in sweep.cells]
+    return Layout(block, chunks, cores())
+
+
+def _bytes_of_lane(sweep: Sweep, cell: Cell) -> int:
+    """What a lane of the flows reads."""
+
+    def kept(index: Array, data: Any) -> dict[str, Any]:
+        return _first_stage(sweep, cell)(_make_problem(sweep, cell, index, data))[1]
+
+    one = jax.tree.map(lambda a: a[0], inputs(sweep, 0, 1))
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(kept, *one)))

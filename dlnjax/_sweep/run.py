@@ -1,0 +1,190 @@
+"""Running a sweep: blocks over processes and devices, and what happens when something fails."""
+
+import datetime
+import itertools
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._checks import check_type
+from .program import Program, Values, check, plan
+from .spec import Cell, Sweep
+from .store import Store, create, need, open_sweep, provenance
+
+
+def run_sweep(
+    sweep: Sweep,
+    path: str | Path,
+    *,
+    resume: bool = False,
+    memory: int = 2**30,
+    progress: bool = True,
+) -> Any:
+    """Compute a sweep, block by block, into a Zarr store. It may be killed at any moment.
+
+    Blocks of instances go to all local devices and, after `jax.distributed.initialize()`, to all
+    processes, which share the folder; each process calls this with the same arguments. What is
+    stored does not depend on how many there are. A lane that fails is NaN and is flagged in
+    `path_result`, `limit_result` or `flow_result`; it stops nothing.
+
+    **Arguments:**
+
+    - `sweep`: the `Sweep`.
+    - `path`: of the store, a folder that does not exist yet.
+    - `resume`: go on with a store at `path`, if there is one. Blocks that are missing or damaged
+        are computed; with the same versions on the same kind of device, bit for bit as in an
+        uninterrupted run.
+    - `memory`: bytes that a block may take on a device. It sets the size of blocks when the store
+        is created; nothing grows with the number of instances.
+    - `progress`: a bar on stderr, where that is a terminal.
+
+    **Returns:** the data, as `open_sweep(path)`.
+
+    **Raises:** `ModuleNotFoundError` without the extra `sweep`; `FileExistsError` if `path` exists
+    and `resume` is false; `ValueError` if the sweep differs from that of the store, for metrics of
+    other shapes than their dims say, and if one instance needs more than `memory`; `OSError`
+    if the store cannot be written: what is in it stays good.
+    """
+    for package in ("xarray", "zarr", "tqdm"):
+        need(package)
+    check_type(sweep, "sweep", Sweep, "a `dlnjax.Sweep`")
+    path = Path(path)
+    if memory < 1:
+        raise ValueError(f"`memory` is a number of bytes, got {memory}.")
+    if path.exists() and not resume:
+        raise FileExistsError(
+            f"There is something at {path} already. Pass `resume=True` to go on with that sweep, "
+            "or another path."
+        )
+    check(sweep)
+    devices = jax.local_devices()
+    programs: dict[Cell, Program] = {}
+    try:
+        _wait()
+        try:
+            if jax.process_index() == 0:
+                programs = _prepare(sweep, path, memory, devices)
+        finally:
+            _wait()
+        store = Store(path)
+        _compare(sweep, store)
+        failed = _run(sweep, store, programs, devices, progress)
+    except FileExistsError:
+        raise
+    except KeyboardInterrupt as e:
+        e.add_note(f"The blocks that were written to {path} are kept: go on with `resume=True`.")
+        raise
+    except OSError as e:
+        raise OSError(
+            f"Cannot write to {path} ({e.strerror or e}). The blocks that were written before are "
+            "intact: make room or get access, and go on with `resume=True`."
+        ) from e
+    _wait()
+    data = open_sweep(path)
+    if failed:
+        names = sorted(str(name) for name in data if str(name).endswith("_result"))
+        reasons = ", ".join(f"`{name}`" for name in names)
+        warnings.warn(
+            f"{failed} {'lane' if failed == 1 else 'lanes'} failed: metrics are NaN there, and "
+            f"{reasons} of the data say why.",
+            stacklevel=2,
+        )
+    return data
+
+
+def _wait() -> None:
+    """For all processes to get here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("dlnjax sweep")
+
+
+def _prepare(sweep: Sweep, path: Path, memory: int, devices: Sequence[Any]) -> dict[Cell, Program]:
+    """Create the store, or take up the one that is there; and what was compiled for it."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    here = provenance()
+    if not path.exists():
+        layout, programs = plan(sweep, memory, devices)
+        create(path, sweep, layout, here, f"{now} created: {json.dumps(here)}")
+        return programs
+    store = Store(path)
+    _compare(sweep, store)
+    store.clean()
+    if store.provenance != here:
+        warnings.warn(
+            f"Blocks of {path} were computed with other versions or on another kind of device, "
+            f"{store.provenance}, than the next ones, {here}: rounding may differ between them. "
+            "The attribute `history` keeps both.",
+            stacklevel=3,
+        )
+        store.set_provenance(here)
+    store.remember(f"{now} resumed: {json.dumps(here)}")
+    return {}
+
+
+def _compare(sweep: Sweep, store: Store) -> None:
+    ours, theirs = sweep.describe(), store.spec
+    differing = [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"The store at {store.path} belongs to another sweep, which differs in "
+            f"{', '.join(map(repr, differing))}: {name!r} is {theirs.get(name)} there and "
+            f"{ours.get(name)} here. Pass another path, or the same sweep."
+        )
+
+
+def _run(
+    sweep: Sweep,
+    store: Store,
+    programs: dict[Cell, Program],
+    devices: Sequence[Any],
+    progress: bool,
+) -> int:
+    """Compute this process's missing blocks. Returns how many lanes failed."""
+    tqdm = need("tqdm")
+    missing = list(store.missing(sweep, jax.process_index(), jax.process_count()))
+    bar = tqdm.tqdm(
+        total=sum(store.instances_in(block) for _, block in missing),
+        unit=" instances",
+        unit_scale=True,
+        file=sys.stderr,
+        disable=not (progress and jax.process_index() == 0 and sys.stderr.isatty()),
+    )
+    failed = 0
+
+    def write(cell: Cell, blocks: Sequence[int], started: Sequence[Values]) -> None:
+        nonlocal failed
+        for block, values in zip(blocks, started, strict=True):
+            results = store.write(cell, block, jax.device_get(values))
+            failed += sum(int(np.count_nonzero(codes)) for codes in results)
+            bar.set_postfix(failed=failed, refresh=False)
+            bar.update(store.instances_in(block))
+
+    with bar:
+        waiting: tuple[Any, ...] = ()
+        for cell, group in itertools.groupby(missing, key=lambda pair: pair[0]):
+            blocks = [block for _, block in group]
+            bar.set_description(f"{sweep.size_labels[cell.size]}, {cell.name}")
+            program = programs.pop(cell, None)
+            if program is None:
+                if waiting:  # do not hold it back while the next program compiles
+                    write(*waiting)
+                    waiting = ()
+                program = Program(sweep, cell, store.layout, devices)
+            for i in range(0, len(blocks), len(devices)):
+                some = blocks[i : i + len(devices)]
+                started = program(some)
+                if waiting:
+                    write(*waiting)
+                waiting = (cell, some, started)
+        if waiting:
+            write(*waiting)
+    return failed

@@ -1,0 +1,138 @@
+"""`effective_initialization`: the convex problem that (stochastic) gradient descent solved."""
+
+import equinox as eqx
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import check_type, is_concrete
+from .._problem.base import (
+    AbstractProblem,
+    check_quadratic,
+    harmless,
+    nan_unless_valid,
+    validity,
+)
+from .._problem.solution_space import Constraint
+from .._results import RESULTS, has_no_nan, one_unless
+from ..networks.depth2 import UV
+from .train import Training
+
+
+class EffectiveInitialization(eqx.Module):
+    """From where gradient flow would have ended at the point of the run.
+
+    **Attributes:**
+
+    - `alpha`: `α_∞`, shape `(d,)`, and `shift`: `β̃₀`, shape `(d,)`, a linear model. Where
+        `Xx = y` is reached, `x` minimises over its solutions the Bregman divergence to `β̃₀` of
+        the hyperbolic entropy at scale `α_∞`, whose gradient is `asinh(x/α_∞²)/2`.
+    - `network`: the same as a `UV` whose weights are a shape at the run's `ε`:
+        `interpolator(network, problem, log_eps=run.log_eps).x` is `x` again.
+    - `dual`: `asinh(x/α_∞²) − asinh(β̃₀/α_∞²)`, shape `(d,)`, of order `log(1/ε)`.
+    - `dual_residual`: the largest entry of what `dual` has outside the range of `Xᵀ`.
+    - `primal_residual`: the largest entry of `∇ℓ(x)`, relative to that of `Xᵀy`.
+
+    Both residuals at rounding certify that problem. `dual_residual` alone does not: at any step it
+    is 0 but for rounding.
+    """
+
+    alpha: Float[Array, " d"]
+    shift: Float[Array, " d"]
+    network: UV
+    dual: Float[Array, " d"]
+    dual_residual: Float[Array, ""]
+    primal_residual: Float[Array, ""]
+
+
+def effective_initialization(problem: AbstractProblem, run: Training) -> EffectiveInitialization:
+    """The initialisation that the steps of a run amount to, with the residuals that certify it.
+
+    A step of size `γ` with the gradient `g` in `x` multiplies `u ± v` by `1 ∓ γg`, of which
+    gradient flow would keep the factor `e^{∓γg}`. What is left over all steps, at any step size and
+    with any batches or label noise, changes the initialisation, `u ± v = √2 α±`:
+
+        α±² = (u ± v)²/2 · exp(−Σ q±(γg)),  q±(a) = ∓2a − log (1 ∓ a)²,
+        α_∞² = α₊α₋,  β̃₀ = ½(α₊² − α₋²),
+
+    and `asinh(x/α_∞²) − asinh(β̃₀/α_∞²) = −2 Σ γg` is in the range of `Xᵀ`. It is here computed from
+    the trained `x`, and so measures the rounding of the run as well.
+
+    **Arguments:** `problem`, without weight decay, and a `run` on it of `train` with a `UV` network
+    and plain gradient steps: `optax.sgd(γ)` with any step size, schedule, batch or label
+    noise, but without momentum.
+
+    **Returns:** an `EffectiveInitialization`; NaN where the run failed.
+
+    **Raises:** `TypeError` for another network; `ValueError` for weight decay, for a problem of
+    another size, or if the steps were not plain gradient steps (NaN under tracing).
+
+    !!! cite "Reference"
+
+        Even, Pesme, Gunasekar & Flammarion, *(S)GD over Diagonal Linear Networks*,
+        arXiv 2302.08982, Theorem 1.
+    """
+    check_quadratic(problem)
+    check_type(run, "run", Training, "what `dlnjax.train` returns")
+    if run.sides is None or not isinstance(run.network, UV):
+        raise TypeError(
+            f"`effective_initialization` is known for `UV` networks only, got a run of "
+            f"{type(run.network).__name__}."
+        )
+    if run.sides.ndim != 3:
+        raise ValueError(
+            f"`run` must be one run, got a batch of shape {run.sides.shape[:-3]}. Use `jax.vmap`."
+        )
+    if is_concrete(problem.weight_decay) and float(problem.weight_decay) != 0:
+        raise ValueError(
+            f"With weight decay, {float(problem.weight_decay)} here, no interpolating point is "
+            "approached: `dlnjax.lasso(problem, jnp.inf)` is."
+        )
+    x, sides, dual = run.x[-1], run.sides[-1], run.dual[-1]
+    if x.shape != problem.r.shape:
+        raise ValueError(
+            f"The run has {x.shape[0]} coordinates, the problem has {problem.r.shape[0]}. Pass the "
+            "problem that was trained on."
+        )
+    away = jnp.asarray(run.stats["max_deviation"])
+    tolerance = float(jnp.finfo(x.dtype).eps) ** 0.5
+    if is_concrete(away, x) and float(away) > tolerance and np.all(np.isfinite(np.asarray(x))):
+        raise ValueError(
+            "The steps of this run were not plain gradient steps: one was away from that by "
+            f"{float(away):.2g} of its size. Use `optax.sgd(step_size)` without momentum, and no "
+            "weight decay."
+        )
+    is_plain = (away <= tolerance) & (problem.weight_decay == 0)
+    sides = nan_unless_valid(problem, jnp.where(is_plain, sides, jnp.nan))
+    # Derivatives of NaN are NaN.
+    known = has_no_nan((problem, x, sides, dual, run.log_eps))
+    problem, x, sides, dual, log_eps = one_unless(known, (problem, x, sides, dual, run.log_eps))
+    # The dual in units of t, where it is the sum of the gradients.
+    moved = dual * run.network.time_scale(log_eps)
+    effective = _at(problem, x, sides, moved, log_eps)
+    return jax.tree.map(lambda v: jnp.where(known, v, jnp.nan), effective)
+
+
+@eqx.filter_jit
+def _at(
+    problem: AbstractProblem, x: Array, sides: Array, moved: Array, log_eps: Array
+) -> EffectiveInitialization:
+    log_sides = jnp.log(jnp.abs(sides)) - jnp.stack([moved, -moved])  # log √2 α±
+    turn = log_sides[0] - log_sides[1]  # asinh(β̃₀/α_∞²)
+    square = jnp.abs(sides[0] * sides[1]) / 2
+    dual = jnp.arcsinh(x / square) - turn
+    shape = jnp.exp(log_sides - log_eps / 2) / 2
+    held = harmless(lax.stop_gradient(problem), validity(problem) == RESULTS.successful)
+    fit = Constraint(held, jnp.ones_like(x, bool)).in_range(dual)
+    primal = jnp.max(jnp.abs(problem.gradient(x)))
+    scale = jnp.where(primal == 0, 1, jnp.max(jnp.abs(problem.r)))  # 0 at y = 0, x = 0
+    return EffectiveInitialization(
+        alpha=jnp.sqrt(square),
+        shift=square * jnp.sinh(turn),
+        network=UV(shape[0] + shape[1], shape[0] - shape[1]),
+        dual=dual,
+        dual_residual=jnp.max(jnp.abs(dual - fit)),
+        primal_residual=primal / scale,
+    )

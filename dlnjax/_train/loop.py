@@ -1,0 +1,241 @@
+"""The loop of `train`: steps in chunks, on all weights as one vector."""
+
+import math
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from .._linalg import matmul
+from .._loops import cond, scan, varying
+from .._problem.base import AbstractProblem, LeastSquares
+from ..networks.base import AbstractNetwork, is_constant, log_cap, weights_of
+from ..networks.depth2 import UV
+
+# Steps whose randomness is drawn at once (a call of the generator costs more than a step), and
+# between which reverse mode stores nothing.
+CHUNK = 128
+
+
+class _Record(eqx.Module):
+    weights: Float[Array, "*S m"]  # one vector: fewer and longer operations a step
+    sums: tuple[Float[Array, "*S"], Float[Array, "*S 2 d"]]  # Σ γ; Σ γ x and Σ γ ∇ℓ
+    sides: Float[Array, "*S 2 d"] | None
+    deviation: Float[Array, "*S"] | None  # of the steps from plain gradient steps
+    has_time: Bool[Array, "*S"]  # whether all steps were those of (momentum) gradient descent
+
+
+class _State(eqx.Module):
+    """The carry of the loop: what is recorded, the optimiser's state, and the records."""
+
+    now: _Record
+    before: tuple[Array, Array]  # the sums up to this chunk; `now` has those over its steps
+    lost: tuple[Array, Array]  # what rounding has taken from `before`
+    optimizer: PyTree
+    clock: PyTree  # the optimiser's state for weights of 0 whose gradient is −1
+    half: PyTree  # its state for half of the gradient
+    row: Int[Array, ""]  # of the next record
+    records: _Record  # with a leading axis
+
+
+class _Batch(eqx.Module):
+    """The random part of one step, or of many with a leading axis."""
+
+    rows: Int[Array, "... b"] | None  # None: all
+    noise: Float[Array, "... b"] | None
+
+
+def draw(
+    key: PRNGKeyArray,
+    chunk: Array,
+    problem: AbstractProblem,
+    batch_size: int | None,
+    is_noisy: bool,
+) -> _Batch:
+    """For all steps of a chunk."""
+    assert isinstance(problem, LeastSquares)
+    n = problem.X.shape[0]
+    row_key, noise_key = jr.split(jr.fold_in(key, chunk))
+    shape = (CHUNK, n if batch_size is None else batch_size)
+    return _Batch(
+        None if batch_size is None else jr.randint(row_key, shape, 0, n),
+        jr.normal(noise_key, shape, problem.X.dtype) if is_noisy else None,
+    )
+
+
+def _close(state: _State) -> _State:
+    """Add the sums of a chunk by Kahan's summation: a million small terms, added one by one,
+    drift in float32. To compensate at every step would double its time."""
+    change = jax.tree.map(jnp.add, state.now.sums, state.lost)
+    total = jax.tree.map(jnp.add, state.before, change)
+    lost = jax.tree.map(lambda c, new, old: c - (new - old), change, total, state.before)
+    zero = jax.tree.map(jnp.zeros_like, total)
+    return eqx.tree_at(lambda s: (s.before, s.lost, s.now.sums), state, (total, lost, zero))
+
+
+def _deviation(network: AbstractNetwork, gradient: Array, dt: Array, updates: Array) -> Array:
+    """By how much `updates` are away from a plain gradient step on `ℓ`, relative to it."""
+    assert isinstance(network, UV)
+    plain = -dt * jnp.concatenate([gradient * network.v, gradient * network.u])
+    size, away = jnp.sum(jnp.abs(plain)), jnp.sum(jnp.abs(updates - plain))
+    # Without derivatives: those of 0/0 would be NaN.
+    return lax.stop_gradient(away / jnp.maximum(size, jnp.finfo(size.dtype).tiny))
+
+
+def _is_descent(updates: Array, of_half: Array, clock: Array) -> Bool[Array, ""]:
+    """Whether a step is linear in the gradient, whatever the weights, and the same for all of them:
+    then how far it moves them for a gradient of −1 is a time."""
+    # Halves are exact, but optax's schedules compute in float32, and not alike in all places.
+    rounding = 100 * float(jnp.finfo(jnp.float32).eps)
+    is_linear = jnp.abs(2 * of_half - updates) <= rounding * jnp.max(jnp.abs(updates))
+    is_uniform = jnp.max(clock) - jnp.min(clock) <= rounding * jnp.max(jnp.abs(clock))
+    # A step that diverges is found elsewhere.
+    return (jnp.all(is_linear) & is_uniform) | ~jnp.all(jnp.isfinite(updates))
+
+
+def _gradient(problem: AbstractProblem, x: Array, batch: _Batch, noise: Array | None) -> Array:
+    """An unbiased estimate of `∇ℓ(x)`."""
+    if batch.rows is None and noise is None:
+        return problem.gradient(x)
+    assert isinstance(problem, LeastSquares)
+    X, y = problem.X, problem.y
+    if batch.rows is not None:
+        X, y = X[batch.rows], y[batch.rows]
+    residual = matmul(X, x) - y
+    if noise is not None and batch.noise is not None:
+        residual = residual - noise * batch.noise
+    scale = problem.X.shape[0] / X.shape[0]
+    return scale * matmul(residual, X)
+
+
+def run_steps(
+    start: AbstractNetwork,
+    problem: AbstractProblem,
+    optimizer: optax.GradientTransformation,
+    steps: Array,
+    num_steps: int,
+    batch_size: int | None,
+    label_noise: Array | None,
+    key: PRNGKeyArray | None,
+) -> tuple[_Record, Callable[[Array], AbstractNetwork]]:
+    """The records, and the network that a vector of weights stands for."""
+    dtype = problem.r.dtype
+    start = varying(start, problem)
+    vector, unravel = ravel_pytree(weights_of(start))
+    combine = lambda weights: eqx.combine(weights, start, is_leaf=is_constant)
+    with_weights = lambda vector: combine(unravel(vector))
+    optimizer = optax.with_extra_args_support(optimizer)
+    is_random = batch_size is not None or label_noise is not None
+
+    def gradients(weights, batch):
+        """With respect to `x`, and to the weights."""
+
+        def outputs(weights):
+            net = combine(weights)
+            return net(), net.penalty(problem.weight_decay)
+
+        (x, penalty), pull = jax.vjp(outputs, unravel(weights))
+        gradient = _gradient(problem, x, batch, label_noise)
+        (pulled,) = pull((gradient, jnp.ones_like(penalty)))
+        return x, gradient, ravel_pytree(pulled)[0]
+
+    def update(*arguments, **extra):
+        try:
+            return optimizer.update(*arguments, **extra)
+        except TypeError as error:
+            raise TypeError(
+                f"`optimizer` could not be updated from the gradient and the weights: {error}. "
+                "Optimisers that ask for the loss, such as `optax.lbfgs`, cannot be used here."
+            ) from error
+
+    def step(state: _State, inputs) -> tuple[_State, None]:
+        number, batch = inputs
+        # A run that diverges stops before its numbers, and their derivatives, overflow.
+        # (The weights alone do not say that of a power of theirs.)
+        cap, size = math.exp(log_cap(dtype)), jnp.abs(with_weights(state.now.weights)())
+        is_bounded = jnp.all(jnp.abs(state.now.weights) < cap) & jnp.all(size < cap**2)
+        weights = jnp.where(is_bounded, state.now.weights, 1)
+        now = eqx.tree_at(lambda r: r.weights, state.now, weights)
+        x, gradient, gradient_weights = gradients(now.weights, batch)
+        again = lambda weights, _: gradients(weights, batch)[2]  # SAM asks for it
+        half_again = lambda weights, _: gradients(weights, batch)[2] / 2
+        ones = jnp.ones_like(now.weights)
+        with jax.numpy_dtype_promotion("standard"):  # optax counts on it
+            updates, optimizer_state = update(
+                gradient_weights, state.optimizer, now.weights, grad_fn=again
+            )
+            weights = jnp.asarray(optax.apply_updates(now.weights, updates))
+            of_half, half = update(
+                gradient_weights / 2, state.half, now.weights, grad_fn=half_again
+            )
+            moved, clock = update(-ones, state.clock, 0 * ones, grad_fn=lambda *_: -ones)
+        updates, of_half, moved = (jnp.asarray(v, dtype) for v in (updates, of_half, moved))
+        has_time = now.has_time & _is_descent(updates, of_half, moved)
+        dt = moved[0]
+        dt = jnp.where(dt < 0, jnp.nan, dt)  # invalid, whatever the sum
+        moved_by = jnp.where(is_bounded, dt * jnp.stack([x, gradient]), 0)
+        sums = (now.sums[0] + dt, now.sums[1] + moved_by)
+        sides, deviation = now.sides, now.deviation
+        if sides is not None and deviation is not None:
+            # Of steps that are not plain gradient steps they may grow where the weights do not.
+            grows = is_bounded & jnp.all(jnp.abs(sides) < cap)
+            factor = 1 - dt * jnp.stack([gradient, -gradient])
+            sides = sides * jnp.where(grows, factor, 1)
+            away = _deviation(with_weights(now.weights), gradient, dt, updates)
+            deviation = jnp.where(is_bounded, jnp.maximum(deviation, away), deviation)
+        weights = jnp.where(is_bounded, weights, jnp.nan)
+        now = _Record(weights, sums, sides, deviation, has_time)
+        is_due = number + 1 == steps[state.row]
+        write = lambda rows, value: lax.dynamic_update_index_in_dim(rows, value, state.row, 0)
+        total = lambda now: eqx.tree_at(
+            lambda r: r.sums, now, jax.tree.map(jnp.add, state.before, now.sums)
+        )
+        records = cond(
+            is_due,
+            lambda records, now: jax.tree.map(write, records, total(now)),
+            lambda records, _: records,
+            state.records,
+            now,
+        )
+        row = jnp.where(is_due, state.row + 1, state.row)
+        before, lost = state.before, state.lost
+        return _State(now, before, lost, optimizer_state, clock, half, row, records), None
+
+    def chunk(state: _State, index: Array, length: int) -> tuple[_State, None]:
+        batches = _Batch(None, None)
+        if is_random:
+            assert key is not None
+            batches = draw(key, index, problem, batch_size, label_noise is not None)
+            batches = jax.tree.map(lambda v: v[:length], batches)
+        state, _ = scan(step, state, (index * CHUNK + jnp.arange(length), batches))
+        return _close(state), None
+
+    zero = jnp.zeros((), dtype)
+    sides = jnp.stack([start.u + start.v, start.u - start.v]) if isinstance(start, UV) else None
+    sums = (zero, jnp.zeros((2, problem.r.shape[0]), dtype))
+    deviation = None if sides is None else zero
+    now = _Record(vector, sums, sides, deviation, jnp.asarray(True))
+    rows = lambda v: jnp.broadcast_to(v, (steps.shape[0], *v.shape))
+    state = _State(
+        now,
+        before=sums,
+        lost=sums,
+        optimizer=optimizer.init(vector),
+        clock=optimizer.init(vector),
+        half=optimizer.init(vector),
+        row=(steps[0] == 0).astype(steps.dtype),
+        records=jax.tree.map(rows, now),
+    )
+    chunks, rest = divmod(num_steps, CHUNK)
+    if chunks > 0:
+        whole = jax.checkpoint(lambda state, index: chunk(state, index, CHUNK))
+        state, _ = scan(whole, state, jnp.arange(chunks))
+    if rest > 0:
+        state, _ = chunk(state, jnp.asarray(chunks), rest)
+    return state.records, with_weights

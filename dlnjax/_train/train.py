@@ -1,0 +1,307 @@
+"""`train`: discrete steps on the weights, beside the flow."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
+
+from .._checks import (
+    as_float,
+    as_log_eps,
+    as_whole,
+    check_scalar,
+    is_concrete,
+    is_log_eps,
+)
+from .._flow.terms.weights import WeightTerm, check_least_eps
+from .._problem.base import (
+    AbstractProblem,
+    LeastSquares,
+    check_problem,
+    harmless,
+    validity,
+)
+from .._results import RESULTS, first_failure, raise_on_failure
+from ..networks.base import (
+    AbstractNetwork,
+    harmless_network,
+    has_shape,
+    log_cap,
+    matched,
+    takes,
+)
+from .loop import run_steps
+
+_KEPT = ("x", "x_mean", "loss", "network", "dual", "sides")  # up to where a run diverges
+
+
+class Training(eqx.Module):
+    """A run of `train` at the steps that were asked for.
+
+    **Attributes:**
+
+    - `steps`: the number of steps taken, shape `(S,)`.
+    - `t`: the time of gradient flow that they stand for, shape `(S,)`: how far the optimiser
+        would have moved a weight held at 0 whose gradient is −1 throughout. For SGD the sum of
+        the step sizes, `γ/(1 − momentum)` a step in the long run for heavy ball and Nesterov.
+        Methods that normalise or clip the gradient (Adam), add noise to it, or read the weights
+        (decay, schedule-free), stand for no time of the flow: from such a step on, `t` and what is
+        made of it (`s`, `x_mean`, `dual`) are NaN.
+    - `s`: `t` in the flow's rescaled time, shape `(S,)`.
+    - `x`: the linear model, shape `(S, d)`.
+    - `x_mean`: its average over the time `[0, t]`, from the points where the steps started;
+        `x(0)` at `t = 0`. Shape `(S, d)`: this is what compares with `flow.x_mean` and with the
+        lasso path at `μ = s`.
+    - `loss`: `ℓ(x)`, without weight decay, shape `(S,)`.
+    - `network`: the network, its arrays with a leading axis `(S,)`.
+    - `dual`: `−Σ γ_k ∇ℓ_k(x_k)` over the steps, in units of `s`, shape `(S, d)`: as `flow.dual`.
+    - `sides`: for `UV`, `(u ± v)(0) Π(1 ∓ γ_k ∇ℓ_k(x_k))` over the steps, shape `(S, 2, d)`, which
+        is `u ± v` if all were plain gradient steps: see `effective_initialization`. Else `None`.
+    - `log_eps`: where the run started.
+    - `result`: how the run ended; what is not finite is NaN.
+    - `stats`: `last_finite_step`, the last of `steps` at which all weights were finite, −1 if none;
+        for `UV`, `max_deviation`, by how much a step was at most away from the plain gradient step
+        of the same size, relative to it.
+    """
+
+    steps: Int[Array, " S"]
+    t: Float[Array, " S"]
+    s: Float[Array, " S"]
+    x: Float[Array, "S d"]
+    x_mean: Float[Array, "S d"]
+    loss: Float[Array, " S"]
+    network: AbstractNetwork
+    dual: Float[Array, "S d"]
+    sides: Float[Array, "S 2 d"] | None
+    log_eps: Float[Array, ""]
+    result: RESULTS
+    stats: dict[str, Any]
+
+
+def train(
+    network: AbstractNetwork,
+    problem: AbstractProblem,
+    optimizer: optax.GradientTransformation,
+    *,
+    eps: ArrayLike | None = None,
+    log_eps: ArrayLike | None = None,
+    steps: ArrayLike | Sequence[SupportsIndex],
+    batch_size: SupportsIndex | None = None,
+    label_noise: Real[ArrayLike, ""] = 0.0,
+    key: PRNGKeyArray | None = None,
+    throw: bool = True,
+) -> Training:
+    """Train the weights of `network` on `problem` in discrete steps, from an initialisation of
+    size `ε`: for small steps it tends to `gradient_flow`.
+
+    The gradients are those of `ℓ(x) + penalty(λ)`, the loss without a factor `1/n`. A batch `B` of
+    `b` rows estimates `ℓ` without bias by `n/b · ½‖X_B x − y_B‖²`: a step size for the mean
+    loss `‖Xx − y‖²/2n` is to be divided by `n` here.
+
+    `UV` takes no `ε` below 3.7e-11 in float64 and 2.4e-5 in float32: there `u − v` drowns in
+    rounding while `x` is of order 1, and a coordinate that has grown cannot turn back.
+    `Deep` is trained as `|u|^D − |v|^D`: a large step may carry a weight through 0, where the flow
+    never goes.
+
+    **Arguments:**
+
+    - `network`: its weights are the shape of the initialisation.
+    - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included.
+    - `optimizer`: an optax optimiser that asks for gradients and weights only: `optax.sgd(γ)`, with
+        `momentum=` heavy ball, with `nesterov=True` as well, with a schedule for `γ`; SAM as
+        `optax.contrib.sam(…, opaque_mode=True)`. Not those that ask for the loss (`lbfgs`,
+        `polyak_sgd`). It is given all weights as one vector. `γ` may be traced: build the
+        optimiser in the function that you `vmap`. A new optimiser compiles anew.
+    - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
+    - `steps`: how many; or the increasing numbers of steps after which to record, the last of
+        which ends the run, shape `(S,)`. 0 is the initialisation.
+    - `batch_size`: rows in a batch, drawn with replacement at each step (1: single-sample SGD);
+        by default all rows. For `LeastSquares` only.
+    - `label_noise`: the standard deviation of normal noise on the labels, drawn anew at each step,
+        in units of `y`. For `LeastSquares` only.
+    - `key`: where that randomness comes from. Step `k` depends on `key` and `k` alone.
+    - `throw`: raise if the run diverges. Under tracing nothing is raised: failed lanes are NaN,
+        with their `result`. With `throw=False` they keep what was recorded before (its
+        derivatives in forward mode; in reverse mode they are NaN).
+
+    **Returns:** a `Training`. The memory does not depend on the number of steps; the one that
+    reverse-mode differentiation takes does, by `S` records for every 128 steps. The randomness of
+    128 steps is drawn at once: 128 numbers for each row of a batch (of `X`, without batches).
+
+    **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if the run
+    diverges, or if a step goes back in `t`, as with a negative `γ`.
+
+    !!! cite "Reference"
+
+        [EPGF23] arXiv 2302.08982, for (stochastic) gradient descent on these networks; the rescaled
+        time and the average are those of the flow, [B25].
+    """
+    check_problem(problem)
+    dtype = problem.r.dtype
+    network = matched(network, problem)
+    if not isinstance(optimizer, tuple) or not hasattr(optimizer, "update"):
+        raise TypeError(
+            "`optimizer` must be an optax optimiser, a `GradientTransformation`, got "
+            f"{type(optimizer).__name__}. For steps of size 1e-3 pass `optax.sgd(1e-3)`; of "
+            "`optax.MultiSteps` pass its `.gradient_transformation()`."
+        )
+    log_eps = as_log_eps(eps, log_eps, dtype)
+    check_least_eps(network, log_eps)
+    noise = as_float(label_noise, "label_noise", dtype)
+    check_scalar(noise, "label_noise")
+    is_noisy = True
+    if is_concrete(label_noise):
+        size = float(np.asarray(label_noise))
+        is_noisy = size != 0
+        if not 0 <= size < np.inf:
+            raise ValueError(f"`label_noise` must be finite and non-negative, got {size}.")
+    batch_size = _as_batch_size(batch_size)
+    _check_batch(problem, batch_size, is_noisy, key)
+    numbers = _as_steps(steps)
+    run = _train(
+        network,
+        problem,
+        optimizer,
+        log_eps,
+        jnp.asarray(numbers, jnp.result_type(int)),
+        int(numbers[-1]),
+        batch_size,
+        noise if is_noisy else None,
+        key,
+    )
+    return raise_on_failure(run, run.result, throw, kept=_KEPT)
+
+
+def _as_steps(steps: ArrayLike | Sequence[SupportsIndex]) -> np.ndarray:
+    if not is_concrete(*jax.tree.leaves(steps)):
+        raise TypeError("`steps` must be concrete: the number of steps cannot be traced.")
+    numbers = np.atleast_1d(np.asarray(steps))
+    if numbers.size == 0:
+        raise ValueError("`steps` is empty. Pass a number of steps, such as 1000.")
+    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+        raise TypeError(
+            "`steps` must be a number of steps, or a grid of whole numbers of shape (S,), got "
+            f"shape {numbers.shape} of {numbers.dtype}. `np.unique(np.geomspace(1, 10_000, "
+            "100).astype(int))` is one."
+        )
+    if numbers[0] < 0 or np.any(numbers[1:] <= numbers[:-1]):  # unsigned differences wrap
+        raise ValueError(f"`steps` must be non-negative and increase, got {numbers}.")
+    return numbers
+
+
+def _as_batch_size(batch_size: Any) -> int | None:
+    return None if batch_size is None else as_whole(batch_size, "batch_size")
+
+
+def _check_batch(
+    problem: AbstractProblem, batch_size: int | None, is_noisy: bool, key: Any
+) -> None:
+    if batch_size is None and not is_noisy:
+        return
+    what = "label_noise" if batch_size is None else "batch_size"
+    if not isinstance(problem, LeastSquares):
+        raise ValueError(
+            f"`{what}` needs rows, which a {type(problem).__name__} does not have. Use "
+            "`LeastSquares(X, y)`."
+        )
+    rows = problem.X.shape[0]
+    if batch_size is not None and not 1 <= batch_size <= rows:
+        raise ValueError(
+            f"`batch_size` must be from 1 to the {rows} rows of `X`, got {batch_size}. For all "
+            "rows at each step leave it out."
+        )
+    if key is None:
+        raise ValueError(f"`{what}` needs randomness: pass `key=jax.random.key(0)`.")
+    dtype = getattr(key, "dtype", None)
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not is_typed and dtype != np.uint32:
+        raise TypeError(f"`key` must be a key, got {key!r}. Pass `key=jax.random.key(0)`.")
+    if key.ndim != (0 if is_typed else 1):
+        raise ValueError(
+            f"`key` must be one key, got a batch of shape {key.shape}. Use `jax.vmap` over it."
+        )
+
+
+@eqx.filter_jit
+def _train(
+    network: AbstractNetwork,
+    problem: AbstractProblem,
+    optimizer: optax.GradientTransformation,
+    log_eps: Array,
+    steps: Array,
+    num_steps: int,
+    batch_size: int | None,
+    label_noise: Array | None,
+    key: PRNGKeyArray | None,
+) -> Training:
+    term = WeightTerm(network, problem, log_eps)
+    verdict = first_failure(
+        validity(problem, any_loss=True),
+        (is_log_eps(log_eps), RESULTS.invalid_eps),
+        (has_shape(network, log_eps), RESULTS.invalid_shape),
+        term.validity(),
+        (takes(network, problem.weight_decay), RESULTS.invalid_decay),
+    )
+    valid = verdict == RESULTS.successful
+    # Derivatives of NaN are NaN.
+    given = log_eps
+    problem, network = harmless(problem, valid), harmless_network(network, valid)
+    log_eps = jnp.where(valid, log_eps, -1)
+    term = WeightTerm(network, problem, log_eps)
+    records, with_weights = run_steps(
+        term.start, problem, optimizer, steps, num_steps, batch_size, label_noise, key
+    )
+
+    # Rows that diverged have no derivatives: those of NaN are NaN.
+    vectors, (t, sums) = records.weights, records.sums
+    is_bounded = jnp.all(jnp.isfinite(vectors), axis=1)
+    is_bounded = is_bounded & jnp.all(jnp.isfinite(sums), axis=(1, 2))
+    sums = jnp.where(is_bounded[:, None, None], sums, 0)
+    vectors = jnp.where(is_bounded[:, None], vectors, jnp.ones_like(vectors))
+    z, drift = sums[:, 0], sums[:, 1]
+    x = jax.vmap(lambda vector: with_weights(vector)())(vectors)
+    moved = (t > 0)[:, None]
+    x_mean = jnp.where(moved, z / jnp.where(moved, t[:, None], 1), x)
+    loss = problem.loss(x)
+    scale = network.time_scale(log_eps)
+
+    goes_on = t[-1] >= 0
+    if label_noise is not None:
+        goes_on = goes_on & jnp.isfinite(label_noise) & (label_noise >= 0)
+    verdict = first_failure(verdict, (goes_on, RESULTS.invalid_training))
+    valid = verdict == RESULTS.successful
+    finite = jnp.isfinite(loss) & jnp.all(jnp.isfinite(x_mean), axis=1)
+    finite = finite & is_bounded
+    result = first_failure(verdict, (finite[-1], RESULTS.training_diverged))
+    kept = valid & finite
+    stats: dict[str, Any] = {"last_finite_step": jnp.max(jnp.where(kept, steps, -1))}
+    if records.deviation is not None:
+        stats["max_deviation"] = records.deviation[-1]
+    keep = lambda v: jnp.where(kept.reshape(-1, *(1 for _ in v.shape[1:])), v, jnp.nan)
+    sides = records.sides
+    if sides is not None:  # held from where they leave the range of weights
+        is_held = jnp.any(jnp.abs(sides) >= math.exp(log_cap(sides.dtype)), axis=(1, 2))
+        sides = jnp.where(is_held[:, None, None], jnp.nan, sides)
+    vectors, sides = jax.tree.map(keep, (vectors, sides))
+    has_time = records.has_time & valid  # a lane that is refused went from another ε
+    timed = lambda v: jnp.where(has_time.reshape(-1, *(1 for _ in v.shape[1:])), v, jnp.nan)
+    return Training(
+        steps=steps,
+        t=timed(t),
+        s=timed(t / scale),
+        x=keep(x),
+        x_mean=timed(keep(x_mean)),
+        loss=keep(loss),
+        network=jax.vmap(with_weights)(vectors),
+        dual=timed(keep(-drift / scale)),
+        sides=sides,
+        log_eps=given,
+        result=result,
+        stats=stats,
+    )

@@ -1,0 +1,235 @@
+"""Figures of the papers behind the ledger: functions that measure and draw, and return a
+`Figure`."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
+
+from .. import (
+    UV,
+    LeastSquares,
+    gradient_flow,
+    inverse_mirror_map,
+    limit_flow,
+    potential,
+)
+from ..plot import COLOURS
+from . import b23, gis20, ms25, pf23, w23
+from .end_points import Lane, end_points
+
+DEPTHS = (2, 2.5, 3, 4)
+_DASHES = (0, (4, 2))
+
+
+def _panel(ax: Axes, title: str, x: str, y: str) -> Axes:
+    ax.set_title(title, fontsize=9)
+    ax.set_xlabel(x, fontsize=9)
+    ax.set_ylabel(y, fontsize=9)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(True, which="major", color="#EDEDED", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.tick_params(labelsize=8)
+    return ax
+
+
+def w23_rates() -> Figure:
+    """[W23] Fig. 1: distance to the limit against `α^D`, on the two instances of W23-which and on
+    a random one, whose minimiser is unique."""
+    rng = np.random.default_rng(0)
+    instances: dict[str, tuple[np.ndarray, np.ndarray]] = {
+        "A = [1 1 1; 3 0 1], y = (3, 3)": w23.FIRST,
+        "A = [2 −1 0 1; 0 3 2 0], y = (0, 6)": w23.SECOND,
+        "A 3 × 5 and y random": (rng.normal(size=(3, 5)), rng.normal(size=3)),
+    }
+    eps = np.geomspace(1e-9, 1, 28)[:-1]
+    keys = [(title, D) for title in instances for D in DEPTHS]
+    small = [Lane(D, *instances[title], float(np.log(e))) for title, D in keys for e in eps]
+    x = end_points(small).reshape(len(keys), len(eps), -1)
+    limits = end_points([Lane(D, *instances[title], None) for title, D in keys])
+    error = dict(zip(keys, np.max(np.abs(x - limits[:, None]), axis=2), strict=True))
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    for ax, title in zip(axes, instances, strict=True):
+        for colour, D in zip(COLOURS, DEPTHS, strict=False):
+            ax.loglog(eps, error[title, D], color=colour, label=f"D = {D:g}")
+        _panel(ax, title, r"$\alpha^D$", "distance to the limit" if ax is axes[0] else "")
+        ax.set_ylim(1e-13, 10)
+    axes[1].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def w23_hard_instance() -> Figure:
+    """[W23] Fig. 2: distance to the minimiser of `A = [1, 1 − δ]`, `y = 1`, against `α^D` and `δ`:
+    how small the initialisation must be before the minimiser is resolved."""
+    deltas, lowest = np.geomspace(1e-3, 0.5, 33), {2: -60, 3: -15, 4: -15}
+    every = np.concatenate([w23.DELTAS, deltas])
+    eps = {D: np.geomspace(10.0**low, 0.9, 41) for D, low in lowest.items()}
+    x = end_points(
+        [
+            Lane(D, np.array([[1, 1 - delta]]), np.ones(1), float(np.log(e)))
+            for D in eps
+            for delta in every
+            for e in eps[D]
+        ]
+    ).reshape(len(eps), len(every), -1, 5)
+    error = np.max(np.abs(x - np.eye(5)[0]), axis=3)
+    scale = ScalarMappable(Normalize(-8, 0), "cividis")
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    axes = figure.subplots(2, 3, sharex="col", sharey="row")
+    for (curves, diagram), D, values in zip(axes.T, eps, error, strict=True):
+        for colour, delta, row in zip(COLOURS, w23.DELTAS, values, strict=False):
+            curves.loglog(eps[D], row, color=colour, label=f"δ = {delta:g}")
+            limit = eps[D] ** delta if D == 2 else eps[D] * delta ** (-D / (D - 2))
+            curves.loglog(eps[D], limit, color=colour, linestyle=_DASHES, linewidth=0.9)
+            diagram.axhline(delta, color=colour, linewidth=0.9)
+        diagram.pcolormesh(
+            eps[D],
+            deltas,
+            np.log10(values[len(w23.DELTAS) :]),
+            norm=scale.norm,
+            cmap=scale.cmap,
+            rasterized=True,
+        )
+        where = np.log(0.5) / np.log(eps[D]) if D == 2 else eps[D] ** (1 - 2 / D)
+        diagram.plot(eps[D], where, color="black", linestyle=_DASHES)
+        diagram.set(ylim=(deltas[0], deltas[-1]), yscale="log")
+        diagram.set_xticks(np.logspace(lowest[D], 0, 6))
+        diagram.xaxis.set_minor_locator(NullLocator())
+        is_first = D == 2
+        name = r"$(\alpha^2)^\delta = 1/2$" if is_first else r"$\alpha^{D-2} = \delta$"
+        _panel(curves, f"D = {D}", "", "distance to the minimiser" if is_first else "")
+        _panel(diagram, f"dashed: {name}", r"$\alpha^D$", "δ" if is_first else "").grid(False)
+    axes[0, 0].set_ylim(1e-12, 10)
+    axes[0, 0].legend(fontsize=8, frameon=False, title="dashed: small α", title_fontsize=8)
+    bar = figure.colorbar(scale, ax=axes[1], extend="min")
+    bar.set_label("log₁₀ of the distance", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def w23_potentials() -> Figure:
+    """[W23] Fig. 3: `q_D`, its limit `g_D` far from 0, and `h_D = (q_D')⁻¹`."""
+    z, slope = np.linspace(-5, 5, 201), np.linspace(-0.99, 0.99, 201)
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    q, g, h = figure.subplots(1, 3)
+    for colour, D in zip(COLOURS, DEPTHS, strict=False):
+        q.plot(z, np.asarray(potential(z, D)), color=colour, label=f"D = {D:g}")
+        g.plot(z, w23.limit_potential(z, D), color=colour)
+        h.plot(slope, np.asarray(inverse_mirror_map(slope, D)), color=colour)
+    h.set_ylim(-20, 20)
+    _panel(q, "potential of the end points", r"$z = x/\alpha^D$", r"$q_D(z)$")
+    q.legend(fontsize=8, frameon=False, loc="upper center")
+    _panel(g, "its limit for small α", "z", r"$g_D(z)$")
+    _panel(h, r"inverse of $q_D'$", "t", r"$h_D(t)$")
+    return figure
+
+
+def _over_plateaus(
+    axes: Sequence[Axes], s: np.ndarray, log_eps: np.ndarray, x: np.ndarray, plateaus: np.ndarray
+) -> None:
+    """Flows `x`, shape `(E, S, d)`, one panel an `ε`, over their limit, shape `(S, d)`."""
+    for ax, size, values in zip(axes, log_eps, x, strict=True):
+        for i, colour in zip(range(plateaus.shape[1]), COLOURS, strict=False):
+            ax.plot(s, plateaus[:, i], color=colour, linewidth=4, alpha=0.25)
+            ax.plot(s, values[:, i], color=colour, linewidth=1.2, label=f"$x_{i + 1}$")
+        _panel(ax, f"ln ε = {size:g}", "s", "x(s); thick: the limit ε → 0" if ax is axes[0] else "")
+
+
+def saddle_to_saddle() -> Figure:
+    """The flow of `u∘v` on PF23-fixture at three `ε` over its limit: `x` jumps from plateau to
+    plateau."""
+    problem, network = LeastSquares(*pf23.FIXTURE), UV(np.ones(4), np.zeros(4))
+    s = np.linspace(0, 8, 801)
+    log_eps = np.array([-12.0, -60, -600])
+    run = lambda size: gradient_flow(network, problem, s, log_eps=size).x
+    x = np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(log_eps)))
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = list(figure.subplots(1, 3, sharey=True))
+    _over_plateaus(axes, s, log_eps, x, np.asarray(limit_flow(network, problem).slope(s)))
+    axes[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def activations() -> Figure:
+    """B23-activation: the flow of `u∘u` at three `ε` over its limit, and how late it jumps."""
+    problem, limit = b23.activation_instance()
+    jumps = np.asarray(limit.jumps)[: int(limit.num_jumps)]
+    s, log_eps = np.linspace(0, 1.25 * jumps[-1], 801), np.array([-12.0, -60, -600])
+    x = b23.flows(problem, jnp.asarray(log_eps), jnp.asarray(np.tile(s, (3, 1))))
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    *axes, late = figure.subplots(1, 4)
+    _over_plateaus(axes, s, log_eps, np.asarray(x), np.asarray(limit.slope(s)))
+    for ax in axes:
+        ax.sharey(axes[0])
+        for jump in jumps:
+            ax.axvline(jump, color="#777777", linestyle=_DASHES, linewidth=0.8)
+    axes[0].legend(fontsize=8, frameon=False)
+    axes[0].set_xlabel("s; dashed: the jumps of the limit", fontsize=9)
+    length, delay, _ = b23.delays(problem, limit)
+    for k, (colour, values) in enumerate(zip(COLOURS, delay.T, strict=False)):
+        steepness = values[-1] * length[-1]
+        late.plot([0, 1 / length[0]], [0, steepness / length[0]], color=colour, linewidth=0.9)
+        late.plot(1 / length, values, "o", color=colour, markersize=4, label=f"jump {k + 1}")
+    late.set_xticks([0, *1 / length[:-1]], ["0", *(f"1/{value:g}" for value in length[:-1])])
+    _panel(late, "flow minus limit", "1/ln(1/ε)", "delay of the jump, in s")
+    late.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def ms25_rates() -> Figure:
+    """MS25-rate: distance to the unique minimiser against `ε = α^D`, and the predicted slopes."""
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    measured = {D: rows for (kind, D), rows in ms25.errors().items() if kind == "n"}
+    for ax, (D, rows) in zip(axes, measured.items(), strict=True):
+        for colour, slope, log_eps, error in zip(COLOURS, *rows, strict=False):
+            line = error[0] * np.exp(slope * (log_eps - log_eps[0]))
+            ax.loglog(np.exp(log_eps), line, color=colour, linewidth=0.9)
+            label = rf"$1 - \varrho$ = {slope:.2f}"
+            ax.loglog(np.exp(log_eps), error, "o", color=colour, markersize=4, label=label)
+        title = f"D = {D}; lines: slope " + (r"$1 - \varrho$" if D == 2 else "1")
+        _panel(
+            ax, title, r"$\varepsilon = \alpha^D$", "distance to the minimiser" if D == 2 else ""
+        )
+    axes[0].xaxis.set_major_locator(LogLocator(1e10))
+    axes[0].set_ylim(top=5e-3)  # room for the legend
+    axes[0].legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
+    return figure
+
+
+def logistic_growth() -> Figure:
+    """Gis20-scalar: one coordinate of `u∘u` with target `σ`, over the logistic function."""
+    target, eps, t, x, closed = gis20.curves()
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    grow, collapse = figure.subplots(1, 2)
+    colours = dict(zip(np.unique(target), COLOURS, strict=False))
+    for sigma, size, time, flow, exact in zip(target, eps, t, x, closed, strict=True):
+        shifted = 4 * sigma * time - np.log(sigma / size - 1)
+        for ax, where, scale in ((grow, time, 1.0), (collapse, shifted, sigma)):
+            ax.plot(where, exact / scale, color=colours[sigma], linewidth=0.9)
+            ax.plot(where, flow / scale, ".", color=colours[sigma], markersize=3)
+    handles = [Line2D([], [], color=c, label=f"σ = {sigma:g}") for sigma, c in colours.items()]
+    grow.legend(handles=handles, fontsize=8, frameon=False, loc="center right")
+    _panel(grow, "ε = 1e-2, 1e-5, 1e-10, left to right; lines: closed form", "t", "x(t)")
+    _panel(collapse, "all nine over one logistic function", "4σt − ln(σ/ε − 1)", "x/σ")
+    collapse.set_xlim(-10, 10)
+    return figure
+
+
+FIGURES = {
+    "B23-activation": activations,
+    "W23-fig1": w23_rates,
+    "W23-fig2": w23_hard_instance,
+    "W23-fig3": w23_potentials,
+    "PF23-fixture": saddle_to_saddle,
+    "MS25-rate": ms25_rates,
+    "Gis20-scalar": logistic_growth,
+}
