@@ -12,7 +12,7 @@ def normal_batch(lanes: int, n: int, d: int, seed: int = 0) -> tuple[np.ndarray,
 
 def khan() -> tuple[np.ndarray, np.ndarray]:
     """One lane of 63 × 2308 gene expressions, standardised as by the command line."""
-    from dlnjax.cli.data import load, standardise
+    from dlnjax.cli.data import load, standardize
 
-    data = standardise(load("khan"))
+    data = standardize(load("khan"))
     return data.X[None], data.y[None]

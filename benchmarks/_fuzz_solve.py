@@ -101,7 +101,7 @@ def _flow(config: Config, problem, a: Arrays, max_steps: int = MAX_STEPS):
 
 def _end(config: Config, problem, a: Arrays):
     net = network(config, a["p"])
-    end = dln.interpolator(net, problem, log_eps=a["log_eps"], throw=False)
+    end = dln.end_point(net, problem, log_eps=a["log_eps"], throw=False)
     return {"x": end.x, "dual": end.dual}, result_code(end.result)
 
 

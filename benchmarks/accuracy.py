@@ -14,7 +14,7 @@ from scipy.integrate import solve_ivp
 from sklearn.linear_model import lars_path
 
 import dlnjax as dln
-from dlnjax.cli.data import load, standardise
+from dlnjax.cli.data import load, standardize
 from tests.families import kkt_violation
 
 LOG_EPS = {
@@ -115,7 +115,7 @@ def path_accuracy(instances: int = 200) -> None:
             ratio = kkt_violation(X[i], y[i], x, 1 / mu).max() / np.abs(X[i].T @ y[i]).max()
             violation = max(violation, ratio)
         print(f"  {n:3d} × {d:<4d} max relative difference {difference:.1e}, KKT {violation:.1e}")
-    X, y = standardise(load("diabetes"))[1:3]
+    X, y = standardize(load("diabetes"))[1:3]
     alpha = lars_path(X, y, method="lasso")[0] * len(y)
     path = dln.lasso_path(dln.LeastSquares(X, y))
     ours = 1 / np.asarray(path.knots[: path.num_knots])

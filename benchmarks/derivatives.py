@@ -200,7 +200,7 @@ def limit(network: Callable) -> Callable:
 
 def end(network: Callable) -> Callable:
     def run(a: Arrays, adjoint=None) -> Arrays:
-        end = dln.interpolator(
+        end = dln.end_point(
             network(a), problem_of(a), log_eps=a["log_eps"], throw=False, max_steps=512
         )
         # With weight decay the dual diverges.

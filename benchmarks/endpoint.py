@@ -1,4 +1,4 @@
-"""The end points of [W23] Fig. 1, by `interpolator`, against the integration that they replace.
+"""The end points of [W23] Fig. 1, by `end_point`, against the integration that they replace.
 
 Three instances, depths 2, 2.5, 3, 4, and `α^D` from 1 to 1e-9: 120 end points, in one vmapped call
 per instance and link family (depth 2, and the others). The peer integrates with SciPy's Radau until
@@ -34,16 +34,16 @@ def instances() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def _end(X, y, log_size, depth) -> dln.Interpolator:
+def _end(X, y, log_size, depth) -> dln.EndPoint:
     # ε must be below 1: what is left of α^D goes into the shape.
     log_eps = jnp.minimum(log_size, -1.0)
     shape = jnp.full(X.shape[1], jnp.exp((log_size - log_eps) / depth))
     network = dln.Deep(shape, shape, depth=depth)
-    return dln.interpolator(network, dln.LeastSquares(X, y), log_eps=log_eps, throw=False)
+    return dln.end_point(network, dln.LeastSquares(X, y), log_eps=log_eps, throw=False)
 
 
 @jax.jit
-def end_points(X, y, log_sizes, depths) -> tuple[dln.Interpolator, dln.Interpolator]:
+def end_points(X, y, log_sizes, depths) -> tuple[dln.EndPoint, dln.EndPoint]:
     """Depth 2, `(sizes,)`, and the depths above, `(depths, sizes)`."""
     shallow = jax.vmap(lambda size: _end(X, y, size, 2))(log_sizes)
     deep = jax.vmap(lambda depth: jax.vmap(lambda size: _end(X, y, size, depth))(log_sizes))

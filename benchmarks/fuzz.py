@@ -1,6 +1,6 @@
 """`python -m benchmarks.fuzz [--problems N] [--minutes M] [--workers W] [--seed K] [--out DIR]`:
 random problems, most of them degenerate or badly scaled, through `lasso_path`, `limit_flow`,
-`gradient_flow`, `interpolator`, `limit_point`, `lasso` and `basis_pursuit`.
+`gradient_flow`, `end_point`, `limit_point`, `lasso` and `basis_pursuit`.
 
 `_fuzz_problems.py` draws them, `_fuzz_solve.py` solves them, `_fuzz_checks.py` and `_fuzz_flow.py`
 check each result that is not flagged: what is beyond the bounds there is *wrong*. A flag on a

@@ -55,7 +55,7 @@ def limit(X, y):
 
 
 def end(X, y):
-    return dln.interpolator(_network(X), dln.LeastSquares(X, y), eps=1e-5, throw=False).x
+    return dln.end_point(_network(X), dln.LeastSquares(X, y), eps=1e-5, throw=False).x
 
 
 WORK: dict[str, tuple[Callable, float]] = {  # and how many times the forward time is asked

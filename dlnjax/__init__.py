@@ -4,8 +4,8 @@ from . import generators, metrics  # noqa: F401
 from ._batching import batched as batched
 from ._end_point.bregman import bregman_projection as bregman_projection
 from ._end_point.end_point import (
-    Interpolator as Interpolator,
-    interpolator as interpolator,
+    EndPoint as EndPoint,
+    end_point as end_point,
     limit_point as limit_point,
 )
 from ._end_point.null_space import (
@@ -17,7 +17,7 @@ from ._end_point.potential import (
     mirror_map as mirror_map,
     potential as potential,
 )
-from ._flow.crossings import JumpTimes as JumpTimes, jump_times as jump_times
+from ._flow.crossings import CrossingTimes as CrossingTimes, crossing_times as crossing_times
 from ._flow.formulation import DualForm as DualForm, WeightForm as WeightForm
 from ._flow.gradient_flow import Flow as Flow, gradient_flow as gradient_flow
 from ._flow.rodas5p import Rodas5P as Rodas5P

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-COLOURS = (
+COLORS = (
     "#0072B2",
     "#D55E00",
     "#009E73",
@@ -54,8 +54,8 @@ def _colours(lasso: np.ndarray) -> dict[int, str]:
     """A colour for each coordinate if there are few, else for the largest ones."""
     d = lasso.shape[1]
     order = np.argsort(-np.max(np.abs(lasso), axis=0), kind="stable")
-    chosen = range(d) if d <= len(COLOURS) else order[: len(COLOURS)].tolist()
-    return dict(zip(chosen, COLOURS, strict=False))
+    chosen = range(d) if d <= len(COLORS) else order[: len(COLORS)].tolist()
+    return dict(zip(chosen, COLORS, strict=False))
 
 
 def _coordinate_handles(colours: dict[int, str], names: Sequence[str]) -> list[Line2D]:
@@ -87,7 +87,7 @@ def plot_gap(
     bound: np.ndarray | None = None,
     *,
     label: str = "relative gap",
-    colour: str = COLOURS[0],
+    colour: str = COLORS[0],
 ) -> Axes:
     """The relative lasso gap of the averaged flow, and what the certificate bounds it by."""
     floor = 1e-16
@@ -114,7 +114,7 @@ def plot_trade_off(
 ) -> Axes:
     """Loss against complexity along training (`label, complexity, loss`) beside the lasso."""
     ax.plot(*lasso, color=_LASSO, linewidth=2.6, alpha=0.35, label="lasso")
-    for (label, complexity, loss), colour in zip(flows, COLOURS, strict=False):
+    for (label, complexity, loss), colour in zip(flows, COLORS, strict=False):
         ax.plot(complexity, loss, color=colour, linewidth=1.4, label=label)
     ax.set_xlabel(xlabel, fontsize=9)
     ax.set_ylabel(r"loss $\ell$", fontsize=9)
@@ -146,7 +146,7 @@ def comparison_figure(
     axes["path"].set_title(
         f"averaged flow at {last['label']} over the lasso path", fontsize=9, loc="left"
     )
-    for flow, colour in zip(flows, COLOURS, strict=False):
+    for flow, colour in zip(flows, COLORS, strict=False):
         plot_gap(
             axes["gap"],
             s,

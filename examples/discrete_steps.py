@@ -5,7 +5,7 @@ far, is it closer to a sparse truth, and is it predicted?
 
 Method. Noiseless regression with 15 rows, 30 columns, 3 of them active; `UV` from `ε = 1e-2`,
 trained by `train` with `optax.sgd` at four step sizes with all rows, batches of 4, and single rows.
-Reported, relative to `‖x*‖`: the distance of the end point to that of the flow, `interpolator`; to
+Reported, relative to `‖x*‖`: the distance of the end point to that of the flow, `end_point`; to
 the truth; and to the prediction, the end of the flow from `effective_initialization` (Even et al.,
 arXiv 2302.08982), which uses the steps taken but not where they led.
 
@@ -81,7 +81,7 @@ def end_points(
         )
         solved = dln.effective_initialization(problem, run)
         networks = jax.tree.map(lambda *v: jnp.stack(v), network, solved.network)
-        end = lambda network: dln.interpolator(network, problem, eps=EPS, throw=False).x
+        end = lambda network: dln.end_point(network, problem, eps=EPS, throw=False).x
         flow, prediction = jax.vmap(end)(networks)
         x = run.x[-1]
         distance = lambda a, b: jnp.linalg.norm(a - b) / jnp.linalg.norm(truth)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import dlnjax as dln
 from dlnjax._sweep.figures import eps_label
-from dlnjax.plot import COLOURS, style
+from dlnjax.plot import COLORS, style
 
 QUANTILES = (0.05, 0.5, 0.95)
 KINDS = {"monotone paths": 1, "others": 0}
@@ -45,7 +45,7 @@ def table(monotone: np.ndarray, by_eps: dict[str, np.ndarray]) -> str:
 
 def plot_quantiles(ax: Axes, monotone: np.ndarray, by_eps: dict, log_eps: np.ndarray) -> None:
     """Of both kinds, against `log(1/ε)`."""
-    for (kind, value), colour in zip(KINDS.items(), COLOURS, strict=False):
+    for (kind, value), colour in zip(KINDS.items(), COLORS, strict=False):
         flows = [gap[np.isfinite(gap) & (monotone == value)] for gap in by_eps.values()][:-1]
         low, middle, high = np.array([np.quantile(gap, QUANTILES) for gap in flows]).T
         ax.fill_between(-log_eps, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -62,7 +62,7 @@ def plot_quantiles(ax: Axes, monotone: np.ndarray, by_eps: dict, log_eps: np.nda
 
 def plot_tails(ax: Axes, by_eps: dict[str, np.ndarray]) -> None:
     """The fraction of all instances whose gap is larger."""
-    colours = [*COLOURS, "#222222"]
+    colours = [*COLORS, "#222222"]
     for k, (eps, gap) in enumerate(by_eps.items()):
         gap = np.sort(gap[np.isfinite(gap)])
         rest = 1 - np.arange(len(gap)) / len(gap)

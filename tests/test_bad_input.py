@@ -54,9 +54,9 @@ OF_A_PROBLEM = {
     "is_z_matrix": lambda p: dln.is_z_matrix(p),
     "is_always_monotone": lambda p: dln.is_always_monotone(p),
     "gradient_flow": lambda p: dln.gradient_flow(NETWORK, p, [1.0], **EPS),
-    "jump_times": lambda p: dln.jump_times(NETWORK, p, 1.0, 1.0, **EPS),
+    "crossing_times": lambda p: dln.crossing_times(NETWORK, p, 1.0, 1.0, **EPS),
     "limit_flow": lambda p: dln.limit_flow(NETWORK, p),
-    "interpolator": lambda p: dln.interpolator(NETWORK, p, **EPS),
+    "end_point": lambda p: dln.end_point(NETWORK, p, **EPS),
     "limit_point": lambda p: dln.limit_point(NETWORK, p),
     "bregman_projection": lambda p: dln.bregman_projection(NETWORK, p, np.ones(3), **EPS),
     "train": lambda p: dln.train(NETWORK, p, optax.sgd(0.1), steps=1, **EPS),
@@ -68,9 +68,9 @@ OF_A_PROBLEM = {
 # Functions of a network on `PROBLEM`.
 OF_A_NETWORK = {
     "gradient_flow": lambda net: dln.gradient_flow(net, PROBLEM, [1.0], **EPS),
-    "jump_times": lambda net: dln.jump_times(net, PROBLEM, 1.0, 1.0, **EPS),
+    "crossing_times": lambda net: dln.crossing_times(net, PROBLEM, 1.0, 1.0, **EPS),
     "limit_flow": lambda net: dln.limit_flow(net, PROBLEM),
-    "interpolator": lambda net: dln.interpolator(net, PROBLEM, **EPS),
+    "end_point": lambda net: dln.end_point(net, PROBLEM, **EPS),
     "limit_point": lambda net: dln.limit_point(net, PROBLEM),
     "bregman_projection": lambda n: dln.bregman_projection(n, PROBLEM, np.ones(3), **EPS),
     "train": lambda net: dln.train(net, PROBLEM, optax.sgd(0.1), steps=1, **EPS),
@@ -83,9 +83,9 @@ COUNTS = {
     "null_space_constant": lambda k: dln.null_space_constant(PROBLEM, max_knots=k),
     "lasso": lambda k: dln.lasso(PROBLEM, 1.0, max_steps=k),
     "gradient_flow": lambda k: dln.gradient_flow(NETWORK, PROBLEM, [1.0], max_steps=k, **EPS),
-    "interpolator": lambda k: dln.interpolator(NETWORK, PROBLEM, max_steps=k, **EPS),
+    "end_point": lambda k: dln.end_point(NETWORK, PROBLEM, max_steps=k, **EPS),
     "limit_point": lambda k: dln.limit_point(NETWORK, PROBLEM, max_steps=k),
-    "jump_times": lambda k: dln.jump_times(NETWORK, PROBLEM, 1.0, 1.0, max_steps=k, **EPS),
+    "crossing_times": lambda k: dln.crossing_times(NETWORK, PROBLEM, 1.0, 1.0, max_steps=k, **EPS),
     "batched": lambda k: dln.batched(jnp.sum, np.ones((2, 3)), chunk=k),
 }
 FLAGS = {
@@ -99,8 +99,8 @@ FLAGS = {
 TOLERANCES = {
     "gradient_flow, rtol": lambda t: dln.gradient_flow(NETWORK, PROBLEM, [1.0], rtol=t, **EPS),
     "gradient_flow, atol": lambda t: dln.gradient_flow(NETWORK, PROBLEM, [1.0], atol=t, **EPS),
-    "jump_times, rtol": lambda t: dln.jump_times(NETWORK, PROBLEM, 1.0, 1.0, rtol=t, **EPS),
-    "interpolator, rtol": lambda t: dln.interpolator(NETWORK, PROBLEM, rtol=t, **EPS),
+    "crossing_times, rtol": lambda t: dln.crossing_times(NETWORK, PROBLEM, 1.0, 1.0, rtol=t, **EPS),
+    "end_point, rtol": lambda t: dln.end_point(NETWORK, PROBLEM, rtol=t, **EPS),
     "limit_point, rtol": lambda t: dln.limit_point(NETWORK, PROBLEM, rtol=t),
     "bregman_projection, rtol": lambda t: dln.bregman_projection(
         NETWORK, PROBLEM, np.ones(3), rtol=t, **EPS
@@ -157,8 +157,8 @@ def test_tolerances(name):
 
 @pytest.mark.parametrize("log_eps", [0.0, 0.5, np.nan, -np.inf])
 def test_log_eps(log_eps):
-    for call in (dln.interpolator, dln.limit_point, dln.jump_times, dln.bregman_projection):
-        rest = {dln.jump_times: (1.0, 1.0), dln.bregman_projection: (np.ones(3),)}.get(call, ())
+    for call in (dln.end_point, dln.limit_point, dln.crossing_times, dln.bregman_projection):
+        rest = {dln.crossing_times: (1.0, 1.0), dln.bregman_projection: (np.ones(3),)}.get(call, ())
         if call is not dln.limit_point:
             with pytest.raises(ValueError, match="`log_eps` must be finite and negative"):
                 call(NETWORK, PROBLEM, *rest, log_eps=log_eps)
@@ -184,7 +184,7 @@ CASES = {
         "`solver` must be a solver, such as `diffrax.Kvaerno5()`, got str",
     ),
     "solver of jumps": (
-        lambda: dln.jump_times(NETWORK, PROBLEM, 1.0, 1.0, solver="Tsit5", **EPS),
+        lambda: dln.crossing_times(NETWORK, PROBLEM, 1.0, 1.0, solver="Tsit5", **EPS),
         TypeError,
         "`solver` must be a solver",
     ),
@@ -366,11 +366,11 @@ def test_batches_of_paths_are_asked_under_vmap(ask):
         value(1.0) if ask == "x" else value()
 
 
-@pytest.mark.parametrize("solve", [dln.interpolator, dln.limit_point, dln.limit_flow])
+@pytest.mark.parametrize("solve", [dln.end_point, dln.limit_point, dln.limit_flow])
 def test_deep_networks_take_no_weight_decay(solve):
     network = dln.Deep(np.ones(3), np.ones(3), depth=3)
     problem = dln.LeastSquares(X, np.ones(2), weight_decay=0.5)
-    options = EPS if solve is dln.interpolator else {}
+    options = EPS if solve is dln.end_point else {}
     with pytest.raises(ValueError, match="A network of depth 3.0 takes no weight decay, got 0.5"):
         solve(network, problem, **options)
     lanes = jax.vmap(
@@ -388,7 +388,7 @@ def test_tolerances_of_any_kind_of_number(tol):
 
 SOLVES_TO = {
     "lasso": lambda tol: dln.lasso(PROBLEM, 1.0, gap_tol=tol, throw=False),
-    "interpolator": lambda tol: dln.interpolator(NETWORK, PROBLEM, rtol=tol, throw=False, **EPS),
+    "end_point": lambda tol: dln.end_point(NETWORK, PROBLEM, rtol=tol, throw=False, **EPS),
     "limit_point": lambda tol: dln.limit_point(NETWORK, PROBLEM, rtol=tol, throw=False),
 }
 

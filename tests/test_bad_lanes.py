@@ -125,8 +125,8 @@ FUNCTIONS = {
         {"shape", "s", "tol", "log_eps"},
         ("x", "x_mean", "z", "dual"),
     ),
-    "jump_times": (
-        lambda a: dln.jump_times(
+    "crossing_times": (
+        lambda a: dln.crossing_times(
             dln.USquared(a["shape"]),
             _problem(a),
             a["s_max"],
@@ -137,8 +137,8 @@ FUNCTIONS = {
         {"shape", "s_max", "level", "tol", "log_eps"},
         ("s",),
     ),
-    "interpolator": (
-        lambda a: dln.interpolator(
+    "end_point": (
+        lambda a: dln.end_point(
             dln.USquared(a["shape"]), _problem(a), log_eps=a["log_eps"], rtol=a["tol"]
         ),
         {"shape", "tol", "log_eps"},

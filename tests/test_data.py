@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import lars_path
 
-from dlnjax.cli.data import DataError, Dataset, load, standardise
+from dlnjax.cli.data import DataError, Dataset, load, standardize
 
 MAIN = ["age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"]
 BUILT_IN = ("diabetes", "diabetes-quadratic", "khan")
@@ -65,7 +65,7 @@ def test_diabetes():
 
 
 def test_diabetes_reproduces_the_order_of_the_lars_paper():
-    data = standardise(load("diabetes"))
+    data = standardize(load("diabetes"))
     order = lars_path(data.X, data.y, method="lar")[1]
     # Efron et al. (2004), Figure 3, which numbers the columns from 1.
     assert [int(j) + 1 for j in order] == [3, 9, 4, 7, 2, 10, 5, 8, 6, 1]
@@ -86,7 +86,7 @@ def test_diabetes_quadratic():
 
 
 def test_diabetes_quadratic_standardised():
-    data = standardise(load("diabetes-quadratic"))
+    data = standardize(load("diabetes-quadratic"))
     np.testing.assert_allclose(np.linalg.norm(data.X, axis=0), 1, rtol=1e-14)
     np.testing.assert_allclose(data.X.mean(axis=0), 0, atol=1e-16)
     assert np.linalg.matrix_rank(data.X) == 64
@@ -103,7 +103,7 @@ def test_without_scikit_learn_says_how_to_install_it(monkeypatch):
 
 
 def test_scikit_learn_is_imported_lazily():
-    code = "import sys, dlnjax._data; assert not {'sklearn', 'pandas', 'ISLP'} & set(sys.modules)"
+    code = "import sys, dlnjax.cli.data; assert not {'sklearn', 'pandas', 'ISLP'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -152,7 +152,7 @@ def test_khan_without_its_files(islp, files):
 
 
 def test_khan_without_islp(monkeypatch):
-    monkeypatch.setattr("dlnjax._data.find_spec", lambda name: None)
+    monkeypatch.setattr("dlnjax.cli.data.find_spec", lambda name: None)
     fails("khan", "ISLP", "pip install --no-deps ISLP")
 
 
@@ -176,7 +176,7 @@ def test_khan_real():
     data = load("khan")
     assert data.X.shape == (63, 2308) and data.columns[-1] == "V2308"
     assert np.bincount(data.y.astype(int)).tolist() == [0, 8, 23, 12, 20]
-    np.testing.assert_allclose(np.linalg.norm(standardise(data).X, axis=0), 1, rtol=1e-13)
+    np.testing.assert_allclose(np.linalg.norm(standardize(data).X, axis=0), 1, rtol=1e-13)
 
 
 # .csv: what is accepted
@@ -512,7 +512,7 @@ def test_too_long_a_name():
     fails("a" * 300 + ".csv", "cannot be read", "too long")
 
 
-# standardise
+# standardize
 
 
 def make(X, y, name="made"):
@@ -524,7 +524,7 @@ def test_standardise():
     rng = np.random.default_rng(0)
     raw = make(5 + 10 * rng.normal(size=(20, 3)), 7 + rng.normal(size=20))
     X, y = raw.X.copy(), raw.y.copy()
-    data = standardise(raw)
+    data = standardize(raw)
     assert data._replace(X=raw.X, y=raw.y) == raw  # names are kept
     np.testing.assert_array_equal(raw.X, X)  # and the input is not written to
     np.testing.assert_array_equal(raw.y, y)
@@ -534,8 +534,8 @@ def test_standardise():
 
 
 def test_standardise_twice_changes_nothing():
-    once = standardise(load("diabetes-quadratic"))
-    twice = standardise(once)
+    once = standardize(load("diabetes-quadratic"))
+    twice = standardize(once)
     np.testing.assert_allclose(twice.X, once.X, rtol=0, atol=1e-14)
     np.testing.assert_allclose(twice.y, once.y, rtol=0, atol=1e-12)
 
@@ -545,7 +545,7 @@ def test_constant_column_becomes_zero(value):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(30, 3))
     X[:, 1] = value
-    data = standardise(make(X, rng.normal(size=30)))
+    data = standardize(make(X, rng.normal(size=30)))
     assert data.X.shape == (30, 3)
     assert not data.X[:, 1].any()
     np.testing.assert_allclose(np.linalg.norm(data.X[:, [0, 2]], axis=0), 1, rtol=1e-14)
@@ -555,21 +555,21 @@ def test_rounding_noise_is_constant():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(30, 2))
     X[:, 0] = 0.1 + 1e-16 * rng.normal(size=30)
-    assert not standardise(make(X, X[:, 1])).X[:, 0].any()
+    assert not standardize(make(X, X[:, 1])).X[:, 0].any()
 
 
 @pytest.mark.parametrize("scale", [1e-310, 1e-200, 1e200, 1e307])
 def test_standardise_at_any_scale(scale):
     rng = np.random.default_rng(0)
     X, y = rng.uniform(-1, 1, (20, 2)), rng.uniform(-1, 1, 20)
-    expected, data = standardise(make(X, y)), standardise(make(scale * X, scale * y))
+    expected, data = standardize(make(X, y)), standardize(make(scale * X, scale * y))
     np.testing.assert_allclose(data.X, expected.X, rtol=1e-7)
     np.testing.assert_allclose(data.y, scale * expected.y, rtol=1e-7)
 
 
 def test_standardise_with_a_large_offset():
     signal = np.arange(20.0)
-    data = standardise(make((1e8 + signal)[:, None], signal))
+    data = standardize(make((1e8 + signal)[:, None], signal))
     centred = signal - signal.mean()
     np.testing.assert_allclose(data.X[:, 0], centred / np.linalg.norm(centred), rtol=1e-7)
     assert abs(data.X.sum()) < 1e-14
@@ -578,14 +578,14 @@ def test_standardise_with_a_large_offset():
 @pytest.mark.parametrize("y", [[5, 5, 5], [0, 0, 0], [0.1, 0.1, 0.1]])
 def test_constant_target_is_refused(y):
     with pytest.raises(DataError, match=r"'response' is constant \(\d.*n = 3.*another --target"):
-        standardise(make(np.eye(3), y))
+        standardize(make(np.eye(3), y))
 
 
 def test_single_row_is_refused():
     with pytest.raises(DataError, match=r"constant \(4 in every row, n = 1\).*add rows"):
-        standardise(make([[1, 2]], [4]))
+        standardize(make([[1, 2]], [4]))
 
 
 def test_constant_features_are_refused():
     with pytest.raises(DataError, match="Every feature is constant.*'c0', 'c1'.*Add a column"):
-        standardise(make([[1, 2], [1, 2]], [1, 2]))
+        standardize(make([[1, 2], [1, 2]], [1, 2]))

@@ -73,7 +73,7 @@ def limit(a: Arrays, adjoint=None):
 
 
 def end(a: Arrays, adjoint=None):
-    end = dln.interpolator(network(a), problem(a), log_eps=a["log_eps"], throw=False)
+    end = dln.end_point(network(a), problem(a), log_eps=a["log_eps"], throw=False)
     return end.x, jnp.where(jnp.isfinite(end.dual), end.dual, 0)  # infinite with weight decay
 
 

@@ -55,7 +55,7 @@ def _end(kind, a):
     if kind == "limit":
         end = dln.limit_point(network, problem, throw=False)
     else:
-        end = dln.interpolator(network, problem, log_eps=log_eps, throw=False)
+        end = dln.end_point(network, problem, log_eps=log_eps, throw=False)
     # With weight decay it is infinite.
     dual = jnp.where(jnp.isfinite(end.dual), end.dual, 0)
     return jnp.stack([end.x, dual])
@@ -108,7 +108,7 @@ def test_closed_form_of_third_order():
             dln.USquared(jnp.ones(2)),
             dln.LeastSquares(jnp.array([[1.0, 2.0]]), y[None]),
         )
-        return dln.interpolator(network, problem, log_eps=log_eps, throw=False).x
+        return dln.end_point(network, problem, log_eps=log_eps, throw=False).x
 
     def closed(p):
         y, log_eps = p
@@ -150,7 +150,7 @@ def test_of_an_ill_conditioned_quadratic(least):
 
     @jax.jit
     def end(M, r):
-        return dln.interpolator(network, dln.Quadratic(M, r, 1e3), log_eps=-5.0, throw=False).x
+        return dln.end_point(network, dln.Quadratic(M, r, 1e3), log_eps=-5.0, throw=False).x
 
     _, ahead = jax.jvp(lambda r: end(jnp.asarray(M), r), (M @ Q @ np.ones(4),), (M @ v,))
     np.testing.assert_allclose(ahead, v, atol=1e-15 / least)

@@ -174,7 +174,7 @@ SOLVERS = {
     "limit_flow": lambda p: dln.limit_flow(NETWORK, p, **OPTIONS).x(2.0),
     "lasso": lambda p: dln.lasso(p, 2.0, **OPTIONS).x,
     "quadratic": lambda p: dln.lasso(as_quadratic(p), 2.0, **OPTIONS).x,
-    "interpolator": lambda p: dln.interpolator(NETWORK, p, eps=1e-4, **OPTIONS).x,
+    "end_point": lambda p: dln.end_point(NETWORK, p, eps=1e-4, **OPTIONS).x,
     "limit_point": lambda p: dln.limit_point(NETWORK, p, **OPTIONS).x,
     "basis_pursuit": lambda p: dln.basis_pursuit(p, **OPTIONS).x,
     "null_space_constant": lambda p: dln.null_space_constant(p, **OPTIONS).value,
@@ -182,11 +182,11 @@ SOLVERS = {
     "coordinates": lambda p: flow(NETWORK, as_quadratic(p)),
     "deep": lambda p: flow(dln.Deep(np.ones(D), np.ones(D), depth=3.0), p),
     "weights": weights,
-    "jump_times": lambda p: dln.jump_times(NETWORK, p, 5.0, 0.3, eps=1e-4, **OPTIONS).s,
+    "crossing_times": lambda p: dln.crossing_times(NETWORK, p, 5.0, 0.3, eps=1e-4, **OPTIONS).s,
     "train": lambda p: dln.train(NETWORK, p, optax.sgd(1e-3), eps=0.1, steps=[1, 9], **OPTIONS).x,
 }
 FLOWS = {"rows", "coordinates", "deep", "weights"}  # their default adjoint has reverse mode only
-UNDIFFERENTIATED = {"null_space_constant", "jump_times"}
+UNDIFFERENTIATED = {"null_space_constant", "crossing_times"}
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -90,7 +90,7 @@ def test_where_it_ends(n, k, is_quadratic):
         problem = dln.LeastSquares(X, y, decay)
         if is_quadratic:
             problem = dln.Quadratic(X.T @ X, X.T @ y, weight_decay=decay)
-        return dln.interpolator(dln.Linear(2 * u), problem, eps=0.5, throw=False)
+        return dln.end_point(dln.Linear(2 * u), problem, eps=0.5, throw=False)
 
     @jax.jit
     @jax.vmap
@@ -147,7 +147,7 @@ def test_ends_in_any_units_of_the_data(dtype):
     @jax.vmap
     def run(X, y, decay, along, unit):
         def end(X, y, decay):
-            return dln.interpolator(
+            return dln.end_point(
                 dln.Linear(2 * jnp.asarray(u, dtype) / unit),
                 dln.LeastSquares(X, y, decay),
                 eps=0.5,
@@ -193,7 +193,7 @@ def test_ends_where_nothing_is_left_but_rounding():
     def run(X, y, decay):
         problem = dln.LeastSquares(X, y, decay)
         quadratic = dln.Quadratic(X.T @ X, X.T @ y, weight_decay=decay)
-        end = lambda problem: dln.interpolator(network, problem, eps=0.5, throw=False)
+        end = lambda problem: dln.end_point(network, problem, eps=0.5, throw=False)
         return end(problem), end(quadratic), dln.limit_point(network, problem, throw=False)
 
     network = dln.Linear(2 * jnp.ones(2))
@@ -219,7 +219,7 @@ def test_masked_shapes_that_are_not_finite_have_no_derivatives():
     def run(u):
         def total(X, u):
             network, problem = dln.Linear(u), dln.LeastSquares(X, y)
-            end = dln.interpolator(network, problem, eps=0.5, throw=False)
+            end = dln.end_point(network, problem, eps=0.5, throw=False)
             steps = dln.train(network, problem, optax.sgd(0.1), eps=0.5, steps=3, throw=False)
             results = jnp.stack([v.result == dln.RESULTS.invalid_shape for v in (end, steps)])
             parts = jnp.stack([jnp.sum(v.x) for v in (end, steps)])

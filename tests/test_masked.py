@@ -101,9 +101,7 @@ def _flow(problem, lane, forward):
 
 
 def _end(problem, lane, forward):
-    end = dln.interpolator(
-        _network(lane), problem, log_eps=lane["log_eps"], max_steps=14, throw=False
-    )
+    end = dln.end_point(_network(lane), problem, log_eps=lane["log_eps"], max_steps=14, throw=False)
     return end.result, (end.x, jnp.where(jnp.isinf(end.dual), 0, end.dual))
 
 
@@ -151,7 +149,7 @@ CASES = {
     "limit_flow": Case(_limit, {"ε", "NaN ε"}, True),
     "lasso": Case(_lasso, PROBLEM_ONLY, True),
     "gradient_flow": Case(_flow, set(), True),
-    "interpolator": Case(_end, set(), False),
+    "end_point": Case(_end, set(), False),
     "limit_point": Case(_limit_point, {"ε", "NaN ε"}, False),
     "bregman_projection": Case(_projection, {"decay", "NaN decay"}, False),
     "basis_pursuit": Case(_pursuit, PROBLEM_ONLY | {"decay", "NaN decay"}, True),

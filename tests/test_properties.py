@@ -72,7 +72,7 @@ def _flow(data, u, s, log_eps):
 
 @jax.jit
 def _end(data, u, log_eps):
-    return dln.interpolator(_networks(u), dln.LeastSquares(*data), log_eps=log_eps, throw=False)
+    return dln.end_point(_networks(u), dln.LeastSquares(*data), log_eps=log_eps, throw=False)
 
 
 @jax.jit
@@ -316,7 +316,7 @@ def test_jump_times_in_other_units():
     @jax.jit
     def solve(data, u, s_max, level):
         problem = dln.LeastSquares(*data)
-        return dln.jump_times(_networks(u), problem, s_max, level, log_eps=-30.0, throw=False)
+        return dln.crossing_times(_networks(u), problem, s_max, level, log_eps=-30.0, throw=False)
 
     times = []
     for other in (instance, scaled(instance), instance._replace(c_X=2.0**36, c_y=2.0**-36)):

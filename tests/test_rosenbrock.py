@@ -186,7 +186,7 @@ def _linear_algebra(case, gamma_h, state, rhs):
     field = lambda f: term.vf(0.7, (f, quadrature), None)[0]
     x, slope = term.response(term.image(f))
     drift = jnp.mean(rhs, axis=0) if rhs.ndim == 2 else 0.0
-    u = term.solve(term.factorise(slope, gamma_h), rhs, drift)
+    u = term.solve(term.factorize(slope, gamma_h), rhs, drift)
     _, product = jax.jvp(field, (f,), (u,))
     _, moved = jax.jvp(lambda f: term.x(term.image(f)), (f,), (u,))
     return u, product, term.change(slope, term.image(u)), moved

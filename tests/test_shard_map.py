@@ -28,7 +28,7 @@ solvers = {
     "limit_flow": of(lambda p: dln.limit_flow(net, as_quadratic(p), **free).x(2.0)),
     "lasso": of(lambda p: dln.lasso(p, 2.0, **free).x),
     "basis_pursuit": of(lambda p: dln.basis_pursuit(p, **free).x),
-    "interpolator": of(lambda p: dln.interpolator(net, p, eps=1e-4, **free).x),
+    "end_point": of(lambda p: dln.end_point(net, p, eps=1e-4, **free).x),
     "limit_point": of(lambda p: dln.limit_point(net, p, **free).x),
     "null_space_constant": of(lambda p: dln.null_space_constant(p, **free).value),
     "is_always_monotone": of(dln.is_always_monotone),
@@ -38,7 +38,7 @@ flows = {
     "gradient_flow": of(
         lambda p: dln.gradient_flow(net, p, np.array([1.0, 5.0]), eps=1e-4, **free).x
     ),
-    "jump_times": of(lambda p: dln.jump_times(net, p, 5.0, 0.3, eps=1e-4, **free).s),
+    "crossing_times": of(lambda p: dln.crossing_times(net, p, 5.0, 0.3, eps=1e-4, **free).s),
 }
 
 def mesh(devices):
@@ -67,7 +67,7 @@ for name, solve in (solvers | flows).items():
     want = plain(X, y)
     assert np.all(np.isfinite(want)), name
     found = [over(4, solve, **options)(X, y)]
-    if name in ("lasso_path", "interpolator"):  # and data that are sharded, without shard_map
+    if name in ("lasso_path", "end_point"):  # and data that are sharded, without shard_map
         found += [over(2, solve, **options)(X, y)]
         found += [plain(*jax.device_put((X, y), NamedSharding(mesh(2), P("i"))))]
     for got in found:

@@ -35,8 +35,8 @@ FAIL = {
         "max_knots_reached",
     ),
     "lasso": (lambda p, **o: dln.lasso(p, 5.0, **STEPS, **o), "gap_not_reached"),
-    "interpolator": (
-        lambda p, **o: dln.interpolator(NETWORK, p, eps=1e-5, **STEPS, **o),
+    "end_point": (
+        lambda p, **o: dln.end_point(NETWORK, p, eps=1e-5, **STEPS, **o),
         "end_point_not_reached",
     ),
     "limit_point": (
@@ -51,19 +51,19 @@ FAIL = {
         lambda p, **o: dln.gradient_flow(NETWORK, p, np.array([9.0]), eps=1e-5, **STEPS, **o),
         "max_steps_reached",
     ),
-    "jump_times": (
-        lambda p, **o: dln.jump_times(NETWORK, p, 9.0, 0.3, eps=1e-5, max_jumps=1, **o),
+    "crossing_times": (
+        lambda p, **o: dln.crossing_times(NETWORK, p, 9.0, 0.3, eps=1e-5, max_jumps=1, **o),
         "max_jumps_reached",
     ),
 }
 # Where a lane that failed has numbers that `throw=False` keeps.
-KEPT = {"lasso_path", "limit_flow", "jump_times", "train"}
+KEPT = {"lasso_path", "limit_flow", "crossing_times", "train"}
 
 
 def numbers(solution) -> np.ndarray:
     """All that is no input, diagnosis or flag."""
     skipped = ("weights", "stats", "result", "minimum", "positive", "log_eps", "steps", "t")
-    skipped += () if isinstance(solution, dln.JumpTimes) else ("s",)
+    skipped += () if isinstance(solution, dln.CrossingTimes) else ("s",)
     fields = [f.name for f in dataclasses.fields(solution) if f.name not in skipped]
     leaves = jax.tree.leaves(
         eqx.filter([getattr(solution, f) for f in fields], eqx.is_inexact_array)
@@ -95,7 +95,7 @@ def test_failures_that_are_not_raised_are_nan_with_their_result(name):
 
 @pytest.mark.parametrize("name", FAIL)
 def test_programs_hold_no_callback(name):
-    if name in ("gradient_flow", "jump_times"):
+    if name in ("gradient_flow", "crossing_times"):
         pytest.skip("diffrax checks its times by callbacks")
     jaxpr = str(eqx.filter_make_jaxpr(FAIL[name][0])(PROBLEM)[0])
     assert "while" in jaxpr or "scan" in jaxpr

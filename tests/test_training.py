@@ -230,7 +230,7 @@ def test_deep_network_and_quadratic():
 
 @jax.jit
 def ends(networks):
-    end = lambda network: dln.interpolator(network, PLAIN, eps=0.3, throw=False).x
+    end = lambda network: dln.end_point(network, PLAIN, eps=0.3, throw=False).x
     return jax.vmap(end)(networks)
 
 

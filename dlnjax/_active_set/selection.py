@@ -50,10 +50,12 @@ class Prior(eqx.Module):
             return jnp.where(free, self.log_s + g / self.unit, 0)
         return -jnp.log(jnp.where(free, (self.offset - g) / self.unit, 1)) / self.exponent
 
-    def folds(self, g: Array, free: Array) -> Array:
+    def log_growth(self, g: Array, free: Array) -> Array:
         """`dg/d log q`; 1 where it is not asked."""
-        per_fold = self.unit if self.exponent is None else self.exponent * (self.offset - g)
-        return jnp.where(free, per_fold, 1)
+        dual_per_log_growth = (
+            self.unit if self.exponent is None else self.exponent * (self.offset - g)
+        )
+        return jnp.where(free, dual, 1)
 
     def dual(self, log_q: Array) -> Array:
         """`g`."""
@@ -148,7 +150,7 @@ class _Frame(eqx.Module):
         """`q`, and the dual that a fold of it takes."""
         g = sides(matmul(theta, self.V), free)
         q = jnp.where(free, jnp.exp(prior.log_q(g, free)), 0)
-        return q, prior.folds(g, free)
+        return q, prior.log_growth(g, free)
 
     def excess(self, prior: Prior, free: Array, theta: Array) -> Array:
         """`Vq − u`: a gradient, of a convex function of `θ`."""
@@ -181,12 +183,12 @@ def _descend(
 
     def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         theta, steps, was_near = state
-        q, per_fold = frame.q(prior, free, theta)
-        weight = jnp.sum(q / per_fold, axis=0)
+        q, dual_per_log_growth = frame.q(prior, free, theta)
+        weight = jnp.sum(q / dual_per_log_growth, axis=0)
         H = matmul(frame.V * weight[None, :], frame.V.T)
         off = jnp.where(frame.is_empty, 0, -frame.excess(prior, free, theta))
         change = solve_symmetric(H, off)
-        rise = jnp.where(free, sides(matmul(change, frame.V), free) / per_fold, 0)
+        rise = jnp.where(free, sides(matmul(change, frame.V), free) / dual_per_log_growth, 0)
         counts = q > negligible
         # What is negligible and falls may do so as fast as it will.
         kappa = jnp.max(jnp.where(counts | (rise > 0), jnp.abs(rise), 0))

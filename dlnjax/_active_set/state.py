@@ -155,7 +155,7 @@ class ActiveSet(eqx.Module):
         """Of `u` and of `w`: the sum of their absolute values."""
         return jnp.sum(jnp.abs(self.solution), axis=1)
 
-    def factorise(self) -> tuple[Array, Array]:
+    def factorize(self) -> tuple[Array, Array]:
         """`inverse` and `pivots` from scratch, `O(k²(k + d))`."""
         is_empty = self.sign == 0
         block = jnp.where(is_empty[:, None], 0, gather(self.rows, self.index))
@@ -269,8 +269,8 @@ def pivot_until_done(
     """Rank-one updates until the inverse has drifted, which ill-conditioned problems do; then a
     factorisation. Under `vmap` the outer loop runs as often as the worst lane needs."""
 
-    def factorise(state: _S) -> _S:
-        inverse, pivots = state.active.factorise()
+    def factorize(state: _S) -> _S:
+        inverse, pivots = state.active.factorize()
         choose = lambda new, old: jnp.where(state.is_stale, new, old)
         return eqx.tree_at(
             lambda s: (s.active.inverse, s.active.pivots, s.is_fresh, s.is_stale),
@@ -286,7 +286,7 @@ def pivot_until_done(
     def until_stale(carry: tuple[_S, _R]) -> tuple[_S, _R]:
         is_running = lambda c: any_lane(~(c[0].is_done | c[0].is_stale))
         state, record = while_loop(is_running, step, carry)
-        state = cond(any_lane(state.is_stale), factorise, lambda state: state, state)
+        state = cond(any_lane(state.is_stale), factorize, lambda state: state, state)
         return state, record
 
     return while_loop(lambda c: any_lane(~c[0].is_done), until_stale, carry)

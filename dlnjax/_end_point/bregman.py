@@ -16,7 +16,7 @@ from .._problem.base import (
 )
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks.base import AbstractDualNetwork
-from .end_point import Interpolator, interpolator
+from .end_point import EndPoint, end_point
 
 
 def bregman_projection(
@@ -29,14 +29,14 @@ def bregman_projection(
     rtol: Real[ArrayLike, ""] | None = None,
     max_steps: int = 256,
     throw: bool = True,
-) -> Interpolator:
+) -> EndPoint:
     """Of all that the network can be with the image `Xx`, what is closest to the initialisation.
 
     Closest in the Bregman divergence of the network's potential from `q(0)`, among `q ≥ 0` with
     `Fq = Xx`: at depth 2, `Σ q log(q/q(0)) − q + q(0)`. Without weight decay the flow is its own
     projection, at all times: `bregman_projection(network, problem, flow.x[k])` is `flow.x[k]`.
 
-    It is the `interpolator` of a problem that `x` solves, with its accuracy: `rtol` bounds the
+    It is the `end_point` of a problem that `x` solves, with its accuracy: `rtol` bounds the
     residual of the image, beside which small entries may have few digits.
 
     **Arguments:**
@@ -44,12 +44,12 @@ def bregman_projection(
     - `network`: its weights are the shape of the initialisation.
     - `problem`: a `LeastSquares` or `Quadratic` problem, of which only `X` or `M` plays a role.
     - `x`: shape `(d,)`. (For `USquared`, with an image that some `x ≥ 0` has too; otherwise the
-        image is projected as well, as in `interpolator`.)
-    - `eps` or `log_eps`, `rtol`, `max_steps`, `throw`: as in `interpolator`.
+        image is projected as well, as in `end_point`.)
+    - `eps` or `log_eps`, `rtol`, `max_steps`, `throw`: as in `end_point`.
 
-    **Returns:** an `Interpolator`; its `dual` is `Xᵀν` with `w = w(0) ∓ Xᵀν`.
+    **Returns:** an `EndPoint`; its `dual` is `Xᵀν` with `w = w(0) ∓ Xᵀν`.
 
-    **Raises:** as `interpolator`; `ValueError` for an `x` of another shape, or not finite.
+    **Raises:** as `end_point`; `ValueError` for an `x` of another shape, or not finite.
 
     !!! cite "Reference"
 
@@ -64,7 +64,7 @@ def bregman_projection(
         )
     check_finite(x, "x")
     solved = _solved_by(without_decay(problem), x)
-    end = interpolator(
+    end = end_point(
         network,
         solved,
         eps=eps,
@@ -77,7 +77,7 @@ def bregman_projection(
     result = first_failure(validity(problem), end.result)
     good = result == RESULTS.successful
     x, dual = (jnp.where(good, v, jnp.nan) for v in (end.x, end.dual))
-    return raise_on_failure(Interpolator(x, dual, result, end.stats), result, throw)
+    return raise_on_failure(EndPoint(x, dual, result, end.stats), result, throw)
 
 
 def _solved_by(problem: AbstractProblem, x: Float[Array, " d"]) -> AbstractProblem:

@@ -77,8 +77,8 @@ class _System(eqx.Module):
     def image(self, problem: AbstractProblem, eta: Array) -> Array:
         return jnp.where(jnp.any(self.is_allowed, axis=0), self.matvec(problem, eta), 0)
 
-    def per_fold(self, growth: Growth, delta: Array) -> Array:
-        return growth.per_fold(delta) / self.constraint.units[None, :]
+    def dual_per_log_growth(self, growth: Growth, delta: Array) -> Array:
+        return growth.dual_per_log_growth(delta) / self.constraint.units[None, :]
 
 
 @eqx.filter_custom_jvp
@@ -102,9 +102,9 @@ def _(primals, tangents):
     # Of what does not move there is none.
     dots = tuple(jnp.zeros_like(v) if t is None else t for v, t in zip(values, dots, strict=True))
     q, _ = system.position(growth, unknowns.delta)
-    per_fold = system.per_fold(growth, unknowns.delta)
-    eta, u, dual = _linear_solve(system, problem, q / per_fold, dots)
-    delta = jnp.where(system.is_allowed, u / per_fold, 0)
+    dual_per_log_growth = system.dual_per_log_growth(growth, unknowns.delta)
+    eta, u, dual = _linear_solve(system, problem, q / dual_per_log_growth, dots)
+    delta = jnp.where(system.is_allowed, u / dual_per_log_growth, 0)
     return unknowns, _Unknowns(delta, eta, dual)
 
 

@@ -1,4 +1,4 @@
-"""The end points: `interpolator`, the flow at `s = ∞`, and `limit_point`, its limit as `ε → 0`."""
+"""The end points: `end_point`, the flow at `s = ∞`, and `limit_point`, its limit as `ε → 0`."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ from .linear import linear_end
 from .newton import Newton
 
 
-class Interpolator(eqx.Module):
+class EndPoint(eqx.Module):
     """Where a flow ends.
 
     **Attributes:**
@@ -62,7 +62,7 @@ class Interpolator(eqx.Module):
     stats: dict[str, Any]
 
 
-def interpolator(
+def end_point(
     network: AbstractDualNetwork | Linear,
     problem: AbstractProblem,
     *,
@@ -71,7 +71,7 @@ def interpolator(
     rtol: Real[ArrayLike, ""] | None = None,
     max_steps: int = 256,
     throw: bool = True,
-) -> Interpolator:
+) -> EndPoint:
     """The end point of `gradient_flow`, at `s = ∞`, without integrating.
 
     Without weight decay it minimises a potential over the minimisers of the loss (over `x ≥ 0` for
@@ -104,7 +104,7 @@ def interpolator(
     - `throw`: raise on failure. Under tracing, and with `throw=False`, nothing is raised: failed
         lanes are NaN, with their `result`.
 
-    **Returns:** an `Interpolator`.
+    **Returns:** an `EndPoint`.
 
     **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if Newton's
     method fails, or if `x` depends on digits that the dtype does not have.
@@ -126,17 +126,17 @@ def limit_point(
     rtol: Real[ArrayLike, ""] | None = None,
     max_steps: int = 256,
     throw: bool = True,
-) -> Interpolator:
-    """The limit of `interpolator` as `ε → 0`: of the minimum 1-norm points, the one that small
+) -> EndPoint:
+    """The limit of `end_point` as `ε → 0`: of the minimum 1-norm points, the one that small
     initialisations select.
 
     At `D = 2` it minimises `Σ |xᵢ|(log|xᵢ| − log shapeᵢ²)` among them. At `D > 2` the norm
     is `Σ w(0)ᵢ|xᵢ|`, `w(0) = shape^{2−D}`, and the point maximises `Σ |xᵢ|^{2/D}`. For `Linear` it
     is the minimiser of least 2-norm; with decay, ridge regression.
 
-    **Arguments:** as for `interpolator`, without `ε`.
+    **Arguments:** as for `end_point`, without `ε`.
 
-    **Returns:** an `Interpolator`. Its `dual` is one that attains `±w(0)` at least where `x ≠ 0`.
+    **Returns:** an `EndPoint`. Its `dual` is one that attains `±w(0)` at least where `x ≠ 0`.
 
     **Raises:** `ValueError` for bad input; an `EquinoxRuntimeError` if the path to the minimum
     1-norm is cut short or inaccurate, or Newton's method fails.
@@ -149,7 +149,7 @@ def limit_point(
     return _end(network, problem, None, rtol, max_steps, throw)
 
 
-def _end(network, problem, log_eps, rtol, max_steps, throw) -> Interpolator:
+def _end(network, problem, log_eps, rtol, max_steps, throw) -> EndPoint:
     dtype = problem.r.dtype
     network = matched(network, problem)
     is_known = isinstance(network, Linear)
@@ -178,7 +178,7 @@ def _solve(
     rtol: Array,
     max_steps: Array,
     decays: bool | None,
-) -> Interpolator:
+) -> EndPoint:
     verdict = first_failure(
         validity(problem),
         (jnp.asarray(True) if log_eps is None else is_log_eps(log_eps), RESULTS.invalid_eps),
@@ -205,10 +205,10 @@ def _solve(
     result = first_failure(verdict, end.result)
     good = result == RESULTS.successful
     x, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (end.x, end.dual))
-    return Interpolator(x, dual, result, end.stats)
+    return EndPoint(x, dual, result, end.stats)
 
 
-def _linear(network: Linear, problem: AbstractProblem, log_eps: Array | None) -> Interpolator:
+def _linear(network: Linear, problem: AbstractProblem, log_eps: Array | None) -> EndPoint:
     x, dual = linear_end(network, problem, log_eps)
     fixed, end = held(problem), held(x)
     size, norms = largest_correlation(fixed)
@@ -224,7 +224,7 @@ def _linear(network: Linear, problem: AbstractProblem, log_eps: Array | None) ->
         (jnp.all(jnp.isfinite(end)), RESULTS.invalid_shape),
         (is_reached, RESULTS.end_point_not_reached),
     )
-    return Interpolator(x, dual, result, stats)
+    return EndPoint(x, dual, result, stats)
 
 
 def _rounding_of_data(problem: AbstractProblem) -> Float[Array, " d"]:
@@ -239,7 +239,7 @@ def _rounding(problem: AbstractProblem) -> Float[Array, " d"]:
     return rounding_of_residual(problem) + _rounding_of_data(problem)
 
 
-def _with_decay(problem: AbstractProblem, positive: bool) -> Interpolator:
+def _with_decay(problem: AbstractProblem, positive: bool) -> EndPoint:
     """The lasso at `κ = λ`."""
     path = lasso_path(problem, positive=positive, throw=False)
     x = path.slopes[-1]
@@ -253,7 +253,7 @@ def _with_decay(problem: AbstractProblem, positive: bool) -> Interpolator:
         "residual": violation / jnp.where(size > 0, size, 1),
         "sensitivity": jnp.zeros_like(size),
     }
-    return Interpolator(
+    return EndPoint(
         x=x,
         dual=jnp.where(jnp.abs(c) > _rounding(fixed), jnp.sign(c) * jnp.inf, 0),
         result=path.result,
@@ -267,7 +267,7 @@ def _without_decay(
     log_eps: Array | None,
     rtol: Array,
     max_steps: Array,
-) -> Interpolator:
+) -> EndPoint:
     problem = without_decay(problem)
     fixed = held(problem)
     size, point = problem.r.shape, None
@@ -316,4 +316,4 @@ def _without_decay(
         (is_sharp, RESULTS.end_point_undetermined),
     )
     stats = {"num_steps": state.steps, "residual": state.residual, "sensitivity": sensitivity}
-    return Interpolator(x, dual, result, stats)
+    return EndPoint(x, dual, result, stats)

@@ -1,4 +1,4 @@
-"""Where the flow ends: the primal-dual Newton method of `interpolator` and `limit_point`.
+"""Where the flow ends: the primal-dual Newton method of `end_point` and `limit_point`.
 
 Without weight decay the end point solves, with `F = X` or `[X, −X]` and `Π` the projection on
 `range X`,
@@ -146,18 +146,18 @@ class Newton(eqx.Module):
 
     def newton(self, state: State, linear_solve: Callable) -> State:
         q, x = self.position(state)
-        h = self.growth.per_fold(state.delta)
+        h = self.growth.dual_per_log_growth(state.delta)
         off = state.target - matmul(self.constraint.V, x)
         nu, dual = linear_solve(q, h, off, state.mismatch)
         step = dual / h
         # Growing, `q` follows its own tangent; shrinking, the tangent of `w`: neither overshoots.
         # And nothing that is large, which may be needed yet, becomes negligible in one step. But
         # what is negligible goes where the dual puts it, until it is not.
-        fall = self.growth.folds(jnp.minimum(step, 0))
+        fall = self.growth.log_growth(jnp.minimum(step, 0))
         fall = jnp.maximum(fall, jnp.minimum(state.log_q, 0) - 3)
         rise = jnp.log1p(jnp.maximum(step, 0))
         unseen = jnp.log(jnp.finfo(h.dtype).eps) - state.log_q
-        rise = jnp.maximum(rise, jnp.minimum(self._folds(step), unseen)) + fall
+        rise = jnp.maximum(rise, jnp.minimum(self._log_growth(step), unseen)) + fall
         rise = jnp.where(self.is_allowed, rise, 0)
         return self.rise(
             eqx.tree_at(
@@ -168,15 +168,15 @@ class Newton(eqx.Module):
             rise,
         )
 
-    def _folds(self, dual: Array) -> Array:
-        """`growth.folds`; infinite where `w` would come to 0 or below."""
+    def _log_growth(self, dual: Array) -> Array:
+        """`growth.log_growth`; infinite where `w` would come to 0 or below."""
         limit = self.growth.dual(jnp.full_like(dual, jnp.inf))
         is_beyond = dual >= limit * (1 - jnp.finfo(dual.dtype).eps)
-        return jnp.where(is_beyond, jnp.inf, self.growth.folds(jnp.where(is_beyond, 0, dual)))
+        return jnp.where(is_beyond, jnp.inf, self.growth.log_growth(jnp.where(is_beyond, 0, dual)))
 
     def rise(self, state: State, rise: Array) -> State:
         """Larger `δ`."""
-        dual = self.growth.per_fold(state.delta) * self.growth.dual(rise)
+        dual = self.growth.dual_per_log_growth(state.delta) * self.growth.dual(rise)
         return eqx.tree_at(
             lambda s: (s.delta, s.mismatch), state, (state.delta + rise, state.mismatch - dual)
         )
@@ -185,7 +185,7 @@ class Newton(eqx.Module):
         q, x = self.position(state)
         off = state.target - matmul(self.constraint.V, x)
         # By how much q would change, were the dual as it is: a tiny one may have far to grow.
-        missing = self._folds(state.mismatch / self.growth.per_fold(state.delta))
+        missing = self._log_growth(state.mismatch / self.growth.dual_per_log_growth(state.delta))
         is_far = missing > 1
         near = q * jnp.expm1(jnp.where(is_far, 0, missing))
         # The bound is beyond any tolerance.
@@ -223,7 +223,7 @@ class Newton(eqx.Module):
             # Near the path, take a longer part of it, at constant q; but leave the mismatch, which
             # is as large as the last w, part of the digits of the next one.
             goes_on = (residual < 0.1) & (state.shift > 0)
-            jump = jnp.minimum(1 + first - state.shift, self.growth.longest(change))
+            jump = jnp.minimum(1 + first - state.shift, self.growth.longest_step(change))
             jump = jnp.where(goes_on, jnp.minimum(jump, state.shift), 0)
             is_less = goes_on | (residual < 0.5 * state.least)
             state = self.rise(state, jump)
@@ -287,7 +287,7 @@ class Newton(eqx.Module):
         """`Xᵀν`, as the growth of the heaviest `q` determines it, to its last digits. (`nu`, a sum
         of steps, has the rounding of the largest one.)"""
         q, _ = self.position(state)
-        stretch = q / self.growth.per_fold(state.delta)
+        stretch = q / self.growth.dual_per_log_growth(state.delta)
         each = self.each_dual(state)
         larger = jnp.where(stretch[0] >= stretch[-1], each[0], -each[-1])
         weight = jnp.sum(stretch, axis=0)
@@ -310,12 +310,12 @@ class Newton(eqx.Module):
         rounding of `w(0)`. And the rounding of what cancels in `x`, and of a target that `y` had
         missed."""
         q, x = self.position(state)
-        h = self.growth.per_fold(state.delta)
+        h = self.growth.dual_per_log_growth(state.delta)
         each = self.each_dual(state)
         off = (sides(self.dual(state), each) - each) / h
         digit = jnp.finfo(h.dtype).eps * jnp.abs(each) / h
         # What is negligible may be far from its dual.
-        missing = jnp.abs(q * jnp.expm1(jnp.clip(self._folds(off), -80, 80)))
+        missing = jnp.abs(q * jnp.expm1(jnp.clip(self._log_growth(off), -80, 80)))
         missing = jnp.maximum(digit, jnp.minimum(jnp.abs(off), missing))
         folds = jnp.minimum(1, jnp.maximum(digit, jnp.abs(off)))
         signs = jnp.cos(2.4 * jnp.arange(h.size, dtype=h.dtype)).reshape(h.shape)

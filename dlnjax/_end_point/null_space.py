@@ -41,7 +41,7 @@ class NullSpaceConstant(eqx.Module):
     result: RESULTS
 
     def rate(self, depth: Real[ArrayLike, ""] = 2) -> Float[Array, ""]:
-        """The exponent `a` of `|x^ε − x*| ∝ ε^a`, where `x^ε` is the `interpolator` of size `ε` and
+        """The exponent `a` of `|x^ε − x*| ∝ ε^a`, where `x^ε` is the `end_point` of size `ε` and
         `x*` the only minimum 1-norm point: `1 − ϱ` at depth 2 and 1 above.
 
         At depth 2 this is 0 where `x*` is not unique: `ϱ` does not tell the rate then. Where `x*`

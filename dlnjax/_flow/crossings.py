@@ -1,4 +1,4 @@
-"""`jump_times`: when the coordinates of a flow at finite `ε` activate and deactivate."""
+"""`crossing_times`: when the coordinates of a flow at finite `ε` activate and deactivate."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ from .formulation import AbstractFormulation, DualForm
 from .setup import Run, as_run
 
 
-class JumpTimes(eqx.Module):
+class CrossingTimes(eqx.Module):
     """When coordinates of a flow cross a level.
 
     **Attributes:**
@@ -59,7 +59,7 @@ class _State(eqx.Module):
     crossed: Bool[Array, "2 K d"]  # upwards, downwards
 
 
-def jump_times(
+def crossing_times(
     network: AbstractNetwork,
     problem: AbstractProblem,
     s_max: Real[ArrayLike, ""],
@@ -74,7 +74,7 @@ def jump_times(
     max_steps: int = 65536,
     max_jumps: int | None = None,
     throw: bool = True,
-) -> JumpTimes:
+) -> CrossingTimes:
     """The times in `(0, s_max]` at which `|xᵢ(s)|` crosses `level`, each by root finding in the
     step in which it happens. As `ε → 0` they tend to the jumps of `limit_flow` at a distance of
     `O(1/log(1/ε))` at depth 2, whatever the level, if it lies strictly between what `|xᵢ|` is
@@ -91,7 +91,7 @@ def jump_times(
     - `max_jumps`: static size of the buffers, default `4 min(n, d) + 16`.
     - the others: as in `gradient_flow`; `max_steps` counts between two jumps.
 
-    **Returns:** a `JumpTimes`.
+    **Returns:** a `CrossingTimes`.
 
     **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if the solver
     fails or there are more than `max_jumps` jumps.
@@ -121,7 +121,7 @@ def jump_times(
 @eqx.filter_jit
 def _solve(
     run: Run, s_max: Array, level: Array, solver: diffrax.AbstractSolver, max_jumps: int
-) -> JumpTimes:
+) -> CrossingTimes:
     term = run.term()
     start = term.initial()
     dtype, d = level.dtype, level.shape[0]
@@ -217,7 +217,7 @@ def _solve(
     is_known = is_known | (state.result == RESULTS.max_jumps_reached)
     last = state.times[jnp.clip(state.row - 1, 0)]
     times = jnp.where(jnp.arange(max_jumps, dtype=jnp.int32) < state.row, state.times, last)
-    return JumpTimes(
+    return CrossingTimes(
         s=jnp.where(is_known, times, jnp.nan),
         activations=state.crossed[0],
         deactivations=state.crossed[1],

@@ -173,7 +173,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver[Any]):
         h = jnp.where(t1 > t0, t1 - t0, 1)
         g = term.image(y0[0])
         x, slope = term.response(g)
-        factors = term.factorise(slope, GAMMA * h)
+        factors = term.factorize(slope, GAMMA * h)
 
         stages: list[Array] = []
         images: list[Array] = []

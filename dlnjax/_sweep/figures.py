@@ -9,14 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from ..plot import COLOURS, style
+from ..plot import COLORS, style
 
 BANDS = ((0.05, 0.95), (0.25, 0.75))
 PANELS = 6  # in a figure
 LANES = 20_000  # that the quantiles over s are taken of
 
 
-def plot_quantiles(ax: Axes, data: Any, metric: str, *, colour: str = COLOURS[0]) -> Axes:
+def plot_quantiles(ax: Axes, data: Any, metric: str, *, colour: str = COLORS[0]) -> Axes:
     """Median of a metric over `s`, and bands that hold 50 and 90 % of the instances. `data` has one
     size, network, weight decay and `ε` (`isel`). Where each instance has times of its own, `s` is
     counted from its first time, 0, to its last, 1, on a logarithmic scale."""
@@ -86,8 +86,8 @@ def plot_scaling(ax: Axes, data: Any, metric: str) -> Axes:
         if not len(quantiles):
             continue
         at = x[[len(row) > 0 for row in good]]
-        colour = COLOURS[k % len(COLOURS)]
-        marker = "os^D"[k // len(COLOURS) % 4]
+        colour = COLORS[k % len(COLORS)]
+        marker = "os^D"[k // len(COLORS) % 4]
         ax.plot(
             at, quantiles[:, 0], f"{marker}-", color=colour, markersize=3, label=f"{size}, {name}"
         )

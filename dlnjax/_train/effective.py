@@ -30,7 +30,7 @@ class EffectiveInitialization(eqx.Module):
         `Xx = y` is reached, `x` minimises over its solutions the Bregman divergence to `β̃₀` of
         the hyperbolic entropy at scale `α_∞`, whose gradient is `asinh(x/α_∞²)/2`.
     - `network`: the same as a `UV` whose weights are a shape at the run's `ε`:
-        `interpolator(network, problem, log_eps=run.log_eps).x` is `x` again.
+        `end_point(network, problem, log_eps=run.log_eps).x` is `x` again.
     - `dual`: `asinh(x/α_∞²) − asinh(β̃₀/α_∞²)`, shape `(d,)`, of order `log(1/ε)`.
     - `dual_residual`: the largest entry of what `dual` has outside the range of `Xᵀ`.
     - `primal_residual`: the largest entry of `∇ℓ(x)`, relative to that of `Xᵀy`.

@@ -37,7 +37,7 @@ from .console import (
     write,
     write_json,
 )
-from .data import DataError, load, standardise
+from .data import DataError, load, standardize as standardized
 from .info import check as run_checks
 from .reproduce import figure1, measure
 from .sweep import SweepError, sweep
@@ -112,7 +112,7 @@ def compare(
     assert eps is not None
     dataset = load(data, target)
     if standardize:
-        dataset = standardise(dataset)
+        dataset = standardized(dataset)
     folder = writable_folder(out_dir)
 
     with progress_bar() as progress:

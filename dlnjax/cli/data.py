@@ -57,7 +57,7 @@ def load(source: str, target: str | None = None) -> Dataset:
     return reader(path, target)
 
 
-def standardise(data: Dataset) -> Dataset:
+def standardize(data: Dataset) -> Dataset:
     """Centre `y`; centre the columns of `X` and scale them to unit Euclidean norm, as in the LARS
     paper. A constant column becomes exactly 0, which the lasso never selects.
 

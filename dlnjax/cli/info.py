@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._end_point.end_point import interpolator, limit_point
+from .._end_point.end_point import end_point, limit_point
 from .._flow.gradient_flow import gradient_flow
 from .._lasso.path import lasso_path
 from .._lasso.point import lasso
@@ -47,7 +47,7 @@ SOLVERS: dict[str, tuple[Callable, tuple[float, ...]]] = {
         (0.217503470, -3.5e-12, 0.637714217, -3.767e-10),
     ),
     "end point": (
-        lambda p, uv: interpolator(uv, p, eps=EPS).x,
+        lambda p, uv: end_point(uv, p, eps=EPS).x,
         (0.396780822, 0.172292506, 0.758243352, -0.000390814),
     ),
     "limit of end points": (lambda p, uv: limit_point(uv, p).x, (23 / 58, 10 / 58, 44 / 58, 0)),

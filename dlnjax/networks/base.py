@@ -93,17 +93,17 @@ class Growth(eqx.Module):
         p = self.exponent
         return delta if self.is_exponential else -jnp.expm1(-p * delta) / p
 
-    def folds(self, dual: Array) -> Array:
+    def log_growth(self, dual: Array) -> Array:
         """`δ`, the inverse of `dual`."""
         p = self.exponent
         return dual if self.is_exponential else -jnp.log1p(-p * dual) / p
 
-    def per_fold(self, delta: Array) -> Array:
+    def dual_per_log_growth(self, delta: Array) -> Array:
         """`h e^{−pδ}`: the dual that it takes to grow by a factor `e`."""
         return self.unit * jnp.exp(-self.exponent * delta)
 
-    def longest(self, change: float) -> Array:
-        """The `δ` over which `per_fold` changes by `e^change`."""
+    def longest_step(self, change: float) -> Array:
+        """The `δ` over which `dual_per_log_growth` changes by `e^change`."""
         length = jnp.inf if self.is_exponential else change / self.exponent
         return jnp.asarray(length, self.unit.dtype)
 
@@ -159,7 +159,7 @@ class AbstractDualNetwork(AbstractNetwork):
 
     def growth(self, log_eps: Float[Array, ""]) -> Growth | None:
         """The link again, relative to its start, if it is an exponential or a power: then the flow
-        keeps its digits at any `ε`, there are `interpolator` and `limit_point`, and `limit_flow`
+        keeps its digits at any `ε`, there are `end_point` and `limit_point`, and `limit_flow`
         chooses where columns that are active together depend on each other."""
         return None
 

@@ -20,7 +20,7 @@ class Linear(AbstractNetwork):
     flow = dln.gradient_flow(dln.Linear(jnp.zeros(4)), problem, s, eps=0.5)  # from 0
     ```
 
-    In both formulations, in `interpolator` and in `limit_point`; there is no limit process, and so
+    In both formulations, in `end_point` and in `limit_point`; there is no limit process, and so
     no lasso path that it follows.
 
     !!! cite "Reference"

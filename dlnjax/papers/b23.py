@@ -11,12 +11,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .. import (
     RESULTS,
-    JumpTimes,
+    CrossingTimes,
     LimitFlow,
     Quadratic,
     USquared,
+    crossing_times,
     gradient_flow,
-    jump_times,
     lasso_path,
     limit_flow,
 )
@@ -95,9 +95,11 @@ class Delays(NamedTuple):
 @eqx.filter_jit
 def _jumps(
     problem: Quadratic, log_eps: Float[Array, " E"], s_max: Array, level: Float[Array, " d"]
-) -> JumpTimes:
+) -> CrossingTimes:
     network = USquared(jnp.ones(D))
-    run = lambda log_eps: jump_times(network, problem, s_max, level, log_eps=log_eps, throw=False)
+    run = lambda log_eps: crossing_times(
+        network, problem, s_max, level, log_eps=log_eps, throw=False
+    )
     return jax.vmap(run)(log_eps)
 
 

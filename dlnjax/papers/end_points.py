@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .. import RESULTS, Deep, LeastSquares, interpolator, limit_point
+from .. import RESULTS, Deep, LeastSquares, end_point, limit_point
 
 N, D = 3, 5
 _CHUNK = 16
@@ -41,7 +41,7 @@ def _solve(
         if log_eps is None:
             end = limit_point(network, problem, throw=False)
         else:
-            end = interpolator(network, problem, log_eps=log_eps, throw=False)
+            end = end_point(network, problem, log_eps=log_eps, throw=False)
         return end.x, end.result == RESULTS.successful
 
     return jax.vmap(one)(depth, X, y, shape, log_eps)

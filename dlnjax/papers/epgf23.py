@@ -12,7 +12,7 @@ from .. import (
     UV,
     LeastSquares,
     effective_initialization,
-    interpolator,
+    end_point,
     train,
 )
 from .._linalg import svd
@@ -48,7 +48,7 @@ def _residuals(
             throw=False,
         )
         found = effective_initialization(problem, run)
-        end = lambda net: interpolator(net, problem, eps=EPS, throw=False).x
+        end = lambda net: end_point(net, problem, eps=EPS, throw=False).x
         x = run.x[-1]
         away = lambda net: jnp.max(jnp.abs(end(net) - x)) / jnp.max(jnp.abs(x))
         return jnp.stack(

@@ -21,7 +21,7 @@ from .. import (
     limit_flow,
     potential,
 )
-from ..plot import COLOURS
+from ..plot import COLORS
 from . import b23, gis20, ms25, pf23, w23
 from .end_points import Lane, end_points
 
@@ -58,7 +58,7 @@ def w23_rates() -> Figure:
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
     for ax, title in zip(axes, instances, strict=True):
-        for colour, D in zip(COLOURS, DEPTHS, strict=False):
+        for colour, D in zip(COLORS, DEPTHS, strict=False):
             ax.loglog(eps, error[title, D], color=colour, label=f"D = {D:g}")
         _panel(ax, title, r"$\alpha^D$", "distance to the limit" if ax is axes[0] else "")
         ax.set_ylim(1e-13, 10)
@@ -85,7 +85,7 @@ def w23_hard_instance() -> Figure:
     figure = Figure(figsize=(11, 6), layout="constrained")
     axes = figure.subplots(2, 3, sharex="col", sharey="row")
     for (curves, diagram), D, values in zip(axes.T, eps, error, strict=True):
-        for colour, delta, row in zip(COLOURS, w23.DELTAS, values, strict=False):
+        for colour, delta, row in zip(COLORS, w23.DELTAS, values, strict=False):
             curves.loglog(eps[D], row, color=colour, label=f"δ = {delta:g}")
             limit = eps[D] ** delta if D == 2 else eps[D] * delta ** (-D / (D - 2))
             curves.loglog(eps[D], limit, color=colour, linestyle=_DASHES, linewidth=0.9)
@@ -120,7 +120,7 @@ def w23_potentials() -> Figure:
     z, slope = np.linspace(-5, 5, 201), np.linspace(-0.99, 0.99, 201)
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     q, g, h = figure.subplots(1, 3)
-    for colour, D in zip(COLOURS, DEPTHS, strict=False):
+    for colour, D in zip(COLORS, DEPTHS, strict=False):
         q.plot(z, np.asarray(potential(z, D)), color=colour, label=f"D = {D:g}")
         g.plot(z, w23.limit_potential(z, D), color=colour)
         h.plot(slope, np.asarray(inverse_mirror_map(slope, D)), color=colour)
@@ -137,7 +137,7 @@ def _over_plateaus(
 ) -> None:
     """Flows `x`, shape `(E, S, d)`, one panel an `ε`, over their limit, shape `(S, d)`."""
     for ax, size, values in zip(axes, log_eps, x, strict=True):
-        for i, colour in zip(range(plateaus.shape[1]), COLOURS, strict=False):
+        for i, colour in zip(range(plateaus.shape[1]), COLORS, strict=False):
             ax.plot(s, plateaus[:, i], color=colour, linewidth=4, alpha=0.25)
             ax.plot(s, values[:, i], color=colour, linewidth=1.2, label=f"$x_{i + 1}$")
         _panel(ax, f"ln ε = {size:g}", "s", "x(s); thick: the limit ε → 0" if ax is axes[0] else "")
@@ -174,7 +174,7 @@ def activations() -> Figure:
     axes[0].legend(fontsize=8, frameon=False)
     axes[0].set_xlabel("s; dashed: the jumps of the limit", fontsize=9)
     length, delay, _ = b23.delays(problem, limit)
-    for k, (colour, values) in enumerate(zip(COLOURS, delay.T, strict=False)):
+    for k, (colour, values) in enumerate(zip(COLORS, delay.T, strict=False)):
         steepness = values[-1] * length[-1]
         late.plot([0, 1 / length[0]], [0, steepness / length[0]], color=colour, linewidth=0.9)
         late.plot(1 / length, values, "o", color=colour, markersize=4, label=f"jump {k + 1}")
@@ -190,7 +190,7 @@ def ms25_rates() -> Figure:
     axes = figure.subplots(1, 3, sharey=True)
     measured = {D: rows for (kind, D), rows in ms25.errors().items() if kind == "n"}
     for ax, (D, rows) in zip(axes, measured.items(), strict=True):
-        for colour, slope, log_eps, error in zip(COLOURS, *rows, strict=False):
+        for colour, slope, log_eps, error in zip(COLORS, *rows, strict=False):
             line = error[0] * np.exp(slope * (log_eps - log_eps[0]))
             ax.loglog(np.exp(log_eps), line, color=colour, linewidth=0.9)
             label = rf"$1 - \varrho$ = {slope:.2f}"
@@ -210,7 +210,7 @@ def logistic_growth() -> Figure:
     target, eps, t, x, closed = gis20.curves()
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     grow, collapse = figure.subplots(1, 2)
-    colours = dict(zip(np.unique(target), COLOURS, strict=False))
+    colours = dict(zip(np.unique(target), COLORS, strict=False))
     for sigma, size, time, flow, exact in zip(target, eps, t, x, closed, strict=True):
         shifted = 4 * sigma * time - np.log(sigma / size - 1)
         for ax, where, scale in ((grow, time, 1.0), (collapse, shifted, sigma)):

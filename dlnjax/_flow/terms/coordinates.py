@@ -79,7 +79,7 @@ class CoordinateTerm(AbstractDualTerm):
         velocity = sides(-rest, self.link.start)
         return velocity if self.weight_decay is None else velocity + self.weight_decay
 
-    def factorise(self, slope, gamma_h):
+    def factorize(self, slope, gamma_h):
         # Slopes that underflow to 0 stay there; the derivative of √0 would be NaN.
         total = jnp.sum(slope, axis=0)
         moves = total > 0

@@ -33,7 +33,7 @@ class AbstractDualTerm(AbstractFlowTerm):
 
     @abc.abstractmethod
     def response(self, g: Float[Array, "..."]) -> tuple[Float[Array, " d"], Float[Array, "..."]]:
-        """`σ²x` at `g`, and the slope that `change` and `factorise` take."""
+        """`σ²x` at `g`, and the slope that `change` and `factorize` take."""
 
     @abc.abstractmethod
     def x(self, g: Float[Array, "..."]) -> Float[Array, " d"]:
@@ -52,7 +52,7 @@ class AbstractDualTerm(AbstractFlowTerm):
         """`df/ds` where the network is at `σ²x`."""
 
     @abc.abstractmethod
-    def factorise(self, slope: Float[Array, "..."], gamma_h) -> PyTree[Array]:
+    def factorize(self, slope: Float[Array, "..."], gamma_h) -> PyTree[Array]:
         """Factorise `I/(γh) − J`, with `J` the Jacobian of `f`."""
 
     @property

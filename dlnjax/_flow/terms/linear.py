@@ -45,7 +45,7 @@ class LinearTerm(AbstractDualTerm):
     def velocity(self, x):
         return self.scale**2 / self.size * (self.r - matmul(self.M, x))
 
-    def factorise(self, slope, gamma_h):
+    def factorize(self, slope, gamma_h):
         identity = jnp.eye(len(self.r), dtype=self.r.dtype)
         return Cholesky(identity / gamma_h + self.scale**2 * self.M)
 

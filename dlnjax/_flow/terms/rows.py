@@ -52,7 +52,7 @@ class RowTerm(AbstractDualTerm):
     def velocity(self, x):
         return self.y - matmul(self.X, x)
 
-    def factorise(self, slope, gamma_h):
+    def factorize(self, slope, gamma_h):
         matrix = matmul(self.X * slope[None, :], self.X.T)
         identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
         return Cholesky(identity / gamma_h + matrix)

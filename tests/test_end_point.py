@@ -77,18 +77,18 @@ def _network(D, u, v=None):
 
 
 @eqx.filter_jit
-def _ends(D, X, y, u, v, log_eps) -> dln.Interpolator:
+def _ends(D, X, y, u, v, log_eps) -> dln.EndPoint:
     """One compilation for a depth (2 or not) and the shapes."""
 
     def one(X, y, log_eps):
         network, problem = _network(D, u, v), dln.LeastSquares(X, y)
-        return dln.interpolator(network, problem, log_eps=log_eps, throw=False)
+        return dln.end_point(network, problem, log_eps=log_eps, throw=False)
 
     lanes = jax.vmap(one, in_axes=(None, None, 0))
     return jax.vmap(lanes, in_axes=(0, 0, None))(X, y, log_eps)
 
 
-def _solve(D, instances, log_eps, u=None, v=None) -> dln.Interpolator:
+def _solve(D, instances, log_eps, u=None, v=None) -> dln.EndPoint:
     """For two instances (or one twice) and up to eight `log ε`: axes of these lengths."""
     X, y = map(np.stack, zip(*instances, *instances[: 2 - len(instances)], strict=True))
     u = np.ones(X.shape[-1]) if u is None else u
@@ -112,7 +112,7 @@ def _limits(D) -> np.ndarray:
 
 
 @eqx.filter_jit
-def _limit(D, X, y) -> dln.Interpolator:
+def _limit(D, X, y) -> dln.EndPoint:
     network = _network(D, jnp.ones(D_))
     return dln.limit_point(network, dln.LeastSquares(X, y), throw=False)
 
@@ -189,7 +189,7 @@ def test_tiny_entries_obey_the_dual():
     @jax.jit
     @jax.vmap
     def ends(X, y):
-        return dln.interpolator(network, dln.LeastSquares(X, y), log_eps=log_eps, throw=False)
+        return dln.end_point(network, dln.LeastSquares(X, y), log_eps=log_eps, throw=False)
 
     end = ends(X, y)
     assert jnp.all(end.result == dln.RESULTS.successful)
@@ -318,7 +318,7 @@ def _positive_flow(y):
     flow = dln.gradient_flow(
         network, problem, np.array([0.0, 1000.0]), eps=1e-2, rtol=1e-10, atol=1e-11
     )
-    return network, problem, flow.x[1], dln.interpolator(network, problem, eps=1e-2)
+    return network, problem, flow.x[1], dln.end_point(network, problem, eps=1e-2)
 
 
 @pytest.mark.parametrize("is_feasible", [True, False])
@@ -346,7 +346,7 @@ def test_positive(is_feasible):
 def test_with_weight_decay_it_is_the_lasso(positive):
     problem = dln.LeastSquares(X, Y, 0.3)
     network = dln.USquared(U) if positive else dln.UV(U, V)
-    end = dln.interpolator(network, problem, eps=1e-2)
+    end = dln.end_point(network, problem, eps=1e-2)
     path = dln.lasso_path(problem, positive=positive)
     np.testing.assert_allclose(end.x, path.x(np.inf), atol=1e-14)
     assert np.all(np.isinf(end.dual[np.asarray(end.x) != 0]))
@@ -376,7 +376,7 @@ def test_steps_and_residuals(D, nonzeros):
 def test_weight_decay_may_be_traced():
     def solve(decay):
         problem = dln.LeastSquares(X, Y, decay)
-        return dln.interpolator(dln.UV(U, V), problem, eps=1e-2, throw=False).x
+        return dln.end_point(dln.UV(U, V), problem, eps=1e-2, throw=False).x
 
     decays = jnp.array([0.0, 0.299, 0.3, 0.301])
     x, slope = jax.jit(jax.vmap(lambda a: (solve(a), jax.jacrev(solve)(a))))(decays)
@@ -392,8 +392,8 @@ def test_undetermined_is_flagged():
     # Two points share the norm, and w of the active coordinates is 1e-20: it has no digits.
     problem, network = dln.LeastSquares(*FIRST), _network(3.0, jnp.ones(D_))
     with pytest.raises(eqx.EquinoxRuntimeError, match="limit_point"):
-        dln.interpolator(network, problem, eps=1e-60)
-    end = dln.interpolator(network, problem, eps=1e-60, throw=False)
+        dln.end_point(network, problem, eps=1e-60)
+    end = dln.end_point(network, problem, eps=1e-60, throw=False)
     assert end.result == dln.RESULTS.end_point_undetermined and np.all(np.isnan(end.x))
 
 
@@ -408,7 +408,7 @@ def test_limit_of_small_initialisations(positive):
     @eqx.filter_jit
     def both(X, y):
         problem = dln.LeastSquares(X, y)
-        small = dln.interpolator(network, problem, log_eps=-1500.0, throw=False)
+        small = dln.end_point(network, problem, log_eps=-1500.0, throw=False)
         minimum = dln.basis_pursuit(problem, positive=positive, throw=False)
         return dln.limit_point(network, problem, throw=False), small, minimum
 
@@ -439,7 +439,7 @@ def test_planted_responses_obey_every_condition(D):
     @functools.partial(jax.vmap, in_axes=(0, 0, None))
     @functools.partial(jax.vmap, in_axes=(None, None, 0))
     def ends(X, y, log_eps):
-        return dln.interpolator(
+        return dln.end_point(
             _network(D, jnp.ones(D_)), dln.LeastSquares(X, y), log_eps=log_eps, throw=False
         )
 
@@ -505,18 +505,18 @@ def test_inconsistent_and_rank_deficient():
     B = rng.normal(size=(7, 2)) @ rng.normal(size=(2, D_))
     y = rng.normal(size=7)
     network = dln.UV(U, V)
-    end = dln.interpolator(network, dln.LeastSquares(B, y), eps=1e-3)
+    end = dln.end_point(network, dln.LeastSquares(B, y), eps=1e-3)
     assert np.abs(B.T @ (y - B @ end.x)).max() < 1e-13 * np.abs(B.T @ y).max() * 10
     quadratic = dln.Quadratic(B.T @ B, B.T @ y)
-    np.testing.assert_allclose(dln.interpolator(network, quadratic, eps=1e-3).x, end.x, atol=1e-12)
+    np.testing.assert_allclose(dln.end_point(network, quadratic, eps=1e-3).x, end.x, atol=1e-12)
     # The same affine space by two of its equations.
     rows = np.linalg.svd(B)[2][:2]
-    same = dln.interpolator(network, dln.LeastSquares(rows, rows @ end.x), eps=1e-3)
+    same = dln.end_point(network, dln.LeastSquares(rows, rows @ end.x), eps=1e-3)
     np.testing.assert_allclose(same.x, end.x, atol=1e-13)
 
 
 def test_no_response():
-    end = dln.interpolator(dln.UV(U, 0 * U), dln.LeastSquares(X, 0 * Y), log_eps=-2000.0)
+    end = dln.end_point(dln.UV(U, 0 * U), dln.LeastSquares(X, 0 * Y), log_eps=-2000.0)
     np.testing.assert_array_equal(end.x, np.zeros(D_))
     np.testing.assert_array_equal(end.dual, np.zeros(D_))
 
@@ -530,7 +530,7 @@ def test_bad_lanes():
     @jax.vmap
     def solve(X, y, log_eps, u):
         network, problem = dln.UV(u, jnp.zeros_like(u)), dln.LeastSquares(X, y)
-        return dln.interpolator(network, problem, log_eps=log_eps, throw=False)
+        return dln.end_point(network, problem, log_eps=log_eps, throw=False)
 
     end = solve(designs, responses, log_eps, shapes)
     want = ["successful", "invalid_data", "invalid_eps", "invalid_shape"]
@@ -542,12 +542,12 @@ def test_bad_lanes():
 def test_bad_input():
     problem, network = dln.LeastSquares(X, Y), dln.UV(U, V)
     with pytest.raises(ValueError, match="exactly one"):
-        dln.interpolator(network, problem)
+        dln.end_point(network, problem)
     with pytest.raises(ValueError, match="network has 4 coordinates, the problem has 5"):
-        dln.interpolator(dln.UV(U[:4], V[:4]), problem, eps=0.1)
+        dln.end_point(dln.UV(U[:4], V[:4]), problem, eps=0.1)
     with pytest.raises(eqx.EquinoxRuntimeError, match="max_steps"):
-        dln.interpolator(network, problem, eps=1e-2, max_steps=2)
-    end = dln.interpolator(network, problem, eps=1e-2, max_steps=2, throw=False)
+        dln.end_point(network, problem, eps=1e-2, max_steps=2)
+    end = dln.end_point(network, problem, eps=1e-2, max_steps=2, throw=False)
     assert end.result == dln.RESULTS.end_point_not_reached and np.all(np.isnan(end.x))
 
 
@@ -615,7 +615,7 @@ def test_derivatives_where_active_columns_depend_on_each_other(seed):
 
     @jax.jit
     def end(y, log_eps):
-        return dln.interpolator(network, dln.LeastSquares(X, y), log_eps=log_eps, throw=False).x
+        return dln.end_point(network, dln.LeastSquares(X, y), log_eps=log_eps, throw=False).x
 
     for log_eps in (-100.0, -300.0, -700.0):
         ahead = jax.jit(jax.jacfwd(end))(jnp.asarray(y), log_eps) @ v

@@ -18,7 +18,9 @@ S_MAX = 8.0
 @jax.vmap
 def jumps(X, y, log_eps, level):
     problem = dln.LeastSquares(X, y)
-    return dln.jump_times(NETWORK, problem, S_MAX, level, log_eps=log_eps, max_jumps=5, throw=False)
+    return dln.crossing_times(
+        NETWORK, problem, S_MAX, level, log_eps=log_eps, max_jumps=5, throw=False
+    )
 
 
 def test_on_the_fixture_they_tend_to_the_jumps_of_the_limit():
@@ -102,7 +104,7 @@ def test_single_precision():
     X, y = np.eye(2, 3, dtype=np.float32), np.array([1, 2e-3], np.float32)
     network = dln.UV(jnp.ones(3, np.float32), jnp.zeros(3, np.float32))
     level = np.append(0.5 * y, np.float32(1))
-    found = dln.jump_times(network, dln.LeastSquares(X, y), 1250.0, level, log_eps=-30.0)
+    found = dln.crossing_times(network, dln.LeastSquares(X, y), 1250.0, level, log_eps=-30.0)
     assert found.s.dtype == np.float32 and found.num_jumps == 2
     # x = ½ ε sinh(L g) with dg/ds = yᵢ − x.
     exact = (1 + np.log(4 * 0.5 * y / (1 - 0.5)) / 30) / y
@@ -113,7 +115,7 @@ def test_bad_input_says_what_to_do():
     problem = dln.LeastSquares(*FIXTURE)
 
     def run(s: float = S_MAX, level: ArrayLike = 0.1, **options):
-        return dln.jump_times(NETWORK, problem, s, level, eps=1e-5, **options)
+        return dln.crossing_times(NETWORK, problem, s, level, eps=1e-5, **options)
 
     with pytest.raises(ValueError, match="`s_max` must be positive"):
         run(s=0.0)
