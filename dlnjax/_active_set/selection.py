@@ -52,10 +52,8 @@ class Prior(eqx.Module):
 
     def log_growth(self, g: Array, free: Array) -> Array:
         """`dg/d log q`; 1 where it is not asked."""
-        dual_per_log_growth = (
-            self.unit if self.exponent is None else self.exponent * (self.offset - g)
-        )
-        return jnp.where(free, dual, 1)
+        per_log_q = self.unit if self.exponent is None else self.exponent * (self.offset - g)
+        return jnp.where(free, per_log_q, 1)
 
     def dual(self, log_q: Array) -> Array:
         """`g`."""
