@@ -42,7 +42,7 @@ from ._path import (
     LimitFlow as LimitFlow,
     PiecewiseLinearPath as PiecewiseLinearPath,
 )
-from ._problem.base import (
+from ._problem import (
     AbstractProblem as AbstractProblem,
     LeastSquares as LeastSquares,
     Quadratic as Quadratic,

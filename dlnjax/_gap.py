@@ -22,7 +22,7 @@ from ._path import (
     penalty,
     rounding_units,
 )
-from ._problem.base import AbstractProblem, check_quadratic, nan_unless_valid
+from ._problem import AbstractProblem, check_quadratic, nan_unless_valid
 from ._results import has_no_nan, one_unless
 
 

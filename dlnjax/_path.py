@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from ._checks import as_parameter, is_concrete
-from ._problem.base import AbstractProblem, check_quadratic, nan_unless_valid
+from ._problem import AbstractProblem, check_quadratic, nan_unless_valid
 from ._results import RESULTS, has_no_nan, one_unless
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from ._flow.gradient_flow import Flow
 from ._gap import certificate, eta, suboptimality_gap
 from ._path import LimitFlow, PiecewiseLinearPath
-from ._problem.base import AbstractProblem
+from ._problem import AbstractProblem
 
 NEEDS = ("problem", "network", "log_eps", "s", "flow", "limit", "path")
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float
 
 from ._flow.gradient_flow import gradient_flow
 from ._limit.limit_flow import limit_flow
-from ._problem.base import LeastSquares
+from ._problem import LeastSquares
 from ._results import RESULTS, names_of
 from ._standardize import padded, padded_size, standardized
 from .networks.depth2 import Deep, USquared

@@ -12,7 +12,7 @@ import pytest
 import scipy.integrate
 
 import dlnjax as dln
-from dlnjax._problem.base import is_quadratic
+from dlnjax._problem import is_quadratic
 from dlnjax._results import names_of
 
 rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import pytest
 from sklearn.linear_model import Lasso
 
 import dlnjax as dln
-from dlnjax._problem.base import AbstractProblem, validity
+from dlnjax._problem import AbstractProblem, validity
 
 SHAPES = {"n > d": (6, 4), "n < d": (3, 5), "rank 2 of 4": (6, 4)}
 

@@ -21,7 +21,7 @@ from .._lanes import any_lane
 from .._linalg import matmul
 from .._loops import cond, scan
 from .._path import PiecewiseLinearPath
-from .._problem.base import AbstractProblem
+from .._problem import AbstractProblem
 from .._results import has_no_nan, one_unless
 from .face import Face
 from .selection import Prior, Selection, plateau, solve_symmetric

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._linalg import Cholesky, matmul
-from .._problem.base import AbstractProblem
+from .._problem import AbstractProblem
 
 
 class Face(eqx.Module):

@@ -27,7 +27,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from .._lanes import any_lane
 from .._linalg import Cholesky, matmul
 from .._loops import cond, fori_loop, while_loop
-from .._problem.base import AbstractProblem
+from .._problem import AbstractProblem
 from ..networks.base import AbstractDualNetwork
 from ..networks.signs import sides, signed
 from .face import Face

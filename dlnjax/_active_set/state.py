@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from .._lanes import any_lane, in_chunks
 from .._linalg import inverse_factor, matmul
 from .._loops import cond, while_loop
-from .._problem.base import AbstractProblem, LeastSquares
+from .._problem import AbstractProblem
 
 TINY = 1e-30
 
@@ -50,8 +50,10 @@ class Scaled(eqx.Module):
         self.excess = jnp.where(is_excluded, float(jnp.finfo(excess.dtype).min) / 4, excess)
         self.b = jnp.where(is_excluded, 0, weights[:signs]) * self.scale[None, :]
         self.terms = jnp.abs(self.r)
-        if isinstance(problem, LeastSquares):
-            terms = self.scale * matmul(jnp.abs(problem.y), jnp.abs(problem.X))
+        rows = problem.rows()
+        if rows is not None:
+            X, y = rows
+            terms = self.scale * matmul(jnp.abs(y), jnp.abs(X))
             # Where `y` is orthogonal to all columns, the path of what rounding left is as good.
             self.terms = jnp.minimum(terms, jnp.max(self.terms))
 

@@ -6,7 +6,7 @@ from jaxtyping import Array, ArrayLike, Float, Real
 
 from .._checks import as_float, check_finite
 from .._linalg import matmul
-from .._problem.base import (
+from .._problem import (
     AbstractProblem,
     LeastSquares,
     Quadratic,

@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from .._linalg import matmul
-from .._problem.base import AbstractProblem
+from .._problem import AbstractProblem
 from .._problem.solution_space import Constraint
 from ..networks.base import Growth
 from ..networks.signs import sides, signed

@@ -19,7 +19,7 @@ from .._checks import (
 from .._lasso.basis_pursuit import faces, minimum_norm, rounding_of_residual
 from .._lasso.path import lasso_path
 from .._path import kkt_violation, largest_correlation, rounding_units
-from .._problem.base import (
+from .._problem import (
     AbstractProblem,
     check_quadratic,
     harmless,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._linalg import matmul
-from .._problem.base import AbstractProblem
+from .._problem import AbstractProblem
 from .._problem.solution_space import Constraint
 from ..networks.linear import Linear
 from .derivatives import held, vanishing

@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Real
 from .._checks import as_count, as_flag, as_float, check_scalar, is_concrete
 from .._lasso.basis_pursuit import BasisPursuit, basis_pursuit
 from .._linalg import matmul, svd
-from .._problem.base import (
+from .._problem import (
     AbstractProblem,
     LeastSquares,
     check_quadratic,

@@ -18,7 +18,7 @@ from .._checks import (
 )
 from .._lanes import any_lane
 from .._loops import while_loop
-from .._problem.base import AbstractProblem
+from .._problem import AbstractProblem
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks.base import AbstractNetwork
 from .formulation import AbstractFormulation, DualForm

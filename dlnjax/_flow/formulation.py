@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import is_concrete
-from .._problem.base import AbstractProblem, LeastSquares
+from .._problem import AbstractProblem
 from ..networks.base import AbstractDualNetwork, AbstractNetwork
 from ..networks.linear import Linear
 from ..networks.link import ExponentialLink, link_of
@@ -100,9 +100,10 @@ def dual_term(
     """The term for the smaller of the state spaces that keep their digits."""
     scale = column_scale(problem)
     link = link_of(network, log_eps, jnp.max(jnp.abs(problem.r)) / scale**2)
-    data = None
-    if isinstance(problem, LeastSquares) and problem.X.shape[0] <= problem.X.shape[1]:
-        data = problem.X / scale, problem.y * scale
+    data = problem.rows()
+    if data is not None:
+        X, y = data
+        data = (X / scale, y * scale) if X.shape[0] <= X.shape[1] else None
     decay = problem.weight_decay
     decays = not is_concrete(decay) or float(decay) > 0
     if data is not None and isinstance(link, ExponentialLink) and not decays:

@@ -17,7 +17,7 @@ from .._checks import (
     check_type,
     is_concrete,
 )
-from .._problem.base import AbstractProblem
+from .._problem import AbstractProblem
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks.base import AbstractNetwork
 from .formulation import AbstractFormulation, DualForm

@@ -19,7 +19,7 @@ from .._checks import (
     is_tolerance,
 )
 from .._loops import check_shard_map
-from .._problem.base import (
+from .._problem import (
     AbstractProblem,
     check_problem,
     check_quadratic,

@@ -12,9 +12,8 @@ from .._active_set.face import Face
 from .._checks import as_count, as_flag, as_weights, may_be_zero
 from .._linalg import matmul
 from .._path import PiecewiseLinearPath, largest_correlation, penalty
-from .._problem.base import (
+from .._problem import (
     AbstractProblem,
-    LeastSquares,
     check_quadratic,
     harmless,
     validity,
@@ -93,16 +92,18 @@ def _dual_at(
     face = Face(problem, index)
     expand = lambda w: jnp.zeros_like(z).at[index].set(w, mode="drop")
     w = expand(face.solve(bound[jnp.minimum(index, d - 1)]))
-    if isinstance(problem, LeastSquares):
-        # `w` may be the square of the condition number, of which `ν = Xw` has only the root.
-        nu = matmul(problem.X, w)
-        for _ in range(2):
-            rest = bound - matmul(nu, problem.X)
-            w = expand(face.solve(rest[jnp.minimum(index, d - 1)]))
-            nu = nu + matmul(problem.X, w)
-        dual = matmul(nu, problem.X)
-    else:
+    rows = problem.rows()
+    if rows is None:
         dual = problem.matvec(w)
+    else:
+        # `w` may be the square of the condition number, of which `ν = Xw` has only the root.
+        X, _ = rows
+        nu = matmul(X, w)
+        for _ in range(2):
+            rest = bound - matmul(nu, X)
+            w = expand(face.solve(rest[jnp.minimum(index, d - 1)]))
+            nu = nu + matmul(X, w)
+        dual = matmul(nu, X)
     return jnp.where(sign == 0, dual, bound), sign != 0
 
 

@@ -21,7 +21,7 @@ from .._lanes import any_lane
 from .._linalg import eigvalsh, inverse_factor, matmul
 from .._loops import cond, fori_loop, while_loop
 from .._path import penalty
-from .._problem.base import AbstractProblem, LeastSquares
+from .._problem import AbstractProblem
 
 ROUNDING = 8  # of a correlation, in units of rounding of the sum that it is
 MIN_PIVOT = 1e3  # in units of rounding: less is a coordinate that depends on the active ones
@@ -230,10 +230,9 @@ class Faces(eqx.Module):
 
 
 def _largest_curvature(problem: AbstractProblem) -> Array:
-    if isinstance(problem, LeastSquares) and problem.X.shape[0] < problem.X.shape[1]:
-        matrix = matmul(problem.X, problem.X.T)
-    else:
-        matrix = problem.gram()
+    rows = problem.rows()
+    is_wide = rows is not None and rows[0].shape[0] < rows[0].shape[1]
+    matrix = matmul(rows[0], rows[0].T) if is_wide else problem.gram()
     return eigvalsh(matrix)[-1]
 
 
@@ -241,11 +240,12 @@ def _invert(problem: AbstractProblem, x: Array, k: int) -> tuple:
     """Slots for the support of `x`, the inverse of their block of `M`, and whether it exists."""
     d = x.shape[0]
     index = jnp.nonzero(x, size=k, fill_value=d)[0].astype(jnp.int32)
-    if isinstance(problem, LeastSquares):
-        columns = gather(problem.X, index)
-        block = matmul(columns.T, columns)
-    else:
+    rows = problem.rows()
+    if rows is None:
         block = gather(gather(problem.gram(), index).T, index)
+    else:
+        columns = gather(rows[0], index)
+        block = matmul(columns.T, columns)
     scale = jnp.where(index < d, 1 / jnp.sqrt(jnp.diagonal(block)), 0)
     block = scale[:, None] * block * scale[None, :] + jnp.diag((index == d).astype(x.dtype))
     half = inverse_factor(block)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool
 
 from .._checks import as_flag
 from .._linalg import eigh, matmul
-from .._problem.base import AbstractProblem, check_quadratic, harmless, validity
+from .._problem import AbstractProblem, check_quadratic, harmless, validity
 from .._results import RESULTS
 
 _MOST = 12  # coordinates: 4096 subsets

@@ -31,7 +31,7 @@ from .._active_set.state import (
 )
 from .._checks import as_count, as_flag, as_weights, is_weights, may_be_zero
 from .._path import PiecewiseLinearPath
-from .._problem.base import AbstractProblem, check_quadratic, validity
+from .._problem import AbstractProblem, check_quadratic, validity
 from .._results import RESULTS, first_failure, raise_on_failure
 
 

@@ -21,7 +21,7 @@ from .._checks import (
 )
 from .._loops import scan, while_loop
 from .._path import penalties, penalty
-from .._problem.base import AbstractProblem, check_quadratic, harmless, validity
+from .._problem import AbstractProblem, check_quadratic, harmless, validity
 from .._results import RESULTS, first_failure, raise_on_failure
 from .face_steps import Faces, State
 

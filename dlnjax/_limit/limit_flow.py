@@ -35,7 +35,7 @@ from .._checks import as_count, as_float, check_scalar, is_concrete
 from .._lanes import any_lane
 from .._loops import cond
 from .._path import LimitFlow
-from .._problem.base import AbstractProblem, check_quadratic, validity
+from .._problem import AbstractProblem, check_quadratic, validity
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks.base import (
     AbstractDualNetwork,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._linalg import eigh, inverse_factor, matmul, svd
-from .base import AbstractProblem, LeastSquares
+from .base import AbstractProblem
 
 # In units of `max(n, d)` roundings of the largest singular value, how large one must be to count:
 # twice what the rounding of entries of `X` can make of 0, twice what that of the decomposition can.
@@ -38,12 +38,14 @@ class Constraint(eqx.Module):
         norms = problem.column_norms()
         _, exponent = jnp.frexp(jnp.where(norms > 0, norms, 1))  # of norms in [1/2, 1)
         self.units = jnp.ldexp(jnp.ones_like(norms), exponent - 1) if units is None else units
-        if isinstance(problem, LeastSquares):
-            X = jnp.where(mask[None, :], problem.X / self.units[None, :], 0)
+        rows = problem.rows()
+        if rows is not None:
+            X, y = rows
+            X = jnp.where(mask[None, :], X / self.units[None, :], 0)
             U, s, V = svd(X)
             good = s > RANK * unit * max(X.shape) * s[0]
             inverse = jnp.where(good, 1 / jnp.where(good, s, 1), 0)
-            target = inverse * _without_rounding(matmul(problem.y, U), problem.y)
+            target = inverse * _without_rounding(matmul(y, U), y)
             self.inverse = inverse**2
             image = inverse[:, None] * matmul(U.T, X)
         else:

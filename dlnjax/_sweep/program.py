@@ -25,7 +25,7 @@ from .._flow.gradient_flow import gradient_flow
 from .._lanes import as_on, cores
 from .._lasso.path import lasso_path
 from .._limit.limit_flow import limit_flow
-from .._problem.base import AbstractProblem, LeastSquares, without_decay
+from .._problem import AbstractProblem, LeastSquares, without_decay
 from .._results import RESULTS, result_code
 from ..generators import Given
 from ..metrics import Metric
@@ -51,7 +51,8 @@ def _make_problem(sweep: Sweep, cell: Cell, index: Array, data: Any) -> Abstract
         made = generator(sweep.instance_key(cell, index), cell.n, cell.d)
     if not isinstance(made, AbstractProblem):
         made = LeastSquares(*made)
-    size = (*made.X.shape,) if isinstance(made, LeastSquares) else (cell.n, *made.r.shape)
+    rows = made.rows()
+    size = (cell.n, *made.r.shape) if rows is None else (*rows[0].shape,)
     asked = (cell.n, cell.d)
     if size != asked:
         raise ValueError(f"The generator made a problem of size {size}, but {asked} was asked.")

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from .. import generators as _generators, metrics as _metrics
 from .._path import PiecewiseLinearPath
-from .._problem.base import AbstractProblem
+from .._problem import AbstractProblem
 from .._results import result_names
 from ..metrics import Metric
 from ..networks.base import AbstractNetwork

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import check_type, is_concrete
-from .._problem.base import (
+from .._problem import (
     AbstractProblem,
     check_quadratic,
     harmless,

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from .._linalg import matmul
 from .._loops import cond, scan, varying
-from .._problem.base import AbstractProblem, LeastSquares
+from .._problem import AbstractProblem
 from ..networks.base import AbstractNetwork, is_constant, log_cap, weights_of
 from ..networks.depth2 import UV
 
@@ -59,13 +59,12 @@ def draw(
     is_noisy: bool,
 ) -> _Batch:
     """For all steps of a chunk."""
-    assert isinstance(problem, LeastSquares)
-    n = problem.X.shape[0]
+    n = _rows_of(problem)[0].shape[0]
     row_key, noise_key = jr.split(jr.fold_in(key, chunk))
     shape = (CHUNK, n if batch_size is None else batch_size)
     return _Batch(
         None if batch_size is None else jr.randint(row_key, shape, 0, n),
-        jr.normal(noise_key, shape, problem.X.dtype) if is_noisy else None,
+        jr.normal(noise_key, shape, problem.r.dtype) if is_noisy else None,
     )
 
 
@@ -99,12 +98,17 @@ def _is_descent(updates: Array, of_half: Array, clock: Array) -> Bool[Array, ""]
     return (jnp.all(is_linear) & is_uniform) | ~jnp.all(jnp.isfinite(updates))
 
 
+def _rows_of(problem: AbstractProblem) -> tuple[Array, Array]:
+    rows = problem.rows()
+    assert rows is not None, "`train` has refused batches and label noise"
+    return rows
+
+
 def _gradient(problem: AbstractProblem, x: Array, batch: _Batch, noise: Array | None) -> Array:
     """An unbiased estimate of `∇ℓ(x)`."""
     if batch.rows is None and noise is None:
         return problem.gradient(x)
-    assert isinstance(problem, LeastSquares)
-    X, y = problem.X, problem.y
+    X, y = _rows_of(problem)
     if batch.rows is not None:
         X, y = X[batch.rows], y[batch.rows]
     residual = matmul(X, x) - y

@@ -20,9 +20,8 @@ from .._checks import (
     is_log_eps,
 )
 from .._flow.terms.weights import WeightTerm, check_least_eps
-from .._problem.base import (
+from .._problem import (
     AbstractProblem,
-    LeastSquares,
     check_problem,
     harmless,
     validity,
@@ -205,12 +204,13 @@ def _check_batch(
     if batch_size is None and not is_noisy:
         return
     what = "label_noise" if batch_size is None else "batch_size"
-    if not isinstance(problem, LeastSquares):
+    data = problem.rows()
+    if data is None:
         raise ValueError(
             f"`{what}` needs rows, which a {type(problem).__name__} does not have. Use "
             "`LeastSquares(X, y)`."
         )
-    rows = problem.X.shape[0]
+    rows = data[0].shape[0]
     if batch_size is not None and not 1 <= batch_size <= rows:
         raise ValueError(
             f"`batch_size` must be from 1 to the {rows} rows of `X`, got {batch_size}. For all "

@@ -11,7 +11,7 @@ from .._flow.gradient_flow import gradient_flow
 from .._gap import certificate, suboptimality_gap
 from .._lasso.path import lasso_path
 from .._path import PiecewiseLinearPath
-from .._problem.base import LeastSquares
+from .._problem import LeastSquares
 from ..networks.base import AbstractNetwork
 from ..networks.depth2 import UV, USquared
 from .data import Dataset

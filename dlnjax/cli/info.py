@@ -14,7 +14,7 @@ from .._flow.gradient_flow import gradient_flow
 from .._lasso.path import lasso_path
 from .._lasso.point import lasso
 from .._limit.limit_flow import limit_flow
-from .._problem.base import LeastSquares
+from .._problem import LeastSquares
 from ..networks.base import AbstractNetwork
 from ..networks.depth2 import UV, Deep, USquared
 

@@ -18,7 +18,7 @@ from .._checks import (
     check_type,
     is_concrete,
 )
-from .._problem.base import AbstractProblem
+from .._problem import AbstractProblem
 from .signs import sides
 
 # Not `typing.Self`, which beartype refuses in a class that it does not decorate.

@@ -8,7 +8,7 @@ from jaxtyping import Array
 from .._checks import check_type
 from .._flow.formulation import DualForm, WeightForm
 from .._flow.gradient_flow import gradient_flow
-from .._problem.base import LeastSquares
+from .._problem import LeastSquares
 from .._results import RESULTS
 from .base import AbstractDualNetwork, AbstractNetwork, takes
 from .signs import signed

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from .._flow.gradient_flow import gradient_flow
 from .._gap import suboptimality_gap
 from .._lasso.path import lasso_path
-from .._problem.base import LeastSquares
+from .._problem import LeastSquares
 from .._results import RESULTS
 from ..networks.depth2 import UV
 from .claim import Claim, Measurement

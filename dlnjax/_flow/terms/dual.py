@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, Float, PyTree
 
-from ..._problem.base import AbstractProblem
+from ..._problem import AbstractProblem
 from .base import AbstractFlowTerm, RealScalarLike
 
 State = tuple[Float[Array, "..."], Float[Array, " d"]]

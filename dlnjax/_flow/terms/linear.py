@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..._linalg import Cholesky, matmul
-from ..._problem.base import AbstractProblem
+from ..._problem import AbstractProblem
 from ..._results import RESULTS, first_failure
 from ...networks.linear import Linear
 from .dual import AbstractDualTerm, column_scale

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..._checks import is_concrete
-from ..._problem.base import AbstractProblem, is_quadratic
+from ..._problem import AbstractProblem, is_quadratic
 from ..._results import RESULTS, first_failure
 from ...networks.base import AbstractNetwork, is_constant, weights_of
 from .base import AbstractFlowTerm

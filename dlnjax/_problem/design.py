@@ -1,0 +1,232 @@
+"""The problems: `LeastSquares`, from a design and a response, and `Quadratic`, from `M` and `r`."""
+
+import contextlib
+from typing import Any, ClassVar
+
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from .._checks import (
+    as_float,
+    check_finite,
+    check_nonempty,
+    check_scalar,
+    is_concrete,
+    to_common_dtype,
+)
+from .._linalg import matmul
+from .base import AbstractProblem
+from .semidefinite import Semidefinite
+
+
+class LeastSquares(AbstractProblem):
+    """`ℓ(x) = ½‖Xx − y‖²`, without a factor `1/n` (scikit-learn's `alpha` is `κ/n`).
+
+    !!! cite "Reference"
+
+        [B25] Berthier, *Diagonal Linear Networks and the Lasso Regularization Path*,
+        arXiv 2509.18766, §1.
+    """
+
+    X: Float[Array, "n d"]
+    y: Float[Array, " n"]
+    weight_decay: Float[Array, ""]
+    quadratic_by_construction: ClassVar[bool] = True
+
+    def __init__(self, X: ArrayLike, y: ArrayLike, weight_decay: ArrayLike = 0.0):
+        """**Arguments:**
+
+        - `X`: design matrix, shape `(n, d)`.
+        - `y`: response, shape `(n,)`.
+        - `weight_decay`: `λ ≥ 0`, scalar, in units of `Xᵀy`.
+
+        **Raises:** `TypeError` for non-numeric data; `ValueError` for mismatched or empty
+        shapes, NaN or inf, `λ < 0`.
+        """
+        X, y = to_common_dtype(as_float(X, "X"), as_float(y, "y"))
+        if X.ndim == 1 and y.ndim == 2:
+            raise ValueError(
+                f"`X` has shape {X.shape} and `y` has {y.shape}: the matrix comes first, "
+                "`LeastSquares(X, y)`."
+            )
+        if X.ndim != 2:
+            raise ValueError(
+                f"`X` must be a matrix (n, d), got shape {X.shape}. Use `X[:, None]` for "
+                "one column, `jax.vmap` for several problems."
+            )
+        if y.ndim != 1:
+            raise ValueError(
+                f"`y` must be a vector (n,), got shape {y.shape}. Use `y[:, 0]` for one "
+                "column, `jax.vmap` for several responses."
+            )
+        check_nonempty(X, "X")
+        if X.shape[0] != y.shape[0]:
+            raise ValueError(
+                f"`X` has {X.shape[0]} rows but `y` has {y.shape[0]} entries: one row of "
+                "`X` is one entry of `y`."
+            )
+        check_finite(X, "X")
+        check_finite(y, "y")
+        self.X, self.y = X, y
+        self.weight_decay = _as_weight_decay(weight_decay, X.dtype)
+
+    @property
+    def r(self) -> Array:
+        return matmul(self.y, self.X)
+
+    def matvec(self, x: ArrayLike) -> Array:
+        return matmul(matmul(x, self.X.T), self.X)
+
+    def gram(self) -> Array:
+        return matmul(self.X.T, self.X)
+
+    def gram_column(self, j: ArrayLike) -> Array:
+        return matmul(jnp.take(self.X, j, axis=1), self.X)
+
+    def gram_block(self, index: Array) -> Array:
+        X = jnp.take(self.X, index, axis=1)
+        return matmul(X.T, X)
+
+    def gram_diagonal(self) -> Array:
+        return jnp.sum(self.X**2, axis=0)
+
+    def is_in_range(self) -> Array:
+        square = self.gram_diagonal()
+        lost = (square < jnp.finfo(square.dtype).tiny) & jnp.any(self.X != 0, axis=0)
+        return ~jnp.any(lost) & jnp.all(jnp.isfinite(square)) & jnp.all(jnp.isfinite(self.r))
+
+    def rows(self) -> tuple[Array, Array]:
+        return self.X, self.y
+
+    @property
+    def rank_bound(self) -> int:
+        return min(self.X.shape)
+
+    def loss(self, x: ArrayLike) -> Array:
+        x = self.as_points(x)
+        fit = matmul(x, self.X.T)
+        return 0.5 * jnp.sum((fit - jnp.broadcast_to(self.y, fit.shape)) ** 2, axis=-1)
+
+
+class Quadratic(AbstractProblem):
+    """`ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c` with `M ⪰ 0` symmetric and `r ∈ range M`.
+
+    !!! cite "Reference"
+
+        [B25] §1, arXiv 2509.18766.
+    """
+
+    M: Float[Array, "d d"]
+    linear: Float[Array, " d"]
+    constant: Float[Array, ""]
+    weight_decay: Float[Array, ""]
+    quadratic_by_construction: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        M: ArrayLike,
+        r: ArrayLike,
+        constant: ArrayLike | None = None,
+        weight_decay: ArrayLike = 0.0,
+    ):
+        """**Arguments:**
+
+        - `M`: symmetric positive semidefinite, shape `(d, d)`.
+        - `r`: in the range of `M`, shape `(d,)`.
+        - `constant`: `c`; by default `½⟨r, M†r⟩`, so that the least loss is 0.
+        - `weight_decay`: `λ ≥ 0`, scalar.
+
+        **Raises:** `ValueError` if `M` is not square, symmetric and positive semidefinite,
+        if `r` is not in its range, if the least loss is negative, for NaN or inf, `λ < 0`.
+        """
+        M, r = to_common_dtype(as_float(M, "M"), as_float(r, "r"))
+        dtype = M.dtype
+        if M.ndim != 2 or M.shape[0] != M.shape[1]:
+            raise ValueError(f"`M` must be a square matrix, got shape {M.shape}.")
+        if r.shape != M.shape[:1]:
+            raise ValueError(f"`r` must have shape ({M.shape[0]},) to match `M`, got {r.shape}.")
+        check_nonempty(M, "M")
+        check_finite(M, "M")
+        check_finite(r, "r")
+        self.M, self.linear = M, r
+        self.weight_decay = _as_weight_decay(weight_decay, dtype)
+        with _eager(M):
+            spectrum = Semidefinite(M)
+        # ½⟨r, M†r⟩, whose derivatives through the pseudo-inverse itself can be NaN. One Newton
+        # step with that held fixed gives x = M†r its first derivative, and since x makes
+        # ⟨r, x⟩ − ½⟨x, Mx⟩ stationary, that gives the constant three.
+        with _eager(M, r):
+            x = lax.stop_gradient(spectrum.solve(r))
+            x = x + spectrum.solve(r - matmul(M, x))
+            least = jnp.sum(r * x) - 0.5 * jnp.sum(x * matmul(M, x))
+        c = least if constant is None else as_float(constant, "constant", dtype)
+        check_scalar(c, "constant")
+        check_finite(c, "constant")
+        with _eager(M):
+            spectrum.refuse(M, r, x, c, least)
+        is_convex = (
+            spectrum.is_symmetric()
+            & spectrum.is_semidefinite()
+            & spectrum.contains(r, matmul(M, x))
+            & spectrum.is_bounded(x, c, least)
+        )
+        # What is traced is not refused: then there is no such constant.
+        self.constant = jnp.where(is_convex, c, jnp.nan)
+
+    @property
+    def r(self) -> Array:
+        return self.linear
+
+    def matvec(self, x: ArrayLike) -> Array:
+        return matmul(x, self.M)
+
+    def gram(self) -> Array:
+        return self.M
+
+    def gram_column(self, j: ArrayLike) -> Array:
+        return jnp.take(self.M, j, axis=1)
+
+    def gram_block(self, index: Array) -> Array:
+        return self.M[index[:, None], index[None, :]]
+
+    def gram_diagonal(self) -> Array:
+        return jnp.diagonal(self.M)
+
+    def is_in_range(self) -> Array:
+        return jnp.all(jnp.isfinite(self.M)) & jnp.all(jnp.isfinite(self.linear))
+
+    def is_convex(self) -> Array:
+        return ~jnp.isnan(self.constant)
+
+    @property
+    def rank_bound(self) -> int:
+        return self.M.shape[0]
+
+    def loss(self, x: ArrayLike) -> Array:
+        x = self.as_points(x)
+        r = jnp.broadcast_to(self.r, x.shape)
+        value = jnp.sum((0.5 * self.matvec(x) - r) * x, axis=-1) + self.constant
+        # A squared norm, which rounding must not make negative. What rounding does not explain
+        # is no squared norm, and not hidden.
+        norms = jnp.broadcast_to(self.column_norms(), x.shape)
+        terms = jnp.sum(norms * jnp.abs(x), axis=-1) ** 2 + jnp.sum(jnp.abs(r * x), axis=-1)
+        rounding = 100 * jnp.finfo(x.dtype).eps * (terms + self.constant)
+        return jnp.where((value < 0) & (value >= -rounding), 0, value)
+
+
+def _as_weight_decay(value: ArrayLike, dtype) -> Array:
+    # Under `jit` a constant stays one, so that what only weight decay needs is not computed.
+    with _eager(value):
+        decay = as_float(value, "weight_decay", dtype)
+    check_scalar(decay, "weight_decay")
+    if is_concrete(decay) and not 0 <= float(decay) < np.inf:
+        raise ValueError(f"`weight_decay` must be finite and non-negative, got {float(decay)}.")
+    return decay
+
+
+def _eager(*arrays: ArrayLike) -> contextlib.AbstractContextManager[Any]:
+    """Under `jit`, what is made of concrete arrays stays concrete, and is refused at once."""
+    return jax.ensure_compile_time_eval() if is_concrete(*arrays) else contextlib.nullcontext()
