@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._linalg import matmul
 from .._problem import AbstractProblem
-from .._problem.solution_space import Constraint
+from .._problem.solution_space import SolutionSpace
 from ..networks.base import Growth
 from ..networks.signs import sides, signed
 from .graded_solve import graded_step
@@ -45,7 +45,7 @@ class _Unknowns(eqx.Module):
 class _System(eqx.Module):
     """The equations in the units of `Newton`, and their solution, as constants."""
 
-    constraint: Constraint
+    solutions: SolutionSpace
     is_allowed: Bool[Array, "signs d"]
     size: Float[Array, ""]
     start: Float[Array, "signs d"]  # log q(0)
@@ -53,7 +53,7 @@ class _System(eqx.Module):
     solution: _Unknowns
 
     def __init__(self, newton: Newton, state: State):
-        self.constraint = newton.constraint
+        self.solutions = newton.solutions
         self.is_allowed = newton.is_allowed
         self.size = jnp.exp(newton.log_size)
         self.start = newton.growth.log_initial + state.shift
@@ -68,17 +68,17 @@ class _System(eqx.Module):
 
     def eta(self, nu: Array) -> Array:
         """Of least norm with `Mη = Vᵀnu`."""
-        return matmul(self.constraint.inverse * nu, self.constraint.V)
+        return matmul(self.solutions.inverse * nu, self.solutions.V)
 
     def matvec(self, problem: AbstractProblem, x: Array) -> Array:
-        units = self.constraint.units
+        units = self.solutions.units
         return problem.matvec(x / units) / units
 
     def image(self, problem: AbstractProblem, eta: Array) -> Array:
         return jnp.where(jnp.any(self.is_allowed, axis=0), self.matvec(problem, eta), 0)
 
     def dual_per_log_growth(self, growth: Growth, delta: Array) -> Array:
-        return growth.dual_per_log_growth(delta) / self.constraint.units[None, :]
+        return growth.dual_per_log_growth(delta) / self.solutions.units[None, :]
 
 
 @eqx.filter_custom_jvp
@@ -93,8 +93,8 @@ def _(primals, tangents):
 
     def residuals(growth, problem):
         _, x = system.position(growth, unknowns.delta)
-        risen = growth.unit * growth.dual(unknowns.delta) / system.constraint.units[None, :]
-        r = problem.r / system.constraint.units
+        risen = growth.unit * growth.dual(unknowns.delta) / system.solutions.units[None, :]
+        r = problem.r / system.solutions.units
         off = (r - system.matvec(problem, x * system.size)) / system.size
         return off, -risen, system.image(problem, unknowns.eta)
 
@@ -112,7 +112,7 @@ def _linear_solve(
     system: _System, problem: AbstractProblem, stretch: Array, asked: tuple[Array, ...]
 ) -> tuple[Array, Array, Array]:
     """`η`, `u` and `g` with `M Σ ±(stretch u) = asked₀`, `u ∓ g = asked₁`, `g − Mη = asked₂`."""
-    V, project = system.constraint.V, system.constraint.project
+    V, project = system.solutions.V, system.solutions.project
 
     def equations(unknowns):
         eta, u, g = unknowns
@@ -147,6 +147,6 @@ def differentiable_end(
     """`x` and `Xᵀν`, in the user's units, as functions of `growth` and `problem`."""
     system = held(_System(newton, state))
     unknowns = _solution(system, growth, problem)
-    units = system.constraint.units
+    units = system.solutions.units
     x = system.position(growth, unknowns.delta)[1] * system.size / units
     return x, unknowns.dual * units

@@ -26,7 +26,7 @@ from .._problem import (
     validity,
     without_decay,
 )
-from .._problem.solution_space import Constraint
+from .._problem.solution_space import SolutionSpace
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks.base import (
     AbstractDualNetwork,
@@ -296,8 +296,8 @@ def _without_decay(
     assert growth is not None
     if point is not None:
         point = jnp.where(jnp.isfinite(point), point, 0)
-    constraint = Constraint(fixed, is_free, point if network.positive else None)
-    newton = Newton(held(growth), constraint, is_allowed, point, from_size)
+    solutions = SolutionSpace(fixed, is_free, point if network.positive else None)
+    newton = Newton(held(growth), solutions, is_allowed, point, from_size)
     state = newton.solve(rtol, max_steps)
     sensitivity = newton.sensitivity(state)
     x, dual = differentiable_end(newton, state, growth, problem)

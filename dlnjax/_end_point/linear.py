@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from .._linalg import matmul
 from .._problem import AbstractProblem
-from .._problem.solution_space import Constraint
+from .._problem.solution_space import SolutionSpace
 from ..networks.linear import Linear
 from .derivatives import held, vanishing
 
@@ -24,7 +24,7 @@ def linear_end(
     # user's units, squares of eigenvalues would overflow and underflow.
     _, exponent = jnp.frexp(jnp.where(jnp.max(norms) > 0, jnp.max(norms), 1))
     unit = jnp.ldexp(jnp.ones((), norms.dtype), exponent)
-    spectrum = Constraint(fixed, norms > 0, units=jnp.full_like(norms, unit))
+    spectrum = SolutionSpace(fixed, norms > 0, units=jnp.full_like(norms, unit))
     r, start = problem.r / unit, jnp.zeros_like(norms)
     if log_eps is not None:
         start = unit * network.initial(log_eps)()

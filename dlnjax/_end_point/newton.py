@@ -29,7 +29,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._linalg import Cholesky, matmul
 from .._loops import while_loop
-from .._problem.solution_space import Constraint
+from .._problem.solution_space import SolutionSpace
 from ..networks.base import Growth
 from ..networks.signs import sides, signed
 from .graded_solve import Graded, graded_step
@@ -39,7 +39,7 @@ NEGLIGIBLE = -1e30  # log q of a coordinate that is not allowed; finite, so that
 
 
 class State(eqx.Module):
-    """`q` and `x` are in units of `size/units`, the dual and `h` in `units` of the constraint."""
+    """`q` and `x` are in units of `size/units`, the dual and `h` in `units` of the solution space."""
 
     delta: Float[Array, "signs d"]  # log q/q(0)
     log_q: Float[Array, "signs d"]  # has digits that δ has not, where q(0) is tiny
@@ -78,7 +78,7 @@ class Newton(eqx.Module):
     """The equations, and the path to their solution."""
 
     growth: Growth  # with log q(0) in units of `size/units`, `h` in `units`
-    constraint: Constraint  # with its target in units of `size`
+    solutions: SolutionSpace  # with its target in units of `size`
     is_allowed: Bool[Array, "signs d"]  # the other q are 0
     is_seen: Bool[Array, " d"]  # a column of 0 keeps its start, which may be any power of ten
     log_size: Float[Array, ""]
@@ -87,19 +87,19 @@ class Newton(eqx.Module):
     def __init__(
         self,
         growth: Growth,
-        constraint: Constraint,
+        solutions: SolutionSpace,
         is_allowed: Bool[Array, "signs d"],
         point: Float[Array, " d"] | None = None,
         from_size: bool = False,
     ):
-        """`point` is a solution with the signs that are allowed, which the target of `constraint`
+        """`point` is a solution with the signs that are allowed, which the target of `solutions`
         may have none of, by rounding of `y`. `from_size` replaces `ε` by one for which `q(0)` is of
         the size of the solution."""
-        size = constraint.size()
+        size = solutions.size()
         some = size > 0
-        units = constraint.units[None, :]
+        units = solutions.units[None, :]
         start = jnp.where(is_allowed, growth.log_initial + jnp.log(units), -jnp.inf)
-        is_seen = jnp.any(constraint.V != 0, axis=0)
+        is_seen = jnp.any(solutions.V != 0, axis=0)
         top = jnp.max(jnp.where(is_seen[None, :], start, -jnp.inf))
         top = jnp.where(jnp.isneginf(top), 0, top)
         # Without a response the unit is the initialisation itself.
@@ -111,10 +111,10 @@ class Newton(eqx.Module):
             lambda g: (g.log_initial, g.unit), growth, (start, growth.unit / units)
         )
         size = jnp.where(some, size, 1)
-        self.constraint = eqx.tree_at(lambda c: c.target, constraint, constraint.target / size)
-        self.other = target = self.constraint.target
+        self.solutions = eqx.tree_at(lambda c: c.target, solutions, solutions.target / size)
+        self.other = target = self.solutions.target
         if point is not None:
-            other = constraint.image(point) / size
+            other = solutions.image(point) / size
             # Else it is not rounding that tells them apart, but what counts as dependent.
             is_close = jnp.max(jnp.abs(other - target)) <= jnp.finfo(other.dtype).eps ** 0.6
             self.other = jnp.where(is_close, other, target)
@@ -125,7 +125,7 @@ class Newton(eqx.Module):
     def linear_solve(self, q: Array, h: Array, off: Array, mismatch: Array) -> tuple[Array, Array]:
         """The Newton step `dν`, and `(±Xᵀdν + mismatch)`, where `dq = q/h` times that must
         remove `off` from `Vx`. The next step mends its rounding; `graded_solve` has none."""
-        V, stretch = self.constraint.V, q / h
+        V, stretch = self.solutions.V, q / h
         slope = jnp.where(self.is_seen, jnp.sum(stretch, axis=0), 0)
         matrix = matmul(V * slope[None, :], V.T)
         m = matrix.shape[0]
@@ -142,12 +142,12 @@ class Newton(eqx.Module):
         does, even if its dual changes by all of `w`, must not be asked to mend rounding."""
         rounding = 8 * jnp.finfo(h.dtype).eps / jnp.maximum(h, self.growth.unit)
         stretch = q / h + jnp.where(self.is_allowed, rounding, 0)
-        return graded_step(self.constraint.V, stretch, off, mismatch)
+        return graded_step(self.solutions.V, stretch, off, mismatch)
 
     def newton(self, state: State, linear_solve: Callable) -> State:
         q, x = self.position(state)
         h = self.growth.dual_per_log_growth(state.delta)
-        off = state.target - matmul(self.constraint.V, x)
+        off = state.target - matmul(self.solutions.V, x)
         nu, dual = linear_solve(q, h, off, state.mismatch)
         step = dual / h
         # Growing, `q` follows its own tangent; shrinking, the tangent of `w`: neither overshoots.
@@ -183,7 +183,7 @@ class Newton(eqx.Module):
 
     def residual(self, state: State) -> Array:
         q, x = self.position(state)
-        off = state.target - matmul(self.constraint.V, x)
+        off = state.target - matmul(self.solutions.V, x)
         # By how much q would change, were the dual as it is: a tiny one may have far to grow.
         missing = self._log_growth(state.mismatch / self.growth.dual_per_log_growth(state.delta))
         is_far = missing > 1
@@ -245,7 +245,7 @@ class Newton(eqx.Module):
             log_q=start + first,
             mismatch=jnp.zeros_like(start),
             nu=jnp.zeros_like(self.other),
-            target=self.constraint.target,
+            target=self.solutions.target,
             shift=first,
             residual=jnp.full_like(first, jnp.inf),
             steps=zero,
@@ -294,7 +294,7 @@ class Newton(eqx.Module):
         # What has underflowed still has a dual.
         least = jnp.finfo(weight.dtype).tiny ** 0.75 * jnp.max(weight)
         weight = jnp.where(jnp.any(self.is_allowed, axis=0), jnp.maximum(weight, least), 0)
-        return Graded(self.constraint.V, weight).extended(larger)
+        return Graded(self.solutions.V, weight).extended(larger)
 
     def mended(self, state: State) -> Array:
         """`mismatch`, computed anew where its rounding has added up to more than that costs."""
@@ -322,7 +322,7 @@ class Newton(eqx.Module):
         stretch = jnp.where(self.is_allowed, q + jnp.minimum(1, missing), 0) / h
         # Where `x` is unique nothing moves, as long as the solve keeps small entries apart.
         zero = jnp.zeros_like(state.nu)
-        _, dual = graded_step(self.constraint.V, stretch, zero, signs * h * folds)
+        _, dual = graded_step(self.solutions.V, stretch, zero, signs * h * folds)
         moved = jnp.max(jnp.abs(signed(stretch * dual))) / self.scale(x)
-        missed = jnp.max(jnp.abs(state.target - self.constraint.target))
+        missed = jnp.max(jnp.abs(state.target - self.solutions.target))
         return jnp.maximum(moved, jnp.maximum(self._cancelled(state), missed))

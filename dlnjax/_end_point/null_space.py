@@ -15,7 +15,7 @@ from .._problem import (
     harmless,
     validity,
 )
-from .._problem.solution_space import Constraint
+from .._problem.solution_space import SolutionSpace
 from .._results import RESULTS, first_failure, raise_on_failure
 
 
@@ -162,14 +162,14 @@ def _off_support(
 ) -> Float[Array, "m d"]:
     """Rows that span what of `range Xᵀ` vanishes on the support (over free coordinates): 0, or of
     norm 1 and independent."""
-    constraint = Constraint(problem, is_free)
-    V = constraint.V
+    solutions = SolutionSpace(problem, is_free)
+    V = solutions.V
     U, s, _ = svd(jnp.where(support[None, :], V, 0))
     # Combinations of orthonormal rows and of those beyond the rank, which alone are rounding.
     rows = matmul(U.T, V)
     is_zero = s <= jnp.finfo(s.dtype).eps * V.shape[1]
     counts = is_zero & (jnp.sum(rows**2, axis=1) > jnp.finfo(s.dtype).eps)
-    rows = jnp.where(counts[:, None], rows * constraint.units[None, :], 0)
+    rows = jnp.where(counts[:, None], rows * solutions.units[None, :], 0)
     # Of norm 1 whatever the units: they are to stand beside a row of ones.
     largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
     rows = rows / jnp.where(largest > 0, largest, 1)

@@ -19,7 +19,7 @@ from .._problem import (
     validity,
     without_decay,
 )
-from .._problem.solution_space import Constraint
+from .._problem.solution_space import SolutionSpace
 from .._results import RESULTS, first_failure, raise_on_failure
 from .path import homotopy
 
@@ -155,7 +155,7 @@ def minimum_norm(
     gaps = jnp.sum(penalty(x, weights)[None, :] - products, axis=1)
     # On columns that depend on each other, which rounding can hide from the path, `ωs` proves
     # nothing.
-    rank_of = lambda mask: Constraint(lax.stop_gradient(problem), mask).rank()
+    rank_of = lambda mask: SolutionSpace(lax.stop_gradient(problem), mask).rank()
     proves = jax.vmap(rank_of)(active) == jnp.sum(active, axis=1)
     better = jnp.nanargmin(jnp.where(proves, lax.stop_gradient(gaps), jnp.inf))
     dual, excess, gap = duals[better], excesses[better], gaps[better]

@@ -13,7 +13,7 @@ from .base import AbstractProblem
 RANK = 4
 
 
-class Constraint(eqx.Module):
+class SolutionSpace(eqx.Module):
     """The minimisers of the loss over the coordinates of a mask, as `{x : V(units x) = target}`,
     where the rows of `V` are an orthonormal basis of `range (X/units)ᵀ`. Rows beyond the rank are
     zero. Units are powers of 2, with which columns have norms between 1 and 2: in the user's units

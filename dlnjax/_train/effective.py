@@ -15,7 +15,7 @@ from .._problem import (
     nan_unless_valid,
     validity,
 )
-from .._problem.solution_space import Constraint
+from .._problem.solution_space import SolutionSpace
 from .._results import RESULTS, has_no_nan, one_unless
 from ..networks.depth2 import UV
 from .train import Training
@@ -125,7 +125,7 @@ def _at(
     dual = jnp.arcsinh(x / square) - turn
     shape = jnp.exp(log_sides - log_eps / 2) / 2
     held = harmless(lax.stop_gradient(problem), validity(problem) == RESULTS.successful)
-    fit = Constraint(held, jnp.ones_like(x, bool)).in_range(dual)
+    fit = SolutionSpace(held, jnp.ones_like(x, bool)).in_range(dual)
     primal = jnp.max(jnp.abs(problem.gradient(x)))
     scale = jnp.where(primal == 0, 1, jnp.max(jnp.abs(problem.r)))  # 0 at y = 0, x = 0
     return EffectiveInitialization(

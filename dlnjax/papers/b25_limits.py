@@ -18,7 +18,7 @@ from .. import (
     limit_flow,
     suboptimality_gap,
 )
-from .._problem.solution_space import Constraint
+from .._problem.solution_space import SolutionSpace
 from .b25 import D, instance
 from .claim import Claim, Measurement
 
@@ -281,13 +281,13 @@ def _distance_from_range(
 
     def one(index):
         problem = _problem(index, jnp.asarray(0.0))
-        constraint = Constraint(problem, jnp.ones(D, bool))
+        solutions = SolutionSpace(problem, jnp.ones(D, bool))
 
         def at(log_eps):
             flow = gradient_flow(_network(False), problem, s, log_eps=log_eps, throw=False)
             # From β = 1, γ = 0: q⁺q⁻ = (ε/4)² and x = q⁺ − q⁻ = (ε/2) sinh(log q⁺/q⁺(0)).
             fold = jnp.arcsinh(2 * flow.x * jnp.exp(-log_eps))
-            off_range = fold - jax.vmap(constraint.in_range)(fold)
+            off_range = fold - jax.vmap(solutions.in_range)(fold)
             return jnp.max(jnp.abs(off_range)) / jnp.max(jnp.abs(fold))
 
         return jax.vmap(at)(log_eps)
