@@ -18,9 +18,9 @@ from ._end_point.potential import (
     potential as potential,
 )
 from ._flow.crossings import CrossingTimes as CrossingTimes, crossing_times as crossing_times
-from ._flow.formulation import DualForm as DualForm, WeightForm as WeightForm
 from ._flow.gradient_flow import Flow as Flow, gradient_flow as gradient_flow
 from ._flow.rodas5p import Rodas5P as Rodas5P
+from ._flow.setup import DualForm as DualForm, WeightForm as WeightForm
 from ._gap import (
     SuboptimalityGap as SuboptimalityGap,
     certificate as certificate,
@@ -58,6 +58,7 @@ from ._train.effective import (
 from ._train.train import Training as Training, train as train
 from ._version import __version__ as __version__
 from .metrics import Metric as Metric
+from .networks import UV as UV, Deep as Deep, Linear as Linear, USquared as USquared
 from .networks.base import (
     AbstractDualNetwork as AbstractDualNetwork,
     AbstractNetwork as AbstractNetwork,
@@ -65,5 +66,3 @@ from .networks.base import (
     Growth as Growth,
 )
 from .networks.check import check_network as check_network
-from .networks.depth2 import UV as UV, Deep as Deep, USquared as USquared
-from .networks.linear import Linear as Linear

@@ -20,7 +20,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._lanes import in_pieces
+from ._batching import in_pieces
 
 matmul = ft.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 

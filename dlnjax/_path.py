@@ -252,8 +252,9 @@ class PiecewiseLinearPath(eqx.Module):
 
 class LimitFlow(PiecewiseLinearPath):
     """The limit of gradient flow as `ε → 0`: a `PiecewiseLinearPath` in `p = s` whose slope, the
-    plateau `x(s)` of the network, jumps at the knots. `limit.x(s)` is its average, which
-    compares with the lasso path at `μ = s`; `limit.slope(s)` is the plateau.
+    plateau, jumps at the knots. `limit.plateau(s)` is what `flow.x` tends to; `limit.x_mean(s)` is
+    its average, what `flow.x_mean` tends to, and compares with the lasso path at `μ = s`. (As in
+    every `PiecewiseLinearPath` they are also called `slope` and `x`.)
 
     `weights` is `w(0)`. Where the process was stopped at `s_max`, it is NaN beyond, and its last
     knot, just after `s_max`, is no jump.
@@ -264,6 +265,22 @@ class LimitFlow(PiecewiseLinearPath):
     """
 
     num_jumps: Int[Array, ""]
+
+    def x_mean(self, s: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
+        """`x̄(s)`, the average of the plateaus over `[0, s]`: the limit of `flow.x_mean`.
+        `(...) -> (..., d)`.
+
+        **Raises:** `ValueError` for `s < 0`.
+        """
+        return self.x(s)
+
+    def plateau(self, s: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
+        """Where the network rests at `s`, after a jump at `s` itself: the limit of `flow.x`.
+        `(...) -> (..., d)`.
+
+        **Raises:** `ValueError` for `s < 0`.
+        """
+        return self.slope(s)
 
     @property
     def jumps(self) -> Float[Array, " K"]:

@@ -24,7 +24,7 @@ from ._limit.limit_flow import limit_flow
 from ._problem import LeastSquares
 from ._results import RESULTS, names_of
 from ._standardize import padded, padded_size, standardized
-from .networks.depth2 import Deep, USquared
+from .networks import Deep, USquared
 
 try:
     from sklearn.base import BaseEstimator, RegressorMixin

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dlnjax as dln
-from dlnjax._flow.reverse_only import reverse_only
+from dlnjax._derivatives import reverse_only
 
 Y = jnp.array([1.0, 2.0])
 

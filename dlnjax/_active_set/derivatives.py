@@ -8,25 +8,19 @@ bind at one knot, that of its time is a mean over them for the lasso path, and t
 for the limit process; where what follows is smooth, its derivatives do not depend on that one.
 """
 
-from collections.abc import Callable
-from typing import TypeVar
-
 import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._lanes import any_lane
+from .._batching import any_lane
 from .._linalg import matmul
 from .._loops import cond, scan
-from .._path import PiecewiseLinearPath
 from .._problem import AbstractProblem
-from .._results import has_no_nan, one_unless
 from .face import Face
 from .selection import Prior, Selection, plateau, solve_symmetric
-
-_P = TypeVar("_P", bound=PiecewiseLinearPath)
+from .state import scatter
 
 
 class Segments(eqx.Module):
@@ -41,43 +35,6 @@ class Segments(eqx.Module):
     selection: Selection | None = None
 
 
-def differentiable(
-    solve: Callable[..., tuple[_P, Segments]],
-    evaluate: Callable[..., tuple[Array, Array, Array]],
-) -> Callable[..., _P]:
-    """`solve(problem, weights, …)`, whose derivatives are those of the knots, values and slopes
-    that `evaluate(segments, problem, weights, …)` gives in the first `num_knots` rows."""
-    solve_with_rule = eqx.filter_custom_jvp(solve)
-
-    @solve_with_rule.def_jvp
-    def _(primals, tangents):
-        path, segments = solve_with_rule(*primals)
-        rows = jnp.arange(path.knots.shape[0], dtype=jnp.int32)
-        rows = jnp.clip(rows, 0, jnp.maximum(path.num_knots - 1, 0))
-
-        def again(problem, weights, *rest):
-            # An invalid lane, where all is NaN, has no derivatives; nor has what is unknown.
-            is_valid = has_no_nan(path.knots)
-            parts = evaluate(segments, *one_unless(is_valid, (problem, weights, *rest)))
-            parts = [jnp.where(path.num_knots > 0, v[rows], 0) for v in parts]
-            known = path.knots, path.values, path.slopes
-            parts = [jnp.where(jnp.isnan(v), 0, part) for v, part in zip(known, parts, strict=True)]
-            fields = lambda path: (path.knots, path.values, path.slopes, path.weights)
-            weights = jnp.broadcast_to(weights, path.weights.shape)
-            return eqx.tree_at(fields, path, (*parts, weights))
-
-        _, change = eqx.filter_jvp(again, primals, tangents)
-        return (path, segments), (change, jax.tree.map(lambda _: None, segments))
-
-    return lambda *args: solve_with_rule(*args)[0]
-
-
-def _spread(index: Array, v: Array, d: int) -> Array:
-    """From slots `(K, k)` to coordinates `(K, d)`."""
-    rows = jnp.arange(index.shape[0], dtype=index.dtype)[:, None]
-    return jnp.zeros((index.shape[0], d), v.dtype).at[rows, index].set(v, mode="drop")
-
-
 def lasso_on_face(
     x: Float[Array, " d"], problem: AbstractProblem, mu: Float[Array, ""], weights: Array
 ) -> Float[Array, " d"]:
@@ -88,7 +45,7 @@ def lasso_on_face(
     omega = jnp.where(x > 0, weights[0], jnp.where(x < 0, weights[1], 0))
     kappa = problem.weight_decay + omega / mu
     rhs = (problem.r - kappa * jnp.sign(x))[jnp.minimum(index, d - 1)]
-    return _spread(index[None], Face(problem, index).solve(rhs)[None], d)[0]
+    return scatter(index, Face(problem, index).solve(rhs), d)
 
 
 def path_on_segments(
@@ -103,7 +60,7 @@ def path_on_segments(
     omega = jnp.where(sign > 0, weights[0][at], jnp.where(sign < 0, weights[1][at], 0))
     faces = jax.vmap(lambda index: Face(problem, index))(index)
     rhs = jnp.stack([r[at] - problem.weight_decay * sign, omega * sign])
-    u, w = jax.vmap(lambda rhs: _spread(index, jax.vmap(Face.solve)(faces, rhs), d))(rhs)
+    u, w = jax.vmap(lambda rhs: scatter(index, jax.vmap(Face.solve)(faces, rhs), d))(rhs)
     before = lambda v: jnp.concatenate([jnp.zeros_like(v[:1]), v[:-1]])
     du, dw = u - before(u), w - before(w)
     # μ du = dw. (Unpenalised coordinates have a knot at 0, where w = 0.)
@@ -129,7 +86,7 @@ def limit_on_segments(
     at = jnp.minimum(index, d - 1)
     faces = jax.vmap(lambda index: Face(problem, index))(index)
     start = jnp.where(sign > 0, dual[0][at], dual[-1][at])
-    plateaus = _spread(index, jax.vmap(Face.solve)(faces, r[at] - decay * sign), d)
+    plateaus = scatter(index, jax.vmap(Face.solve)(faces, r[at] - decay * sign), d)
     is_shared = jnp.zeros(index.shape[0], bool)
     if prior is not None and segments.selection is not None:
         is_shared = jnp.any(segments.selection.free, axis=(1, 2))

@@ -24,14 +24,15 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from .._lanes import any_lane
+from .._batching import any_lane
 from .._linalg import Cholesky, matmul
 from .._loops import cond, fori_loop, while_loop
 from .._problem import AbstractProblem
-from ..networks.base import AbstractDualNetwork
+from ..networks import AbstractDualNetwork
 from ..networks.signs import sides, signed
 from .face import Face
-from .state import Scaled, Tolerances, indices
+from .state import Scaled, indices
+from .tolerances import Tolerances
 
 MAX_STEPS = 256
 

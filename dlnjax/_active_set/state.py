@@ -5,15 +5,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from .._lanes import any_lane, in_chunks
+from .._batching import any_lane
 from .._linalg import inverse_factor, matmul
 from .._loops import cond, while_loop
 from .._problem import AbstractProblem
+from .tolerances import Tolerances
 
 TINY = 1e-30
 
@@ -25,6 +25,12 @@ def indices(size: int) -> Int[Array, " size"]:
 def gather(v: Shaped[Array, "... d"], index: Int[Array, " k"]) -> Shaped[Array, "... k"]:
     """`v` at the active coordinates, 0 in empty slots."""
     return v.at[..., index].get(mode="fill", fill_value=0)
+
+
+def scatter(index: Int[Array, "*K k"], v: Shaped[Array, "*K k"], d: int) -> Shaped[Array, "*K d"]:
+    """From slots to coordinates: the transpose of `gather`."""
+    rows = () if index.ndim == 1 else (indices(index.shape[0])[:, None],)
+    return jnp.zeros((*index.shape[:-1], d), v.dtype).at[*rows, index].set(v, mode="drop")
 
 
 class Scaled(eqx.Module):
@@ -65,39 +71,11 @@ class Scaled(eqx.Module):
     def column(self, problem: AbstractProblem, j: Array) -> Array:
         return self.scale[j] * self.scale * problem.gram_column(j)
 
-    def hidden(self, active: "ActiveSet", tol: "Tolerances") -> tuple[Array, Array]:
+    def hidden(self, active: "ActiveSet", tol: Tolerances) -> tuple[Array, Array]:
         """What rounding may hide in `r − Mu` and in `Mw`, each entry in its own scale."""
         sums = tol.sum * active.coherence
         in_image, in_speed = active.size()
         return sums * in_image + tol.floor * self.terms, sums * in_speed
-
-
-class Tolerances(eqx.Module):
-    """All relative: to columns of norm 1, or to the largest correlation."""
-
-    unit: float
-    pivot: float
-    direction: float
-    merge: float
-    window: float
-    floor: float
-    sum: float
-    violation: float
-    wrong: float
-    defect: float
-
-    def __init__(self, dtype):
-        eps = float(jnp.finfo(dtype).eps)
-        self.unit = eps
-        self.pivot = (1e4 if eps < 1e-10 else 1e2) * eps
-        self.direction = 64 * eps
-        self.merge = eps**0.8
-        self.window = eps**0.6
-        self.floor = 100 * eps
-        self.sum = 8 * eps
-        self.violation = eps**0.5
-        self.wrong = eps**0.375
-        self.defect = eps**0.5
 
 
 class Event(eqx.Module):
@@ -292,11 +270,3 @@ def pivot_until_done(
         return state, record
 
     return while_loop(lambda c: any_lane(~c[0].is_done), until_stale, carry)
-
-
-def in_cache(follow: Callable[..., _R], problem: AbstractProblem) -> Callable[..., _R]:
-    """`follow(problem, …)`, which pivots; under `vmap` on a CPU, in chunks that fit its caches."""
-    k, d = problem.rank_bound, problem.r.shape[0]
-    numbers = sum(leaf.size for leaf in jax.tree.leaves(problem)) + k * d + k * k + 24 * d
-    # Jitted to be traced once.
-    return in_chunks(jax.jit(follow), numbers * problem.r.dtype.itemsize)

@@ -15,7 +15,7 @@ from .._problem import (
     without_decay,
 )
 from .._results import RESULTS, first_failure, raise_on_failure
-from ..networks.base import AbstractDualNetwork
+from ..networks import AbstractDualNetwork
 from .end_point import EndPoint, end_point
 
 

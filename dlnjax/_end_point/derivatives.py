@@ -6,34 +6,20 @@ found without derivatives. These come from the implicit function theorem: a rule
 differentiates, and may be differentiated again; so may the linear solve and its transpose.
 """
 
-from typing import TypeVar
-
 import equinox as eqx
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
+from .._derivatives import held, vanishing
 from .._linalg import matmul
 from .._problem import AbstractProblem
 from .._problem.solution_space import SolutionSpace
-from ..networks.base import Growth
+from ..networks import Growth
 from ..networks.signs import sides, signed
 from .graded_solve import graded_step
 from .newton import Newton, State, position
-
-_T = TypeVar("_T")
-
-
-def held(tree: _T) -> _T:
-    """The same numbers, as constants."""
-    return jax.tree.map(lambda v: lax.stop_gradient(v) if eqx.is_array(v) else v, tree)
-
-
-def vanishing(v: Array) -> Array:
-    """0, with the derivatives of `v`."""
-    return v - lax.stop_gradient(v)
 
 
 class _Unknowns(eqx.Module):

@@ -16,6 +16,7 @@ from .._checks import (
     is_log_eps,
     is_tolerance,
 )
+from .._derivatives import held
 from .._lasso.basis_pursuit import faces, minimum_norm, rounding_of_residual
 from .._lasso.path import lasso_path
 from .._path import kkt_violation, largest_correlation, rounding_units
@@ -28,15 +29,14 @@ from .._problem import (
 )
 from .._problem.solution_space import SolutionSpace
 from .._results import RESULTS, first_failure, raise_on_failure
+from ..networks import AbstractDualNetwork, Linear
 from ..networks.base import (
-    AbstractDualNetwork,
     harmless_network,
     has_shape,
     matched,
     takes,
 )
-from ..networks.linear import Linear
-from .derivatives import differentiable_end, held
+from .derivatives import differentiable_end
 from .linear import linear_end
 from .newton import Newton
 

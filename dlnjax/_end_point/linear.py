@@ -4,11 +4,11 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._derivatives import held, vanishing
 from .._linalg import matmul
 from .._problem import AbstractProblem
 from .._problem.solution_space import SolutionSpace
-from ..networks.linear import Linear
-from .derivatives import held, vanishing
+from ..networks import Linear
 
 
 def linear_end(

@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .._linalg import Cholesky, matmul
 from .._loops import while_loop
 from .._problem.solution_space import SolutionSpace
-from ..networks.base import Growth
+from ..networks import Growth
 from ..networks.signs import sides, signed
 from .graded_solve import Graded, graded_step
 
@@ -39,7 +39,7 @@ NEGLIGIBLE = -1e30  # log q of a coordinate that is not allowed; finite, so that
 
 
 class State(eqx.Module):
-    """`q` and `x` are in units of `size/units`, the dual and `h` in `units` of the solution space."""
+    """`q` and `x` are in units of `size/units`, the dual and `h` in those of the solution space."""
 
     delta: Float[Array, "signs d"]  # log q/q(0)
     log_q: Float[Array, "signs d"]  # has digits that δ has not, where q(0) is tiny

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
+from .._batching import any_lane
 from .._checks import (
     as_count,
     as_positive,
@@ -16,13 +17,11 @@ from .._checks import (
     check_scalar,
     check_type,
 )
-from .._lanes import any_lane
 from .._loops import while_loop
 from .._problem import AbstractProblem
 from .._results import RESULTS, first_failure, raise_on_failure
-from ..networks.base import AbstractNetwork
-from .formulation import AbstractFormulation, DualForm
-from .setup import Run, as_run
+from ..networks import AbstractNetwork
+from .setup import AbstractFormulation, DualForm, Run, as_run
 
 
 class CrossingTimes(eqx.Module):

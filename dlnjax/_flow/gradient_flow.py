@@ -17,12 +17,11 @@ from .._checks import (
     check_type,
     is_concrete,
 )
+from .._derivatives import reverse_only
 from .._problem import AbstractProblem
 from .._results import RESULTS, first_failure, raise_on_failure
-from ..networks.base import AbstractNetwork
-from .formulation import AbstractFormulation, DualForm
-from .reverse_only import reverse_only
-from .setup import Run, as_run
+from ..networks import AbstractNetwork
+from .setup import AbstractFormulation, DualForm, Run, as_run
 from .terms.base import AbstractFlowTerm
 
 # The 361 of diffrax's default take three times the memory and 7 to 12 % less time (`python -m

@@ -19,7 +19,7 @@ import optimistix as optx
 import optimistix.internal as optxi
 from jaxtyping import Array, PyTree
 
-from .._end_point.derivatives import held, vanishing
+from .._derivatives import held, vanishing
 from .quadrature import QuadratureSolver
 from .terms.base import RealScalarLike
 

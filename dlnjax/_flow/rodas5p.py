@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .terms.base import RealScalarLike
-from .terms.dual import AbstractDualTerm
+from .terms.base import AbstractDualTerm, RealScalarLike
 
 # Steinebach, *Construction of Rosenbrock–Wanner method Rodas5P and numerical benchmarks within
 # the Julia Differential Equations package*, BIT 63:27 (2023): the coefficients published

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from .._active_set.face import Face
+from .._active_set.state import scatter
 from .._checks import as_count, as_flag, as_weights, may_be_zero
 from .._linalg import matmul
 from .._path import PiecewiseLinearPath, largest_correlation, penalty
@@ -90,7 +91,7 @@ def _dual_at(
     bound = jnp.where(sign > 0, path.weights[0], path.weights[1])
     bound = jnp.where(sign == 0, 0, bound) * sign
     face = Face(problem, index)
-    expand = lambda w: jnp.zeros_like(z).at[index].set(w, mode="drop")
+    expand = lambda w: scatter(index, w, d)
     w = expand(face.solve(bound[jnp.minimum(index, d - 1)]))
     rows = problem.rows()
     if rows is None:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._active_set.state import gather
-from .._lanes import any_lane
+from .._batching import any_lane
 from .._linalg import eigvalsh, inverse_factor, matmul
 from .._loops import cond, fori_loop, while_loop
 from .._path import penalty
@@ -231,9 +231,9 @@ class Faces(eqx.Module):
 
 def _largest_curvature(problem: AbstractProblem) -> Array:
     rows = problem.rows()
-    is_wide = rows is not None and rows[0].shape[0] < rows[0].shape[1]
-    matrix = matmul(rows[0], rows[0].T) if is_wide else problem.gram()
-    return eigvalsh(matrix)[-1]
+    if rows is None or rows[0].shape[0] >= rows[0].shape[1]:
+        return eigvalsh(problem.gram())[-1]
+    return eigvalsh(matmul(rows[0], rows[0].T))[-1]
 
 
 def _invert(problem: AbstractProblem, x: Array, k: int) -> tuple:

@@ -17,18 +17,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
-from .._active_set.derivatives import Segments, differentiable, path_on_segments
+from .._active_set.derivatives import Segments, path_on_segments
 from .._active_set.state import (
     ActiveSet,
     Event,
     Pivoting,
     Scaled,
-    Tolerances,
     gather,
-    in_cache,
     indices,
     pivot_until_done,
+    scatter,
 )
+from .._active_set.tolerances import Tolerances
+from .._active_set.transform import event_driven
 from .._checks import as_count, as_flag, as_weights, is_weights, may_be_zero
 from .._path import PiecewiseLinearPath
 from .._problem import AbstractProblem, check_quadratic, validity
@@ -179,7 +180,7 @@ def homotopy(
     if max_knots is None:
         max_knots = 4 * problem.rank_bound + 16
     follow = ft.partial(_follow, positive=positive, max_knots=max_knots, may_be_zero=may_be_zero)
-    return differentiable(in_cache(follow, problem), path_on_segments)(problem, weights)
+    return event_driven(follow, path_on_segments, problem)(problem, weights)
 
 
 def _follow(
@@ -343,8 +344,7 @@ def _assemble(
     rows = jnp.clip(indices(K), 0, jnp.maximum(state.row, 0))
 
     def spread(v):
-        full = jnp.zeros((K, d), v.dtype)
-        full = full.at[indices(K)[:, None], record.index].set(v, mode="drop")
+        full = scatter(record.index, v, d)
         return jnp.where(num_knots > 0, full[rows] * scaled.scale[None, :], 0)
 
     is_unknown = is_cut & (indices(K) >= state.row)

@@ -13,8 +13,7 @@ import numpy as np
 
 from .. import generators as _generators, metrics as _metrics
 from ..metrics import Metric
-from ..networks.base import AbstractNetwork
-from ..networks.depth2 import UV, Deep, USquared
+from ..networks import UV, AbstractNetwork, Deep, USquared
 
 NETWORKS: dict[str, Callable[..., AbstractNetwork]] = {
     "uv": lambda d: UV(jnp.ones(d), jnp.zeros(d)),

@@ -20,9 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._batching import default_chunk
+from .._batching import as_on, cores, default_chunk
 from .._flow.gradient_flow import gradient_flow
-from .._lanes import as_on, cores
 from .._lasso.path import lasso_path
 from .._limit.limit_flow import limit_flow
 from .._problem import AbstractProblem, LeastSquares, without_decay

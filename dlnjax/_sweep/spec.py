@@ -16,7 +16,7 @@ from .._path import PiecewiseLinearPath
 from .._problem import AbstractProblem
 from .._results import result_names
 from ..metrics import Metric
-from ..networks.base import AbstractNetwork
+from ..networks import AbstractNetwork
 from . import arguments as _arguments
 from .identity import identity
 

@@ -17,7 +17,7 @@ from .._problem import (
 )
 from .._problem.solution_space import SolutionSpace
 from .._results import RESULTS, has_no_nan, one_unless
-from ..networks.depth2 import UV
+from ..networks import UV
 from .train import Training
 
 

@@ -15,8 +15,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from .._linalg import matmul
 from .._loops import cond, scan, varying
 from .._problem import AbstractProblem
-from ..networks.base import AbstractNetwork, is_constant, log_cap, weights_of
-from ..networks.depth2 import UV
+from ..networks import UV, AbstractNetwork
+from ..networks.base import (
+    is_constant,
+    log_cap,
+    weights_of,
+)
 
 # Steps whose randomness is drawn at once (a call of the generator costs more than a step), and
 # between which reverse mode stores nothing.
@@ -109,12 +113,13 @@ def _gradient(problem: AbstractProblem, x: Array, batch: _Batch, noise: Array | 
     if batch.rows is None and noise is None:
         return problem.gradient(x)
     X, y = _rows_of(problem)
+    n = X.shape[0]
     if batch.rows is not None:
         X, y = X[batch.rows], y[batch.rows]
     residual = matmul(X, x) - y
     if noise is not None and batch.noise is not None:
         residual = residual - noise * batch.noise
-    scale = problem.X.shape[0] / X.shape[0]
+    scale = n / X.shape[0]
     return scale * matmul(residual, X)
 
 

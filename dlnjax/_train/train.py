@@ -27,8 +27,8 @@ from .._problem import (
     validity,
 )
 from .._results import RESULTS, first_failure, raise_on_failure
+from ..networks import AbstractNetwork
 from ..networks.base import (
-    AbstractNetwork,
     harmless_network,
     has_shape,
     log_cap,

@@ -12,8 +12,7 @@ from .._gap import certificate, suboptimality_gap
 from .._lasso.path import lasso_path
 from .._path import PiecewiseLinearPath
 from .._problem import LeastSquares
-from ..networks.base import AbstractNetwork
-from ..networks.depth2 import UV, USquared
+from ..networks import UV, AbstractNetwork, USquared
 from .data import Dataset
 
 NETWORKS: dict[str, Callable[[int], AbstractNetwork]] = {

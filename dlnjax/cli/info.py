@@ -15,8 +15,7 @@ from .._lasso.path import lasso_path
 from .._lasso.point import lasso
 from .._limit.limit_flow import limit_flow
 from .._problem import LeastSquares
-from ..networks.base import AbstractNetwork
-from ..networks.depth2 import UV, Deep, USquared
+from ..networks import UV, AbstractNetwork, Deep, USquared
 
 X = ((2.0, -1.0, 0.5, 1.0), (0.0, 1.5, -1.0, 0.5), (1.0, 0.5, 2.0, -1.5))
 Y = (1.0, -0.5, 2.0)

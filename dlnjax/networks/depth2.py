@@ -1,4 +1,4 @@
-"""Diagonal linear networks: `UV`, `USquared`, `Deep`."""
+"""The networks of depth 2: `UV` and `USquared`."""
 
 import math
 from typing import ClassVar
@@ -9,19 +9,19 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import as_float, check_scalar, is_concrete, to_common_dtype
-from .base import AbstractDualNetwork, Constant, Growth, as_network_weights
+from .._checks import is_concrete, to_common_dtype
+from .base import AbstractDualNetwork, Growth, as_network_weights
 
 
-def _exponential_link(w: Array, log_eps: Array) -> Array:
+def exponential_link(w: Array, log_eps: Array) -> Array:
     return jnp.exp(w * log_eps)
 
 
-def _exponential_dual(shape: Array, log_eps: Array) -> Array:
+def exponential_w(shape: Array, log_eps: Array) -> Array:
     return 1 + 2 * jnp.log(jnp.abs(shape)) / log_eps
 
 
-def _exponential_growth(shape: Array, log_eps: Array) -> Growth:
+def exponential_growth(shape: Array, log_eps: Array) -> Growth:
     start = 2 * jnp.log(jnp.abs(shape)) + log_eps
     return Growth(start, jnp.broadcast_to(-1 / log_eps, start.shape), 0.0)
 
@@ -74,13 +74,13 @@ class UV(AbstractDualNetwork):
         return weight_decay / 2 * (jnp.sum(self.u**2) + jnp.sum(self.v**2))
 
     def link(self, w: Array, log_eps: Array) -> Array:
-        return _exponential_link(w, log_eps)
+        return exponential_link(w, log_eps)
 
     def initial_dual(self, log_eps: Array) -> Array:
-        return _exponential_dual(self._shape(), log_eps)
+        return exponential_w(self._shape(), log_eps)
 
     def growth(self, log_eps: Array) -> Growth:
-        return _exponential_growth(self._shape(), log_eps)
+        return exponential_growth(self._shape(), log_eps)
 
     def _shape(self):
         return jnp.stack([self.u + self.v, self.u - self.v]) / 2
@@ -128,138 +128,10 @@ class USquared(AbstractDualNetwork):
         return weight_decay * jnp.sum(self.u**2)
 
     def link(self, w: Array, log_eps: Array) -> Array:
-        return _exponential_link(w, log_eps)
+        return exponential_link(w, log_eps)
 
     def initial_dual(self, log_eps: Array) -> Array:
-        return _exponential_dual(self.u[None, :], log_eps)
+        return exponential_w(self.u[None, :], log_eps)
 
     def growth(self, log_eps: Array) -> Growth:
-        return _exponential_growth(self.u[None, :], log_eps)
-
-
-class Deep(AbstractDualNetwork):
-    """`x = u^D − v^D` with `u, v > 0` and real `D ≥ 2`, from `(ε^{1/D} u, ε^{1/D} v)`. At `D = 2`,
-    loss `ℓ(x) + λ(‖u‖² + ‖v‖²)` and `t = s log(1/ε)/4`; at `D > 2` no weight decay, and
-    `t = s / (D(D−2) ε^{1−2/D})`.
-
-    Without decay gradient flow conserves `u∘v` at `D = 2` and `u^{2−D} + v^{2−D}` at `D > 2`.
-
-    At `D > 2` in `gradient_flow`, `ε` acts on an active coordinate no smaller than where `w` is
-    `u^{2/3} w(0)`, `u` the unit of rounding: in float64 4e-11, about `ε = 5e-32` at `D = 3` and
-    1e-21 at `D = 4`. Below that `x_mean` is within about 4e-11 of its limit.
-
-    !!! cite "Reference"
-
-        [W23] Wind, Antun, Hansen, arXiv 2307.07410; [Woo20] §5, arXiv 2002.09277.
-    """
-
-    u: Float[Array, " d"]
-    v: Float[Array, " d"]
-    _depth: Constant | None  # None: 2
-    positive: ClassVar[bool] = False
-
-    def __init__(self, u: ArrayLike, v: ArrayLike, *, depth: ArrayLike):
-        """**Arguments:**
-
-        - `u` and `v`: the shape of the initialisation, each `(d,)`, positive.
-        - `depth`: `D`. The Python number 2 is depth 2; anything else is an array above 2, by
-            which one can differentiate and over which one can `vmap`.
-
-        **Raises:** `ValueError` for mismatched shapes, NaN or inf, a weight that is not positive,
-        `D < 2`, an array equal to 2.
-        """
-        u, v = as_network_weights(u, "u"), as_network_weights(v, "v")
-        if u.shape != v.shape:
-            raise ValueError(f"`u` and `v` must have the same shape, got {u.shape} and {v.shape}.")
-        u, v = to_common_dtype(u, v)
-        for name, weights in (("u", u), ("v", v)):
-            if is_concrete(weights):
-                bad = np.flatnonzero(~(np.asarray(weights) > 0))
-                if len(bad):
-                    i = int(bad[0])
-                    raise ValueError(
-                        f"The weights of `Deep` must be positive, got {name}[{i}] = "
-                        f"{float(weights[i])}. For `x(0) = 0` take u = v = 1."
-                    )
-        self.u, self.v = u, v
-        self._depth = None if _is_two(depth) else Constant(_as_depth(depth, u.dtype))
-
-    @property
-    def depth(self) -> Float[Array, ""] | int:
-        """`D`; the Python number 2 at depth 2."""
-        return 2 if self._depth is None else self._depth.value
-
-    @property
-    def exponent(self) -> Float[Array, ""] | None:
-        """`a = D/(D−2)`, of the link `ε w^{−a}`; `None` at depth 2."""
-        return None if self._depth is None else self._depth.value / (self._depth.value - 2)
-
-    def _shape(self) -> Array:
-        # NaN in place of what the constructor refuses, so that traced lanes are found invalid.
-        shape = jnp.stack([self.u, self.v])
-        allowed = shape > 0
-        if self._depth is not None:
-            allowed = allowed & (self._depth.value > 2) & jnp.isfinite(self._depth.value)
-        return jnp.where(allowed, shape, jnp.nan)
-
-    def __call__(self) -> Array:
-        # Trial steps may cross 0, where a real power is NaN.
-        return jnp.abs(self.u) ** self.depth - jnp.abs(self.v) ** self.depth
-
-    def initial(self, log_eps: Array) -> "Deep":
-        u, v = self._shape() * jnp.exp(log_eps / self.depth)
-        return eqx.tree_at(lambda net: (net.u, net.v), self, (u, v))
-
-    def least_log_eps(self, dtype: DTypeLike) -> float:
-        return -math.inf  # each weight keeps its sign, and its digits
-
-    def time_scale(self, log_eps: Array) -> Array:
-        if self._depth is None:
-            return -log_eps / 4
-        depth = self.depth
-        return jnp.exp((2 / depth - 1) * log_eps) / (depth * (depth - 2))
-
-    def penalty(self, weight_decay: Array) -> Array:
-        """**Raises:** `ValueError` for weight decay at `D > 2` (NaN under tracing)."""
-        if self._depth is None:
-            return weight_decay * (jnp.sum(self.u**2) + jnp.sum(self.v**2))
-        if is_concrete(weight_decay) and float(weight_decay) != 0:
-            raise ValueError(
-                f"A network of depth {self.depth} takes no weight decay, got "
-                f"{float(weight_decay)}: its flow would not close in the dual variable. Use "
-                "`weight_decay=0`, or `depth=2`."
-            )
-        return jnp.where(weight_decay == 0, 0, jnp.nan).astype(self.u.dtype)
-
-    def link(self, w: Array, log_eps: Array) -> Array:
-        if self.exponent is None:
-            return _exponential_link(w, log_eps)
-        return jnp.exp(log_eps - self.exponent * jnp.log(w))
-
-    def initial_dual(self, log_eps: Array) -> Array:
-        if self._depth is None:
-            return _exponential_dual(self._shape(), log_eps)
-        return jnp.exp((2 - self.depth) * jnp.log(self._shape()))  # NaN ** 0 would be 1
-
-    def growth(self, log_eps: Array) -> Growth:
-        if self._depth is None:
-            return _exponential_growth(self._shape(), log_eps)
-        start, p = self.depth * jnp.log(self._shape()) + log_eps, 1 - 2 / self.depth
-        return Growth(start, p * self.initial_dual(log_eps), p)
-
-
-def _is_two(depth: ArrayLike) -> bool:
-    return isinstance(depth, int | float) and depth == 2
-
-
-def _as_depth(value: ArrayLike, dtype) -> Array:
-    depth = as_float(value, "depth", dtype)
-    check_scalar(depth, "depth")
-    if is_concrete(depth) and not 2 < float(depth) < np.inf:
-        remedy = (
-            "Pass the Python number 2: at depth 2 the network has another link."
-            if float(depth) == 2
-            else "`u^D − v^D` needs a depth of at least 2."
-        )
-        raise ValueError(f"`depth` must be finite and above 2, got {depth}. {remedy}")
-    return depth
+        return exponential_growth(self.u[None, :], log_eps)

@@ -16,7 +16,7 @@ from .._gap import suboptimality_gap
 from .._lasso.path import lasso_path
 from .._problem import LeastSquares
 from .._results import RESULTS
-from ..networks.depth2 import UV
+from ..networks import UV
 from .claim import Claim, Measurement
 
 N, D = 3, 4

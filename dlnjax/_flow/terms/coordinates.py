@@ -25,10 +25,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..._linalg import Cholesky, matmul
-from ...networks.base import is_in_range
+from ...networks.base import (
+    is_in_range,
+)
 from ...networks.link import AbstractLink
 from ...networks.signs import sides, signed
-from .dual import AbstractDualTerm
+from .base import AbstractDualTerm
 
 # How much a relative error of x counts beside one of w. Of an active coordinate it is log(1/ε)
 # times as large: with 0, errors of x at the first jump reach 2e-5 at log ε = −2000; with 0.3 they

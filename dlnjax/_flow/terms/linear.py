@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 from ..._linalg import Cholesky, matmul
 from ..._problem import AbstractProblem
 from ..._results import RESULTS, first_failure
-from ...networks.linear import Linear
-from .dual import AbstractDualTerm, column_scale
+from ...networks import Linear
+from .base import AbstractDualTerm, column_scale
 
 
 class LinearTerm(AbstractDualTerm):

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..._linalg import Cholesky, matmul
-from ...networks.base import is_in_range
+from ...networks.base import (
+    is_in_range,
+)
 from ...networks.link import ExponentialLink
 from ...networks.signs import sides, signed
-from .dual import AbstractDualTerm
+from .base import AbstractDualTerm
 
 
 class RowTerm(AbstractDualTerm):

@@ -10,7 +10,11 @@ from jaxtyping import Array, Bool, Float
 from ..._checks import is_concrete
 from ..._problem import AbstractProblem, is_quadratic
 from ..._results import RESULTS, first_failure
-from ...networks.base import AbstractNetwork, is_constant, weights_of
+from ...networks import AbstractNetwork
+from ...networks.base import (
+    is_constant,
+    weights_of,
+)
 from .base import AbstractFlowTerm
 
 

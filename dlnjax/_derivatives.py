@@ -1,13 +1,27 @@
-"""Errors for forward mode, where only reverse mode is: JAX's own does not say what to do."""
+"""Numbers without derivatives, derivatives without numbers, and errors for a mode of derivatives
+that is not there: JAX's own does not say what to do."""
 
 from typing import TypeVar
 
 import equinox as eqx
 import jax
+import jax.lax as lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array
 
 _T = TypeVar("_T")
+
+
+def held(tree: _T) -> _T:
+    """The same numbers, as constants."""
+    return jax.tree.map(lambda v: lax.stop_gradient(v) if eqx.is_array(v) else v, tree)
+
+
+def vanishing(v: Array) -> Array:
+    """0, with the derivatives of `v`."""
+    return v - lax.stop_gradient(v)
+
 
 # The identity of values, which may be batched, and that of their tangents. Reverse mode transposes
 # the latter, and never computes it, nor a batch of it.
