@@ -42,7 +42,7 @@ def on_files(files, *, config, **_):
 
 
 # Before the plugin that makes pages of notebooks.
-on_files.mkdocs_priority = 50  # pyright: ignore[reportFunctionMemberAccess]
+on_files.mkdocs_priority = 50
 
 
 def on_page_markdown(markdown: str, **_) -> str:
