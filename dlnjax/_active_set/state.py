@@ -189,7 +189,10 @@ class ActiveSet(eqx.Module):
         is_kept = is_frozen | is_stale
 
         size = jnp.where(leaves, -dot(unit, expansion), column[event.j] - dot(joined, expansion))
-        is_dependent = joins & ~(size > tol.pivot)
+        # Rounding of the entries of `M` is a change of this Schur complement by ε (1 + ‖v‖₁)²: large
+        # where columns that are active almost depend on each other.
+        rounding = tol.unit * (1 + jnp.sum(jnp.abs(expansion))) ** 2
+        is_dependent = joins & ~(size > jnp.maximum(tol.pivot, rounding))
         possible = ~is_dependent & ~is_kept
         shift = jnp.where(possible, 1 / jnp.where(possible, size, 1), 0)
         solution = self.solution + jnp.where(is_kept, 0, change[1:])

@@ -150,15 +150,18 @@ def _next_event(scaled: Scaled, state: _State, excess, slack, is_free, tol: Tole
     )
 
 
+def _moves_against_sign(active: ActiveSet, is_free: Array | None) -> Array:
+    """From 0, only rounding can move a coordinate against its sign (or it would have left)."""
+    is_rounding = (active.x == 0) & (active.solution[0] * active.sign < 0)
+    return is_rounding if is_free is None else is_rounding & ~gather(is_free, active.index)
+
+
 def _write(record: _Record, state: _State, is_live: Array, is_free: Array | None) -> _Record:
     row = jnp.where(is_live & (state.row >= 0), state.row, record.tau.shape[0])
     put = lambda buffer, value: buffer.at[row].set(value, mode="drop")
-    # From 0, only rounding can move a coordinate against its sign (or it would have left).
     active = state.active
     slope = active.solution[0]
-    is_rounding = (active.x == 0) & (slope * active.sign < 0)
-    if is_free is not None:
-        is_rounding = is_rounding & ~gather(is_free, active.index)
+    is_rounding = _moves_against_sign(active, is_free)
     return _Record(
         tau=put(record.tau, state.tau),
         index=put(record.index, active.index),
@@ -236,8 +239,10 @@ def _follow(
         largest = jnp.maximum(largest, jnp.max(fit + start * speed))
         # A maximum may lose a NaN when it is vectorised.
         largest = jnp.where(jnp.isfinite(jnp.sum(active.product)), largest, jnp.inf)
-        # So does what was set to 0 at the knot: columns have norm 1.
+        # So does what was set to 0 at the knot, and of the slopes: columns have norm 1.
         largest = largest + jnp.where(moved, clipped, 0)
+        against = jnp.sum(jnp.where(_moves_against_sign(active, is_free), jnp.abs(u), 0))
+        largest = largest + jnp.where(state.is_prelude, 0, against)
         left = jnp.abs(active.x[event.slot])
         left = jnp.where(event.leaves & possible & ~moved, left, 0)
         # What rounding in M itself may hide.
