@@ -189,7 +189,7 @@ class ActiveSet(eqx.Module):
         is_kept = is_frozen | is_stale
 
         size = jnp.where(leaves, -dot(unit, expansion), column[event.j] - dot(joined, expansion))
-        # Rounding of the entries of `M` is a change of this Schur complement by ε (1 + ‖v‖₁)²: large
+        # Rounding of `M` changes this Schur complement by ε (1 + ‖v‖₁)², which is large
         # where columns that are active almost depend on each other.
         rounding = tol.unit * (1 + jnp.sum(jnp.abs(expansion))) ** 2
         is_dependent = joins & ~(size > jnp.maximum(tol.pivot, rounding))
