@@ -21,8 +21,8 @@ OutDir = Annotated[Path, typer.Option("--out", help="Folder for the files that a
 Float32 = Annotated[bool, typer.Option("--float32", help="Compute in single precision.")]
 
 
-class OutputError(Exception):
-    """The results cannot be written."""
+class CommandError(Exception):
+    """A command cannot do what was asked. The message says why, and the fix."""
 
 
 def set_precision(float32: bool) -> None:
@@ -47,9 +47,9 @@ def writable_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise OutputError(f"Cannot create the folder {path}: {e.strerror}.") from e
+        raise CommandError(f"Cannot create the folder {path}: {e.strerror}.") from e
     if not os.access(path, os.W_OK):
-        raise OutputError(f"Cannot write into the folder {path}. Pass another one as --out.")
+        raise CommandError(f"Cannot write into the folder {path}. Pass another one as --out.")
     return path
 
 
@@ -57,7 +57,7 @@ def write(path: Path, save: Callable[[Path], Any]) -> Path:
     try:
         save(path)
     except OSError as e:
-        raise OutputError(f"Cannot write {path}: {e.strerror}.") from e
+        raise CommandError(f"Cannot write {path}: {e.strerror}.") from e
     return path
 
 
