@@ -11,10 +11,10 @@ import rich.markup
 import rich.table
 import typer
 
-from .._sweep.figures import eps_label, sweep_figures
 from .._sweep.run import run_sweep
 from .._sweep.summary import failures, summary
 from .._sweep.toml import read_sweep
+from ..plot import eps_label, sweep_figures
 from .console import (
     CommandError,
     Float32,
