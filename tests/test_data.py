@@ -561,11 +561,14 @@ def test_standardise_at_any_scale(scale):
     np.testing.assert_allclose(data.y, scale * expected.y, rtol=1e-7)
 
 
-def test_standardise_with_a_large_offset():
+@pytest.mark.parametrize("offset", [1e8, -1e12, 1e15])
+def test_standardise_with_a_large_offset(offset):
+    """Whole numbers, whose sums and differences are exact: no digit of the variation is lost."""
     signal = np.arange(20.0)
-    data = standardize(make((1e8 + signal)[:, None], signal))
+    data = standardize(make((offset + signal)[:, None], offset + signal))
     centred = signal - signal.mean()
-    np.testing.assert_allclose(data.X[:, 0], centred / np.linalg.norm(centred), rtol=1e-7)
+    np.testing.assert_allclose(data.y, centred, rtol=1e-14)
+    np.testing.assert_allclose(data.X[:, 0], centred / np.linalg.norm(centred), rtol=1e-14)
     assert abs(data.X.sum()) < 1e-14
 
 

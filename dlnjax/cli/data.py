@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._standardize import centered
+
 
 class DataError(ValueError):
     """The data cannot be used. The message names the place, the value and the fix."""
@@ -67,33 +69,19 @@ def standardize(data: Dataset) -> Dataset:
 
         Efron, Hastie, Johnstone, Tibshirani (2004), Least Angle Regression, §1.
     """
-    y_scale, y = _centre(data.y)
-    if not y.any():
+    X, y = centered(data.X), centered(data.y)
+    if not y.norm:
         raise DataError(
             f"The target {data.target!r} is constant ({data.y[0]:g} in every row, "
-            f"n = {len(y)}), so there is nothing to explain. Choose another --target, or add rows."
+            f"n = {len(data.y)}), so there is nothing to explain. Choose another --target, or add "
+            "rows."
         )
-    _, X = _centre(data.X)
-    if not X.any():
+    if not X.norm.any():
         raise DataError(
             f"Every feature is constant ({_listed(data.columns)}), so nothing can be selected. "
             "Add a column that varies."
         )
-    norm = np.linalg.norm(X, axis=0)
-    return data._replace(X=X / np.where(norm > 0, norm, 1), y=y_scale * y)
-
-
-def _centre(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The magnitude of each column, and the centred columns divided by it (0 if constant)."""
-    scale = np.max(np.abs(a), axis=0)
-    scale = np.where(scale > 0, scale, 1)
-    # Dividing first keeps squares and sums from overflowing; centring twice removes the rounding
-    # of the first mean, which matters where the offset dwarfs the variation.
-    a = a / scale
-    a = a - a.mean(axis=0)
-    a = a - a.mean(axis=0)
-    constant = np.linalg.norm(a, axis=0) <= 1e-10 * math.sqrt(len(a))
-    return scale, np.where(constant, 0.0, a)
+    return data._replace(X=X.values / np.where(X.norm > 0, X.norm, 1), y=y.values * y.unit)
 
 
 # Built-in data sets
