@@ -1,8 +1,8 @@
 """`dlnjax compare`: data in; averaged flow, lasso path and their distance out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,7 @@ from .._gap import certificate, suboptimality_gap
 from .._lasso.path import lasso_path
 from .._path import PiecewiseLinearPath
 from .._problem.base import LeastSquares
-from ..networks.base import AbstractNetwork
-from ..networks.depth2 import UV, USquared
+from .._sweep.arguments import NETWORKS
 from ..plot import comparison_figure
 from .console import (
     CommandError,
@@ -27,19 +26,14 @@ from .console import (
     out,
     positive,
     progress_bar,
-    provenance,
     set_precision,
     unit_interval,
     writable_folder,
     write,
-    write_json,
+    write_report,
 )
 from .data import Dataset, load, standardize as _standardize
 
-NETWORKS: dict[str, Callable[[int], AbstractNetwork]] = {
-    "uv": lambda d: UV(jnp.ones(d), jnp.zeros(d)),
-    "usquared": lambda d: USquared(jnp.ones(d)),
-}
 POINTS = 200
 DECADES = 3
 # x̄ is never exactly 0: a coordinate counts once it is this large beside the largest of all.
@@ -57,7 +51,8 @@ def compare(
         str | None, typer.Option(help="Column (csv) or array (npz, default `y`) to predict.")
     ] = None,
     network: Annotated[
-        str, typer.Option(help="`uv` (x = u∘v, signed) or `usquared` (x = u∘u ≥ 0).")
+        Literal["uv", "usquared"],
+        typer.Option(help="`uv` (x = u∘v, signed) or `usquared` (x = u∘u ≥ 0)."),
     ] = "uv",
     eps: Annotated[
         list[float] | None,
@@ -85,10 +80,6 @@ def compare(
     Prints a table; writes `compare.png` and `compare.json`.
     """
     set_precision(float32)
-    if network not in NETWORKS:
-        raise typer.BadParameter(
-            f"unknown network {network!r}: use {' or '.join(NETWORKS)}.", param_hint="--network"
-        )
     assert eps is not None
     dataset = load(data, target)
     if standardize:
@@ -121,7 +112,7 @@ def compare(
     )
     for flow in flows:
         out.print(_table(lasso, flow))
-    report = write_json(
+    report = write_report(
         folder / "compare.json",
         {
             "data": {"name": dataset.name, "n": n, "d": d, "target": dataset.target},
@@ -130,7 +121,6 @@ def compare(
             "weight_decay": weight_decay,
             "standardized": standardize,
             "dtype": "float32" if float32 else "float64",
-            "versions": provenance(),
             "lasso": lasso,
             "flows": flows,
         },

@@ -2,9 +2,7 @@
 
 import json
 import os
-import platform
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +11,8 @@ import numpy as np
 import rich.console
 import rich.progress
 import typer
+
+from .._provenance import provenance
 
 out = rich.console.Console(highlight=False)
 err = rich.console.Console(stderr=True, highlight=False)
@@ -61,7 +61,9 @@ def write(path: Path, save: Callable[[Path], Any]) -> Path:
     return path
 
 
-def write_json(path: Path, content: dict[str, Any]) -> Path:
+def write_report(path: Path, content: dict[str, Any]) -> Path:
+    """Write JSON that also says what made it."""
+
     def plain(value):
         if isinstance(value, np.ndarray):
             return plain(value.tolist())
@@ -73,13 +75,8 @@ def write_json(path: Path, content: dict[str, Any]) -> Path:
             return None  # JSON has no NaN or infinity
         return value
 
-    text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(plain(content | provenance()), indent=1, allow_nan=False, ensure_ascii=False)
     return write(path, lambda p: p.write_text(text + "\n", encoding="utf-8"))
-
-
-def provenance() -> dict[str, str]:
-    packages = ("dlnjax", "jax", "jaxlib", "diffrax", "equinox")
-    return {name: version(name) for name in packages} | {"python": platform.python_version()}
 
 
 def positive(value: float) -> float:

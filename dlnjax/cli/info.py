@@ -16,9 +16,10 @@ from .._lasso.path import lasso_path
 from .._lasso.point import lasso
 from .._limit.limit_flow import limit_flow
 from .._problem.base import LeastSquares
+from .._provenance import provenance
 from ..networks.base import AbstractNetwork
 from ..networks.depth2 import UV, Deep, USquared
-from .console import Float32, err, out, provenance, set_precision
+from .console import Float32, err, out, set_precision
 
 X = ((2.0, -1.0, 0.5, 1.0), (0.0, 1.5, -1.0, 0.5), (1.0, 0.5, 2.0, -1.5))
 Y = (1.0, -0.5, 2.0)
@@ -89,7 +90,7 @@ def info(
     """Versions, devices, precision; with --check, whether the solvers work here."""
     state = "on" if jax.config.read("jax_enable_x64") else "off: JAX computes in float32"
     set_precision(float32)
-    for name, number in provenance().items():
+    for name, number in provenance()["versions"].items():
         out.print(f"{name:9s} {number}")
     for device in jax.devices():
         out.print(f"device    {device.platform} {device.id}: {device.device_kind}")

@@ -21,11 +21,10 @@ from .console import (
     OutDir,
     out,
     progress_bar,
-    provenance,
     set_precision,
     writable_folder,
     write,
-    write_json,
+    write_report,
 )
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -81,8 +80,7 @@ def reproduce(
         with progress_bar() as progress:
             report = figure1(instances, path_instances, seed, progress.track)
         picture = write(folder / f"{FIGURE}.png", lambda p: report.figure.savefig(p, dpi=150))
-        content = report.content | {"versions": provenance()}
-        written += [picture, write_json(folder / f"{FIGURE}.json", content)]
+        written += [picture, write_report(folder / f"{FIGURE}.json", report.content)]
         for line in report.lines:
             out.print(line, soft_wrap=True)
         holds = report.holds
@@ -92,8 +90,7 @@ def reproduce(
             ledger = measure(rest, progress.track)
         for line in ledger.lines:
             out.print(rich.markup.escape(line), soft_wrap=True)
-        content = ledger.content | {"versions": provenance()}
-        written.append(write_json(folder / "ledger.json", content))
+        written.append(write_report(folder / "ledger.json", ledger.content))
         for id in rest:
             if id in FIGURES:
                 figure = FIGURES[id]()
