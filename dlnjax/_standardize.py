@@ -50,7 +50,7 @@ def standardized(X: np.ndarray, y: np.ndarray, center: bool, each: bool) -> Stan
     largest = np.max(size, initial=0)
     scale = np.where(columns.norm > 0, size if each else largest, np.inf)
     return Standardized(
-        X=columns.values * (columns.unit / scale),
+        X=columns.values / (scale / columns.unit),
         y=response.values / (response.norm or 1),
         X_mean=columns.mean,
         y_mean=response.mean,
