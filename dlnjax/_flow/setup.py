@@ -185,7 +185,8 @@ def dual_term(
     data = problem.rows()
     if data is not None:
         X, y = data
-        # For n > d the velocity costs less by M (d²) than by X (2nd).
+        # For n ≤ d the velocity goes through X, whose rounding does less harm (see
+        # `CoordinateTerm.velocity`); for n > d through M, at a cost of d² instead of 2nd.
         data = (X / scale, y * scale) if X.shape[0] <= X.shape[1] else None
     decay = problem.weight_decay
     # A traced weight decay may be positive. See `terms/rows.py` for what rows require.
@@ -332,9 +333,10 @@ def as_run(
     network = matched(network, problem)
     log_eps = as_log_eps(eps, log_eps, dtype)
     formulation.check(network, log_eps)
-    # Default tolerances. float64: errors of x̄ up to 2e-8 (README, How exact). float32: a hundred
-    # to a thousand units of rounding, 1.2e-7, below which the embedded error is noise and steps are
-    # rejected for ever. The threshold 1e-10 is anywhere between the units of the two.
+    # The default tolerances. float64: errors of x̄ are up to 2e-8 (README, How exact). float32:
+    # they are 3e-6 (worst 2e-5); with 100 times less they stay at 2e-6, the level of rounding, for
+    # twice the steps; with 100 times more they are 1e-4 (worst 1e-3; `python -m benchmarks
+    # scaling`). 1e-10 lies between the rounding units of the two, 2e-16 and 1e-7.
     single = jnp.finfo(dtype).eps > 1e-10
     return Run(
         network=network,
