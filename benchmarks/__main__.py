@@ -6,7 +6,7 @@ dlnjax and its peers in one process run, interleaved. Needs `pip install -e '.[b
 `--no-deps ISLP` for the Khan data; peers that are not installed are left out. adelie 1.1.52 asks
 for numpy < 2, which JAX does not take, but runs with numpy 2: `pip install --no-deps adelie`.
 Writes NAME.json and figures to DIR (default benchmarks/results). `--quick` is a smoke test of less
-than a minute each, not a measurement. `python -m benchmarks.table` prints the README's table.
+than a minute each, not a measurement. `python -m benchmarks.table` prints the tables of `docs/`.
 """
 
 import argparse

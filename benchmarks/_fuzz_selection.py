@@ -119,11 +119,12 @@ def _leaves_out(
     slope = np.log(x) - reference[rests]
     if config.depth > 2:
         slope = -(x ** (2 / config.depth - 1))
-    # Steps are what they change in the response.
+    # Steps are what they change in the response: of an entry that is small, no more than it is.
+    room = np.where(zero, 0, np.minimum(1, values / (1e-6 * np.max(values))))
     run = linprog(
         null @ slope / np.max(np.abs(slope / norms)),
         A_ub=np.concatenate([(null * norms).T, -(null * norms).T]),
-        b_ub=np.concatenate([np.ones(len(zero)), np.where(zero, 0, 1)]),
+        b_ub=np.concatenate([np.ones(len(zero)), room]),
         bounds=(None, None),
     )
     if not run.success:

@@ -69,7 +69,7 @@ def _path(config: Config, problem, a: Arrays):
 
 def _limit(config: Config, problem, a: Arrays):
     limit = dln.limit_flow(network(config, a["p"]), problem, start=a["start"], throw=False)
-    out = _at_knots(limit) | {"at_s": limit.x(a["s"]), "last_knot": limit.knots[-1]}
+    out = _at_knots(limit) | {"at_s": limit.x_mean(a["s"]), "last_knot": limit.knots[-1]}
     return out, result_code(limit.result)
 
 

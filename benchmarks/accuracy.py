@@ -1,4 +1,4 @@
-"""How exact: `python -m benchmarks.accuracy` measures every figure that the README states.
+"""How exact: `python -m benchmarks.accuracy` measures the figures of docs/accuracy.md.
 
 Against SciPy's Radau, scikit-learn's `lars_path`, and, for the certificate, the exact gap.
 """

@@ -190,8 +190,8 @@ def limit(network: Callable) -> Callable:
     def run(a: Arrays, adjoint=None) -> Arrays:
         limit = dln.limit_flow(network(a), problem_of(a), throw=False)
         return {
-            "x̄(s)": limit.x(a["s"]),
-            "plateaus": limit.slope(a["s"]),
+            "x̄(s)": limit.x_mean(a["s"]),
+            "plateaus": limit.plateau(a["s"]),
             "jumps": jnp.arcsinh(limit.jumps),
         }
 

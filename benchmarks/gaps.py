@@ -85,8 +85,8 @@ def _distance_at(depth: float | int):
         s = jnp.geomspace(0.5 * limit.knots[0], 2 * limit.knots[-1], 400)
         flow = dln.gradient_flow(network, problem, s, log_eps=log_eps, throw=False)
         good = (limit.result == dln.RESULTS.successful) & (flow.result == dln.RESULTS.successful)
-        size = jnp.max(jnp.abs(limit.x(s)))
-        return jnp.where(good, jnp.max(jnp.abs(flow.x_mean - limit.x(s))) / size, jnp.nan)
+        size = jnp.max(jnp.abs(limit.x_mean(s)))
+        return jnp.where(good, jnp.max(jnp.abs(flow.x_mean - limit.x_mean(s))) / size, jnp.nan)
 
     return one
 

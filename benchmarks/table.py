@@ -1,7 +1,7 @@
-"""The README's tables, from the JSON.
+"""The tables of `docs/`, from the JSON.
 
 `python -m benchmarks.table [--results DIR] [--write]` prints them; `--write` puts each between its
-markers in the README.
+markers in its page.
 """
 
 import argparse
@@ -113,25 +113,30 @@ def derivatives(results: Path) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"speed": speed, "gaps": gaps, "limit": limit, "derivatives": derivatives}
+TABLES = {
+    "speed": (speed, "benchmarks.md"),
+    "gaps": (gaps, "how-close.md"),
+    "limit": (limit, "how-close.md"),
+    "derivatives": (derivatives, "accuracy.md"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.table", description=__doc__)
     parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--write", action="store_true", help="into the README")
+    parser.add_argument("--write", action="store_true", help="into their pages")
     options = parser.parse_args()
-    readme = HERE.parent / "README.md"
-    content = readme.read_text()
-    for name, table in TABLES.items():
+    for name, (table, page) in TABLES.items():
         text, begin, end = table(options.results), f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         print(text)
+        path = HERE.parent / "docs" / page
+        content = path.read_text(encoding="utf-8")
         if begin not in content or end not in content:
-            parser.error(f"{readme.name} has no lines {begin} and {end}")
-        before, _, rest = content.partition(begin)
-        content = f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
-    if options.write:
-        readme.write_text(content)
+            parser.error(f"docs/{page} has no lines {begin} and {end}")
+        if options.write:
+            before, _, rest = content.partition(begin)
+            content = f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+            path.write_text(content, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -122,14 +122,14 @@ def max_relative_gap_of_limit(
     problem: AbstractProblem, limit: LimitFlow, s: Array, path: PiecewiseLinearPath
 ) -> Array:
     """Largest relative lasso gap of the averaged limit process at μ = s, over s."""
-    return jnp.max(_gap(problem, limit.x(s), s, path)[1])
+    return jnp.max(_gap(problem, limit.x_mean(s), s, path)[1])
 
 
 def max_gap_of_limit(
     problem: AbstractProblem, limit: LimitFlow, s: Array, path: PiecewiseLinearPath
 ) -> Array:
     """Largest lasso gap of the averaged limit process at μ = s, over s."""
-    return jnp.max(_gap(problem, limit.x(s), s, path)[0])
+    return jnp.max(_gap(problem, limit.x_mean(s), s, path)[0])
 
 
 def max_eta(problem: AbstractProblem, s: Array, path: PiecewiseLinearPath) -> Array:
@@ -142,7 +142,7 @@ def max_eta(problem: AbstractProblem, s: Array, path: PiecewiseLinearPath) -> Ar
 
 def max_distance_to_limit(flow: Flow, limit: LimitFlow) -> Array:
     """max |x̄^ε(s) − x̄⁰(s)| over s and coordinates, relative to max |x̄⁰(s)|."""
-    x = limit.x(flow.s)
+    x = limit.x_mean(flow.s)
     return jnp.max(jnp.abs(flow.x_mean - x)) / jnp.max(jnp.abs(x))
 
 

@@ -74,7 +74,7 @@ def _train(
         problem, s = LeastSquares(X, y, weight_decay * unit), times / unit
         if log_eps is None:
             limit = limit_flow(network, problem, s[-1], throw=False)
-            mean, last = limit.x(s), limit.slope(s)
+            mean, last = limit.x_mean(s), limit.plateau(s)
             steps, result = limit.stats["num_pivots"], limit.result
         else:
             flow = gradient_flow(

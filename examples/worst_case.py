@@ -71,7 +71,7 @@ def distances(X: Array, y: Array, size: Array | float, points: int) -> Float[Arr
     limit = dln.limit_flow(network, problem, throw=False)
     first, last = jax.lax.stop_gradient((path.knots[0], path.knots[-1]))
     s = jnp.geomspace(first, 2 * last, points)  # before the first knot both are 0
-    gap = dln.suboptimality_gap(problem, limit.x(s), s, path=path)
+    gap = dln.suboptimality_gap(problem, limit.x_mean(s), s, path=path)
     down = path.downward_variation(s)
     falls = down > 1e-9  # below it is rounding
     eta = dln.eta(0.0, s, jnp.where(falls, down, 1))

@@ -69,7 +69,7 @@ def lasso(a: Arrays, adjoint=None):
 def limit(a: Arrays, adjoint=None):
     limit = dln.limit_flow(network(a), problem(a), a["s_max"], throw=False)
     # The last knot is where it was stopped.
-    return limit.x(a["s"]), limit.slope(a["s"]), limit.jumps[:3], limit.knots[-1]
+    return limit.x_mean(a["s"]), limit.plateau(a["s"]), limit.jumps[:3], limit.knots[-1]
 
 
 def end(a: Arrays, adjoint=None):

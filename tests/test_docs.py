@@ -1,7 +1,10 @@
-"""README and docs/: every block of Python runs, and the API pages have every public name."""
+"""README and docs/: every block of Python runs, the API pages have every public name, and the site
+has what it needs."""
 
+import hashlib
 import importlib.util
 import inspect
+import json
 import re
 import types
 from pathlib import Path
@@ -18,13 +21,15 @@ from dlnjax.papers.ledger import CLAIMS
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if not page.name.startswith("_"))
-# The README shows what a study looks like: at these sizes it still compiles for minutes.
+# Two pages show what a study looks like: at these sizes they still compile for minutes.
 TINY = {
-    "(300, 20": "(4, 20",
-    "jnp.ones((300": "jnp.ones((4",
-    "instances=1000": "instances=2",
-    "[(3, 4), (5, 8)]": "[(3, 4)]",
-    "100_000": "200",
+    "sweeps.md": {
+        "(300, 20": "(4, 20",
+        "jnp.ones((300": "jnp.ones((4",
+        "instances=1000": "instances=2",
+        "[(3, 4), (5, 8)]": "[(3, 4)]",
+    },
+    "training.md": {"100_000": "200"},
 }
 
 
@@ -33,6 +38,10 @@ def blocks(page: Path, language: str = "python") -> list[tuple[int, str]]:
     text = page.read_text(encoding="utf-8")
     found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     return [(text.count("\n", 0, match.start(1)), match[1]) for match in found]
+
+
+def tiny(page: Path) -> dict[str, str]:
+    return TINY.get(page.name, {}) if page.parent == DOCS else {}
 
 
 def executable() -> list:
@@ -48,9 +57,8 @@ def test_code_runs(page, tmp_path, monkeypatch):
     namespace = {"__name__": "page"}
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         for line, code in blocks(page):
-            if page.name == "README.md":
-                for large, small in TINY.items():
-                    code = code.replace(large, small)
+            for large, small in tiny(page).items():
+                code = code.replace(large, small)
             # Blank lines before it, so that errors name the line of the page.
             exec(compile("\n" * line + code, str(page), "exec"), namespace)
     jax.config.update("jax_enable_x64", True)
@@ -62,9 +70,19 @@ def test_studies_are_read(tmp_path):
     assert read_sweep(tmp_path / "study.toml").instances == 10_000
 
 
-def test_readme_still_has_what_is_made_tiny():
-    text = "".join(code for _, code in blocks(ROOT / "README.md"))
-    assert [large for large in TINY if large not in text] == []
+@pytest.mark.parametrize("name", TINY)
+def test_pages_still_have_what_is_made_tiny(name):
+    text = "".join(code for _, code in blocks(DOCS / name))
+    assert [large for large in TINY[name] if large not in text] == []
+
+
+def test_readme_is_the_entrance():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 120
+    # What .ci/run takes out and runs.
+    assert re.search(r"^<!-- test -->\n```bash\n.*pytest.*\n```$", text, re.MULTILINE)
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
 
 
 def documented() -> list[str]:
@@ -125,19 +143,64 @@ def test_all_results_and_claims_are_listed():
     assert re.findall(r"^\| `([\w.-]+)` \|", text, re.MULTILINE) == list(CLAIMS)
 
 
-def test_pages_get_the_sections_of_the_readme():
+def hooks():
     spec = importlib.util.spec_from_file_location("hooks", DOCS / "_hooks.py")
     assert spec is not None and spec.loader is not None
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
-    filled = 0
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        file = types.SimpleNamespace(src_uri=page.relative_to(DOCS).as_posix())
-        new = hooks.on_page_markdown(text, page=types.SimpleNamespace(file=file))
-        assert not re.search(r"^<!-- \w+\.md", new, re.MULTILINE)
-        filled += new != text
-    assert filled == 6
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pages_of_files_at_the_root_and_links_out_of_docs():
+    page = hooks().on_page_markdown
+    text = page((DOCS / "contributing.md").read_text(encoding="utf-8"))
+    assert text.startswith("# Contributing") and "](how-it-works.md)" in text
+    assert page((DOCS / "changelog.md").read_text(encoding="utf-8")).startswith("# Changelog")
+    for source in PAGES:
+        text = source.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((\.\./(?:notebooks|benchmarks)/[^)#]+)", text):
+            assert (DOCS / target).is_file(), (source, target)
+
+
+def test_gallery_has_figures_of_notebooks_that_are_there():
+    text = (DOCS / "gallery.md").read_text(encoding="utf-8")
+    for name, number in re.findall(r"\(figures/(\w+)-(\d+)\.png\)", text):
+        found = list(hooks().figures(ROOT / "notebooks" / f"{name}.ipynb"))
+        assert found[int(number) - 1].startswith(b"\x89PNG")
+    for name in re.findall(r"\(((?:gallery/)?[\w-]+\.png)\)", text):
+        assert (DOCS / name).is_file()
+
+
+def test_all_notebooks_are_pages():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = re.findall(r"notebooks/(\w+)\.ipynb", text)
+    assert sorted(pages) == sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    # From the first steps to the studies.
+    assert pages[:3] == ["quickstart", "lasso_path_inside_training", "saddle_to_saddle"]
+
+
+def test_notebooks_link_to_what_is_there():
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "markdown":
+                for target in re.findall(r"\]\(([^)#]+)", "".join(cell["source"])):
+                    is_here = (notebook.parent / target).is_file()
+                    assert target.startswith("https://") or is_here, (notebook.name, target)
+
+
+def test_site_needs_no_other_host():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert "://" not in text[text.index("extra_css:") :]
+    configuration = (DOCS / "javascripts/mathjax/configuration.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256((DOCS / "javascripts/mathjax/tex-svg.js").read_bytes()).hexdigest()
+    assert digest in configuration  # the file that was published, unchanged
+
+
+def test_files_that_the_page_for_contributors_names_are_there():
+    text = (DOCS / "how-it-works.md").read_text(encoding="utf-8")
+    names = re.findall(r"`((?:\w+/)*\w+(?:\.py|/))`", text)
+    assert len(names) > 40
+    assert [name for name in names if not (ROOT / "dlnjax" / name).exists()] == []
 
 
 def test_citation_has_the_version():

@@ -227,7 +227,7 @@ def test_a_deactivation(deactivating):
     last = 4 + 80 / 49
     np.testing.assert_allclose(limit.jumps[:4], [1, 4, last, last], rtol=1e-13)
     plateaus = np.array([[0.8, 0, 0, 0], [0, 0, 1.4, 0], [0, 0, 10 / 7, -10 / 49]])
-    np.testing.assert_allclose(limit.slope(limit.jumps[:3]), plateaus, atol=1e-13)
+    np.testing.assert_allclose(limit.plateau(limit.jumps[:3]), plateaus, atol=1e-13)
     np.testing.assert_array_equal(limit.slopes[:3] == 0, plateaus == 0)
     z = np.array([[0, 0, 0, 0], [2.4, 0, 0, 0], [2.4, 0, 1.4 * 80 / 49, 0]])
     np.testing.assert_allclose(limit.z(limit.jumps[:3]), z, atol=1e-13)
@@ -286,7 +286,7 @@ def test_the_flow_tends_to_it(deactivating):
     error = {}
     for log_eps in (-200.0, -2000.0):
         flow = dln.gradient_flow(UV, problem, s, log_eps=log_eps)
-        error[log_eps] = np.max(np.abs(flow.x_mean - limit.x(s)))
+        error[log_eps] = np.max(np.abs(flow.x_mean - limit.x_mean(s)))
     # O(1/log(1/ε)).
     assert error[-2000.0] < 5e-3
     assert 5 < error[-200.0] / error[-2000.0] < 20
@@ -304,7 +304,7 @@ def _compare(X, y, dual):
     knots = jnp.sort(jnp.concatenate([limit.knots, path.knots]))
     # Both are linear in between.
     s = jnp.concatenate([knots, knots[-1] * jnp.array([2, jnp.inf])])
-    difference = jnp.max(jnp.abs(limit.x(s) - path.x(s))) / jnp.max(jnp.abs(path.x(s)))
+    difference = jnp.max(jnp.abs(limit.x_mean(s) - path.x(s))) / jnp.max(jnp.abs(path.x(s)))
     residual = jnp.max(limit.kkt_residual(problem))
     return difference, residual, path.is_monotone(), limit.result == dln.RESULTS.successful
 
@@ -388,9 +388,9 @@ def test_stops_at_s_max(deactivating):
         assert cut.num_jumps == jumps and cut.num_knots == jumps + 1
         np.testing.assert_array_equal(cut.jumps[:jumps], limit.jumps[:jumps])
         inside = s_max * np.array([0, 0.3, 0.9, 1.0])
-        np.testing.assert_allclose(cut.x(inside), limit.x(inside), rtol=1e-13, atol=1e-15)
-        np.testing.assert_array_equal(cut.slope(inside), limit.slope(inside))
-        assert np.all(np.isnan(cut.x(s_max * np.array([1 + 1e-12, 2, np.inf]))))
+        np.testing.assert_allclose(cut.x_mean(inside), limit.x_mean(inside), rtol=1e-13, atol=1e-15)
+        np.testing.assert_array_equal(cut.plateau(inside), limit.plateau(inside))
+        assert np.all(np.isnan(cut.x_mean(s_max * np.array([1 + 1e-12, 2, np.inf]))))
         assert np.sum(cut.activations) == jumps and not cut.is_monotone()
 
 
@@ -407,8 +407,8 @@ def test_is_known_at_s_max_however_it_rounds():
         found += len(hard)
         for s in hard[:3]:
             cut = dln.limit_flow(UV, problem, s)
-            np.testing.assert_array_equal(cut.slope(s), limit.slope(s))
-            np.testing.assert_allclose(cut.x(s), limit.x(s), rtol=1e-13, atol=1e-15)
+            np.testing.assert_array_equal(cut.plateau(s), limit.plateau(s))
+            np.testing.assert_allclose(cut.x_mean(s), limit.x_mean(s), rtol=1e-13, atol=1e-15)
     assert found > 10
 
 
@@ -439,8 +439,8 @@ def test_too_few_knots(deactivating):
     cut = dln.limit_flow(UV, problem, max_knots=2, throw=False)
     assert cut.result == dln.RESULTS.max_knots_reached and cut.num_jumps == 2
     s = np.array([0.5, 2.0, 3.999, 4.001])
-    np.testing.assert_allclose(cut.x(s[:3]), limit.x(s[:3]), rtol=1e-14)
-    assert np.all(np.isnan(cut.x(s[3])))
+    np.testing.assert_allclose(cut.x_mean(s[:3]), limit.x_mean(s[:3]), rtol=1e-14)
+    assert np.all(np.isnan(cut.x_mean(s[3])))
 
 
 # --- transformations --------------------------------------------------------------------------
@@ -460,7 +460,7 @@ def test_a_batch_is_a_loop_and_has_derivatives(deactivating):
     y = y + np.array([[0], [0], [h], [-h]]) * step[0]
     decay = np.array([0, 0.02, 0.02, 0.02]) + np.array([0, 0, h, -h]) * step[1]
     value, derivative = tangent(y, decay)
-    np.testing.assert_allclose(value[0], limit.x(s), rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(value[0], limit.x_mean(s), rtol=1e-13, atol=1e-14)
     difference = (value[2] - value[3]) / (2 * h)
     np.testing.assert_allclose(difference, derivative[1], rtol=1e-7, atol=1e-8)
 

@@ -77,7 +77,7 @@ def _path(problem, lane, forward):
 
 def _limit(problem, lane, forward):
     limit = dln.limit_flow(_network(lane), problem, max_knots=2, throw=False)
-    asked = limit.x(P), limit.z(P), limit.slope(P), limit.dual(problem, P), limit.jumps
+    asked = limit.x(P), limit.z(P), limit.plateau(P), limit.dual(problem, P), limit.jumps
     return limit.result, (*asked, limit.kkt_residual(problem), limit.slopes**2)
 
 

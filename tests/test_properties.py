@@ -60,7 +60,7 @@ def _limit(data, u):
     limit = dln.limit_flow(_networks(u), problem, throw=False)
     middle = jnp.sqrt(limit.knots[:-1]) * jnp.sqrt(limit.knots[1:])
     at = jnp.concatenate([limit.knots, middle, 10 * limit.knots[-1:]])
-    return limit, at, limit.x(at), limit.slope(at)
+    return limit, at, limit.x(at), limit.plateau(at)
 
 
 @jax.jit

@@ -60,15 +60,15 @@ def limits(indices: Int[Array, " m"], decay: Float[Array, ""], positive: bool) -
         problem = _problem(index, decay)
         path = lasso_path(problem, positive=positive, throw=False)
         limit = limit_flow(_network(positive), problem, throw=False)
-        gap = suboptimality_gap(problem, limit.x(s), s, path=path)
+        gap = suboptimality_gap(problem, limit.x_mean(s), s, path=path)
         size = jnp.linalg.norm(problem.y)
         # ½‖y‖² bounds the optimum, which vanishes at μ = ∞ without decay.
         end = suboptimality_gap(problem, limit.x(jnp.inf), jnp.inf, path=path)
         down = path.downward_variation(s)
         bound = eta(problem.weight_decay, s, down)
         onset = 0.999 / jnp.maximum(jnp.max(jnp.abs(problem.r)), 1)
-        early = jnp.maximum(jnp.max(jnp.abs(path.x(onset))), jnp.max(jnp.abs(limit.x(onset))))
-        distance = jnp.max(jnp.abs((limit.x(s) - path.x(s)) @ problem.X.T)) / size
+        early = jnp.maximum(jnp.max(jnp.abs(path.x(onset))), jnp.max(jnp.abs(limit.x_mean(onset))))
+        distance = jnp.max(jnp.abs((limit.x_mean(s) - path.x(s)) @ problem.X.T)) / size
         good = (path.result == RESULTS.successful) & (limit.result == RESULTS.successful)
         nan_unless = lambda v: jnp.where(good, v, jnp.nan)
         return Limits(

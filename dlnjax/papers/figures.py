@@ -166,7 +166,7 @@ def activations() -> Figure:
     x = b23.flows(problem, jnp.asarray(log_eps), jnp.asarray(np.tile(s, (3, 1))))
     figure = Figure(figsize=(12, 3.2), layout="constrained")
     *axes, late = figure.subplots(1, 4)
-    _over_plateaus(axes, s, log_eps, np.asarray(x), np.asarray(limit.slope(s)))
+    _over_plateaus(axes, s, log_eps, np.asarray(x), np.asarray(limit.plateau(s)))
     for ax in axes:
         ax.sharey(axes[0])
         for jump in jumps:

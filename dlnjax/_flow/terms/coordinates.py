@@ -135,7 +135,15 @@ class CoordinateTerm(AbstractDualTerm):
         q, other = (self.scale**2 * self.link.q(v) for v in (w, w - in_w))
         size = jnp.max(jnp.abs(self.r))
         in_x = IN_X * jnp.abs(q - other) / (jnp.where(size > 0, size, 1) + q)
-        return jnp.maximum(jnp.abs(in_w), in_x), jnp.abs(in_z)
+        in_z = jnp.abs(in_z)
+        if self.weight_decay is not None:
+            # With λ above all of `r` nothing ever moves away from 0, and `z` tends to about x(0)/λ:
+            # its error counts relative to that, where it would not be seen in units of `w`.
+            start = jnp.max(self.scale**2 * self.link.q(self.link.start))
+            decays = (self.weight_decay > size) & (start > 0)
+            weight = jnp.where(decays, self.weight_decay / jnp.where(decays, start, 1), 1)
+            in_z = in_z * jnp.maximum(1, weight)
+        return jnp.maximum(jnp.abs(in_w), in_x), in_z
 
     def read(self, s, state):
         w, z = state
