@@ -333,7 +333,7 @@ def as_run(
     network = matched(network, problem)
     log_eps = as_log_eps(eps, log_eps, dtype)
     formulation.check(network, log_eps)
-    # The default tolerances. float64: errors of x̄ are up to 2e-8 (README, How exact). float32:
+    # The default tolerances. float64: errors of x̄ are up to 2e-8 (`docs/accuracy.md`). float32:
     # they are 3e-6 (worst 2e-5); with 100 times less they stay at 2e-6, the level of rounding, for
     # twice the steps; with 100 times more they are 1e-4 (worst 1e-3; `python -m benchmarks
     # scaling`). 1e-10 lies between the rounding units of the two, 2e-16 and 1e-7.

@@ -137,8 +137,9 @@ class CoordinateTerm(AbstractDualTerm):
         in_x = IN_X * jnp.abs(q - other) / (jnp.where(size > 0, size, 1) + q)
         in_z = jnp.abs(in_z)
         if self.weight_decay is not None:
-            # With λ above all of `r` nothing ever moves away from 0, and `z` tends to about x(0)/λ:
-            # its error counts relative to that, where it would not be seen in units of `w`.
+            # If λ exceeds all |rᵢ|, no coordinate activates: x decays to 0, and z tends to about
+            # x(0)/λ, far below the units of w. The error of z is then weighted by λ/x(0), so that
+            # x̄ keeps its relative accuracy.
             start = jnp.max(self.scale**2 * self.link.q(self.link.start))
             decays = (self.weight_decay > size) & (start > 0)
             weight = jnp.where(decays, self.weight_decay / jnp.where(decays, start, 1), 1)

@@ -24,7 +24,7 @@ from .base import AbstractFlowTerm
 
 
 def check_least_eps(network: AbstractNetwork, log_eps: Array) -> None:
-    """Raise a `ValueError` for a known `ε` below `network.least_log_eps`: `x` is inaccurate there."""
+    """Raise a `ValueError` for an `ε` below `network.least_log_eps`, where `x` is inaccurate."""
     least = network.least_log_eps(log_eps.dtype)
     if is_concrete(log_eps) and float(log_eps) < least:
         raise ValueError(
