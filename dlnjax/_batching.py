@@ -1,8 +1,7 @@
 """Batches of lanes: chunks that fit a cache, and loops with one predicate for all lanes.
 
 - `any_lane`: a predicate that stays a scalar under `vmap`.
-- `in_chunks`: a function that runs a large batch in chunks that fit the CPU's caches, inside a
-program.
+- `in_chunks`: runs a large batch inside a program in chunks that fit the caches of a CPU.
 - `batched`: the public `vmap` in chunks of lanes of similar difficulty, on the host.
 """
 
@@ -92,6 +91,7 @@ def in_chunks(fn: Callable, size: int) -> Callable:
     """`fn` of one lane, which under `vmap` on a CPU runs in chunks that fit the caches.
 
     `size` is the number of bytes on which its loop works.
+
     An event of one lane is a few passes over a few small matrices. If all lanes of a large batch
     ran in step, each pass would fetch them from memory, and all would run until the slowest ends.
     It has no derivatives: wrap it in a function with a rule of its own.
@@ -130,8 +130,8 @@ def default_chunk(lanes: int, each: float | int) -> int:
         return min(lanes, 4096)
     # Chunks of at most 128 lanes and 256 kB of arguments. `python -m benchmarks lanes`, times with
     # a probe: 3 × 4 is fastest with 128 to 256 lanes, 16 lanes take 1.8 times as long and 1000
-    # lanes 1.7 times; 20 × 40 (6.6 kB a lane) with 24, and 4 lanes take 1.4 times as long. Larger
-    # chunks leave the second-level cache, and idle until their slowest lane ends.
+    # lanes 1.7 times; 20 × 40 (6.6 kB a lane) with 24, and 4 lanes take 1.4 times as long. Lanes of
+    # larger chunks idle longer until the slowest ends, and need more cache.
     largest = max(1, min(128, int(2**18 / max(each, 1))))
     return math.ceil(lanes / math.ceil(lanes / largest))
 
@@ -177,11 +177,11 @@ def batched(
 
         ```python
         X, y = jax.random.normal(jax.random.key(0), (300, 3, 4)), jnp.ones((300, 3))
-        network = dln.UV(jnp.ones(4), jnp.zeros(4))
+        network, s = dln.UV(jnp.ones(4), jnp.zeros(4)), jnp.array([3.0])
 
         def solve(X, y, **tolerances):
             problem = dln.LeastSquares(X, y)
-            return dln.gradient_flow(network, problem, [3.0], eps=1e-5, throw=False, **tolerances)
+            return dln.gradient_flow(network, problem, s, eps=1e-5, throw=False, **tolerances)
 
         probe = lambda X, y: solve(X, y, rtol=1e-2, atol=1e-2).stats["num_steps"]
         flows = dln.batched(solve, X, y, difficulty=probe)

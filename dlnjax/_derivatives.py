@@ -36,7 +36,7 @@ _tangent_p = Primitive("reverse_only")
 
 
 def _refuse(*_, message: str, **__):
-    """Every rule of the second primitive but the transpose."""
+    """Raise a `TypeError`: how the second primitive is evaluated, lowered and batched."""
     raise TypeError(message)
 
 

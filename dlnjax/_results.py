@@ -1,9 +1,9 @@
 """`RESULTS`: how a solve ended, and how failures are raised.
 
-Programs hold no host callback. A solver computes its `result` as an array, one code per lane; after
-the call, on the host, `raise_on_failure` raises for the first lane that failed. Under tracing it
-blanks failed lanes with NaN instead. `first_failure` combines conditions into one result;
-`one_unless` keeps NaN out of the derivatives of lanes that failed.
+Programs hold no host callback (but for diffrax's own, in flows). A solver computes its `result` as
+an array, one code per lane; after the call, on the host, `raise_on_failure` raises for the first
+lane that failed. Under tracing it blanks failed lanes with NaN instead. `first_failure` combines
+conditions into one result; `one_unless` keeps NaN out of the derivatives of lanes that failed.
 """
 
 import dataclasses
@@ -185,11 +185,12 @@ def first_failure(*checks: tuple[Bool[Array, ""], RESULTS] | RESULTS) -> RESULTS
 
 
 def raise_on_failure(solution: _S, result: RESULTS, throw: bool, kept: tuple[str, ...] = ()) -> _S:
-    """`solution`; raises an `EquinoxRuntimeError` if a lane of `result` failed, unless `throw=False`.
+    """`solution`. Raises an `EquinoxRuntimeError` if a lane failed, unless `throw=False`.
 
-    Under tracing nothing can be raised without a host callback, which the programs of the library
-    do not hold. With `throw=True`, failed lanes are then NaN, with their result: `kept` names the
-    fields in which `throw=False` keeps numbers of a failed lane, such as the exact part of a path.
+    Under tracing nothing can be raised without a host callback, which programs of the library do
+    not hold (but for diffrax's own, in flows). With `throw=True`, failed lanes are then NaN, with
+    their result: `kept` names the fields in which `throw=False` keeps numbers of a failed lane,
+    such as the exact part of a path.
     """
     if not throw:
         return solution

@@ -2,8 +2,8 @@
 
 A formulation (`setup.py`) gives the vector field (`terms/`) and its solver; diffrax integrates it,
 and the states at the times `s` are read as `x(s)`, `z(s) = ∫₀ˢ x`, `x̄(s) = z(s)/s` and the dual
-`Xᵀν(s) = s r − M z(s)`. The steps themselves have no derivatives with respect to the data; in `s`
-the derivative of a state is the vector field.
+`Xᵀν(s) = s r − M z(s)`. Derivatives in the data go through the steps, whose lengths are held fixed;
+in `s` the derivative of a state is the vector field.
 """
 
 from typing import Any
@@ -47,8 +47,8 @@ class Flow(eqx.Module):
     !!! example
 
         ```python
-        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
-        flow = dln.gradient_flow(dln.UV(jnp.ones(2), jnp.zeros(2)), problem, [0.0, 2.0], eps=1e-9)
+        problem, s = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0])), jnp.array([0.0, 2.0])
+        flow = dln.gradient_flow(dln.UV(jnp.ones(2), jnp.zeros(2)), problem, s, eps=1e-9)
         flow.x[1]  # (2.0, 1.0): the loss is minimised
         flow.x_mean[1]  # (1.450, 0.467); the lasso at μ = 2 is (1.5, 0.5)
         flow.result  # successful

@@ -166,7 +166,8 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver[Any]):
         ```python
         problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
         network = dln.UV(jnp.ones(2), jnp.zeros(2))
-        flow = dln.gradient_flow(network, problem, [2.0], eps=1e-9, solver=dln.Rodas5P())
+        solver, s = dln.Rodas5P(), jnp.array([2.0])
+        flow = dln.gradient_flow(network, problem, s, eps=1e-9, solver=solver)
         flow.x[0]  # (2, 1)
         ```
 

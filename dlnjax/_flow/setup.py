@@ -141,7 +141,7 @@ class DualForm(AbstractFormulation):
         ```python
         problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
         network, form = dln.UV(jnp.ones(2), jnp.zeros(2)), dln.DualForm()
-        flow = dln.gradient_flow(network, problem, [2.0], log_eps=-2000.0, formulation=form)
+        flow = dln.gradient_flow(network, problem, jnp.array([2.0]), log_eps=-2e3, formulation=form)
         flow.x[0]  # (2, 1)
         ```
 
@@ -217,8 +217,8 @@ class WeightForm(AbstractFormulation):
         ```python
         problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
         network, form = dln.UV(jnp.ones(2), jnp.zeros(2)), dln.WeightForm()
-        flow = dln.gradient_flow(network, problem, [2.0], eps=1e-4, formulation=form)
-        flow.x[0]  # (2.0000, 0.9999)
+        flow = dln.gradient_flow(network, problem, jnp.array([2.0]), eps=1e-4, formulation=form)
+        flow.x[0]  # (2.0000, 0.9996)
         ```
     """
 
@@ -299,11 +299,11 @@ class Run(eqx.Module):
 
     def controller(self) -> diffrax.PIDController:
         """The step size controller, in the maximum norm."""
-        # The maximum norm, since a mean over all coordinates would hide the one that jumps. safety
-        # = 0.8, not diffrax's 0.9: at a jump the step must shrink by orders of magnitude. Measured
-        # at log ε = −11, −46, −700: 15, 33, 57 rejected steps instead of 27, 48, 71, of 156, 194,
-        # 197 in all (3 × 4), and 44 instead of 80 of 545 (20 × 40). The number in all stays the
-        # same to 3 %; with 0.7 it is 1 to 5 % larger.
+        # The maximum norm, since a mean over all coordinates would hide the one that jumps. A
+        # safety of 0.8, not diffrax's 0.9: at a jump the step must shrink by orders of magnitude.
+        # Measured at log ε = −11, −46, −700: 15, 33, 57 rejected steps instead of 27, 48, 71, of
+        # 156, 194, 197 in all (3 × 4), and 44 instead of 80 of 545 (20 × 40). The number in all
+        # stays the same to 3 %; with 0.7 it is 1 to 5 % larger.
         return diffrax.PIDController(
             rtol=self.rtol,
             atol=self.atol * self.formulation.atol_scale(self.network, self.problem, self.log_eps),

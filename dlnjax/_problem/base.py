@@ -258,8 +258,8 @@ class AbstractProblem(eqx.Module):
         (units of `r`); `positive` for the lasso over `x ≥ 0` (infinite where some `x < 0`).
 
         **Returns:** the gap, `≥ 0` up to rounding, of the broadcast shape `(...)`, in units of the
-        loss. At `κ = 0` all coordinates attain the minimum that scales the dual point, and the
-        derivative in `κ` is a mean over them, not the one-sided derivative.
+        loss. At `κ = 0` all coordinates with `∇ℓ(x)ᵢ ≠ 0` attain the minimum that scales the dual
+        point: the derivative in `κ` is a mean over them, not the one-sided derivative.
 
         **Raises:** `ValueError` if `kappa < 0`, or the last axis of `x` is not `d`; `TypeError` if
         the loss is not the quadratic.
@@ -292,7 +292,7 @@ class AbstractProblem(eqx.Module):
         """The duality gap of one point `x`, `(d,)`, with a `κ` for each sign of each coordinate.
 
         **Arguments:** `bounds`, the `κ` of positive entries (row 0) and of negative ones (row 1), 0
-        and ∞ allowed; `positive` for `x ≥ 0`; `rounding`, a bound of the rounding error of each
+        and ∞ allowed; `positive` for `x ≥ 0`; `rounding`, a bound on the rounding error of each
         entry of `Xᵀ(y − Xx)`. With it, a dual constraint that is violated by less counts as
         satisfied, and the error that this may cause, `Σ roundingᵢ|xᵢ|`, is added to the gap.
 
@@ -343,7 +343,7 @@ class AbstractProblem(eqx.Module):
 
             ```python
             problem = dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2))
-            problem.as_points([[0, 1], [2, 3]]).shape  # (2, 2)
+            problem.as_points(np.ones((3, 2), int)).dtype  # float64
             ```
         """
         x = as_float(x, "x", self.r.dtype)

@@ -104,7 +104,7 @@ class AbstractNetwork(eqx.Module):
         !!! example
 
             ```python
-            dln.UV(jnp.ones(2), jnp.ones(2) * 2).penalty(0.1)  # λ/2 (‖u‖² + ‖v‖²) = 0.5
+            dln.UV(jnp.ones(2), 2 * jnp.ones(2)).penalty(jnp.array(0.1))  # λ/2 (‖u‖² + ‖v‖²) = 0.5
             ```
         """
 
@@ -180,7 +180,7 @@ class Growth(eqx.Module):
 
             ```python
             growth = dln.Deep(jnp.ones(2), jnp.ones(2), depth=4).growth(jnp.log(1e-4))
-            growth.log_growth(1.0)  # log 4 = 1.386
+            growth.log_growth(jnp.array(1.0))  # log 4 = 1.386
             ```
         """
         p = self.exponent
@@ -231,7 +231,7 @@ class Constant(eqx.Module):
             time_scale = lambda self, log_eps: jnp.ones_like(log_eps)
             penalty = lambda self, decay: decay / 2 * jnp.sum(self.u**2)
 
-        Features(jnp.ones(1), dln.Constant([[1.0], [2.0]]))()  # (1, 2)
+        Features(jnp.ones(1), dln.Constant(jnp.array([[1.0], [2.0]])))()  # (1, 2)
         ```
     """
 
@@ -307,7 +307,7 @@ class AbstractDualNetwork(AbstractNetwork):
             ```python
             network = dln.UV(jnp.ones(2), jnp.zeros(2))  # shape (β ± γ)/2 = 1/2
             network.initial_dual(jnp.log(1e-4))  # 1 − log(1/4)/log(1/ε) = 1.1505, shape (2, 2)
-            network.initial_dual(-jnp.inf)  # 1
+            network.initial_dual(jnp.array(-jnp.inf))  # 1
             ```
         """
 

@@ -29,9 +29,8 @@ class Deep(AbstractDualNetwork):
     `D = 2` and `u^{2−D} + v^{2−D}` at `D > 2`.
 
     At `D > 2`, `gradient_flow` integrates an active coordinate with an `ε` no smaller than the one
-    for which its `w` is `eps^{2/3} w(0)`, `eps` the rounding unit: in float64 about 5e-32 at `D =
-    3` and 1e-21 at `D = 4`. If the true `ε` is smaller, `x_mean` is within about 4e-11 of its
-    limit.
+    for which its `w` is `eps^{2/3} w(0)`, `eps` the rounding unit: in float64 about 5e-32 at depth
+    3 and 1e-21 at depth 4. If the true `ε` is smaller, `x_mean` is within about 4e-11 of its limit.
 
     !!! example
 
@@ -122,7 +121,7 @@ class Deep(AbstractDualNetwork):
         !!! example
 
             ```python
-            dln.Deep(jnp.ones(2), jnp.ones(2), depth=2).penalty(0.5)  # 0.5 · (2 + 2) = 2
+            dln.Deep(jnp.ones(2), jnp.ones(2), depth=2).penalty(jnp.array(0.5))  # 0.5 · (2 + 2) = 2
             ```
         """
         if self._depth is None:

@@ -104,9 +104,9 @@ class PowerLink(AbstractLink):
         self.exponent = exponent = 1 / jnp.asarray(growth.exponent, start.dtype)
         # From log q(0) = log ε − a log w(0).
         self.log_eps = growth.log_initial + exponent * jnp.log(start)
-        # The power 2/3 was chosen between the two errors above, u^{2/3} and u^{1/3}. With a bound on
-        # w smaller by 100 the choice among dependent columns would have errors of 6e-4 instead of
-        # 6e-6 in float64; with one larger by 100, x̄ would have errors of 4e-9 instead of 4e-11.
+        # The power 2/3 was chosen between the two errors above, u^{2/3} and u^{1/3}. With a bound
+        # on w smaller by 100 the choice among dependent columns would have errors of 6e-4 instead
+        # of 6e-6 in float64; with one larger by 100, x̄ would have errors of 4e-9 instead of 4e-11.
         smallest = jnp.finfo(start.dtype).eps ** (2 / 3) * start
         least = lax.stop_gradient(exponent * jnp.log(smallest) + jnp.log(largest_x))
         self.acting_log_eps = jnp.maximum(self.log_eps, least)

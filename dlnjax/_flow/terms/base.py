@@ -1,7 +1,6 @@
 """The interfaces of vector fields of the flow.
 
-- `AbstractFlowTerm`: a diffrax term in rescaled time, with its initial state and how to read a
-state.
+- `AbstractFlowTerm`: a diffrax term in rescaled time, with its initial state and reading of states.
 - `AbstractDualTerm`: one of the dual form, which also factorises its own Jacobian, for `Rodas5P`.
 
 With `w = w(0) ∓ Xᵀν + λs` and `x = Σ ± φ_ε(w)`, the flow is `dν/ds = y − Xx`, `dz/ds = x`. The
@@ -77,8 +76,8 @@ class AbstractDualTerm(AbstractFlowTerm):
     matrices. The field is autonomous.
 
     The problem is scaled by `σ`, the largest column norm: `X/σ`, `σy`, `σ²x`, `σ²z`. Entries of
-    `M/σ²` are at most 1, so that `z`, like `w`, is of the order of 1 at the first jump, and the
-    tolerances do not depend on the units of `X`.
+    `M/σ²` are at most 1, so that an error in one entry of `σ²z` changes each entry of `w` by no
+    more than itself: one tolerance suits both, whatever the units of `X` are.
     """
 
     scale: AbstractVar[Float[Array, ""]]

@@ -38,9 +38,9 @@ from ...networks.link import AbstractLink
 from ...networks.signs import sides, signed
 from .base import AbstractDualTerm
 
-# The weight of a relative error of x beside an error of w, in the error of a step. As x is exp(−w
-# log(1/ε)), an error of w in an active coordinate is a relative error of x that is log(1/ε) times
-# larger. With 0, errors of x at the first jump reach 2e-5 at log ε = −2000; with 0.3 they stay
+# The weight of a relative error of x beside an error of w, in the error of a step. An error of w in
+# an active coordinate is a relative error of x = exp(−w log(1/ε)) that is log(1/ε) times larger.
+# With 0, errors of x at the first jump reach 2e-5 at log ε = −2000; with 0.3 they stay
 # below 1e-6. It costs steps: at log ε = −23 (median of eight problems UV 10 × 4) 217, 222, 252, 302
 # with 0, 0.1, 0.3, 1, so a sixth more with 0.3, and 39 % more with 1.
 IN_X = 0.3
