@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from .._checks import check_type
-from .._provenance import provenance
+from .._version import provenance
 from .program import Program, Values, check, plan
 from .spec import Cell, Sweep
 from .store import Store, create, need, open_sweep

@@ -12,7 +12,7 @@ import rich.console
 import rich.progress
 import typer
 
-from .._provenance import provenance
+from .._version import provenance
 
 out = rich.console.Console(highlight=False)
 err = rich.console.Console(stderr=True, highlight=False)

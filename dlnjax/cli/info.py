@@ -16,7 +16,7 @@ from .._lasso.path import lasso_path
 from .._lasso.point import lasso
 from .._limit.limit_flow import limit_flow
 from .._problem import LeastSquares
-from .._provenance import provenance
+from .._version import provenance
 from ..networks import UV, AbstractNetwork, Deep, USquared
 from .console import Float32, err, out, set_precision
 
