@@ -178,3 +178,25 @@ def test_paths_are_right_or_flagged(case):
     else:
         assert path.result == dln.RESULTS.path_inaccurate
         assert path.stats["max_violation"] > np.finfo(float).eps ** 0.5
+
+
+def test_paths_end_where_the_rank_of_a_gram_matrix_does():
+    """Columns 0 and 2 are near twins in units apart by seven decades: `M` cannot tell how column 1,
+    which depends on the others, does so. The path once went on after its end, without a word."""
+    X = np.array(
+        [
+            [-33120470735954.24, -12527476.711834649, 568083940502.451, -4400261715.068089],
+            [-102742027231197.25, 6680462.027841553, 1762041592101.5994, 10686163528.868689],
+            [-81511848907345.55, -17567517.81940912, 1397492234746.0703, -1976448462.4802854],
+        ]
+    )
+    y = np.array([23711433562.67096, -160321818170.66653, 102963391419.52893])
+    problem = dln.Quadratic(X.T @ X, X.T @ y)
+    path = dln.lasso_path(problem)
+    x = dln.basis_pursuit(problem).x
+    support = [0, 2, 3]
+    # `M` has the square of the condition number 1.6e4 of these columns, in rounding: 6e-8.
+    right = np.linalg.solve(X[:, support], y)
+    np.testing.assert_allclose(np.asarray(x)[support], right, rtol=1e-6)
+    assert x[1] == 0
+    assert float(jnp.max(path.kkt_residual(problem))) <= 1e-9
