@@ -165,7 +165,7 @@ def test_early_times(network, decayed):
 
 @pytest.mark.parametrize("X, decay", [(0.0, 7e19), (0.0, 1.0), (1.0, 1000.0)])
 def test_decay_above_all_correlations(X, decay):
-    """Nothing moves away from 0: `q^± = q(0)^± e^{−L(λ ∓ r)s}` with `L = log(1/ε)`, but for `Mx`, which
+    """Nothing moves away from 0: `q^± = q(0)^± e^{−L(λ ∓ r)s}`, `L = log(1/ε)`, but for `Mx`, which
     is below 1e-4 of `r`, and that below 1e-3 of λ."""
     L, r, s = 8.3, X, np.array([1e-3, 0.1, 1.0, 10.0, 1e3]) / decay
     problem = dln.LeastSquares([[X]], [1.0], decay)
