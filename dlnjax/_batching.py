@@ -43,7 +43,7 @@ def cores() -> int:
 def as_on(cores: int) -> Iterator[None]:
     """A context in which traces have the chunks of a machine with `cores` cores.
 
-    The chunks decide which sums XLA vectorises, and so the rounding: a sweep that is resumed on
+    The size of the chunks changes the rounding of compiled programs: a sweep that is resumed on
     another machine repeats its numbers bit for bit only with the same chunks."""
     token = _fixed_cores.set(cores)
     try:

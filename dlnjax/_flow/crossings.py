@@ -173,7 +173,7 @@ def _solve(
     # its `room` is `width` and not 0, and the next segment can detect a change of sign. The root in
     # s is known to 8 units of rounding, that in h to about 8 eps s d(log x)/ds, with d(log x)/ds of
     # the size of log(1/ε)‖r‖: √eps (1.5e-8) is above that up to s‖r‖ log(1/ε) = 1e7. With 100 times
-    # less, crossings would be lost from 1e5 on, which s = 100 at log ε = −1000 reaches. With 100
+    # less, crossings could be lost from 1e5 on, which s = 100 at log ε = −1000 reaches. With 100
     # times more, deactivation times would move by 1e-6/log(1/ε) and near ties would be merged.
     width = unit**0.5
     ends = jnp.isfinite(s_max) & (s_max > 0)
