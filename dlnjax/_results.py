@@ -138,9 +138,9 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "The trajectory is not finite: it overflows in this precision. Scale the data, or use "
         "float64."
     )
-    max_jumps_reached = (
+    max_crossings_reached = (
         "The flow has more jumps than the buffer holds: those in it are right. Pass a larger "
-        "`max_jumps`, a smaller `s_max`, or a `level` that fewer coordinates reach."
+        "`max_crossings`, a smaller `s_max`, or a `level` that fewer coordinates reach."
     )
     jumps_missed = (
         "Coordinates crossed `level` too close to each other to be told apart: tighten `rtol` and "

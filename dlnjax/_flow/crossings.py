@@ -13,7 +13,7 @@ How a segment ends:
 | deactivation | `hᵢ` falls to `1 − √eps` | the time is stored, `i` counts as below it |
 | tie | several `roomᵢ ≤ √eps/2` at the root | all of them cross at this time |
 | end | `s_max` is reached without a root | the lane is done |
-| full buffer | a root, but `max_jumps` are stored | `max_jumps_reached` |
+| full buffer | a root, but `max_crossings` are stored | `max_crossings_reached` |
 | lost crossing | no root, but some `roomᵢ < −√eps` at `s_max` | `jumps_missed` |
 | failure | the solver fails, `x` reaches its cap, the link is negative | its result |
 """
@@ -51,18 +51,18 @@ class CrossingTimes(eqx.Module):
         problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
         network = dln.UV(jnp.ones(2), jnp.zeros(2))
         times = dln.crossing_times(network, problem, 3.0, 0.5, log_eps=-100.0)
-        times.num_jumps  # 2
+        times.num_crossings  # 2
         times.activations[:2]  # x₁ first, then x₂
         ```
 
     **Attributes:**
 
-    - `s`: the times, increasing, shape `(K,)`: the first `num_jumps`, then the last one repeated
+    - `s`: the times, increasing, shape `(K,)`: the first `num_crossings`, then the last one repeated
         (0 if there is none).
     - `activations`: which `|xᵢ|` rise to the level at each time; `deactivations`: which fall to
         it. Shape `(K, d)`.
-    - `num_jumps`: the number of crossing times, a scalar.
-    - `result`: how the solve ended. If it failed, the times are NaN; with `max_jumps_reached` the
+    - `num_crossings`: the number of crossing times, a scalar.
+    - `result`: how the solve ended. If it failed, the times are NaN; with `max_crossings_reached` the
         first `K` crossings are kept.
     - `stats`: `num_steps`, the number of steps of the solver.
     """
@@ -70,7 +70,7 @@ class CrossingTimes(eqx.Module):
     s: Float[Array, " K"]
     activations: Bool[Array, "K d"]
     deactivations: Bool[Array, "K d"]
-    num_jumps: Int[Array, ""]
+    num_crossings: Int[Array, ""]
     result: RESULTS
     stats: dict[str, Any]
 
@@ -102,7 +102,7 @@ def crossing_times(
     rtol: Real[ArrayLike, ""] | None = None,
     atol: Real[ArrayLike, ""] | None = None,
     max_steps: int = 65536,
-    max_jumps: int | None = None,
+    max_crossings: int | None = None,
     throw: bool = True,
 ) -> CrossingTimes:
     """The times in `(0, s_max]` at which `|xᵢ(s)|` crosses `level`, by root finding within steps.
@@ -128,13 +128,13 @@ def crossing_times(
     - `s_max`: where to stop, `> 0` and finite, a scalar, in rescaled time.
     - `level`: positive, a scalar or of shape `(d,)`, in units of `x`. For example half of each
         coordinate's first plateau.
-    - `max_jumps`: static size `K` of the buffers, default `4 min(n, d) + 16`.
+    - `max_crossings`: static size `K` of the buffers, default `4 min(n, d) + 16`.
     - the others: as in `gradient_flow`; `max_steps` counts steps between two crossings.
 
     **Returns:** a `CrossingTimes`.
 
     **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if the solver
-    fails or there are more than `max_jumps` crossings.
+    fails or there are more than `max_crossings` crossings.
 
     !!! cite "Reference"
 
@@ -149,21 +149,21 @@ def crossing_times(
     check_finite(level, "level")
     if level.shape not in ((), (d,)):
         raise ValueError(f"`level` must be a scalar or of shape ({d},), got shape {level.shape}.")
-    if max_jumps is None:
+    if max_crossings is None:
         # The default size of `lasso_path` and `limit_flow`, whose events the crossings tend to. It
-        # is an estimate: too small a buffer ends in `max_jumps_reached`, too large a one costs
+        # is an estimate: too small a buffer ends in `max_crossings_reached`, too large a one costs
         # memory.
-        max_jumps = 4 * problem.rank_bound + 16
-    max_jumps = as_count(max_jumps, "max_jumps")
+        max_crossings = 4 * problem.rank_bound + 16
+    max_crossings = as_count(max_crossings, "max_crossings")
     solver = formulation.default_solver() if solver is None else solver
     check_type(solver, "solver", diffrax.AbstractSolver, "a solver, such as `diffrax.Kvaerno5()`")
-    jumps = _solve(run, s_max, jnp.broadcast_to(level, d), solver, max_jumps)
+    jumps = _solve(run, s_max, jnp.broadcast_to(level, d), solver, max_crossings)
     return raise_on_failure(jumps, jumps.result, throw, kept=("s",))
 
 
 @eqx.filter_jit
 def _solve(
-    run: Run, s_max: Array, level: Array, solver: diffrax.AbstractSolver, max_jumps: int
+    run: Run, s_max: Array, level: Array, solver: diffrax.AbstractSolver, max_crossings: int
 ) -> CrossingTimes:
     term = run.term()
     start = term.initial()
@@ -232,16 +232,16 @@ def _solve(
         # level without an event makes the minimum negative, and hides all later events.
         is_lost = ~is_event & ~state.is_done & ~(jnp.min(left) > -width)
         failed = ~is_event & (solution.result != diffrax.RESULTS.successful)
-        is_full = is_event & (state.row == max_jumps)
+        is_full = is_event & (state.row == max_crossings)
         result = RESULTS.where(is_lost, RESULTS.jumps_missed, state.result)
         result = RESULTS.where(failed, RESULTS.promote(solution.result), result)
-        result = RESULTS.where(is_full, RESULTS.max_jumps_reached, result)
+        result = RESULTS.where(is_full, RESULTS.max_crossings_reached, result)
         is_held = term.is_in_range(term.read(s, y)[0])
         result = RESULTS.where(is_held, result, RESULTS.flow_not_finite)
         is_consistent = term.is_consistent(y)
         result = RESULTS.where(is_consistent, result, RESULTS.invalid_network)
         result = RESULTS.where(state.is_done, state.result, result)
-        row = jnp.where(is_event, state.row, max_jumps)
+        row = jnp.where(is_event, state.row, max_crossings)
         sides = jnp.stack([crosses & ~state.is_above, crosses & state.is_above])
         return _State(
             s=jnp.where(state.is_done, state.s, s),
@@ -263,20 +263,20 @@ def _solve(
         steps=jnp.asarray(0),
         result=verdict,
         is_done=~valid,
-        times=jnp.zeros(max_jumps, dtype),
-        crossed=jnp.zeros((2, max_jumps, d), bool),
+        times=jnp.zeros(max_crossings, dtype),
+        crossed=jnp.zeros((2, max_crossings, d), bool),
     )
     # One predicate for all lanes: those that are done take segments of length 0, which are dropped.
     state = while_loop(lambda state: any_lane(~state.is_done), step, state)
     is_known = state.result == RESULTS.successful
-    is_known = is_known | (state.result == RESULTS.max_jumps_reached)
+    is_known = is_known | (state.result == RESULTS.max_crossings_reached)
     last = state.times[jnp.clip(state.row - 1, 0)]
-    times = jnp.where(jnp.arange(max_jumps, dtype=jnp.int32) < state.row, state.times, last)
+    times = jnp.where(jnp.arange(max_crossings, dtype=jnp.int32) < state.row, state.times, last)
     return CrossingTimes(
         s=jnp.where(is_known, times, jnp.nan),
         activations=state.crossed[0],
         deactivations=state.crossed[1],
-        num_jumps=state.row,
+        num_crossings=state.row,
         result=state.result,
         stats={"num_steps": state.steps},
     )
