@@ -57,13 +57,13 @@ class CrossingTimes(eqx.Module):
 
     **Attributes:**
 
-    - `s`: the times, increasing, shape `(K,)`: the first `num_crossings`, then the last one repeated
-        (0 if there is none).
+    - `s`: the times, increasing, shape `(K,)`: the first `num_crossings`, then the last one
+        repeated (0 if there is none).
     - `activations`: which `|xᵢ|` rise to the level at each time; `deactivations`: which fall to
         it. Shape `(K, d)`.
     - `num_crossings`: the number of crossing times, a scalar.
-    - `result`: how the solve ended. If it failed, the times are NaN; with `max_crossings_reached` the
-        first `K` crossings are kept.
+    - `result`: how the solve ended. If it failed, the times are NaN; with `max_crossings_reached`
+        the first `K` crossings are kept.
     - `stats`: `num_steps`, the number of steps of the solver.
     """
 
