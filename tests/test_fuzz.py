@@ -200,3 +200,41 @@ def test_paths_end_where_the_rank_of_a_gram_matrix_does():
     np.testing.assert_allclose(np.asarray(x)[support], right, rtol=1e-6)
     assert x[1] == 0
     assert float(jnp.max(path.kkt_residual(problem))) <= 1e-9
+
+
+LASSOS = {
+    # From the μ before, the face is balanced to rounding, and another column must enter: where two
+    # are unpenalised it was taken for the end, and gradient steps began that did not come to one.
+    "a face that is balanced already": (
+        [[2.0, 2, 2, -2], [4, -4, -2, 4], [-4, 2, -2, -2]],
+        [-1.0, 2, 1],
+        [0, 0, 6e10, 7e4],
+        [1.6e11, 1.6e15],
+    ),
+    # A twin has a correlation of rounding, and enters towards a point that is far off.
+    "a step that is lost": (
+        [
+            [0.999999999999995, -2, 1],
+            [-2.000000000000005, 0, -2],
+            [-2.000000000000005, -2, -2],
+            [0.999999999999999, 1, 1],
+        ],
+        [2.0, 2, -1, 0],
+        [1.1, 2.4e7, 1.3],
+        [1.7e16],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LASSOS)
+def test_lassos_reach_what_the_path_has(case):
+    X, y, weights, mu = map(np.array, LASSOS[case])
+    # Of its entries, which are rounded, the twins of the second are one column.
+    problem = dln.Quadratic(X.T @ X, X.T @ y, 0.5000001 * y @ y)
+    found = dln.lasso(problem, mu, weights=weights)
+    assert np.max(found.stats["num_steps"]) < 20
+    rest = y - np.asarray(found.x) @ X.T
+    objective = (rest**2).sum(axis=1) / 2 + np.abs(found.x) @ weights / mu
+    path = np.asarray(dln.lasso_path(problem, weights=weights).x(mu))
+    best = ((y - path @ X.T) ** 2).sum(axis=1) / 2 + np.abs(path) @ weights / mu
+    np.testing.assert_allclose(objective, best, rtol=1e-12)

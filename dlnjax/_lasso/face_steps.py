@@ -162,9 +162,13 @@ class Faces(eqx.Module):
         is_lost = ~jnp.isfinite(new.objective) | (
             new.objective > state.objective + 1e3 * eps * self.loss_at_0
         )
-        idle = ~enters & ~blocked & (left > 0.5 * worst_mismatch)
+        # A step on a face that is at rounding already says so, unless another coordinate can enter.
+        idle = ~enters & ~blocked & (left > 0.5 * worst_mismatch) & ~(violation[worst] > left)
         is_stale = is_lost | idle | (new.pivots > 10 * k + 100)
-        return eqx.tree_at(lambda s: s.is_stale, new, is_stale)
+        # A step that is lost is not taken: where it starts may be all that rounding lets be found.
+        point = lambda s: (s.x, s.correlation, s.gap, s.rounding, s.objective)
+        kept = jax.tree.map(lambda a, b: jnp.where(is_lost, a, b), point(state), point(new))
+        return eqx.tree_at(lambda s: (*point(s), s.is_stale), new, (*kept, is_stale))
 
     def recover(self, state: State, max_steps: Array) -> State:
         """The inverse afresh; if that has been tried, after a burst of gradient steps."""
