@@ -1,5 +1,10 @@
-"""Ensembles of problems. A generator is a function `(key, n, d) -> (X, y)`, or `-> problem`: these,
-or one of your own."""
+"""Random ensembles of problems, for `Sweep` or for use alone.
+
+A generator is a function `(key, n, d) -> (X, y)`, or `-> problem`: an object of one of these
+classes, or a function of your own. `X` has shape `(n, d)` and `y` shape `(n,)`, in JAX's default
+float type, as functions of the arguments alone. `NAMED` holds the classes by the names that a sweep
+knows.
+"""
 
 import dataclasses
 
@@ -20,7 +25,15 @@ def _check_correlation(value: float) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
-    """`X` and `y` with independent standard normal entries, as in [B25] Fig. 1."""
+    """`X` and `y` with independent standard normal entries, as in [B25] Fig. 1.
+
+    !!! example
+
+        ```python
+        X, y = dln.generators.Gaussian()(jax.random.key(0), 3, 4)
+        X.shape, y.shape  # ((3, 4), (3,))
+        ```
+    """
 
     def __call__(self, key: Key[Array, ""], n: int, d: int) -> Data:
         X_key, y_key = jr.split(key)
@@ -29,7 +42,15 @@ class Gaussian:
 
 @dataclasses.dataclass(frozen=True)
 class Rademacher:
-    """`X` and `y` with independent entries ±1."""
+    """`X` and `y` with independent entries ±1 of equal probability. Such data have many ties.
+
+    !!! example
+
+        ```python
+        X, y = dln.generators.Rademacher()(jax.random.key(0), 3, 4)
+        jnp.all(jnp.abs(X) == 1)  # True
+        ```
+    """
 
     def __call__(self, key: Key[Array, ""], n: int, d: int) -> Data:
         X_key, y_key = jr.split(key)
@@ -39,7 +60,18 @@ class Rademacher:
 
 @dataclasses.dataclass(frozen=True)
 class Toeplitz:
-    """`y` standard normal; rows of `X` normal with covariance `correlation^|i−j|`, in `[0, 1)`."""
+    """`y` standard normal; rows of `X` normal with covariance `correlation^|i−j|` of the entries
+    `i` and `j`.
+
+    **Arguments:** `correlation`, in `[0, 1)`. **Raises:** `ValueError` for another one.
+
+    !!! example
+
+        ```python
+        X, y = dln.generators.Toeplitz(0.5)(jax.random.key(0), 100_000, 3)
+        X.T @ X / 100_000  # about [[1, 0.5, 0.25], [0.5, 1, 0.5], [0.25, 0.5, 1]]
+        ```
+    """
 
     correlation: float
 
@@ -48,7 +80,8 @@ class Toeplitz:
 
     def __call__(self, key: Key[Array, ""], n: int, d: int) -> Data:
         X, y = Gaussian()(key, n, d)
-        # The Cholesky factor of the covariance, in closed form.
+        # The Cholesky factor of the covariance, in closed form: `Lᵢⱼ = ρ^{i−j}` in column 0 and
+        # `√(1 − ρ²) ρ^{i−j}` in the others, as of an autoregression: no O(d³) factorisation.
         lag = np.arange(d)[:, None] - np.arange(d)[None, :]
         factor = np.where(lag >= 0, float(self.correlation) ** np.maximum(lag, 0), 0)
         factor[:, 1:] *= (1 - self.correlation**2) ** 0.5
@@ -57,8 +90,18 @@ class Toeplitz:
 
 @dataclasses.dataclass(frozen=True)
 class Equicorrelated:
-    """`y` standard normal; rows of `X` normal, any two entries of one with the same `correlation`,
-    in `[0, 1)`."""
+    """`y` standard normal; rows of `X` normal with entries of variance 1, of which any two have the
+    same `correlation`.
+
+    **Arguments:** `correlation`, in `[0, 1)`. **Raises:** `ValueError` for another one.
+
+    !!! example
+
+        ```python
+        X, y = dln.generators.Equicorrelated(0.5)(jax.random.key(0), 100_000, 3)
+        X.T @ X / 100_000  # about 1 on the diagonal, 0.5 elsewhere
+        ```
+    """
 
     correlation: float
 
@@ -66,6 +109,7 @@ class Equicorrelated:
         _check_correlation(self.correlation)
 
     def __call__(self, key: Key[Array, ""], n: int, d: int) -> Data:
+        # A part that all entries of a row share, and one of their own.
         key, common_key = jr.split(key)
         X, y = Gaussian()(key, n, d)
         common = jr.normal(common_key, (n, 1))
@@ -74,8 +118,20 @@ class Equicorrelated:
 
 @dataclasses.dataclass(frozen=True)
 class Planted:
-    """`X` standard normal and `y = Xx*` with normal noise of standard deviation `noise`, where `x*`
-    has `nonzeros` entries ±1 at random places."""
+    """`X` standard normal and `y = Xx*` plus normal noise, where `x*` has `nonzeros` entries ±1 at
+    random places.
+
+    **Arguments:** `nonzeros`, at least 1 and at most `d`; `noise ≥ 0`, the standard deviation of
+    the noise. **Raises:** `ValueError` for others, for `nonzeros > d` when it is called.
+
+    !!! example
+
+        ```python
+        X, y = dln.generators.Planted(nonzeros=2)(jax.random.key(0), 20, 40)
+        x = dln.basis_pursuit(dln.LeastSquares(X, y)).x
+        jnp.sort(jnp.abs(x))[-3:]  # (0, 1, 1): the minimum 1-norm recovers x*
+        ```
+    """
 
     nonzeros: int
     noise: float = 0.0
@@ -100,7 +156,17 @@ class Planted:
 @dataclasses.dataclass(frozen=True)
 class ZMatrix:
     """A positive definite `M = XᵀX` with `Mᵢⱼ ≤ 0` for `i ≠ j`, and `r = Xᵀy` standard normal;
-    `n = d`. The positive lasso path is monotone for each ([B25] §3.1)."""
+    `n = d`. The positive lasso path of each is coordinate-wise monotone ([B25] §3.1).
+
+    **Raises:** `ValueError` for `n ≠ d`, when it is called.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(*dln.generators.ZMatrix()(jax.random.key(0), 4, 4))
+        dln.lasso_path(problem, positive=True).is_monotone()  # True
+        ```
+    """
 
     def __call__(self, key: Key[Array, ""], n: int, d: int) -> Data:
         if n != d:
@@ -108,8 +174,11 @@ class ZMatrix:
         A_key, scale_key, r_key = jr.split(key, 3)
         A = jr.uniform(A_key, (d, d))
         A = (A + A.T) * (1 - jnp.eye(d)) / 2
-        # Beyond the largest row sum, which bounds the eigenvalues.
+        # The largest row sum of A bounds its eigenvalues (Gershgorin), so that 1.25 times it, less
+        # A, has the condition number 9 at most: far from singular for every key, and still not
+        # nearly diagonal. A factor nearer to 1 lets some M be almost singular.
         M = 1.25 * jnp.max(jnp.sum(A, axis=1)) * jnp.eye(d) - A if d > 1 else jnp.ones((1, 1))
+        # Columns of unequal norms, by factors of about e^{±1/2}: a scaling keeps the signs.
         scale = jnp.exp(jr.normal(scale_key, (d,)) / 2)
         L = cholesky(scale[:, None] * M * scale[None, :])
         return L.T, lower_solve(L, jr.normal(r_key, (d, 1)))[:, 0]
@@ -117,8 +186,21 @@ class ZMatrix:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Given:
-    """Your own data: `X` of shape `(instances, n, d)` and `y` of shape `(instances, n)`, NumPy
-    arrays or memory maps. Instance `i` is `(X[i], y[i])`."""
+    """Your own data, as the generator of a sweep: instance `i` is `(X[i], y[i])`.
+
+    **Arguments:** `X`, shape `(instances, n, d)`, and `y`, shape `(instances, n)`: arrays, or NumPy
+    memory maps, of which only blocks are read. **Raises:** `ValueError` for other shapes.
+
+    !!! example
+
+        ```python
+        rng = np.random.default_rng(0)
+        data = dln.generators.Given(rng.normal(size=(100, 3, 4)), rng.normal(size=(100, 3)))
+        len(data)  # 100
+        sweep = dln.Sweep(generator=data, metrics=["num_knots"])
+        sweep.instances, sweep.sizes  # (100, ((3, 4),))
+        ```
+    """
 
     X: np.ndarray
     y: np.ndarray
@@ -139,7 +221,17 @@ class Given:
         return len(self.X)
 
     def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The instances `index` (the last one in place of those beyond it)."""
+        """`X` and `y` of the instances `index`, shape `(m,)`: `(m, n, d)` and `(m, n)`.
+
+        !!! example
+
+            ```python
+            data = dln.generators.Given(np.ones((5, 2, 3)), np.arange(10.0).reshape(5, 2))
+            data.take(np.array([1, 9]))[1]  # [[2, 3], [8, 9]]: the last one in place of number 9
+            ```
+        """
+        # A sweep's last block may go beyond the data. It is filled with copies of the last
+        # instance, since all blocks have one shape.
         index = np.minimum(index, len(self) - 1)
         return self.X[index], self.y[index]
 

@@ -1,4 +1,16 @@
-"""What a sweep measures: plain functions whose parameter names say what they need."""
+"""The metrics of a sweep: plain functions whose parameter names say what has to be computed.
+
+| parameter | is | computed by |
+|---|---|---|
+| `problem`, `network` | those of the lane | |
+| `log_eps` | `log ε`, a scalar | |
+| `s` | the times, shape `(S,)` | |
+| `path` | the lasso path | `lasso_path` |
+| `limit` | the limit process | `limit_flow` |
+| `flow` | the flow at `s` | `gradient_flow` |
+
+The first line of a metric's docstring is its description in the store and in plots.
+"""
 
 import dataclasses
 import inspect
@@ -17,18 +29,32 @@ NEEDS = ("problem", "network", "log_eps", "s", "flow", "limit", "path")
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A function of one lane of a sweep, and what its values are.
+    """A function that a sweep evaluates on each lane, with the axes and units of its values.
 
     **Arguments:**
 
-    - `fn`: its parameters are among `problem`, `network`, `log_eps`, `s`, `flow`, `limit` and
-        `path` (others need defaults); only what some metric names is computed, and one that names
-        neither `flow` nor `log_eps` has no axis of `ε`. It runs on the device, under `vmap`.
-    - `dims`: the axes of what it returns: `()`, or some of `"s"` and `"coordinate"`.
-    - `units`, `description`: for the labels. The description is by default the first line of the
-        docstring.
+    - `fn`: a function whose parameters are among `problem`, `network`, `log_eps`, `s`, `flow`,
+        `limit` and `path`; others need defaults. A sweep computes only what some metric names. A
+        metric that names neither `flow` nor `log_eps` has no axis of `ε`. It runs on the device,
+        under `vmap`, and returns an array.
+    - `dims`: the axes of the value: `()`, or some of `"s"`, of length `S`, and `"coordinate"`, of
+        length `d`.
+    - `units`, `description`: for labels. Default description: the first line of the docstring.
 
-    **Raises:** `TypeError` for a parameter of another name, `ValueError` for other `dims`.
+    **Raises:** `TypeError` for a parameter of another name, or an `fn` that is no function;
+    `ValueError` for other `dims`.
+
+    !!! example
+
+        ```python
+        def sparsity(path):
+            return jnp.sum(path.x(jnp.inf) != 0)
+
+
+        metric = dln.Metric(sparsity, description="non-zeros at the end of the lasso path")
+        metric.name, metric.needs, metric.has_eps  # ("sparsity", {"path"}, False)
+        dln.Metric(lambda flow: flow.x, dims=("s", "coordinate")).has_eps  # True
+        ```
     """
 
     fn: Callable[..., Array]
@@ -60,42 +86,76 @@ class Metric:
 
     @property
     def name(self) -> str:
-        """The name of the function."""
+        """The name of the function, under which its values are stored unless a dict names them."""
         return getattr(self.fn, "__name__", type(self.fn).__name__)
 
     @property
     def needs(self) -> frozenset[str]:
-        """Which of its parameters a sweep provides."""
+        """The names of its parameters that a sweep provides, a subset of `NEEDS`."""
         return frozenset(self._parameters())
 
     @property
     def has_eps(self) -> bool:
-        """Whether it has an axis of `ε`."""
+        """Whether its values have an axis of `ε`: it needs `flow` or `log_eps`."""
         return bool(self.needs & {"flow", "log_eps"})
 
 
 def is_monotone(path: PiecewiseLinearPath) -> Array:
-    """Whether the lasso path is coordinate-wise monotone (1) or not (0)."""
+    """Whether the lasso path is coordinate-wise monotone (1) or not (0).
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        dln.metrics.is_monotone(dln.lasso_path(problem))  # True: orthogonal columns
+        ```
+    """
     return path.is_monotone()
 
 
 def num_knots(path: PiecewiseLinearPath) -> Array:
-    """Number of knots of the lasso path."""
+    """Number of knots of the lasso path.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        dln.metrics.num_knots(dln.lasso_path(problem))  # 2
+        ```
+    """
     return path.num_knots
 
 
 def num_jumps(limit: LimitFlow) -> Array:
-    """Number of jumps of the limit process."""
+    """Number of jumps of the limit process.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        limit = dln.limit_flow(dln.UV(jnp.ones(2), jnp.zeros(2)), problem)
+        dln.metrics.num_jumps(limit)  # 2
+        ```
+    """
     return limit.num_jumps
 
 
 def time(s: Array) -> Array:
-    """Rescaled training time s, and inverse regularisation μ."""
+    """Rescaled training time s, and inverse regularisation μ.
+
+    !!! example
+
+        ```python
+        dln.metrics.time(jnp.array([1.0, 2.0]))  # (1, 2): the `s` of each instance, to store it
+        ```
+    """
     return s
 
 
 def _gap(problem: AbstractProblem, x: Array, s: Array, path: PiecewiseLinearPath):
-    """The gaps, which are 0 at `s = 0`: everything minimises an infinite penalty there."""
+    """The absolute and the relative lasso gap of `x` at `μ = s`, shape `(S,)`; 0 at `s = 0`."""
+    # At s = 0 the penalty κ = 1/s is infinite: compute at s = 1 and replace, as NaN and its
+    # derivatives must not enter.
     started = s > 0
     gap = suboptimality_gap(problem, x, jnp.where(started, s, 1), path=path)
     return jnp.where(started, gap.absolute, 0), jnp.where(started, gap.relative, 0)
@@ -104,36 +164,101 @@ def _gap(problem: AbstractProblem, x: Array, s: Array, path: PiecewiseLinearPath
 def relative_gap(
     problem: AbstractProblem, flow: Flow, path: PiecewiseLinearPath
 ) -> Float[Array, " S"]:
-    """Relative lasso gap of the averaged flow at μ = s."""
+    """Relative lasso gap of the averaged flow at μ = s.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        network, s = dln.UV(jnp.ones(2), jnp.zeros(2)), jnp.array([1.0, 2.0])
+        path = dln.lasso_path(problem)
+        flow = dln.gradient_flow(network, problem, s, eps=1e-5)
+        dln.metrics.relative_gap(problem, flow, path)  # (0.0082, 0.0047)
+        ```
+    """
     return _gap(problem, flow.x_mean, flow.s, path)[1]
 
 
 def max_relative_gap(problem: AbstractProblem, flow: Flow, path: PiecewiseLinearPath) -> Array:
-    """Largest relative lasso gap of the averaged flow at μ = s, over s."""
+    """Largest relative lasso gap of the averaged flow at μ = s, over s.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        network, s = dln.UV(jnp.ones(2), jnp.zeros(2)), jnp.array([1.0, 2.0])
+        path = dln.lasso_path(problem)
+        flow = dln.gradient_flow(network, problem, s, eps=1e-5)
+        dln.metrics.max_relative_gap(problem, flow, path)  # 0.0082
+        ```
+    """
     return jnp.max(relative_gap(problem, flow, path))
 
 
 def max_gap(problem: AbstractProblem, flow: Flow, path: PiecewiseLinearPath) -> Array:
-    """Largest lasso gap of the averaged flow at μ = s, over s."""
+    """Largest lasso gap of the averaged flow at μ = s, over s.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        network, s = dln.UV(jnp.ones(2), jnp.zeros(2)), jnp.array([1.0, 2.0])
+        path = dln.lasso_path(problem)
+        flow = dln.gradient_flow(network, problem, s, eps=1e-5)
+        dln.metrics.max_gap(problem, flow, path)  # 0.0165, in units of the loss
+        ```
+    """
     return jnp.max(_gap(problem, flow.x_mean, flow.s, path)[0])
 
 
 def max_relative_gap_of_limit(
     problem: AbstractProblem, limit: LimitFlow, s: Array, path: PiecewiseLinearPath
 ) -> Array:
-    """Largest relative lasso gap of the averaged limit process at μ = s, over s."""
+    """Largest relative lasso gap of the averaged limit process at μ = s, over s.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        network, s = dln.UV(jnp.ones(2), jnp.zeros(2)), jnp.array([1.0, 2.0])
+        path = dln.lasso_path(problem)
+        limit = dln.limit_flow(network, problem)
+        dln.metrics.max_relative_gap_of_limit(problem, limit, s, path)  # 0: a monotone path
+        ```
+    """
     return jnp.max(_gap(problem, limit.x_mean(s), s, path)[1])
 
 
 def max_gap_of_limit(
     problem: AbstractProblem, limit: LimitFlow, s: Array, path: PiecewiseLinearPath
 ) -> Array:
-    """Largest lasso gap of the averaged limit process at μ = s, over s."""
+    """Largest lasso gap of the averaged limit process at μ = s, over s.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        network, s = dln.UV(jnp.ones(2), jnp.zeros(2)), jnp.array([1.0, 2.0])
+        path = dln.lasso_path(problem)
+        limit = dln.limit_flow(network, problem)
+        dln.metrics.max_gap_of_limit(problem, limit, s, path)  # 0: a monotone path
+        ```
+    """
     return jnp.max(_gap(problem, limit.x_mean(s), s, path)[0])
 
 
 def max_eta(problem: AbstractProblem, s: Array, path: PiecewiseLinearPath) -> Array:
-    """Largest η(λ, s, z↓(s)) over s, which bounds the gap as ε → 0 up to a constant."""
+    """Largest η(λ, s, z↓(s)) over s, which bounds the gap as ε → 0 up to a constant.
+
+    !!! example
+
+        ```python
+        X, y = jnp.array([[1.0, 0.5, 0.7, 0.0], [0.5, 1.0, 0.1, 0.7]]), jnp.array([1.0, 0.0])
+        problem, s = dln.LeastSquares(X, y), jnp.array([2.0, 5.0])
+        path = dln.lasso_path(problem)
+        dln.metrics.max_eta(problem, s, path)  # 0.385
+        ```
+    """
     started = s > 0
     s = jnp.where(started, s, 1)
     value = eta(problem.weight_decay, s, path.downward_variation(s))
@@ -141,18 +266,49 @@ def max_eta(problem: AbstractProblem, s: Array, path: PiecewiseLinearPath) -> Ar
 
 
 def max_distance_to_limit(flow: Flow, limit: LimitFlow) -> Array:
-    """max |x̄^ε(s) − x̄⁰(s)| over s and coordinates, relative to max |x̄⁰(s)|."""
+    """max |x̄^ε(s) − x̄⁰(s)| over s and coordinates, relative to max |x̄⁰(s)|.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        network, s = dln.UV(jnp.ones(2), jnp.zeros(2)), jnp.array([1.0, 2.0])
+        flow = dln.gradient_flow(network, problem, s, eps=1e-5)
+        limit = dln.limit_flow(network, problem)
+        dln.metrics.max_distance_to_limit(flow, limit)  # 0.120, of order 1/log(1/ε)
+        ```
+    """
     x = limit.x_mean(flow.s)
     return jnp.max(jnp.abs(flow.x_mean - x)) / jnp.max(jnp.abs(x))
 
 
 def max_certificate(problem: AbstractProblem, flow: Flow) -> Array:
-    """Largest certificate (bound of the lasso gap of the averaged flow) over s > 0."""
+    """Largest certificate (bound of the lasso gap of the averaged flow) over s > 0.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        network, s = dln.UV(jnp.ones(2), jnp.zeros(2)), jnp.array([1.0, 2.0])
+        flow = dln.gradient_flow(network, problem, s, eps=1e-5)
+        dln.metrics.max_certificate(problem, flow)  # 0.0308, above the gap 0.0165
+        ```
+    """
     return jnp.max(jnp.where(flow.s > 0, certificate(problem, flow), 0))
 
 
 def num_steps(flow: Flow) -> Array:
-    """Steps of the integrator."""
+    """Steps of the integrator.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        network, s = dln.UV(jnp.ones(2), jnp.zeros(2)), jnp.array([1.0, 2.0])
+        flow = dln.gradient_flow(network, problem, s, eps=1e-5)
+        dln.metrics.num_steps(flow) > 0  # True
+        ```
+    """
     return jnp.asarray(flow.stats["num_steps"])
 
 

@@ -1,10 +1,10 @@
 """scikit-learn estimators: linear models learned by a diagonal linear network and regularised by
-when training stops. Needs the extra `sklearn`.
+early stopping. Needs the extra `sklearn`.
 
-What is solved has no units: columns and response are centred (with `fit_intercept`) and scaled to
-norm 1, all columns by one number unless `standardize`; `eps` and `shape` are the initialisation
-then; and times are in units of `1/‖Xᵀy‖_∞`. So `X → cX` and `y → cy` change nothing but the units
-of `coef_`, and a stopping time means the same on a fold as on all rows.
+The problem that is solved has no units: columns and response are centred (with `fit_intercept`) and
+scaled to norm 1, all columns by one number unless `standardize`; `eps` and `shape` refer to it, and
+times are in units of `1/‖Xᵀy‖_∞`. So `X → cX` and `y → cy` change nothing but the units of `coef_`,
+and a stopping time means the same on a fold as on all rows.
 """
 
 import warnings
@@ -36,14 +36,16 @@ except ModuleNotFoundError as _error:
         "`dlnjax.sklearn` needs scikit-learn: run `pip install 'dlnjax[sklearn]'`."
     ) from _error
 
-# It moved in jax 0.8.
+# `enable_x64` moved out of `jax.experimental` in jax 0.8.
 enable_x64: Any = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64  # pyright: ignore
 
-_DECADES = 3  # of times, in the default grid of `DLNRegressorCV`
+# Decades of the default grid of `DLNRegressorCV`: from s = 1, where the first coefficient leaves 0,
+# to `alpha = alpha_max/1000`, which is the best time of the diabetes data.
+_DECADES = 3
 
 
 class _Path(NamedTuple):
-    """What training on some rows gives at the times of a grid, in the user's units."""
+    """The models of one run at the times of a grid, in the user's units."""
 
     coef: np.ndarray  # (S, d)
     intercept: np.ndarray  # (S,)
@@ -65,9 +67,11 @@ def _train(
     average: Bool[Array, ""],
     positive: bool,
 ) -> tuple[Array, Array, Array, Array, RESULTS]:
+    """`x` (lanes, S, d), its duality gap, `‖Xᵀy‖_∞`, the steps and the result of each lane."""
     network = USquared(shape) if positive else Deep(shape, shape, depth=depth)
 
     def lane(X, y):
+        # The unit of 1/s and of weight decay: the penalty from which on all coefficients are 0.
         r = LeastSquares(X, y).r
         largest = jnp.maximum(jnp.max(r if positive else jnp.abs(r)), 0)
         unit = jnp.where(largest > 0, largest, 1)
@@ -77,12 +81,13 @@ def _train(
             mean, last = limit.x_mean(s), limit.plateau(s)
             steps, result = limit.stats["num_pivots"], limit.result
         else:
+            # `atol` below `rtol`: the dual variable, of order 1 at first, is near 0 where active.
             flow = gradient_flow(
                 network, problem, s, log_eps=log_eps, rtol=rtol, atol=rtol / 10, throw=False
             )
             mean, last = flow.x_mean, flow.x
             steps, result = flow.stats["num_steps"], flow.result
-        # A column of 0 has nothing to learn from, but `u∘u` starts at ε.
+        # A constant column, 0 once centred, keeps its start, which for `u∘u` is ε and not 0.
         x = jnp.where(jnp.any(X != 0, axis=0), jnp.where(average, mean, last), 0)
         gap = problem.duality_gap(x, problem.weight_decay + 1 / s, positive)
         return x, gap, largest, jnp.asarray(steps), result
@@ -120,9 +125,9 @@ def _report_failure(result: RESULTS, x: np.ndarray) -> None:
 
 
 class _AbstractDLN(RegressorMixin, BaseEstimator):
-    """What both estimators share: checked parameters, one batched solve, prediction."""
+    """What both estimators share: checks of parameters, one batched solve, prediction."""
 
-    # What these are is checked by `fit` only, as scikit-learn wants it.
+    # Of any type: scikit-learn asks that the constructor stores what it is given and `fit` checks.
     eps: Any
     depth: Any
     shape: Any
@@ -144,7 +149,7 @@ class _AbstractDLN(RegressorMixin, BaseEstimator):
     n_iter_: int
 
     def predict(self, X: Any) -> np.ndarray:
-        """`X @ coef_ + intercept_`. `(n, d) -> (n,)`.
+        """The predictions `X @ coef_ + intercept_`, `(n, d) -> (n,)`.
 
         **Raises:** `NotFittedError` before `fit`; `ValueError` for another number of columns, NaN
         or inf.
@@ -187,6 +192,8 @@ class _AbstractDLN(RegressorMixin, BaseEstimator):
     ) -> list[_Path]:
         """Train on each subset of the rows, all in one batch."""
         self._check_parameters()
+        # Pad to sizes that data share, and so a compiled program. Of more rows than columns only R
+        # of `[X y] = QR` is kept: `columns + 1` rows.
         n, d = X.shape
         rows, columns = padded_size(n), padded_size(d)
         rows = rows if rows < columns else columns + 1
@@ -214,7 +221,8 @@ class _AbstractDLN(RegressorMixin, BaseEstimator):
         for i, part in enumerate(data):
             coef = x[i, :, :d] * part.y_scale / part.X_scale
             alpha_max = largest[i] * part.y_scale * part.unit / len(part.y)
-            with np.errstate(over="ignore"):  # it may be beyond what a float can hold
+            # Beyond the range of floats, for responses of about 1e200, it is inf: a bound still.
+            with np.errstate(over="ignore"):
                 certificate = np.maximum(gap[i], 0) * part.y_scale * part.y_scale
             paths.append(
                 _Path(
@@ -235,54 +243,62 @@ class _AbstractDLN(RegressorMixin, BaseEstimator):
 
 
 class DLNRegressor(_AbstractDLN):
-    """A linear model learned by a diagonal linear network, by gradient flow until time `s`.
+    """A linear model learned by gradient flow on a diagonal linear network until time `s`.
 
-    What the network learns, averaged over training, follows the lasso path. Stopping at `s` is like
+    The model, averaged over training, follows the lasso path. Stopping at `s` is like
     `sklearn.linear_model.Lasso` at
 
         alpha = alpha_max / s,    alpha_max = ‖Xᵀy‖_∞ / n,
 
     where `alpha_max` is the least `alpha` at which all coefficients are 0. (The library's own
     problem, `½‖y − Xw‖² + κ‖w‖₁`, has no `1/n`: `κ = n·alpha`, and its time is `1/κ`.) In the limit
-    `eps=0` the two are equal where the path is monotone; `certificate_` says how close they are.
+    `eps=0` the two are equal where the path is monotone; `certificate_` bounds how far they differ.
 
-    Computes in float64 whatever JAX's configuration, which it leaves alone. A fit compiles for some
-    seconds unless an earlier one had as many columns and, where they are fewer, rows (up to the
-    next multiple of 16, or of more above 128), as many times and folds, and the same kind of
-    network: `positive`, depth 2 or not, `eps` 0 or not. No other value matters to that.
+    Computes in float64 whatever JAX's configuration, which it does not change. A fit compiles for
+    some seconds unless an earlier one had as many columns and, where they are fewer, rows (rounded
+    up to a multiple of 16, or of more above 128), times and folds, and the same kind of network:
+    `positive`, depth 2 or not, `eps` 0 or not.
 
     **Arguments:**
 
-    - `s`: when training stops, `> 0`, in units of `1/‖Xᵀy‖_∞`: the first coefficient leaves 0 at
-        about 1; orthogonal columns would shrink it by a fraction `1/s`. On the diabetes data, with
-        and without quadratic terms, the default has 2 % more than the least cross-validated
-        error, or less; `DLNRegressorCV` chooses.
-    - `eps`: the size of the initialisation, in `[0, 1)`, where columns and response have norm 1; 0
-        is the limit process, exact. Small ones are closer to it, and cost little more.
-    - `depth`: of the network: `u^depth − v^depth`, at least 2 and real.
-    - `positive`: learn `u∘u`, whose coefficients are `≥ 0`; it compares with the positive lasso.
-    - `shape`: of the initialisation, positive: one number, or one for each column (the larger, the
-        earlier it activates; at depth 2 it matters the less, the smaller `eps`).
-    - `weight_decay`: of the weights, as a fraction of the one at which all coefficients stay 0, in
-        `[0, 1)`; only at depth 2. It adds to the penalty: `alpha = alpha_max (weight_decay + 1/s)`.
-    - `average`: learn the average of the model over training. `False`: the model at time `s`.
-    - `fit_intercept`: centre columns and response.
-    - `standardize`: scale each column to one size, so that the penalty does not depend on units.
-    - `n_times`: how many times are in `s_path_`, from 1 (or `s/10` if that is less) to `s`.
+    - `s`: when training stops, `> 0`, in units of `1/‖Xᵀy‖_∞`. The first coefficient leaves 0 at
+        about 1. On the diabetes data, with and without quadratic terms, the default is within 2 %
+        of the least cross-validated error. `DLNRegressorCV` chooses it.
+    - `eps`: the size of the initialisation, in `[0, 1)`, where columns and response have norm 1.
+        0 is the limit process, which is exact; smaller values are closer to it.
+    - `depth`: the real number `D ≥ 2` of the network `u^D − v^D`.
+    - `positive`: learn `u∘u ≥ 0`, which compares with the positive lasso.
+    - `shape`: of the initialisation, positive, one number or one for each column: larger ones
+        activate earlier. At depth 2 the effect vanishes with `eps`.
+    - `weight_decay`: a fraction, in `[0, 1)`, of the decay at which all coefficients stay 0, at
+        depth 2 only: `alpha = alpha_max (weight_decay + 1/s)`.
+    - `average`: learn the average of the model over training; `False`: the model at time `s`.
+    - `fit_intercept`: centre columns and response; `standardize`: scale columns to the same norm.
+    - `n_times`: the number of times in `s_path_`, from 1 (or `s/10` if that is less) to `s`.
     - `rtol`: relative tolerance of the steps of the flow.
 
     **Attributes:** after `fit`,
 
-    - `coef_`, `(d,)` and `intercept_`, in the units of the data.
+    - `coef_`, `(d,)`, and `intercept_`, in the units of the data.
     - `s_path_`, `(n_times,)`, log-spaced; `coef_path_`, `(n_times, d)`, and `intercept_path_`,
-        `(n_times,)`: what stopping there would have learned.
-    - `alpha_`: the `alpha` of the lasso that `coef_` compares with, of columns that are scaled, if
-        `standardize`, to mean square 1 (as by `StandardScaler`, where they are centred). (Above
-        depth 2, at unit `shape`.)
+        `(n_times,)`: the models of stopping at these times.
+    - `alpha_`: the `alpha` of the lasso that `coef_` compares with, for columns scaled, if
+        `standardize`, to mean square 1, as by `StandardScaler`. (Above depth 2, at unit `shape`.)
     - `certificate_`: an upper bound of that lasso's suboptimality at `coef_`, `½‖y − Xw‖² + κ‖w‖₁`
         less its minimum, in units of `y²`.
     - `n_iter_`: steps of the integrator, or pivots of the limit process.
     - `n_features_in_`, `feature_names_in_`: as everywhere in scikit-learn.
+
+    !!! example
+
+        ```python
+        from dlnjax.sklearn import DLNRegressor
+
+        X = np.random.default_rng(0).normal(size=(50, 10))
+        model = DLNRegressor(s=20, eps=0).fit(X, X[:, 0] - 2 * X[:, 1])
+        model.coef_  # (0.882, −1.894, 0, …, 0)
+        model.alpha_, model.certificate_  # 0.103, 4e-14: it is that lasso
+        ```
 
     !!! cite "Reference"
 
@@ -321,13 +337,10 @@ class DLNRegressor(_AbstractDLN):
         self.rtol = rtol
 
     def fit(self, X: Any, y: Any) -> "DLNRegressor":
-        """Train on `X`, `(n, d)`, and `y`, `(n,)`.
+        """Train on `X`, `(n, d)`, and `y`, `(n,)`. Returns `self`.
 
-        **Returns:** `self`.
-
-        **Raises:** `ValueError` for a bad parameter or bad data; `RuntimeError` if the
-        solver fails. A `ConvergenceWarning` says that almost dependent columns make the limit
-        process inexact.
+        **Raises:** `ValueError` for a bad parameter or bad data; `RuntimeError` if the solver
+        fails; warns (`ConvergenceWarning`) if dependent columns make the limit process inexact.
         """
         X, y = self._data(X, y)
         if not (_is_real(self.s) and 0 < self.s < np.inf):
@@ -341,19 +354,29 @@ class DLNRegressor(_AbstractDLN):
 
 
 class DLNRegressorCV(_AbstractDLN):
-    """`DLNRegressor` stopped at the time that cross-validation chooses. All folds and the final fit
-    are one batched solve.
+    """`DLNRegressor`, stopped at the time of least cross-validated error. All folds and the final
+    fit are one batched solve.
 
     **Arguments:** those of `DLNRegressor` without `s` and `n_times`, and
 
-    - `times`: the candidates for `s`: how many, log-spaced from 1 to 1000, or an increasing array.
-        On each fold they are in units of its own `1/‖Xᵀy‖_∞`.
+    - `times`: the candidates for `s`: their number, log-spaced from 1 to 1000, or an increasing
+        array. On each fold they are in units of the fold's `1/‖Xᵀy‖_∞`.
     - `cv`: number of folds, a splitter of scikit-learn, or an iterable of (train, test) indices.
 
     **Attributes:** those of `DLNRegressor`, with `s_path_` of shape `(S,)`, and
 
     - `s_`: the chosen time, of least mean squared error averaged over folds.
     - `mse_path_`: mean squared error on each fold, `(S, folds)`.
+
+    !!! example
+
+        ```python
+        from dlnjax.sklearn import DLNRegressorCV
+
+        X = np.random.default_rng(0).normal(size=(50, 10))
+        model = DLNRegressorCV(times=50).fit(X, X[:, 0] - 2 * X[:, 1])
+        model.s_, model.mse_path_.shape  # 1000, (50, 5): without noise, the last time
+        ```
     """
 
     times: Any

@@ -1,4 +1,9 @@
-"""The Bregman projection of the initialisation, which the flow is at all times."""
+"""The Bregman projection of the initialisation: the point of the flow, at any time.
+
+Without weight decay `w(s) = w(0) − Fᵀν(s)` at all times: this is the optimality condition of the
+projection of `q(0)` onto `{q ≥ 0 : Fq = Fq(s)}`. So the projection of a given image `Xx` is an end
+point, that of the problem whose response is `Xx`.
+"""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -30,26 +35,37 @@ def bregman_projection(
     max_steps: int = 256,
     throw: bool = True,
 ) -> EndPoint:
-    """Of all that the network can be with the image `Xx`, what is closest to the initialisation.
+    """The Bregman projection of the initialisation `q(0)` onto `{q ≥ 0 : Fq = Xx}`, as a linear
+    model `q` or `q⁺ − q⁻`. `F = X` for `USquared` and `[X, −X]` for signed networks.
 
-    Closest in the Bregman divergence of the network's potential from `q(0)`, among `q ≥ 0` with
-    `Fq = Xx`: at depth 2, `Σ q log(q/q(0)) − q + q(0)`. Without weight decay the flow is its own
-    projection, at all times: `bregman_projection(network, problem, flow.x[k])` is `flow.x[k]`.
+    The divergence is that of the network's potential: at depth 2, `Σ q log(q/q(0)) − q + q(0)`.
+    Without weight decay the flow is at all times the projection onto its own image:
+    `bregman_projection(network, problem, flow.x[k])` is `flow.x[k]`.
 
-    It is the `end_point` of a problem that `x` solves, with its accuracy: `rtol` bounds the
-    residual of the image, beside which small entries may have few digits.
+    It is the `end_point` of a problem that `x` solves, and as accurate: `rtol` bounds the residual
+    of the image relative to the largest entry, so that much smaller entries may have few digits.
 
     **Arguments:**
 
     - `network`: its weights are the shape of the initialisation.
-    - `problem`: a `LeastSquares` or `Quadratic` problem, of which only `X` or `M` plays a role.
-    - `x`: shape `(d,)`. (For `USquared`, with an image that some `x ≥ 0` has too; otherwise the
-        image is projected as well, as in `end_point`.)
+    - `problem`: a `LeastSquares` or `Quadratic` problem. Only its `X` or `M` matters, not `y`, `r`
+        or weight decay.
+    - `x`: shape `(d,)`. For `USquared` some `x' ≥ 0` should have the same image; otherwise the
+        image is replaced by the closest one that some `x' ≥ 0` has, as in `end_point`.
     - `eps` or `log_eps`, `rtol`, `max_steps`, `throw`: as in `end_point`.
 
     **Returns:** an `EndPoint`; its `dual` is `Xᵀν` with `w = w(0) ∓ Xᵀν`.
 
     **Raises:** as `end_point`; `ValueError` for an `x` of another shape, or not finite.
+
+    !!! example
+
+        ```python
+        network = dln.UV(jnp.ones(2), jnp.zeros(2))
+        problem = dln.LeastSquares(jnp.array([[1.0, 2.0]]), jnp.array([0.0]))
+        point = dln.bregman_projection(network, problem, jnp.array([1.0, 1.0]), eps=1e-3)
+        point.x  # (0.0193, 1.4904): also has x₁ + 2x₂ = 3, and is closer to q(0)
+        ```
 
     !!! cite "Reference"
 
@@ -73,7 +89,8 @@ def bregman_projection(
         max_steps=max_steps,
         throw=False,
     )
-    # The problem that `x` solves does not have all that may be wrong with the one that was given.
+    # `solved` has a response of its own, so that a bad `y`, `r` or weight decay of the given
+    # problem is not seen by `end_point`.
     result = first_failure(validity(problem), end.result)
     good = result == RESULTS.successful
     x, dual = (jnp.where(good, v, jnp.nan) for v in (end.x, end.dual))
@@ -81,9 +98,10 @@ def bregman_projection(
 
 
 def _solved_by(problem: AbstractProblem, x: Float[Array, " d"]) -> AbstractProblem:
-    """With the same `M`, and `x` a minimiser of the loss."""
+    """The problem with the same `M` of which `x` is a minimiser: `y = Xx`, or `r = Mx`."""
     if isinstance(problem, LeastSquares):
         return eqx.tree_at(lambda p: p.y, problem, matmul(problem.X, x))
     assert isinstance(problem, Quadratic)
+    # With c = ½⟨x, Mx⟩ the least loss is 0, as it is for `y = Xx`.
     r = problem.matvec(x)
     return eqx.tree_at(lambda p: (p.linear, p.constant), problem, (r, (x * r).sum() / 2))

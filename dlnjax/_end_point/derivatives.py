@@ -1,9 +1,14 @@
-"""Derivatives of the end point, in both modes and of every order.
+"""Derivatives of the end point by the implicit function theorem, in both modes and of every order.
 
-The end point solves `Mx = r` and `±Mη = h (1 − e^{−pδ})/p` in the growth `δ` and in `η`, and is
-found without derivatives. These come from the implicit function theorem: a rule whose change of
-`(δ, η)` solves a linear system at the end point itself. So the rule is a function of what it
-differentiates, and may be differentiated again; so may the linear solve and its transpose.
+Newton's method (`newton.py`) finds, without derivatives, the growth `δ = log q/q(0)`, an `η` and
+the dual variable `g = Xᵀν` that solve
+
+    Mx = r,  x = Σ ±q(0) e^δ,        ±g = h (1 − e^{−pδ})/p,        g = Mη.
+
+`_solution` returns them as constants with a rule for their tangents: it differentiates the three
+residuals at fixed `(δ, η, g)` and solves the linearised equations for `(dδ, dη, dg)`. The residuals
+are functions of `growth` and `problem`, and the linear solve is a `custom_linear_solve`: both can
+be differentiated again.
 """
 
 import equinox as eqx
@@ -23,13 +28,16 @@ from .newton import Newton, State, position
 
 
 class _Unknowns(eqx.Module):
+    """What the equations are solved for, and its tangent."""
+
     delta: Float[Array, "signs d"]
     eta: Float[Array, " d"]
     dual: Float[Array, " d"]  # Mη
 
 
 class _System(eqx.Module):
-    """The equations in the units of `Newton`, and their solution, as constants."""
+    """The equations in the units of `Newton`, and their solution, as constants. The data enter
+    through the arguments `growth` and `problem` of the methods alone."""
 
     solutions: SolutionSpace
     is_allowed: Bool[Array, "signs d"]
@@ -48,19 +56,24 @@ class _System(eqx.Module):
         self.solution = _Unknowns(state.delta, self.eta(state.nu), dual)
 
     def position(self, growth: Growth, delta: Array) -> tuple[Array, Array]:
-        """`q` and `x`."""
+        """`q` and `x`: the values that Newton's method found, with derivatives in `growth` and
+        `delta`."""
+        # `start` and `log_q` are constants, which have digits that `log q(0) + δ` has lost.
         moved = vanishing(growth.log_initial)
         return position(self.start + moved, delta, self.log_q + moved + vanishing(delta))
 
     def eta(self, nu: Array) -> Array:
-        """Of least norm with `Mη = Vᵀnu`."""
+        """The `η` of least norm with `Mη = Vᵀnu`."""
         return matmul(self.solutions.inverse * nu, self.solutions.V)
 
     def matvec(self, problem: AbstractProblem, x: Array) -> Array:
+        """`Mx` in units in which columns have norms between 1 and 2."""
         units = self.solutions.units
         return problem.matvec(x / units) / units
 
     def image(self, problem: AbstractProblem, eta: Array) -> Array:
+        """`Mη` on the coordinates that may move."""
+        # The others are held at 0 and have no equation: 0 = 0 keeps the system square.
         return jnp.where(jnp.any(self.is_allowed, axis=0), self.matvec(problem, eta), 0)
 
     def dual_per_log_growth(self, growth: Growth, delta: Array) -> Array:
@@ -85,7 +98,7 @@ def _(primals, tangents):
         return off, -risen, system.image(problem, unknowns.eta)
 
     values, dots = eqx.filter_jvp(residuals, primals[1:], tangents[1:])
-    # Of what does not move there is none.
+    # The tangent of a residual is None where it depends on no input that moves: it is 0.
     dots = tuple(jnp.zeros_like(v) if t is None else t for v, t in zip(values, dots, strict=True))
     q, _ = system.position(growth, unknowns.delta)
     dual_per_log_growth = system.dual_per_log_growth(growth, unknowns.delta)
@@ -97,7 +110,11 @@ def _(primals, tangents):
 def _linear_solve(
     system: _System, problem: AbstractProblem, stretch: Array, asked: tuple[Array, ...]
 ) -> tuple[Array, Array, Array]:
-    """`η`, `u` and `g` with `M Σ ±(stretch u) = asked₀`, `u ∓ g = asked₁`, `g − Mη = asked₂`."""
+    """`η`, `u` and `g` with `M Σ ±(stretch u) = asked₀`, `u ∓ g = asked₁`, `g − Mη = asked₂`.
+
+    `u = (h e^{−pδ}) dδ` is the change of the dual that each `q` goes along with, and `stretch` is
+    `dq/du`. Eliminating `u` and `g = Vᵀν + asked₂` leaves `V S Vᵀ ν`, which `graded_step` solves.
+    """
     V, project = system.solutions.V, system.solutions.project
 
     def equations(unknowns):
@@ -112,7 +129,9 @@ def _linear_solve(
         return system.eta(nu), u, matmul(nu, V) + image
 
     def transpose_solve(_, rhs):
-        # With the same symmetric matrix: what is asked of `u` is a mismatch, to every digit.
+        # The transposed system `(a, b, c)` has the same symmetric matrix. With `Ma = Vᵀν` it reads
+        # `b = of_u − S(±Vᵀν)`: as the mismatch `−of_u/S` the right-hand side keeps all digits,
+        # however small S is.
         of_eta, of_u, of_g = rhs
         moves = stretch > 0
         mismatch = jnp.where(moves, -of_u / jnp.where(moves, stretch, 1), 0)
@@ -120,7 +139,8 @@ def _linear_solve(
         still = jnp.where(moves, -stretch * u, of_u)
         return system.eta(nu), still, of_g + signed(still)
 
-    # As one vector: JAX does not transpose where a part of the right-hand side is constant.
+    # Pass one vector: JAX cannot transpose a `custom_linear_solve` of which a part of the
+    # right-hand side is constant.
     rhs, parts = ravel_pytree(asked)
     flat = lambda fn: lambda *args: ravel_pytree(fn(*args[:-1], parts(args[-1])))[0]
     found = lax.custom_linear_solve(flat(equations), rhs, flat(solve), flat(transpose_solve))

@@ -1,4 +1,17 @@
-"""The end points: `end_point`, the flow at `s = ∞`, and `limit_point`, its limit as `ε → 0`."""
+"""`end_point`, the flow at `s = ∞`, and `limit_point`, the limit of that point as `ε → 0`.
+
+| case | the end point is | computed by |
+|---|---|---|
+| `Linear` | closest minimiser to the start, or ridge regression | closed form, `linear.py` |
+| `λ > 0` (depth 2) | the lasso at `κ = λ` | last slope of `lasso_path` |
+| `λ = 0`, signed | minimiser of the potential over `argmin ℓ` | Newton on all `q` |
+| `λ = 0`, `x ≥ 0` | the same over `argmin ℓ` in `x ≥ 0` | its zeros by `lasso_path`, then Newton |
+| `λ = 0`, `ε → 0` | the selected minimum 1-norm point | its face by `minimum_norm`, then Newton |
+| traced `λ` | either | both cases, then select |
+
+The Newton method is that of `newton.py`. Solutions carry derivatives by the implicit function
+theorem (`derivatives.py`); everything that decides which equations hold is constant (`held`).
+"""
 
 from typing import Any
 
@@ -42,18 +55,31 @@ from .newton import Newton
 
 
 class EndPoint(eqx.Module):
-    """Where a flow ends.
+    """The end point of a flow, with its dual variable: what `end_point`, `limit_point` and
+    `bregman_projection` return.
 
     **Attributes:**
 
-    - `x`: shape `(d,)`.
-    - `dual`: `Xᵀν(∞)`, shape `(d,)`; infinite where it diverges, because a residual remains (with
-        weight decay, or where no `x ≥ 0` interpolates).
-    - `result`: how the solve ended (a failed one is NaN).
-    - `stats`: `num_steps`, Newton steps; `residual`, that of `Xx = y` and of the dual equation,
-        relative to `x`; `sensitivity`, the relative change of `x` if the dual changes in its last
-        digit, or by the rounding of an initialisation that is larger than `x`; both in units in
-        which columns are of about the same length.
+    - `x`: the linear model, shape `(d,)`.
+    - `dual`: `Xᵀν(∞)`, the integral of `Xᵀ(y − Xx)` over `s`, shape `(d,)`. It is ±∞ in coordinates
+        where a residual remains: with weight decay, or where no `x ≥ 0` interpolates.
+    - `result`: how the solve ended. If it failed, `x` and `dual` are NaN.
+    - `stats`: `num_steps`, Newton steps (with weight decay, pivots of the lasso path; 0 for
+        `Linear`); `residual`, the largest violation of `Xx = y` and of the dual equation, relative
+        to the largest `‖Xⱼ‖|xⱼ|` (with weight decay and for `Linear`: of the optimality conditions,
+        relative to the largest `|rⱼ|/‖Xⱼ‖`); `sensitivity`, the relative change of `x` when the
+        dual changes by one rounding, or by the rounding of an initialisation that is larger than
+        `x`, both in units in which columns have about the same norm.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.array([[1.0, 2.0]]), jnp.array([3.0]))
+        end = dln.end_point(dln.UV(jnp.ones(2), jnp.zeros(2)), problem, eps=1e-9)
+        end.x  # (1.9e-5, 1.49999)
+        end.dual  # (0.543, 1.086), a multiple of Xᵀ
+        end.stats["residual"] < 1e-13  # True
+        ```
     """
 
     x: Float[Array, " d"]
@@ -72,23 +98,24 @@ def end_point(
     max_steps: int = 256,
     throw: bool = True,
 ) -> EndPoint:
-    """The end point of `gradient_flow`, at `s = ∞`, without integrating.
+    """The end point of `gradient_flow` (`s = ∞`), computed without integrating the flow.
 
-    Without weight decay it minimises a potential over the minimisers of the loss (over `x ≥ 0` for
-    `USquared`), for example `Σ q_D(xᵢ/ε)` for unit shapes: see `potential`. With weight
-    decay `λ`, which depth 2 takes only, it is the lasso at `κ = λ`, whatever `ε` is. For `Linear`
-    it is the minimiser closest to the start in the 2-norm; with decay, ridge regression.
+    Without weight decay it minimises a potential over the minimisers of the loss (for `USquared`,
+    over those with `x ≥ 0`). For `Deep` of unit shape this is `Σ q_D(xᵢ/ε)`: see `potential`. With
+    weight decay `λ`, which only networks of depth 2 take, it is the lasso at `κ = λ`, whatever `ε`
+    is. For `Linear` it is the minimiser closest to the start in the 2-norm; with decay, ridge
+    regression.
 
-    `x` is exact to `rtol`, or to `stats["sensitivity"]` where that is more: where points of almost
-    the same norm compete at depth `D > 2`, it hangs on `w ~ ε^{1−2/D}` of the active coordinates,
-    and one rounding of `w(0)`, of the shape or of `X`, moves it by their ratio. (At `D = 4`,
-    `ε = 1e-9`: 1e-11.)
+    `x` is exact to `rtol`, or to `stats["sensitivity"]` if that is larger. This happens at depth
+    `D > 2` where points of almost the same norm compete: `x` then depends on `w ~ ε^{1−2/D}` of the
+    active coordinates, and one rounding of `w(0)`, of the shape or of `X` moves it by the ratio of
+    the two. (At `D = 4`, `ε = 1e-9`: 1e-11.)
 
-    Differentiable by the implicit function theorem, in both modes and to every order. At `λ = 0`,
-    where the end point jumps, the derivative in `λ` is 0 (for `limit_point` of `Linear`, which does
-    not, it is `−(M†)²r`); where `X` has not full rank, that in `X`
-    is for changes that keep its rank. Where fewer coordinates are active than `X` has rows and `ε`
-    is tiny, float64 does not determine the derivatives of `dual`.
+    Differentiable by the implicit function theorem, in both modes and to every order. At `λ = 0`
+    the end point jumps, and the derivative in `λ` is 0 (`limit_point` of `Linear` does not jump:
+    its derivative is `−(M†)²r`). If `X` does not have full rank, the derivative in `X` holds along
+    changes that keep the rank. If fewer coordinates are active than `X` has rows and `ε` is tiny,
+    float64 does not determine the derivatives of `dual`.
 
     **Arguments:**
 
@@ -97,17 +124,28 @@ def end_point(
     - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included. Singular values
         below rounding count as 0.
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
-    - `rtol`: bound of the residual, relative to the largest `‖Xⱼ‖|xⱼ|`. Default `512` units of
-        rounding. Where the initialisation is larger than `x`, its rounding, which
-        `stats["sensitivity"]` includes, is enough.
-    - `max_steps`: Newton steps.
+    - `rtol`: bound of the residual, relative to the largest `‖Xⱼ‖|xⱼ|`. Default: 512 roundings.
+        Where the initialisation is larger than `x`, the residual may be the rounding of the
+        initialisation, which `stats["sensitivity"]` includes.
+    - `max_steps`: the most Newton steps.
     - `throw`: raise on failure. Under tracing, and with `throw=False`, nothing is raised: failed
         lanes are NaN, with their `result`.
 
     **Returns:** an `EndPoint`.
 
-    **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if Newton's
-    method fails, or if `x` depends on digits that the dtype does not have.
+    **Raises:** `ValueError`/`TypeError` for bad input, and `TypeError` for a network without the
+    method `growth`; an `EquinoxRuntimeError` if Newton's method fails, or if `x` depends on digits
+    that the dtype does not have.
+
+    !!! example
+
+        ```python
+        X, y = jnp.array([[1.0, 2.0]]), jnp.array([3.0])
+        network = dln.Deep(jnp.ones(2), jnp.ones(2), depth=3)
+        end = dln.end_point(network, dln.LeastSquares(X, y), eps=1e-2)
+        end.x  # (0.0440, 1.4780)
+        dln.mirror_map(end.x / 1e-2, depth=3)  # (0.405, 0.811): in the range of Xᵀ
+        ```
 
     !!! cite "Reference"
 
@@ -127,19 +165,30 @@ def limit_point(
     max_steps: int = 256,
     throw: bool = True,
 ) -> EndPoint:
-    """The limit of `end_point` as `ε → 0`: of the minimum 1-norm points, the one that small
+    """The limit of `end_point` as `ε → 0`: among the points of minimum 1-norm, the one that small
     initialisations select.
 
-    At `D = 2` it minimises `Σ |xᵢ|(log|xᵢ| − log shapeᵢ²)` among them. At `D > 2` the norm
+    At `D = 2` it minimises `Σ |xᵢ|(log|xᵢ| − log shapeᵢ²)` over them. At `D > 2` the norm
     is `Σ w(0)ᵢ|xᵢ|`, `w(0) = shape^{2−D}`, and the point maximises `Σ |xᵢ|^{2/D}`. For `Linear` it
-    is the minimiser of least 2-norm; with decay, ridge regression.
+    is the minimiser of least 2-norm. With weight decay the limit is `end_point` itself, the lasso
+    at `κ = λ` or, for `Linear`, ridge regression: neither depends on `ε`.
 
     **Arguments:** as for `end_point`, without `ε`.
 
-    **Returns:** an `EndPoint`. Its `dual` is one that attains `±w(0)` at least where `x ≠ 0`.
+    **Returns:** an `EndPoint`. Its `dual` attains `±w(0)` at least where `x ≠ 0`.
 
-    **Raises:** `ValueError` for bad input; an `EquinoxRuntimeError` if the path to the minimum
-    1-norm is cut short or inaccurate, or Newton's method fails.
+    **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if the path to the
+    minimum 1-norm is cut short or inaccurate, or Newton's method fails.
+
+    !!! example
+
+        ```python
+        # Both (1, 2, 0) and (0, 0, 3) have the minimum 1-norm 3: the depth decides between them.
+        X, y = jnp.array([[1.0, 1, 1], [3, 0, 1]]), jnp.array([3.0, 3])
+        problem, ones = dln.LeastSquares(X, y), jnp.ones(3)
+        dln.limit_point(dln.UV(ones, 0 * ones), problem).x  # (0.6540, 1.3079, 1.0381)
+        dln.limit_point(dln.Deep(ones, ones, depth=3), problem).x  # (0.6581, 1.3162, 1.0258)
+        ```
 
     !!! cite "Reference"
 
@@ -162,8 +211,12 @@ def _end(network, problem, log_eps, rtol, max_steps, throw) -> EndPoint:
             "give an `AbstractDualNetwork` that method."
         )
     max_steps = as_count(max_steps, "max_steps")
+    # 512 eps = 1.1e-13 in float64. Newton's method converges quadratically, and mostly ends far
+    # below. In the experiment of `newton.py` 100 times more saves half a step of 14 and leaves
+    # errors of 3e-11; 100 times less, 5 eps, is reached in up to 1.6 times the steps, but leaves no
+    # room for the rounding of longer sums.
     rtol = as_tolerance(512 * jnp.finfo(dtype).eps if rtol is None else rtol, "rtol", dtype)
-    # Which of the two solves a traced weight decay needs is not known: then both are made.
+    # If `weight_decay` is traced its sign is not known: compute both cases and select.
     decay = problem.weight_decay
     decays = bool(np.asarray(decay) > 0) if is_concrete(decay) else None
     end = _solve(network, problem, log_eps, rtol, jnp.asarray(max_steps), decays)
@@ -179,6 +232,8 @@ def _solve(
     max_steps: Array,
     decays: bool | None,
 ) -> EndPoint:
+    # Solve a valid problem in place of an invalid one: what LAPACK returns for NaN, and derivatives
+    # of NaN, would spread to the lanes beside it.
     verdict = first_failure(
         validity(problem),
         (jnp.asarray(True) if log_eps is None else is_log_eps(log_eps), RESULTS.invalid_eps),
@@ -212,12 +267,17 @@ def _linear(network: Linear, problem: AbstractProblem, log_eps: Array | None) ->
     x, dual = linear_end(network, problem, log_eps)
     fixed, end = held(problem), held(x)
     size, norms = largest_correlation(fixed)
+    # By the normal equations `Mx + λx = r`, which the closed form has not used.
     rest = jnp.abs(fixed.r - fixed.matvec(end) - fixed.weight_decay * end)
     stats = {
         "num_steps": jnp.asarray(0),
         "residual": jnp.max(rest / norms) / jnp.where(size > 0, size, 1),
         "sensitivity": jnp.zeros_like(size),
     }
+    # Half of the digits. By experiment, random, almost dependent, Hilbert and low-rank designs
+    # leave at most 3e-13 of these units. Only columns whose norms span some ten decades, for which
+    # one unit of all columns is too coarse, reach 1.5e-8. 100 times less flags more of those;
+    # 100 times more accepts an `x` with six digits.
     rounding = jnp.finfo(x.dtype).eps ** 0.5 * rounding_units(fixed, end)
     is_reached = jnp.all(rest <= rounding + _rounding_of_data(fixed))
     result = first_failure(
@@ -228,19 +288,25 @@ def _linear(network: Linear, problem: AbstractProblem, log_eps: Array | None) ->
 
 
 def _rounding_of_data(problem: AbstractProblem) -> Float[Array, " d"]:
-    """What of `r = Xᵀy` is rounding of `y`: all of it where `y` is orthogonal to the columns."""
+    """How far rounding can move each entry of `r = Xᵀy`: by all of it where `y` is orthogonal to
+    the column."""
+    # ‖y‖ = √(2ℓ(0)), infinite or NaN for a `Quadratic` whose constant is not known to be right.
     length = jnp.sqrt(2 * problem.loss(jnp.zeros_like(problem.r)))
+    # An inner product of `rank_bound` terms is wrong by at most that many roundings of ‖Xⱼ‖‖y‖, and
+    # so are the products with `M` beside it. It decides where `r` is all rounding: by experiment
+    # (`y` orthogonal to designs 7 × 3 and 40 × 10) 8 times that makes 5 of 5200 entries of the dual
+    # infinite, 100 times more none, and 100 times less flags 95 % of the end points of `Linear`.
     unit = 8 * (1 + problem.rank_bound) * jnp.finfo(length.dtype).eps
     return unit * jnp.where(jnp.isfinite(length), length, 0) * problem.column_norms()
 
 
 def _rounding(problem: AbstractProblem) -> Float[Array, " d"]:
-    """What of `r − Mx` counts as rounding."""
+    """How large `|r − Mx|` may be by rounding, in each coordinate."""
     return rounding_of_residual(problem) + _rounding_of_data(problem)
 
 
 def _with_decay(problem: AbstractProblem, positive: bool) -> EndPoint:
-    """The lasso at `κ = λ`."""
+    """The lasso at `κ = λ`: the path at `μ = ∞`, where `x(μ) = z(μ)/μ` is its last slope."""
     path = lasso_path(problem, positive=positive, throw=False)
     x = path.slopes[-1]
     end, fixed = held(x), held(problem)
@@ -253,6 +319,7 @@ def _with_decay(problem: AbstractProblem, positive: bool) -> EndPoint:
         "residual": violation / jnp.where(size > 0, size, 1),
         "sensitivity": jnp.zeros_like(size),
     }
+    # A residual that remains drives the dual to infinity; one that is rounding of 0 does not.
     return EndPoint(
         x=x,
         dual=jnp.where(jnp.abs(c) > _rounding(fixed), jnp.sign(c) * jnp.inf, 0),
@@ -268,14 +335,17 @@ def _without_decay(
     rtol: Array,
     max_steps: Array,
 ) -> EndPoint:
+    # First find which `q` may be positive (`is_allowed`), then solve the equations on these.
     problem = without_decay(problem)
     fixed = held(problem)
     size, point = problem.r.shape, None
     if log_eps is None:
+        # On the face of minimum norm the potentials of all `ε` differ by a multiple of that norm,
+        # a constant: `log ε = −1` has the same minimiser.
         growth = network.growth(-jnp.ones_like(rtol))
         weights = network.initial_dual(jnp.full_like(rtol, -jnp.inf))
         weights = jnp.broadcast_to(weights, (2, *size))
-        # Traced, they are not known to be positive, as they are.
+        # `w(0) > 0`, but traced values do not say so, and the path would allow for weights of 0.
         minimum = minimum_norm(problem, weights, network.positive, None, may_be_zero=False)
         is_allowed = faces(held(minimum.dual), held(weights), network.positive)
         certificate, result, point = minimum.dual, minimum.result, held(minimum.x)
@@ -284,17 +354,19 @@ def _without_decay(
         certificate, result = None, RESULTS.successful
         is_allowed = jnp.ones((1 if network.positive else 2, *size), bool)
         if network.positive:
-            # What may be positive in a minimiser of the loss over `x ≥ 0`: where its residual
-            # vanishes.
+            # Complementarity: a minimiser over `x ≥ 0` is positive only where its residual is 0,
+            # and all minimisers have the same residual. The positive lasso path ends at one.
             path = lasso_path(fixed, positive=True, throw=False)
             point, result = path.slopes[-1], path.result
             rest = fixed.r - fixed.matvec(point)
             is_allowed = ~(rest < -_rounding(fixed))[None, :]
 
     is_free = jnp.any(is_allowed, axis=0)
+    # In the limit `ε` is free: begin, and end, with `q(0)` of the size of the solution.
     from_size = log_eps is None
     assert growth is not None
     if point is not None:
+        # A path that failed is NaN: `result` says so, and Newton's method needs numbers.
         point = jnp.where(jnp.isfinite(point), point, 0)
     solutions = SolutionSpace(fixed, is_free, point if network.positive else None)
     newton = Newton(held(growth), solutions, is_allowed, point, from_size)
@@ -303,12 +375,14 @@ def _without_decay(
     x, dual = differentiable_end(newton, state, growth, problem)
     dual = jnp.where(is_free, dual, -jnp.inf) if certificate is None else certificate
 
-    # Newton's residual knows of the coordinates that are allowed; what the others would still
-    # lower of the loss says whether they should have been.
+    # Newton's residual covers the allowed coordinates only. If moving another one still lowers the
+    # loss, it should have been allowed, and the face was wrong.
     rest = fixed.r - fixed.matvec(held(x))
     rest = rest if network.positive else jnp.abs(rest)
     is_minimal = jnp.all(is_free | (rest <= _rounding(fixed)))
     is_reached = newton.is_reached(state, rtol) & is_minimal
+    # Half of the digits of `x` at least. Below, `sensitivity` says how many there are; 100 times
+    # more would return points of which six digits are arbitrary in float64, and one in float32.
     is_sharp = sensitivity <= jnp.finfo(rtol.dtype).eps ** 0.5
     result = first_failure(
         result,

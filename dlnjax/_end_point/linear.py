@@ -1,4 +1,11 @@
-"""Where depth 1 ends: the minimiser closest to the start, or ridge regression."""
+"""The end point at depth 1, in closed form: the minimiser of the loss that is closest to the start,
+or, with weight decay, ridge regression.
+
+    λ = 0:  x = x(0) + M†(r − Mx(0)),        λ > 0:  x = (M + λI)⁻¹ r
+
+Values come from the spectrum of `M` (`SolutionSpace`). Its derivatives would be infinite or NaN
+where eigenvalues are equal, so derivatives come from linear systems with the same solution.
+"""
 
 import jax.lax as lax
 import jax.numpy as jnp
@@ -14,14 +21,17 @@ from ..networks import Linear
 def linear_end(
     network: Linear, problem: AbstractProblem, log_eps: Float[Array, ""] | None
 ) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
-    """`x` and `Xᵀν` at `s = ∞`, without weight decay `x(0) + M†(r − Mx(0))`, with it
-    `(M + λI)⁻¹r`; `x(0) = 0` without `log ε`. The values come from the spectrum, the derivatives
-    from linear systems: to every order, at a constant rank. At `λ = 0` the end point jumps, and has
-    the derivative 0 in `λ`, but for the limit without `log ε`, which has that of `(M + λI)⁻¹r`."""
+    """`x` and `Xᵀν` at `s = ∞`, each of shape `(d,)`; `x(0) = 0` if `log_eps` is None (`ε → 0`).
+
+    Derivatives are of every order, along changes that keep the rank of `M`. At `λ = 0` the end
+    point from `x(0) ≠ 0` jumps in `λ`, and its derivative in `λ` is 0; the limit from `x(0) = 0` is
+    continuous, and its derivative is that of `(M + λI)⁻¹r`.
+    """
     fixed = held(problem)
     norms = fixed.column_norms()
-    # One unit for all columns, which keeps the 2-norm: a power of 2 of about the largest. In the
-    # user's units, squares of eigenvalues would overflow and underflow.
+    # One unit for all columns, so that "closest in the 2-norm" keeps its meaning: the power of 2
+    # above the largest norm, exact to divide by. In the user's units `inverse**2` below, the fourth
+    # power of norms, would overflow or underflow.
     _, exponent = jnp.frexp(jnp.where(jnp.max(norms) > 0, jnp.max(norms), 1))
     unit = jnp.ldexp(jnp.ones((), norms.dtype), exponent)
     spectrum = SolutionSpace(fixed, norms > 0, units=jnp.full_like(norms, unit))
@@ -30,7 +40,7 @@ def linear_end(
         start = unit * network.initial(log_eps)()
     decays = fixed.weight_decay > 0
     decay = jnp.where(decays, problem.weight_decay / unit / unit, 1)
-    # Without decay: 0, of which the limit from 0 has derivatives.
+    # The value 0 that carries the derivative in λ of the limit from 0, at λ = 0.
     small = jnp.where(decays, 0, problem.weight_decay / unit / unit) if log_eps is None else 0.0
 
     def matvec(v: Array) -> Array:
@@ -44,7 +54,8 @@ def linear_end(
 
     shrunk = 1 / (1 + held(decay) * spectrum.inverse)
     ridge = matmul(shrunk * spectrum.target, spectrum.V)
-    # Twice, so that what is left is exact beside itself, however large the start is.
+    # Project twice: the first projection leaves rounding of the size of the start in the range of
+    # M, the second removes it, as in a repeated Gram-Schmidt step.
     closest = matmul(spectrum.target, spectrum.V) + off_range(off_range(held(start)))
     x = jnp.where(decays, ridge, closest)
 
@@ -54,7 +65,8 @@ def linear_end(
         lambda _, b: on_range(b, shrunk * spectrum.inverse) + off_range(b) / held(decay),
         symmetric=True,
     )
-    # x = x(0) + Mη, for some η: all that is left open of η is lost in Mη.
+    # x = x(0) + Mη with M(Mη) = r − Mx(0). η is determined up to the null space of M, which Mη
+    # does not see, so that any of them has the right derivatives.
     eta = lax.custom_linear_solve(
         lambda v: matvec(matvec(v) + small * v),
         r - matvec(start),
@@ -64,6 +76,6 @@ def linear_end(
     eta = on_range(x - held(start), spectrum.inverse) + vanishing(eta)
     closest = start + matvec(eta)
     x = x + vanishing(jnp.where(decays, ridge, closest))
-    # With decay, λx is left of the residual.
+    # With decay the residual r − Mx tends to λx ≠ 0, and its integral Xᵀν to ±∞.
     grows = jnp.where(x == 0, 0, jnp.sign(held(x)) * jnp.inf)
     return x / unit, jnp.where(decays, grows, (x - start) / unit)

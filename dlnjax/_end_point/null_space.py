@@ -1,4 +1,13 @@
-"""How fast the end points of small initialisations tend to a minimum 1-norm point."""
+"""The null-space constant `ϱ`: how fast end points tend to the minimum 1-norm point as `ε → 0`.
+
+With `c = Xᵀν` the dual of the minimum 1-norm point `x*`, `S` its support and `⟨c, h⟩ = 0` on the
+null space of `X`, `−⟨sign x*_S, h_S⟩ = ⟨c, h⟩_{Sᶜ}`. So `ϱ` is the value of a second basis pursuit,
+
+    2 − ϱ = min { ⟨2 ∓ c, h^±⟩ : h^± ≥ 0 off S, ⟨1, h^±⟩ = 1, Wh = 0 },    h = h⁺ − h⁻,
+
+where the rows of `W` span the part of `range Xᵀ` that vanishes on `S`: `Wh = 0` says that some
+`h_S` completes `h` to an element of the null space. Its weights are positive, because `|c| ≤ 1`.
+"""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -20,7 +29,7 @@ from .._results import RESULTS, first_failure, raise_on_failure
 
 
 class NullSpaceConstant(eqx.Module):
-    """`ϱ`, and what proves it.
+    """The null-space constant `ϱ` of a minimum 1-norm point, with a dual that proves it.
 
     **Attributes:**
 
@@ -31,7 +40,16 @@ class NullSpaceConstant(eqx.Module):
     - `gap`: the largest `|cᵢ|` (`cᵢ`) off the support, less a lower bound of `ϱ` from a direction
         in the null space, a scalar: 0 to rounding.
     - `minimum`: the minimum 1-norm point `x*`, as a `BasisPursuit`.
-    - `result`: how the solve ended.
+    - `result`: how the solve ended. If it failed, `value`, `dual` and `gap` are NaN.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.array([[1.0, 2.0]]), jnp.array([3.0]))
+        constant = dln.null_space_constant(problem)
+        constant.minimum.x, constant.dual  # (0, 1.5), (0.5, 1)
+        constant.value, constant.rate()  # 0.5, 0.5: x^ε − x* ∝ ε^0.5
+        ```
     """
 
     value: Float[Array, ""]
@@ -42,14 +60,25 @@ class NullSpaceConstant(eqx.Module):
 
     def rate(self, depth: Real[ArrayLike, ""] = 2) -> Float[Array, ""]:
         """The exponent `a` of `|x^ε − x*| ∝ ε^a`, where `x^ε` is the `end_point` of size `ε` and
-        `x*` the only minimum 1-norm point: `1 − ϱ` at depth 2 and 1 above.
+        `x*` the only minimum 1-norm point: `1 − ϱ` at depth 2 and 1 above ([MS25]).
 
-        At depth 2 this is 0 where `x*` is not unique: `ϱ` does not tell the rate then. Where `x*`
-        is the only minimiser of the loss, all end points are `x*`.
+        If `x*` is not unique, `ϱ` does not determine the rate, and the value at depth 2 is 0. If
+        `x*` is the only minimiser of the loss, all end points are `x*`.
 
         **Arguments:** `depth`, `D ≥ 2`, a scalar.
 
-        **Raises:** `ValueError` for `depth < 2`.
+        **Returns:** a scalar; NaN where the solve failed, and for a traced `depth < 2`.
+
+        **Raises:** `ValueError` if a concrete `depth` is below 2 or not finite.
+
+        !!! example
+
+            ```python
+            problem = dln.LeastSquares(jnp.array([[1.0, 0.9]]), jnp.array([1.0]))
+            constant = dln.null_space_constant(problem)  # ϱ = 0.9
+            constant.rate()  # 0.1
+            constant.rate(3)  # 1
+            ```
         """
         D = as_float(depth, "depth", self.value.dtype)
         check_scalar(D, "depth")
@@ -66,28 +95,38 @@ def null_space_constant(
     max_knots: int | None = None,
     throw: bool = True,
 ) -> NullSpaceConstant:
-    """The null-space constant of the minimum 1-norm point `x*` with support `S`,
+    """The null-space constant `ϱ` of the minimum 1-norm point `x*` with support `S`,
 
         ϱ = min { ‖c_{Sᶜ}‖_∞ : c ∈ range Xᵀ, c_S = sign x*_S }
           = max { −⟨sign x*_S, h_S⟩ : Xh = 0, ‖h_{Sᶜ}‖₁ = 1 },
 
-    which says how fast the end points of small initialisations tend to `x*`: see
-    `NullSpaceConstant.rate`. It is at most 1, and 1 if and only if `x*` is not unique; and 0 where
-    the null space of `X` is trivial.
+    which determines how fast the end points of small initialisations tend to `x*`: see
+    `NullSpaceConstant.rate`. It is at most 1, and equals 1 if and only if `x*` is not unique. It is
+    0 if the null space of `X` is trivial.
 
     **Arguments:**
 
     - `problem`: a `LeastSquares` or `Quadratic` problem. Its weight decay plays no role.
     - `positive`: over `x ≥ 0`, for `USquared`: with `max c_{Sᶜ}` in place of the norm, and
-        `h_{Sᶜ} ≥ 0`. Then `ϱ` may be negative, and is `−inf` where only `x*` minimises the loss
+        `h_{Sᶜ} ≥ 0`. Then `ϱ` may be negative, and is `−inf` if `x*` alone minimises the loss
         over `x ≥ 0`.
-    - `max_knots`: as in `lasso_path`, for each of the two paths that are followed.
+    - `max_knots`: as in `lasso_path`, for each of the two lasso paths that are computed.
     - `throw`: raise on failure. Under tracing, and with `throw=False`, nothing is raised: failed
         lanes are NaN, with their `result`.
 
     **Returns:** a `NullSpaceConstant`.
 
-    **Raises:** an `EquinoxRuntimeError` if a path is cut short or inaccurate.
+    **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if a path is cut
+    short or inaccurate.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.array([[1.0, 0.9]]), jnp.array([1.0]))
+        constant = dln.null_space_constant(problem)
+        constant.value  # 0.9: the dual (1, 0.9) almost attains its bound off the support
+        constant.gap  # 0
+        ```
 
     !!! cite "Reference"
 
@@ -106,16 +145,21 @@ def _solve(problem: AbstractProblem, positive: bool, max_knots: int | None) -> N
     problem = harmless(problem, verdict == RESULTS.successful)
     minimum = basis_pursuit(problem, positive=positive, max_knots=max_knots, throw=False)
     good = minimum.result == RESULTS.successful
-    # Any data do where there is no point.
+    # Where basis pursuit failed, go on with 0 in place of NaN: the result is blanked below.
     c, x = (jnp.where(good, v, 0) for v in (minimum.dual, minimum.x))
     is_free = jnp.isfinite(c)
+    # The support: entries whose share of the fit is more than rounding of the largest one. The
+    # homotopy makes inactive entries 0 exactly, so that this concerns entries which the rounding of
+    # `y` alone has activated: they are some eps times the condition of the active columns. 1.6e-10
+    # in float64 is the power by which `basis_pursuit` decides which bounds its dual attains. 100
+    # times less counts such entries for columns of condition 1e4; 100 times more drops a planted
+    # entry of 1e-8, and ϱ is then that of another support.
     fit = jnp.abs(x) * jnp.sqrt(problem.gram_diagonal())
     support = fit > jnp.finfo(c.dtype).eps ** 0.625 * jnp.max(fit)
     is_off = is_free & ~support
 
-    # Since ⟨c, h⟩ = 0 on the null space, −⟨sign x_S, h_S⟩ = ⟨c, h⟩_{Sᶜ}. With h = h⁺ − h⁻ (h⁺ alone
-    # if `positive`) this is a basis pursuit whose weights are positive, because c ≤ 1:
-    #     2 − ϱ = min { ⟨2 ∓ c, h^±⟩ : h^± ≥ 0 off S, ⟨1, h^±⟩ = 1, Wh = 0 }.
+    # The inner basis pursuit (h⁺ alone if `positive`): rows W of response 0, one row of ones of
+    # response 1, columns off S.
     W = jnp.where(is_off[None, :], _off_support(problem, is_free, support), 0)
     one = is_off.astype(c.dtype)[None, :]
     signs = [1, -1][: 1 if positive else 2]
@@ -132,12 +176,15 @@ def _solve(problem: AbstractProblem, positive: bool, max_knots: int | None) -> N
         throw=False,
     )
     least = jnp.sum(weights * inner.x)
-    # At the optimum `inner.dual` is least ± (a combination of rows of W), at most 2 ∓ c.
+    # `inner.dual` is a combination of the rows: `least` times the ones, plus ± a combination of W,
+    # and at most 2 ∓ c. Adding that combination to `c` gives the dual that attains ϱ off S.
     slack = inner.dual.reshape(len(signs), -1)
     change = slack[0] - least if positive else (slack[0] - slack[1]) / 2
     dual = c + jnp.where(is_off, change, 0)
 
-    # No h ≥ 0: then c can be as negative as one likes. Two signs have h⁺ = h⁻, if there are any.
+    # If no h ≥ 0 exists, `c` is unbounded below off S and ϱ = −∞; with two signs h⁺ = h⁻ always
+    # exists unless S is everything, where ϱ = 0. An h that does not exist leaves Σh or Wh off by
+    # an amount of order 1, one that does by rounding: half of the digits separates them.
     exists = jnp.abs(jnp.sum(inner.x) - 1) < jnp.finfo(c.dtype).eps ** 0.5
     exists = exists & (inner.infeasibility < jnp.finfo(c.dtype).eps ** 0.5)
     value = jnp.where(exists, 2 - least, -jnp.inf if positive else 0)
@@ -160,17 +207,22 @@ def _solve(problem: AbstractProblem, positive: bool, max_knots: int | None) -> N
 def _off_support(
     problem: AbstractProblem, is_free: Bool[Array, " d"], support: Bool[Array, " d"]
 ) -> Float[Array, "m d"]:
-    """Rows that span what of `range Xᵀ` vanishes on the support (over free coordinates): 0, or of
-    norm 1 and independent."""
+    """Rows that span the part of `range Xᵀ` that vanishes on the support (over free coordinates):
+    independent and of norm 1, or 0."""
     solutions = SolutionSpace(problem, is_free)
     V = solutions.V
     U, s, _ = svd(jnp.where(support[None, :], V, 0))
-    # Combinations of orthonormal rows and of those beyond the rank, which alone are rounding.
+    # Left singular vectors of V_S whose singular value is 0 combine rows of V into rows that vanish
+    # on S. Rows of V are orthonormal, or 0 beyond the rank of X: combinations of the former have
+    # norm 1, of the latter rounding, so that any bound of squared norms between eps² and 1 would
+    # do. Singular values of V_S are at most 1: that of a dependent row has the rounding of the
+    # decomposition, some eps, times a dimension.
     rows = matmul(U.T, V)
     is_zero = s <= jnp.finfo(s.dtype).eps * V.shape[1]
     counts = is_zero & (jnp.sum(rows**2, axis=1) > jnp.finfo(s.dtype).eps)
     rows = jnp.where(counts[:, None], rows * solutions.units[None, :], 0)
-    # Of norm 1 whatever the units: they are to stand beside a row of ones.
+    # Scale to norm 1 in the user's units, by the largest entry first so that no square overflows:
+    # a row of ones stands beside them, and the homotopy compares rows.
     largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
     rows = rows / jnp.where(largest > 0, largest, 1)
     norms = jnp.sqrt(jnp.sum(rows**2, axis=1, keepdims=True))

@@ -1,4 +1,9 @@
-"""What identifies a value in a specification, as plain JSON: two runs compare by it."""
+"""Values of a specification as plain JSON, by which a sweep is compared with its store.
+
+Resuming a sweep must not mix metrics or generators that differ. Objects have no equality that lasts
+across processes, so that functions are compared by their source, arrays by their numbers or a hash,
+and dataclasses by type and fields.
+"""
 
 import dataclasses
 import functools as ft
@@ -11,14 +16,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_SHORT = 1024  # numbers that are written out; longer arrays are known by their hash
+# Arrays up to this many numbers are written out, so that people can read the stored specification
+# and an error can show what differs; longer ones, such as data, are known by their hash. Changing
+# it makes stores of earlier versions look like other sweeps.
+_SHORT = 1024
 
 
 def identity(value: Any) -> Any:
-    """Numbers, strings and short arrays are themselves; functions are their qualified name and a
-    hash of their source; dataclasses (all modules of dlnjax and Equinox are) their type and fields.
+    """`value` as plain JSON that is equal for equal values.
 
-    **Raises:** `TypeError` for other objects, which nothing distinguishes.
+    Numbers, strings and short arrays are themselves; functions are their qualified name and a hash
+    of their source text; dataclasses (all modules of dlnjax and Equinox are) their type and fields.
+    What a closure captured, and what a function calls, is not part of its identity.
+
+    **Raises:** `TypeError` for other objects, of which nothing tells one from another.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -52,7 +63,8 @@ def _of_array(value: np.ndarray) -> Any:
     if value.size <= _SHORT:
         return value.tolist()
     digest = hashlib.sha256()
-    for part in value if value.ndim > 1 else [value]:  # a memory map need not fit in memory
+    # Row by row: a memory map need not fit in memory.
+    for part in value if value.ndim > 1 else [value]:
         digest.update(np.asarray(part).tobytes())
     return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest.hexdigest()}
 
@@ -60,10 +72,12 @@ def _of_array(value: np.ndarray) -> Any:
 def _of_code(value: Any) -> dict[str, str]:
     name = f"{value.__module__}.{value.__qualname__}"
     if name.startswith("dlnjax."):
-        return {"name": name}  # the store records our version
+        # No hash: the store records our version, and a new comment here is no other sweep.
+        return {"name": name}
     try:
         source = inspect.getsource(value).encode()
-    except (OSError, TypeError):  # typed at a prompt
+    except (OSError, TypeError):
+        # Typed at a prompt, a function has no source, but bytecode and names.
         code = getattr(value, "__code__", None)
         source = code.co_code + repr(code.co_names).encode() if code else b""
     return {"name": name, "source": hashlib.sha256(source).hexdigest()[:16]}

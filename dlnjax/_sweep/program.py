@@ -1,11 +1,17 @@
-"""One cell of a sweep as one program: a block of instances in, their metrics out.
+"""One cell of a sweep as one compiled program: a block of instances in, their metrics out.
 
-Lasso paths and limits are solved once per instance and decay. Flows run in chunks of lanes, one `ε`
-after the other; the steps that a lane took at one order the lanes of the next, so that lanes of
-similar difficulty share a chunk (`lanes` in the benchmarks says what that is worth).
+| stage | for each | computes |
+|---|---|---|
+| first | instance and decay | problem, `path`, `limit`, `s`; metrics without an axis of `ε` |
+| second | instance, decay and `ε` | `flow`; metrics with an axis of `ε` |
 
-Rounding depends on the shapes of batches, and, on a CPU, on how many devices one program spans:
-so blocks and chunks have fixed sizes, and each device has a program of its own.
+The second stage takes one `ε` after the other, and its lanes in chunks. A `vmap` ends with its
+slowest lane: so lanes are sorted by the number of steps that they took at the `ε` before, and
+lanes of similar difficulty share a chunk (`python -m benchmarks lanes` measures the gain).
+
+A resumed sweep must repeat every bit. Rounding depends on the shapes of batches and, on a CPU, on
+how many devices one program spans: so blocks and chunks have fixed sizes (`Layout`), and each
+device has a program of its own.
 """
 
 import math
@@ -35,7 +41,8 @@ SOLVES = ("path", "limit", "flow")
 
 
 class Layout(NamedTuple):
-    """What decides rounding beside the specification. A store keeps it from its creation on."""
+    """The sizes of batches, which decide rounding beside the specification. Chosen when a store is
+    created, and kept in it: a machine with other memory or cores goes on with the same."""
 
     block: int  # instances that a device works on at a time
     chunks: list[int]  # lanes that run in step, in each of `sweep.cells`
@@ -43,6 +50,7 @@ class Layout(NamedTuple):
 
 
 def _make_problem(sweep: Sweep, cell: Cell, index: Array, data: Any) -> AbstractProblem:
+    """Instance `index`: `data` of a `Given`, or made by the generator from the instance's key."""
     generator = sweep.generator
     if isinstance(generator, Given):
         made = data
@@ -59,12 +67,14 @@ def _make_problem(sweep: Sweep, cell: Cell, index: Array, data: Any) -> Abstract
 
 
 def _with_decay(problem: AbstractProblem, decay: Array) -> AbstractProblem:
+    # The sweep's decay replaces that of the generator's problem, in the dtype of the problem.
     decay = decay.astype(problem.r.dtype)
     return eqx.tree_at(lambda problem: problem.weight_decay, problem, decay)
 
 
 def _measure(sweep: Sweep, cell: Cell, known: dict[str, Any], has_eps: bool) -> Values:
-    """The metrics of one lane, NaN where a solve that they name has failed; and the results."""
+    """The metrics of one lane, those with an axis of `ε` or the others, and the results of the
+    solves. A metric is NaN where a solve that it names has failed."""
     values = {}
     for name, metric in sweep.metrics.items():
         if metric.has_eps != has_eps:
@@ -92,13 +102,14 @@ def _measure(sweep: Sweep, cell: Cell, known: dict[str, Any], has_eps: bool) -> 
 
 
 def shape_of(sweep: Sweep, cell: Cell, metric: Metric) -> tuple[int, ...]:
-    """The shape of a metric's value, in one lane."""
+    """The shape of a metric's value in one lane, by its `dims`."""
     lengths = {"s": sweep.points, "coordinate": cell.d}
     return tuple(lengths[dim] for dim in metric.dims)
 
 
 def _kept(sweep: Sweep) -> set[str]:
-    """What the lanes of the flows take from the first stage."""
+    """The names of what the second stage takes from the first."""
+    # No more than metrics with an axis of ε name: it is copied into chunks for every ε.
     names = {"problem"} | ({"s"} if isinstance(sweep.s, KnotGrid) else set())
     for metric in sweep.metrics.values():
         names |= metric.needs & {"path", "limit"} if metric.has_eps else set()
@@ -106,7 +117,8 @@ def _kept(sweep: Sweep) -> set[str]:
 
 
 def _first_stage(sweep: Sweep, cell: Cell) -> Callable:
-    """Of a problem: the metrics without an axis of `ε`, and what the flows need."""
+    """The function from a problem to its metrics without an axis of `ε`, and to what the second
+    stage needs."""
     network = sweep.network(cell)
 
     def solve(problem: AbstractProblem) -> tuple[Values, dict[str, Any]]:
@@ -130,7 +142,8 @@ def _times(sweep: Sweep, problem: AbstractProblem, known: dict[str, Any]) -> Arr
 
 
 def _second_stage(sweep: Sweep, cell: Cell) -> Callable:
-    """Of what the first stage kept, at one `ε`: the other metrics, and the steps taken."""
+    """The function from what the first stage kept and one `ε` to the other metrics, and to the
+    number of steps of the flow."""
     network = sweep.network(cell)
 
     def solve(kept: dict[str, Any], log_eps: Array) -> tuple[Values, Array]:
@@ -139,7 +152,8 @@ def _second_stage(sweep: Sweep, cell: Cell) -> Callable:
             known["s"] = _times(sweep, known["problem"], known)
         steps = jnp.zeros((), jnp.int32)
         if "flow" in sweep.needs:
-            # Without decay a flow needs less: let it know.
+            # A traced decay of 0 would make the flow integrate `w` where ν alone would do, since it
+            # might be positive: say statically that there is none.
             decays = np.any(np.asarray(sweep.weight_decay) != 0)
             flow = known["flow"] = gradient_flow(
                 network,
@@ -158,17 +172,18 @@ def _second_stage(sweep: Sweep, cell: Cell) -> Callable:
 
 
 def block_function(sweep: Sweep, cell: Cell, chunk: int) -> Callable[..., Values]:
-    """`(index, data) -> values` of a block: `index` of shape `(B,)`, values of shapes `(B, W, …)`
-    and `(B, W, E, …)` for `W` weight decays and `E` values of `ε`."""
+    """The function `(index, data) -> values` of a block of `B` instances: `index` of shape `(B,)`,
+    values of shapes `(B, W, …)` and `(B, W, E, …)` for `W` weight decays and `E` values of `ε`."""
     first, second = _first_stage(sweep, cell), _second_stage(sweep, cell)
 
     def over_eps(kept: dict[str, Any], lanes: int) -> Values:
         chunks = math.ceil(lanes / chunk)
 
         def one_eps(steps: Array, log_eps: Array) -> tuple[Array, Values]:
-            order = jnp.argsort(-steps)  # the hardest first
+            # The hardest first. At the first ε all counts are 0: lanes come as they are.
+            order = jnp.argsort(-steps)
             back = jnp.argsort(order)
-            # Copies of the easiest lane fill the last chunk.
+            # Copies of the easiest lane fill the last chunk: they never are what it waits for.
             filled = jnp.concatenate([order, jnp.repeat(order[-1:], chunks * chunk - lanes)])
 
             def one_chunk(members: Array) -> tuple[Values, Array]:
@@ -199,14 +214,15 @@ def block_function(sweep: Sweep, cell: Cell, chunk: int) -> Callable[..., Values
 
 
 def inputs(sweep: Sweep, block: int, size: int) -> tuple[np.ndarray, Any]:
-    """The instances of block number `block`, and their data."""
+    """The numbers of the instances in a block, shape `(size,)`, and their data, if given."""
+    # The last block may have numbers beyond the last instance. `Store.write` drops them.
     index = np.arange(block * size, (block + 1) * size, dtype=np.uint32)
     generator = sweep.generator
     return index, generator.take(index) if isinstance(generator, Given) else ()
 
 
 def check_inputs(sweep: Sweep) -> None:
-    """Make the networks, and trace the generator. **Raises:** what either raises."""
+    """Make the networks and trace the generator, without compiling. **Raises:** what they raise."""
     for cell in sweep.cells:
         sweep.network(cell)
         one = jax.tree.map(lambda a: a[0], inputs(sweep, 0, 1))
@@ -214,18 +230,22 @@ def check_inputs(sweep: Sweep) -> None:
 
 
 def check(sweep: Sweep) -> None:
-    """Trace every cell. **Raises:** what a generator or a metric raises, and `ValueError` for a
-    value of another shape than its dims say."""
+    """Trace every cell with a block of one instance, without compiling.
+
+    **Raises:** what a generator or a metric raises, and `ValueError` for a value of another shape
+    than its dims say.
+    """
     for cell in sweep.cells:
         jax.eval_shape(block_function(sweep, cell, 1), *inputs(sweep, 0, 1))
 
 
 class Program:
-    """A cell compiled for each of `devices`."""
+    """The program of a cell, compiled for each of `devices`."""
 
     def __init__(self, sweep: Sweep, cell: Cell, layout: Layout, devices: Sequence[Any]):
         self._sweep, self._cell, self._layout, self._devices = sweep, cell, layout, devices
         chunk = layout.chunks[sweep.cells.index(cell)]
+        # Tracing reads the number of cores, compiling does not: it runs in parallel, outside.
         with as_on(layout.cores):
             jitted = jax.jit(block_function(sweep, cell, chunk))
             lowered = [jitted.lower(*self._put(0, device)) for device in devices]
@@ -236,25 +256,30 @@ class Program:
         return jax.device_put(inputs(self._sweep, block, self._layout.block), device)
 
     def __call__(self, blocks: Sequence[int]) -> list[Values]:
-        """Start the blocks, one a device; what it returns is being computed."""
+        """Start the blocks, one on each device, and return their values, still being computed."""
         pairs = zip(blocks, self._devices, self._compiled, strict=False)
         return [compiled(*self._put(block, device)) for block, device, compiled in pairs]
 
     @property
     def bytes(self) -> int:
-        """Memory that a block takes on its device."""
+        """Bytes that a block takes on its device, by XLA's own analysis."""
         memory = self._compiled[0].memory_analysis()
         return (
             memory.temp_size_in_bytes
             + memory.argument_size_in_bytes
-            + 2 * memory.output_size_in_bytes  # while one is written, the next is computed
+            # Twice: while one block is written, the next one is computed.
+            + 2 * memory.output_size_in_bytes
         )
 
 
 def plan(sweep: Sweep, memory: int, devices: Sequence[Any]) -> tuple[Layout, dict[Cell, Program]]:
-    """The largest blocks that `memory` bytes a device allow, by what XLA says of the largest size;
-    and the programs that were compiled to find out."""
-    # Enough work to hide what writing a block takes; flows on a CPU are work enough.
+    """The layout with the largest blocks that fit into `memory` bytes of a device, and the programs
+    of the largest size, which were compiled to find out."""
+    # Larger blocks amortise what writing one takes, a file and a checksum for each variable; but a
+    # kill loses the block at work. By `python -m benchmarks sweep` on one core, 8192 paths of size
+    # 3×4 take 0.11 s, a tenth of it for the store, and 1024 instances with flows at two ε 0.8 s.
+    # 100 times fewer, and the files cost more than the solves; 100 times more, and a kill loses
+    # minutes.
     most = 1024 if devices[0].platform == "cpu" and "flow" in sweep.needs else 8192
     n, d = max(sweep.sizes, key=lambda size: (size[0] * size[1], size))
     block = min(most, sweep.instances)
@@ -270,6 +295,8 @@ def plan(sweep: Sweep, memory: int, devices: Sequence[Any]) -> tuple[Layout, dic
                     f"One instance of size {n}×{d} takes {program.bytes} bytes, but `memory` = "
                     f"{memory}. Raise it, or take fewer values of ε and weight decay."
                 )
+            # Memory is nearly linear in the block. 0.9 makes up for the constant part, so that the
+            # next try mostly fits; a smaller factor wastes memory, 1 would compile more often.
             block = max(1, int(0.9 * block * memory / program.bytes))
             programs.clear()
     return _layout(sweep, block), programs
@@ -282,7 +309,7 @@ def _layout(sweep: Sweep, block: int) -> Layout:
 
 
 def _bytes_of_lane(sweep: Sweep, cell: Cell) -> int:
-    """What a lane of the flows reads."""
+    """Bytes that a lane of the second stage reads, for the size of chunks: nothing is computed."""
 
     def kept(index: Array, data: Any) -> dict[str, Any]:
         return _first_stage(sweep, cell)(_make_problem(sweep, cell, index, data))[1]

@@ -1,4 +1,18 @@
-"""Running a sweep: blocks over processes and devices, and what happens when something fails."""
+"""`run_sweep`: blocks of instances over processes and devices, into a store.
+
+| event | what happens |
+|---|---|
+| a lane fails | its metrics are NaN, its `…_result` says why, and one warning counts them |
+| a generator or metric raises, or has a wrong shape | the sweep ends before anything is written |
+| the process is killed | whole blocks stay; `resume=True` computes the others |
+| a block is damaged on disk | its checksum differs: `resume=True` computes it again |
+| the store cannot be written | `OSError`; what was written before stays |
+| the store is of another sweep | `ValueError` that names what differs |
+| other versions or devices | a warning, and a line in the attribute `history` |
+
+Process 0 creates the store while the others wait. The blocks of a process depend on its number
+alone, so that no two write the same one. While a block is computed, the one before is written.
+"""
 
 import datetime
 import itertools
@@ -27,23 +41,23 @@ def run_sweep(
     memory: int = 2**30,
     progress: bool = True,
 ) -> Any:
-    """Compute a sweep, block by block, into a Zarr store. It may be killed at any moment.
+    """Compute a sweep, block by block, into a Zarr store. The process may be killed at any moment.
 
     Blocks of instances go to all local devices and, after `jax.distributed.initialize()`, to all
-    processes, which share the folder; each process calls this with the same arguments. What is
-    stored does not depend on how many there are. A lane that fails is NaN and is flagged in
-    `path_result`, `limit_result` or `flow_result`; it stops nothing.
+    processes, which share the folder; each process calls this with the same arguments. The stored
+    values do not depend on the number of devices or processes. A lane that fails is NaN and is
+    flagged in `path_result`, `limit_result` or `flow_result`; the others go on.
 
     **Arguments:**
 
     - `sweep`: the `Sweep`.
-    - `path`: of the store, a folder that does not exist yet.
+    - `path`: the folder of the store. It must not exist yet, unless `resume`.
     - `resume`: go on with a store at `path`, if there is one. Blocks that are missing or damaged
         are computed; with the same versions on the same kind of device, bit for bit as in an
         uninterrupted run.
     - `memory`: bytes that a block may take on a device. It sets the size of blocks when the store
-        is created; nothing grows with the number of instances.
-    - `progress`: a bar on stderr, where that is a terminal.
+        is created. Memory does not grow with the number of instances.
+    - `progress`: show a bar on stderr, if that is a terminal.
 
     **Returns:** the data, as `open_sweep(path)`.
 
@@ -51,6 +65,15 @@ def run_sweep(
     and `resume` is false; `ValueError` if the sweep differs from that of the store, for metrics of
     other shapes than their dims say, and if one instance needs more than `memory`; `OSError`
     if the store cannot be written: what is in it stays good.
+
+    !!! example
+
+        ```python
+        sweep = dln.Sweep(instances=20, sizes=[(3, 4)], metrics=["is_monotone", "num_knots"])
+        data = dln.run_sweep(sweep, "knots.zarr", progress=False)  # needs the extra `sweep`
+        data.num_knots.shape  # (1, 1, 20, 1): size, network, instance, weight decay
+        data = dln.run_sweep(sweep, "knots.zarr", resume=True)  # computes nothing
+        ```
     """
     for package in ("xarray", "zarr", "tqdm"):
         need(package)
@@ -63,10 +86,13 @@ def run_sweep(
             f"There is something at {path} already. Pass `resume=True` to go on with that sweep, "
             "or another path."
         )
+    # Trace everything first: a mistake in a metric costs seconds, not a half-written store.
     check(sweep)
     devices = jax.local_devices()
     programs: dict[Cell, Program] = {}
     try:
+        # Wait before process 0 creates the store, so that all have seen whether `path` exists, and
+        # after it, also if it failed, so that nobody waits for ever.
         _wait()
         try:
             if jax.process_index() == 0:
@@ -100,7 +126,7 @@ def run_sweep(
 
 
 def _wait() -> None:
-    """For all processes to get here."""
+    """Wait until all processes have come to this line."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -108,7 +134,8 @@ def _wait() -> None:
 
 
 def _prepare(sweep: Sweep, path: Path, memory: int, devices: Sequence[Any]) -> dict[Cell, Program]:
-    """Create the store, or take up the one that is there; and what was compiled for it."""
+    """Create the store, or check and clean the one that is there. Returns the programs that were
+    compiled to choose its layout."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     here = provenance()
     if not path.exists():
@@ -131,6 +158,7 @@ def _prepare(sweep: Sweep, path: Path, memory: int, devices: Sequence[Any]) -> d
 
 
 def _compare(sweep: Sweep, store: Store) -> None:
+    """**Raises:** `ValueError` if the store was made by another specification."""
     ours, theirs = sweep.describe(), store.spec
     differing = [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
     if differing:
@@ -149,7 +177,7 @@ def _run(
     devices: Sequence[Any],
     progress: bool,
 ) -> int:
-    """Compute this process's missing blocks. Returns how many lanes failed."""
+    """Compute the missing blocks of this process. Returns the number of lanes that failed."""
     tqdm = need("tqdm")
     missing = list(store.missing(sweep, jax.process_index(), jax.process_count()))
     bar = tqdm.tqdm(
@@ -169,6 +197,8 @@ def _run(
             bar.set_postfix(failed=failed, refresh=False)
             bar.update(store.instances_in(block))
 
+    # `waiting` is the last group of blocks that was started. JAX computes it while the next one is
+    # dispatched and the one before is written: `device_get` in `write` is what waits.
     with bar:
         waiting: tuple[Any, ...] = ()
         for cell, group in itertools.groupby(missing, key=lambda pair: pair[0]):
@@ -176,7 +206,8 @@ def _run(
             bar.set_description(f"{sweep.size_labels[cell.size]}, {cell.name}")
             program = programs.pop(cell, None)
             if program is None:
-                if waiting:  # do not hold it back while the next program compiles
+                # Compiling takes long: write first, so that a kill meanwhile loses nothing.
+                if waiting:
                     write(*waiting)
                     waiting = ()
                 program = Program(sweep, cell, store.layout, devices)

@@ -1,4 +1,14 @@
-"""What a sweep computes: its axes, its grid of times and its metrics."""
+"""The specification of a sweep: its axes, its grid of times and its metrics.
+
+| axis | from | cost |
+|---|---|---|
+| size, network | `sizes`, `networks` | one compiled program for each pair, a `Cell` |
+| instance | `instances`, `key` | lanes of that program |
+| weight decay | `weight_decay` | lanes |
+| ε | `eps` or `log_eps`, for metrics of the flow | one pass over the lanes for each value |
+
+Nothing here runs anything. `program.py` compiles a cell, `run.py` runs all of them into a store.
+"""
 
 import dataclasses
 import math
@@ -23,9 +33,22 @@ from .identity import identity
 
 @dataclasses.dataclass(frozen=True)
 class KnotGrid:
-    """Times that follow the lasso path of each instance: `points` of them, geometrically from
-    `before` times its first knot to `after` times its last one (a path without knots counts as
-    one with a knot at `1/‖r‖_∞`)."""
+    """Times `s` that follow the lasso path of each instance: `points` of them, in geometric
+    progression from `before` times its first knot to `after` times its last one.
+
+    A path without knots (`r = 0`, or `r ≤ 0` for `x ≥ 0`) counts as one with a knot at `1/‖r‖_∞`.
+
+    **Arguments:** `points`, at least 2; `before` and `after`, with `0 < before ≤ 1 ≤ after`.
+    **Raises:** `ValueError` or `TypeError` for others.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        path = dln.lasso_path(problem)  # knots at μ = 0.5 and 1
+        dln.KnotGrid(points=4)(problem, path)  # (0.25, 0.5, 1, 2)
+        ```
+    """
 
     points: int = 200
     before: float = 0.5
@@ -45,7 +68,7 @@ class KnotGrid:
             )
 
     def __call__(self, problem: AbstractProblem, path: PiecewiseLinearPath) -> Float[Array, " S"]:
-        """The times, shape `(points,)`."""
+        """The times `s` for one instance, shape `(points,)`, in units of `1/(Xᵀy)`."""
         size = jnp.max(jnp.abs(problem.r))
         unit = 1 / jnp.where(size > 0, size, 1)
         knots = jnp.where(path.num_knots > 0, path.knots, unit)
@@ -53,7 +76,7 @@ class KnotGrid:
 
 
 class Cell(NamedTuple):
-    """One size and one network: what shares a compiled program."""
+    """A pair of a size and a network. Its instances share a compiled program."""
 
     size: int  # index into `sizes`
     network: int  # index into `networks`
@@ -64,11 +87,25 @@ class Cell(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Sweep:
-    """What to compute: every combination of the axes below. `run_sweep` runs it.
+    """The specification of a sweep: every combination of the axes below. `run_sweep` runs it.
 
-    Instance `i` is a function of `key`, `(n, d)` and `i` alone.
+    Instance `i` is a function of `key`, `(n, d)` and `i` alone, so that any part of a sweep can be
+    computed again anywhere.
 
     **Attributes:** the arguments of the constructor, normalised.
+
+    !!! example
+
+        ```python
+        sweep = dln.Sweep(
+            generator="gaussian",
+            instances=1000,
+            sizes=[(3, 4), (5, 8)],
+            metrics=["is_monotone", "max_relative_gap"],
+            eps=[1e-5, 1e-20],
+        )
+        sweep.log_eps, sweep.points, len(sweep.cells)  # ((-11.51…, -46.05…), 200, 2)
+        ```
     """
 
     generator: Callable[..., Any] | _generators.Given
@@ -159,16 +196,17 @@ class Sweep:
                 f"The metric {with_eps[0]!r} depends on ε: pass `eps=[1e-5, …]`, or `log_eps`."
             )
         if isinstance(self.s, KnotGrid) and any("s" in m.dims for m in self.metrics.values()):
-            # Values on a grid of their own need it.
+            # Each instance has a grid of its own, which values at its times need beside them.
             self._set(metrics={"time": _metrics.NAMED["time"], **self.metrics})
 
     def _set(self, **values: Any) -> None:
+        # The class is frozen: the constructor normalises by way of `object`.
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
     @property
     def cells(self) -> list[Cell]:
-        """All pairs of a size and a network."""
+        """All pairs of a size and a network, in the order of the store."""
         return [
             Cell(i, j, n, d, name)
             for i, (n, d) in enumerate(self.sizes)
@@ -182,7 +220,8 @@ class Sweep:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What has to be computed for the metrics."""
+        """The names, among `dlnjax.metrics.NEEDS`, of what has to be computed for the metrics."""
+        # A flow is computed at times, and times on a `KnotGrid` come from the path.
         needs = frozenset[str]().union(*(metric.needs for metric in self.metrics.values()))
         needs |= {"s"} if "flow" in needs else set()
         return needs | ({"path"} if "s" in needs and isinstance(self.s, KnotGrid) else set())
@@ -193,7 +232,18 @@ class Sweep:
         return [f"{n}×{d}" for n, d in self.sizes]
 
     def network(self, cell: Cell) -> AbstractNetwork:
-        """The network of a cell. **Raises:** `TypeError` or `ValueError` if it does not fit."""
+        """The network of a cell, at unit shape unless it was given as an object.
+
+        **Raises:** `TypeError` for what is no network; `ValueError` if its size, or the weight
+        decay, does not fit.
+
+        !!! example
+
+            ```python
+            sweep = dln.Sweep(instances=2, sizes=[(3, 4)], metrics=["num_knots"])
+            sweep.network(sweep.cells[0]).u  # (1, 1, 1, 1): a `UV` of unit shape
+            ```
+        """
         name, spec = cell.name, self.networks[cell.name]
         if isinstance(spec, tuple):
             kind, *arguments = spec
@@ -212,18 +262,36 @@ class Sweep:
             )
         for decay in self.weight_decay:
             if decay > 0:
-                network.penalty(jnp.asarray(decay))  # raises where the network refuses it
+                # Networks of depth D > 2 raise here, before anything is compiled.
+                network.penalty(jnp.asarray(decay))
         return network
 
     def instance_key(self, cell: Cell, index: Array) -> Key[Array, ""]:
-        """The key of instance `index`."""
+        """The key of instance `index`, of the key of the sweep, `n`, `d` and `index` alone.
+
+        !!! example
+
+            ```python
+            sweep = dln.Sweep(instances=9, sizes=[(3, 4)], metrics=["num_knots"])
+            key = sweep.instance_key(sweep.cells[0], 7)
+            X, y = sweep.generator(key, 3, 4)  # instance 7, anywhere and at any time
+            ```
+        """
         key = jr.key(self.key) if isinstance(self.key, int) else self.key
         return jr.fold_in(jr.fold_in(jr.fold_in(key, cell.n), cell.d), index)
 
     def describe(self) -> dict[str, Any]:
-        """The specification as plain JSON values, by which a store is compared with it: functions
-        by their name and a hash of their source. With the precision in use, and the codes of
-        `result`."""
+        """The specification as plain JSON values. A store keeps it, and is compared with it when a
+        sweep resumes. Functions are their name and a hash of their source text.
+
+        !!! example
+
+            ```python
+            sweep = dln.Sweep(instances=9, sizes=[(3, 4)], metrics=["num_knots"])
+            sweep.describe()["sizes"]  # [[3, 4]]
+            ```
+        """
+        # Precision and the codes of `result` are no arguments, but change what numbers mean.
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {
             **{name: identity(value) for name, value in fields.items()},

@@ -1,4 +1,5 @@
-"""What a sweep says in a few numbers."""
+"""The table that summarises a sweep: mean, median and quantiles of each scalar metric in each cell,
+and how many lanes failed."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ AXES = ("size", "network", "weight_decay", "log_eps")
 
 
 class Row(NamedTuple):
-    """A metric in one cell, over the `known` instances."""
+    """Statistics of a metric in one cell, over the `known` instances whose value is finite."""
 
     metric: str
     place: dict[str, Any]  # size, network, weight_decay and, where it applies, log_eps
@@ -22,15 +23,18 @@ class Row(NamedTuple):
 
 
 def summary(data: Any) -> Iterator[Row]:
-    """A row for each metric that is a number, and each cell of a dataset of `open_sweep`."""
+    """A row for each metric without an axis `s` or `coordinate`, and each cell of a dataset of
+    `open_sweep`. With no finite value the statistics are NaN."""
     for name in sorted(data.data_vars):
         values = data[name]
         if name.endswith("_result") or not set(values.dims) <= {*AXES, "instance"}:
             continue
+        # One metric in memory at a time: a dataset of `open_sweep` is read lazily.
         values = values.load().stack(cell=[axis for axis in AXES if axis in values.dims])
         for k in range(values.sizes["cell"]):
             one = values.isel(cell=k)
             place = {axis: one[axis].item() for axis in AXES if axis in one.coords}
+            # NaN are failed lanes, which `failures` counts. An infinite gap has no mean either.
             good = one.values[np.isfinite(one.values)]
             if not len(good):
                 yield Row(name, place, 0, *[np.nan] * 5)
@@ -42,7 +46,8 @@ def summary(data: Any) -> Iterator[Row]:
 
 
 def failures(data: Any) -> dict[str, int]:
-    """How many lanes ended otherwise than `successful`, by solve and result."""
+    """The number of lanes that ended in each result other than `successful`, by solve and result.
+    Lanes that were not computed count as well."""
     counts = {}
     for name, values in data.data_vars.items():
         if name.endswith("_result"):

@@ -1,4 +1,18 @@
-"""The loop of `train`: steps in chunks, on all weights as one vector."""
+"""The loop of `train`: a `scan` over chunks of `CHUNK` steps, on all weights as one vector.
+
+A step evaluates `x`, the gradient `∇ℓ(x)` (or an unbiased estimate from a batch of rows), and its
+pullback to the weights, and calls the optax optimiser three times:
+
+| call | gradient, weights | what its update is for |
+|---|---|---|
+| `optimizer` | those of the step | it is applied |
+| `half` | half of the gradient | if not half the update, the step is not linear in the gradient |
+| `clock` | −1, 0 | how far it moves a weight: the time `γ_k` of gradient flow in this step |
+
+Beside the weights the loop sums `γ_k`, `γ_k x_k` and `γ_k ∇ℓ_k`, whence `t`, `x_mean` and `dual`,
+and for `UV` multiplies `(u ± v)(0)` by `1 ∓ γ_k ∇ℓ_k` (`sides`). Records are written at the steps
+that were asked for.
+"""
 
 import math
 from collections.abc import Callable
@@ -22,12 +36,17 @@ from ..networks.base import (
     weights_of,
 )
 
-# Steps whose randomness is drawn at once (a call of the generator costs more than a step), and
-# between which reverse mode stores nothing.
+# Steps of a chunk. Its randomness is drawn at once, since a call of the generator costs more than
+# a step; and reverse mode stores the state at its start only (`jax.checkpoint`) and repeats its
+# steps. Smaller chunks make more calls and more stored states; larger ones take more memory, for
+# `CHUNK` states while a chunk is repeated and `CHUNK` random numbers for each row of a batch. The
+# randomness of a run depends on it: the numbers of a step are those of its place in its chunk.
 CHUNK = 128
 
 
 class _Record(eqx.Module):
+    """What is recorded: the weights and the sums up to a step."""
+
     weights: Float[Array, "*S m"]  # one vector: fewer and longer operations a step
     sums: tuple[Float[Array, "*S"], Float[Array, "*S 2 d"]]  # Σ γ; Σ γ x and Σ γ ∇ℓ
     sides: Float[Array, "*S 2 d"] | None
@@ -62,7 +81,8 @@ def draw(
     batch_size: int | None,
     is_noisy: bool,
 ) -> _Batch:
-    """For all steps of a chunk."""
+    """The random rows and label noise of all steps of a chunk."""
+    # From the key and the number of the chunk alone: a longer run repeats the steps of a shorter.
     n = _rows_of(problem)[0].shape[0]
     row_key, noise_key = jr.split(jr.fold_in(key, chunk))
     shape = (CHUNK, n if batch_size is None else batch_size)
@@ -73,8 +93,9 @@ def draw(
 
 
 def _close(state: _State) -> _State:
-    """Add the sums of a chunk by Kahan's summation: a million small terms, added one by one,
-    drift in float32. To compensate at every step would double its time."""
+    """Add the sums of a chunk to those before it by Kahan's compensated summation."""
+    # A million small terms, added one by one, drift in float32: after 10 000 steps of 0.1 by 1e-4
+    # of `t`, compensated by less than 3e-6. Compensating at every step would double its time.
     change = jax.tree.map(jnp.add, state.now.sums, state.lost)
     total = jax.tree.map(jnp.add, state.before, change)
     lost = jax.tree.map(lambda c, new, old: c - (new - old), change, total, state.before)
@@ -83,22 +104,26 @@ def _close(state: _State) -> _State:
 
 
 def _deviation(network: AbstractNetwork, gradient: Array, dt: Array, updates: Array) -> Array:
-    """By how much `updates` are away from a plain gradient step on `ℓ`, relative to it."""
+    """Distance of `updates` from a plain gradient step on `ℓ`, relative to that step (1-norms)."""
     assert isinstance(network, UV)
     plain = -dt * jnp.concatenate([gradient * network.v, gradient * network.u])
     size, away = jnp.sum(jnp.abs(plain)), jnp.sum(jnp.abs(updates - plain))
-    # Without derivatives: those of 0/0 would be NaN.
+    # At a minimum both norms are 0: `tiny` gives 0 rather than NaN, but its derivative, that of
+    # 0/0, would be NaN.
     return lax.stop_gradient(away / jnp.maximum(size, jnp.finfo(size.dtype).tiny))
 
 
 def _is_descent(updates: Array, of_half: Array, clock: Array) -> Bool[Array, ""]:
-    """Whether a step is linear in the gradient, whatever the weights, and the same for all of them:
-    then how far it moves them for a gradient of −1 is a time."""
-    # Halves are exact, but optax's schedules compute in float32, and not alike in all places.
+    """Whether the step is linear in the gradient and moves all weights alike: only then is its
+    update for the gradient −1 a time of gradient flow."""
+    # Powers of 2 are exact, and momentum rounds at the last digits of float64; but optax computes
+    # schedules in float32, whose rounding may differ between compilations of the same expression.
+    # 100 times more (1e-3) would take weight decay of 1e-4 times the gradient for gradient descent;
+    # 100 times less is the rounding of float32 itself.
     rounding = 100 * float(jnp.finfo(jnp.float32).eps)
     is_linear = jnp.abs(2 * of_half - updates) <= rounding * jnp.max(jnp.abs(updates))
     is_uniform = jnp.max(clock) - jnp.min(clock) <= rounding * jnp.max(jnp.abs(clock))
-    # A step that diverges is found elsewhere.
+    # A step that is not finite is no evidence of another method: `training_diverged` reports it.
     return (jnp.all(is_linear) & is_uniform) | ~jnp.all(jnp.isfinite(updates))
 
 
@@ -109,7 +134,7 @@ def _rows_of(problem: AbstractProblem) -> tuple[Array, Array]:
 
 
 def _gradient(problem: AbstractProblem, x: Array, batch: _Batch, noise: Array | None) -> Array:
-    """An unbiased estimate of `∇ℓ(x)`."""
+    """`∇ℓ(x)`, or its unbiased estimate `(n/b) X_Bᵀ(X_B x − y_B − noise)` from the rows `B`."""
     if batch.rows is None and noise is None:
         return problem.gradient(x)
     X, y = _rows_of(problem)
@@ -133,7 +158,11 @@ def run_steps(
     label_noise: Array | None,
     key: PRNGKeyArray | None,
 ) -> tuple[_Record, Callable[[Array], AbstractNetwork]]:
-    """The records, and the network that a vector of weights stands for."""
+    """The records, with a leading axis, and the function from a vector of weights to its network.
+
+    `start` is the network at `ε`; `steps`, increasing, are the numbers of steps to record after,
+    of which `num_steps` is the last.
+    """
     dtype = problem.r.dtype
     start = varying(start, problem)
     vector, unravel = ravel_pytree(weights_of(start))
@@ -143,7 +172,8 @@ def run_steps(
     is_random = batch_size is not None or label_noise is not None
 
     def gradients(weights, batch):
-        """With respect to `x`, and to the weights."""
+        """`x`, and the gradient of the objective with respect to `x` (without the penalty) and to
+        the weights (with it)."""
 
         def outputs(weights):
             net = combine(weights)
@@ -165,17 +195,20 @@ def run_steps(
 
     def step(state: _State, inputs) -> tuple[_State, None]:
         number, batch = inputs
-        # A run that diverges stops before its numbers, and their derivatives, overflow.
-        # (The weights alone do not say that of a power of theirs.)
+        # A run that diverges is stopped before its numbers, and their derivatives, overflow: at the
+        # fourth root of the largest number, products of four weights are still finite. `x` is a
+        # square of weights, and at depth D > 2 a higher power, which the weights do not bound.
         cap, size = math.exp(log_cap(dtype)), jnp.abs(with_weights(state.now.weights)())
         is_bounded = jnp.all(jnp.abs(state.now.weights) < cap) & jnp.all(size < cap**2)
         weights = jnp.where(is_bounded, state.now.weights, 1)
         now = eqx.tree_at(lambda r: r.weights, state.now, weights)
         x, gradient, gradient_weights = gradients(now.weights, batch)
-        again = lambda weights, _: gradients(weights, batch)[2]  # SAM asks for it
+        # Sharpness-aware minimisation evaluates the gradient again, at other weights.
+        again = lambda weights, _: gradients(weights, batch)[2]
         half_again = lambda weights, _: gradients(weights, batch)[2] / 2
         ones = jnp.ones_like(now.weights)
-        with jax.numpy_dtype_promotion("standard"):  # optax counts on it
+        # optax mixes dtypes, which `numpy_dtype_promotion="strict"` of a user would refuse.
+        with jax.numpy_dtype_promotion("standard"):
             updates, optimizer_state = update(
                 gradient_weights, state.optimizer, now.weights, grad_fn=again
             )
@@ -187,12 +220,14 @@ def run_steps(
         updates, of_half, moved = (jnp.asarray(v, dtype) for v in (updates, of_half, moved))
         has_time = now.has_time & _is_descent(updates, of_half, moved)
         dt = moved[0]
-        dt = jnp.where(dt < 0, jnp.nan, dt)  # invalid, whatever the sum
+        # A step back in time is invalid even if the sum of all is positive: NaN stays in the sum.
+        dt = jnp.where(dt < 0, jnp.nan, dt)
         moved_by = jnp.where(is_bounded, dt * jnp.stack([x, gradient]), 0)
         sums = (now.sums[0] + dt, now.sums[1] + moved_by)
         sides, deviation = now.sides, now.deviation
         if sides is not None and deviation is not None:
-            # Of steps that are not plain gradient steps they may grow where the weights do not.
+            # Under steps that are not plain gradient steps `sides` are not `u ± v`, and may
+            # overflow while the weights stay bounded.
             grows = is_bounded & jnp.all(jnp.abs(sides) < cap)
             factor = 1 - dt * jnp.stack([gradient, -gradient])
             sides = sides * jnp.where(grows, factor, 1)

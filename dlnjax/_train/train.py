@@ -1,4 +1,12 @@
-"""`train`: discrete steps on the weights, beside the flow."""
+"""`train`: discrete steps of an optax optimiser on the weights, recorded on the flow's time axis.
+
+This module checks the arguments and turns the records of the loop (`loop.py`) into results: with
+`γ_k` the time that step `k` stands for,
+
+    t = Σ γ_k,    s = t/τ,    x̄ = Σ γ_k x_k / t,    dual = −Σ γ_k ∇ℓ_k(x_k) / τ,
+
+where `τ = t/s` is the network's `time_scale`.
+"""
 
 import math
 from collections.abc import Sequence
@@ -37,36 +45,49 @@ from ..networks.base import (
 )
 from .loop import run_steps
 
-_KEPT = ("x", "x_mean", "loss", "network", "dual", "sides")  # up to where a run diverges
+# Fields that with `throw=False` keep what was recorded before a run diverged.
+_KEPT = ("x", "x_mean", "loss", "network", "dual", "sides")
 
 
 class Training(eqx.Module):
-    """A run of `train` at the steps that were asked for.
+    """A run of `train`, recorded at the steps that were asked for.
 
     **Attributes:**
 
     - `steps`: the number of steps taken, shape `(S,)`.
-    - `t`: the time of gradient flow that they stand for, shape `(S,)`: how far the optimiser
-        would have moved a weight held at 0 whose gradient is −1 throughout. For SGD the sum of
-        the step sizes, `γ/(1 − momentum)` a step in the long run for heavy ball and Nesterov.
-        Methods that normalise or clip the gradient (Adam), add noise to it, or read the weights
-        (decay, schedule-free), stand for no time of the flow: from such a step on, `t` and what is
-        made of it (`s`, `x_mean`, `dual`) are NaN.
+    - `t`: the time of gradient flow that the steps stand for, shape `(S,)`: how far the optimiser
+        would have moved a weight that is held at 0 and has the gradient −1 throughout. For SGD it
+        is the sum of the step sizes; for heavy ball and Nesterov a step adds in the long run
+        `γ/(1 − momentum)`. Methods that normalise or clip the gradient (Adam), add noise to it, or
+        use the weights (decay, schedule-free) stand for no time of the flow: from such a step on,
+        `t`, `s`, `x_mean` and `dual` are NaN.
     - `s`: `t` in the flow's rescaled time, shape `(S,)`.
     - `x`: the linear model, shape `(S, d)`.
-    - `x_mean`: its average over the time `[0, t]`, from the points where the steps started;
-        `x(0)` at `t = 0`. Shape `(S, d)`: this is what compares with `flow.x_mean` and with the
-        lasso path at `μ = s`.
+    - `x_mean`: its average over the time `[0, t]`, taken at the points where the steps start;
+        `x(0)` at `t = 0`. Shape `(S, d)`. Compare it with `flow.x_mean` and with the lasso path at
+        `μ = s`.
     - `loss`: `ℓ(x)`, without weight decay, shape `(S,)`.
     - `network`: the network, its arrays with a leading axis `(S,)`.
     - `dual`: `−Σ γ_k ∇ℓ_k(x_k)` over the steps, in units of `s`, shape `(S, d)`: as `flow.dual`.
-    - `sides`: for `UV`, `(u ± v)(0) Π(1 ∓ γ_k ∇ℓ_k(x_k))` over the steps, shape `(S, 2, d)`, which
-        is `u ± v` if all were plain gradient steps: see `effective_initialization`. Else `None`.
-    - `log_eps`: where the run started.
+    - `sides`: for `UV`, `(u ± v)(0) Π(1 ∓ γ_k ∇ℓ_k(x_k))` over the steps, shape `(S, 2, d)`. It is
+        `u ± v` if all steps are plain gradient steps: see `effective_initialization`. Otherwise
+        `None`.
+    - `log_eps`: `log ε` of the initialisation, a scalar.
     - `result`: how the run ended; what is not finite is NaN.
     - `stats`: `last_finite_step`, the last of `steps` at which all weights were finite, −1 if none;
-        for `UV`, `max_deviation`, by how much a step was at most away from the plain gradient step
-        of the same size, relative to it.
+        for `UV`, `max_deviation`, the largest distance of a step from the plain gradient step of
+        the same size, relative to that step.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.array([[1.0, 0.5], [0.3, 1.0]]), jnp.array([1.0, 0.5]))
+        network = dln.UV(jnp.ones(2), jnp.zeros(2))
+        run = dln.train(network, problem, optax.sgd(0.1), eps=1e-3, steps=[0, 100, 1000])
+        run.t  # (0, 10, 100)
+        run.s  # (0, 2.895, 28.95): t = s log(1/ε)/2
+        run.x_mean.shape, run.network.u.shape  # ((3, 2), (3, 2))
+        ```
     """
 
     steps: Int[Array, " S"]
@@ -96,45 +117,58 @@ def train(
     key: PRNGKeyArray | None = None,
     throw: bool = True,
 ) -> Training:
-    """Train the weights of `network` on `problem` in discrete steps, from an initialisation of
-    size `ε`: for small steps it tends to `gradient_flow`.
+    """Train the weights of `network` on `problem` in discrete steps from an initialisation of
+    size `ε`. As the steps tend to 0 the run tends to `gradient_flow`.
 
     The gradients are those of `ℓ(x) + penalty(λ)`, the loss without a factor `1/n`. A batch `B` of
-    `b` rows estimates `ℓ` without bias by `n/b · ½‖X_B x − y_B‖²`: a step size for the mean
-    loss `‖Xx − y‖²/2n` is to be divided by `n` here.
+    `b` rows estimates `ℓ` without bias by `n/b · ½‖X_B x − y_B‖²`. So divide a step size that is
+    meant for the mean loss `‖Xx − y‖²/2n` by `n`.
 
-    `UV` takes no `ε` below 3.7e-11 in float64 and 2.4e-5 in float32: there `u − v` drowns in
-    rounding while `x` is of order 1, and a coordinate that has grown cannot turn back.
-    `Deep` is trained as `|u|^D − |v|^D`: a large step may carry a weight through 0, where the flow
-    never goes.
+    `UV` refuses an `ε` below 3.7e-11 in float64 and 2.4e-5 in float32: once `x` is of order 1, the
+    smaller of `u ± v` is then lost in rounding, and a coordinate that has grown cannot change its
+    sign. `Deep` is trained as `|u|^D − |v|^D`, since a large step may carry a weight through 0,
+    which the flow never does.
 
     **Arguments:**
 
     - `network`: its weights are the shape of the initialisation.
     - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included.
-    - `optimizer`: an optax optimiser that asks for gradients and weights only: `optax.sgd(γ)`, with
-        `momentum=` heavy ball, with `nesterov=True` as well, with a schedule for `γ`; SAM as
-        `optax.contrib.sam(…, opaque_mode=True)`. Not those that ask for the loss (`lbfgs`,
+    - `optimizer`: an optax optimiser that needs gradients and weights only: `optax.sgd(γ)`, with
+        `momentum=` for heavy ball, `nesterov=True` for Nesterov's method, or a schedule as `γ`; SAM
+        as `optax.contrib.sam(…, opaque_mode=True)`. Not those that need the loss (`lbfgs`,
         `polyak_sgd`). It is given all weights as one vector. `γ` may be traced: build the
-        optimiser in the function that you `vmap`. A new optimiser compiles anew.
+        optimiser in the function that you `vmap`. Each new optimiser object compiles again.
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
-    - `steps`: how many; or the increasing numbers of steps after which to record, the last of
-        which ends the run, shape `(S,)`. 0 is the initialisation.
-    - `batch_size`: rows in a batch, drawn with replacement at each step (1: single-sample SGD);
-        by default all rows. For `LeastSquares` only.
+    - `steps`: the number of steps; or increasing numbers of steps, shape `(S,)`, after which to
+        record: 0 is the initialisation, and the last one ends the run.
+    - `batch_size`: rows in a batch, drawn with replacement at each step (1: single-sample SGD).
+        Default: all rows, without sampling. For `LeastSquares` only.
     - `label_noise`: the standard deviation of normal noise on the labels, drawn anew at each step,
         in units of `y`. For `LeastSquares` only.
-    - `key`: where that randomness comes from. Step `k` depends on `key` and `k` alone.
+    - `key`: a `jax.random.key`, needed for batches and label noise. The randomness of step `k`
+        depends on `key` and `k` alone.
     - `throw`: raise if the run diverges. Under tracing nothing is raised: failed lanes are NaN,
-        with their `result`. With `throw=False` they keep what was recorded before (its
-        derivatives in forward mode; in reverse mode they are NaN).
+        with their `result`. With `throw=False` they keep what was recorded before they diverged,
+        with derivatives in forward mode; in reverse mode these are NaN.
 
-    **Returns:** a `Training`. The memory does not depend on the number of steps; the one that
-    reverse-mode differentiation takes does, by `S` records for every 128 steps. The randomness of
-    128 steps is drawn at once: 128 numbers for each row of a batch (of `X`, without batches).
+    **Returns:** a `Training`. Memory does not depend on the number of steps, except in reverse-mode
+    differentiation: `S` records for every 128 steps. Random numbers are drawn for 128 steps at
+    once, one for each row of a batch (of `X`, for label noise without batches) and step.
 
     **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if the run
     diverges, or if a step goes back in `t`, as with a negative `γ`.
+
+    !!! example
+
+        ```python
+        X, y = jnp.array([[1.0, 0.5, 0.2], [0.3, 1.0, -0.4]]), jnp.array([1.0, 0.5])
+        network, problem = dln.UV(jnp.ones(3), jnp.zeros(3)), dln.LeastSquares(X, y)
+        run = dln.train(network, problem, optax.sgd(0.1), eps=1e-3, steps=[100, 1000])
+        run.x_mean[0]  # (0.539, 0.167, 0.000) at s = 2.895
+        dln.gradient_flow(network, problem, run.s, eps=1e-3).x_mean[0]  # (0.557, 0.168, 0.000)
+        key = jax.random.key(0)
+        dln.train(network, problem, optax.sgd(0.1), eps=1e-3, steps=1000, batch_size=1, key=key)
+        ```
 
     !!! cite "Reference"
 
@@ -189,7 +223,8 @@ def _as_steps(steps: ArrayLike | Sequence[SupportsIndex]) -> np.ndarray:
             f"shape {numbers.shape} of {numbers.dtype}. `np.unique(np.geomspace(1, 10_000, "
             "100).astype(int))` is one."
         )
-    if numbers[0] < 0 or np.any(numbers[1:] <= numbers[:-1]):  # unsigned differences wrap
+    # Compare neighbours: `np.diff` of unsigned integers would wrap around and be positive.
+    if numbers[0] < 0 or np.any(numbers[1:] <= numbers[:-1]):
         raise ValueError(f"`steps` must be non-negative and increase, got {numbers}.")
     return numbers
 
@@ -249,7 +284,8 @@ def _train(
         (takes(network, problem.weight_decay), RESULTS.invalid_decay),
     )
     valid = verdict == RESULTS.successful
-    # Derivatives of NaN are NaN.
+    # Train a valid network on a valid problem where they are not, and make it NaN at the end: the
+    # derivative of a NaN would be NaN even where it is not selected.
     given = log_eps
     problem, network = harmless(problem, valid), harmless_network(network, valid)
     log_eps = jnp.where(valid, log_eps, -1)
@@ -258,7 +294,7 @@ def _train(
         term.start, problem, optimizer, steps, num_steps, batch_size, label_noise, key
     )
 
-    # Rows that diverged have no derivatives: those of NaN are NaN.
+    # In the same way, compute with 0 and 1 in place of records that diverged.
     vectors, (t, sums) = records.weights, records.sums
     is_bounded = jnp.all(jnp.isfinite(vectors), axis=1)
     is_bounded = is_bounded & jnp.all(jnp.isfinite(sums), axis=(1, 2))
@@ -285,11 +321,13 @@ def _train(
         stats["max_deviation"] = records.deviation[-1]
     keep = lambda v: jnp.where(kept.reshape(-1, *(1 for _ in v.shape[1:])), v, jnp.nan)
     sides = records.sides
-    if sides is not None:  # held from where they leave the range of weights
+    if sides is not None:
+        # The loop stops multiplying `sides` at the cap: from there on they are not the product.
         is_held = jnp.any(jnp.abs(sides) >= math.exp(log_cap(sides.dtype)), axis=(1, 2))
         sides = jnp.where(is_held[:, None, None], jnp.nan, sides)
     vectors, sides = jax.tree.map(keep, (vectors, sides))
-    has_time = records.has_time & valid  # a lane that is refused went from another ε
+    # A refused lane was trained from another ε: its times mean nothing.
+    has_time = records.has_time & valid
     timed = lambda v: jnp.where(has_time.reshape(-1, *(1 for _ in v.shape[1:])), v, jnp.nan)
     return Training(
         steps=steps,

@@ -1,4 +1,10 @@
-"""Berthier, *Incremental Learning in Diagonal Linear Networks*, JMLR 24(171)."""
+"""Berthier, *Incremental Learning in Diagonal Linear Networks*, JMLR 24(171).
+
+Claims, for `u∘u` and positive definite `M` with `M_ij ≤ 0` off the diagonal: the positive lasso
+path is monotone; coordinates activate one after another, the first at `s = 1/max rᵢ`, and between
+activations `x` minimises the loss on the active coordinates. The jumps of the flow come later than
+those of its limit, by `C/log(1/ε)`.
+"""
 
 from typing import NamedTuple
 
@@ -27,7 +33,10 @@ D = 4
 
 
 def _instance(key: Array, r_is_positive: bool = False) -> Quadratic:
-    """A positive definite `M` whose off-diagonal entries are not positive: a Stieltjes matrix."""
+    """A problem whose `M` is a Stieltjes matrix: positive definite, with no positive entry off the
+    diagonal."""
+    # Since A ≥ 0, its eigenvalues lie between −λ and its largest one, λ: those of 1.25 λ − A lie
+    # between λ/4 and 9λ/4. A factor near 1 would make M almost singular.
     M_key, scale_key, r_key = jr.split(key, 3)
     A = jr.uniform(M_key, (D, D))
     A = (A + A.T) * (1 - jnp.eye(D)) / 2
@@ -49,7 +58,7 @@ def _monotone(indices: Int[Array, " m"]) -> tuple[Bool[Array, " m"], Bool[Array,
 
 
 def monotone(instances: int = 2000) -> list[Measurement]:
-    """B23-monotone: the positive lasso path of such a problem."""
+    """B23-monotone: the fraction of instances whose positive lasso path is monotone."""
     flags, good = map(np.asarray, _monotone(jnp.arange(instances)))
     return [
         Measurement(
@@ -85,7 +94,7 @@ def flows(
 
 
 class Delays(NamedTuple):
-    """Of the flow behind its limit, by `log(1/ε)`."""
+    """How late the flow jumps after its limit, for each `log(1/ε)`."""
 
     length: np.ndarray  # log(1/ε), (E,)
     delay: np.ndarray  # in s, of the time at which x_i is at half of its plateau, (E, K)
@@ -104,18 +113,21 @@ def _jumps(
 
 
 def delays(problem: Quadratic, limit: LimitFlow) -> Delays:
-    """How late the flow jumps, where one coordinate activates at each of the `K = D` jumps."""
+    """How late the flow jumps, if one coordinate activates at each of the `K = D` jumps."""
+    # The flow jumps when the new coordinate reaches half of its plateau.
     jumps, slopes = np.asarray(limit.jumps)[:D], np.asarray(limit.slopes)[:D]
     first = np.argmax(np.asarray(limit.activations)[:D], axis=1)
     level = np.empty(D)
     level[first] = slopes[np.arange(D), first] / 2
-    # The delay is C/log(1/ε) if the other jumps are far: from log(1/ε) = 400 on, the last two are
-    # 16 times the time apart in which a coordinate grows by a factor e.
+    # The delay is C/log(1/ε) only if the other jumps are far. From log(1/ε) = 400 on, the last two
+    # are apart by 16 times the time in which a coordinate grows by a factor e, so that they disturb
+    # each other by e^(−16).
     length = np.array([400.0, 800, 1600, 3200])
     found = _jumps(problem, jnp.asarray(-length), 2 * limit.jumps[D - 1], jnp.asarray(level))
     rises = np.asarray(found.activations)[:, :, first]  # (E, K', K)
     times = np.where(rises, np.asarray(found.s)[:, :, None], 0).sum(axis=1)
     once = rises.sum(axis=1) == 1
+    # Half way between jumps, where the flow should be at the plateau of the limit.
     middle = np.append((jumps[1:] + jumps[:-1]) / 2, 2 * jumps[-1])
     late = flows(problem, jnp.asarray(-length[-1:]), jnp.asarray(middle[None]))
     return Delays(length, np.where(once, times - jumps, np.nan), np.asarray(late)[0])
@@ -127,6 +139,7 @@ def activation() -> list[Measurement]:
     number = int(limit.num_jumps)
     jumps, slopes = np.asarray(limit.jumps)[:number], np.asarray(limit.slopes)[:number]
     joins = np.asarray(limit.activations)[:number]
+    # The truth for the plateaus: minimisers on their own supports, by NumPy.
     M, r = np.asarray(problem.gram()), np.asarray(problem.r)
     best = np.zeros_like(slopes)
     for row, active in zip(best, slopes != 0, strict=True):
@@ -158,11 +171,13 @@ def activation() -> list[Measurement]:
             "rounding times the condition number of M, below 100",
         ),
     ]
+    # Delays are those of single activations: without them the rows above have failed already.
     if number != D or np.any(joins.sum(1) != 1):
         return rows
 
     flow = delays(problem, limit)
     for k, delay in enumerate(np.abs(flow.delay).T):
+        # NaN does not hold: a jump that was not found, or not late, fails the claim.
         slope = np.nan
         if np.all(delay > 0):
             slope = float(np.polyfit(np.log(flow.length), np.log(delay), 1)[0])

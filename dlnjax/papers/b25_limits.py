@@ -1,4 +1,8 @@
-"""Berthier, arXiv 2509.18766v3: what it proves about `ε → 0`, on the ensemble of its Figure 1."""
+"""Berthier, arXiv 2509.18766v3: its theorems about `ε → 0`, on the ensemble of its Figure 1.
+
+Theorems about the limit are measured on the limit process, which is exact; that the flow tends to
+it is measured on flows down to `log ε = −2000`.
+"""
 
 import equinox as eqx
 import jax
@@ -22,10 +26,13 @@ from .._problem.solution_space import SolutionSpace
 from .b25 import D, instance
 from .claim import Claim, Measurement
 
-# From the ε of the paper's figure down, doubling log(1/ε) or more at each step.
+# From the ε of the paper's figure down. The distance to the limit is O(1/log(1/ε)), so that each
+# step, which multiplies log(1/ε) by 2.8 or more, shows as a decrease.
 LOG_EPS = np.array([np.log(1e-5), -50, -200, -700, -2000])
+# Times `s = μ`, to the end of the paper's figure.
 GRID = np.linspace(0, 10, 101)[1:]
-DECAY = 0.02  # in units of ‖r‖_∞
+# Weight decay in units of ‖r‖_∞, the decay at which the lasso is 0.
+DECAY = 0.02
 
 
 def _network(positive: bool) -> UV | USquared:
@@ -62,10 +69,12 @@ def limits(indices: Int[Array, " m"], decay: Float[Array, ""], positive: bool) -
         limit = limit_flow(_network(positive), problem, throw=False)
         gap = suboptimality_gap(problem, limit.x_mean(s), s, path=path)
         size = jnp.linalg.norm(problem.y)
-        # ½‖y‖² bounds the optimum, which vanishes at μ = ∞ without decay.
+        # At μ = ∞ without decay the least loss is 0, and a gap relative to it would be undefined:
+        # take it relative to ½‖y‖², an upper bound of the optimum.
         end = suboptimality_gap(problem, limit.x(jnp.inf), jnp.inf, path=path)
         down = path.downward_variation(s)
         bound = eta(problem.weight_decay, s, down)
+        # Just before the time up to which nothing may have moved; at it, rounding could decide.
         onset = 0.999 / jnp.maximum(jnp.max(jnp.abs(problem.r)), 1)
         early = jnp.maximum(jnp.max(jnp.abs(path.x(onset))), jnp.max(jnp.abs(limit.x_mean(onset))))
         distance = jnp.max(jnp.abs((limit.x_mean(s) - path.x(s)) @ problem.X.T)) / size
@@ -118,7 +127,8 @@ def flows(indices: Int[Array, " m"], decay: Float[Array, ""], positive: bool) ->
 def _rows(
     id: str, of: str, decay: float, positive: bool, instances: int, flow_instances: int
 ) -> list[Measurement]:
-    """A theorem for monotone paths: of the limit, and of the flow as `ε → 0`."""
+    """The rows of a theorem for monotone paths: two of the limit process, two of the flow."""
+    # Instances that stay at 0, `u∘u` with r ≤ 0, have no gap to measure.
     limit = limits(jnp.arange(instances), jnp.asarray(decay), positive)
     limit = jax.tree.map(np.asarray, limit)
     monotone = np.flatnonzero(limit.is_monotone & limit.moves)
@@ -166,17 +176,17 @@ def _rows(
 
 
 def monotone_limit(instances: int = 400, flow_instances: int = 20) -> list[Measurement]:
-    """B25-thm2.1."""
+    """B25-thm2.1: `u∘v` on instances with a monotone path."""
     return _rows("B25-thm2.1", "u∘v", 0.0, False, instances, flow_instances)
 
 
 def positive_limit(instances: int = 400, flow_instances: int = 20) -> list[Measurement]:
-    """B25-thm3.1."""
+    """B25-thm3.1: `u∘u` on instances with a monotone positive path."""
     return _rows("B25-thm3.1", "u∘u, positive lasso", 0.0, True, instances, flow_instances)
 
 
 def decayed_limit(instances: int = 400, flow_instances: int = 20) -> list[Measurement]:
-    """B25-decay."""
+    """B25-decay: `u∘v` with weight decay, to the lasso at `κ = λ + 1/s`, and at `s = ∞`."""
     limit = limits(jnp.arange(instances), jnp.asarray(DECAY), False)
     end = Measurement(
         "B25-decay",
@@ -191,7 +201,9 @@ def decayed_limit(instances: int = 400, flow_instances: int = 20) -> list[Measur
 
 
 def _deviation(id: str, of: str, positive: bool, instances: int) -> list[Measurement]:
-    """The general case, for the limit process: its gap is the limit of the flow's."""
+    """The rows of a theorem for all paths, of the limit process: its gap is the limit of the
+    flow's. Nothing is stated about the size of `C`: that it is finite is measured, and its
+    quantiles are reported."""
     rows = []
     for decay in (0.0, DECAY):
         limit = limits(jnp.arange(instances), jnp.asarray(decay), positive)
@@ -225,17 +237,17 @@ def _deviation(id: str, of: str, positive: bool, instances: int) -> list[Measure
 
 
 def deviation(instances: int = 400) -> list[Measurement]:
-    """B25-thm2.2."""
+    """B25-thm2.2: `u∘v` on instances whose path is not monotone."""
     return _deviation("B25-thm2.2", "u∘v", False, instances)
 
 
 def positive_deviation(instances: int = 400) -> list[Measurement]:
-    """B25-thm3.2."""
+    """B25-thm3.2: `u∘u` on instances whose positive path is not monotone."""
     return _deviation("B25-thm3.2", "u∘u", True, instances)
 
 
 def bounded(instances: int = 20) -> list[Measurement]:
-    """B25-prop4.1."""
+    """B25-prop4.1: the largest 1-norm of the flow over that of its limit, over times and `ε`."""
     rows = []
     for name, positive in (("u∘v", False), ("u∘u", True)):
         size = np.asarray(flows(jnp.arange(instances), jnp.asarray(0.0), positive).largest_x)
@@ -254,7 +266,7 @@ def bounded(instances: int = 20) -> list[Measurement]:
 
 
 def small_s(instances: int = 400) -> list[Measurement]:
-    """B25-small-s."""
+    """B25-small-s: the lasso and the limit just before `s = 1/max(‖r‖_∞, 1)`."""
     rows = []
     for name, positive in (("u∘v", False), ("u∘u", True)):
         early = np.asarray(limits(jnp.arange(instances), jnp.asarray(0.0), positive).early)
@@ -276,7 +288,8 @@ def small_s(instances: int = 400) -> list[Measurement]:
 def _distance_from_range(
     indices: Int[Array, " m"], log_eps: Float[Array, " E"]
 ) -> Float[Array, "m E"]:
-    """Of `log q⁺/q⁺(0)` from the range of `Xᵀ`, at its worst over `s`, relative to its size."""
+    """Distance of `log q⁺/q⁺(0)` from the range of `Xᵀ`, relative to its size, at its worst over
+    `s`."""
     s = jnp.asarray(GRID[4::5])
 
     def one(index):
@@ -296,7 +309,8 @@ def _distance_from_range(
 
 
 def bregman(instances: int = 50) -> list[Measurement]:
-    """B25-lemma4.4."""
+    """B25-lemma4.4: the optimality condition of the Bregman projection, along the flow."""
+    # Down to −200: `x e^{−log ε}`, which is inverted, would overflow beyond −700.
     sizes = jnp.asarray([LOG_EPS[0], -50.0, -200])
     distance = np.asarray(_distance_from_range(jnp.arange(instances), sizes))
     return [

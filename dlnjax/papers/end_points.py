@@ -1,4 +1,9 @@
-"""End points of `Deep` networks from equal weights, many problems of one small shape at a time."""
+"""End points of `Deep` networks from equal weights, for many small problems in few programs; and
+two measures that the claims about end points share.
+
+Depth 2 and the others, `end_point` and `limit_point`: four programs serve all lanes, since depth,
+data, shape and `log ε` are traced.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,13 +16,17 @@ from jaxtyping import Array, Bool, Float
 
 from .. import RESULTS, Deep, LeastSquares, end_point, limit_point
 
+# The largest problem of the papers has 2 rows and 4 columns; random ones here have 3 and 5.
 N, D = 3, 5
+# Lanes of a program. More make fewer calls, but wait for the slowest lane of more; results do not
+# depend on it but for rounding.
 _CHUNK = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Lane:
-    """`u = v = shape` times `ε^{1/D}`; without `log_eps`, the limit `ε → 0`."""
+    """One end point: `Deep(u, v, depth)` with `u = v = shape`, at `log_eps`, or in the limit
+    `ε → 0` if that is `None`. `X` has shape `(n, d)`, `n ≤ N` and `d ≤ D`."""
 
     depth: float | int
     X: np.ndarray
@@ -48,10 +57,10 @@ def _solve(
 
 
 def end_points(lanes: Sequence[Lane]) -> np.ndarray:
-    """`x` of each lane, shape `(m, D)`: NaN where the solve failed, 0 in padded coordinates.
+    """`x` of each lane, shape `(m, D)`: NaN where the solve failed.
 
     Problems are padded by zero rows and columns, which change nothing, and lanes run in chunks of
-    one size, so that each of the four programs compiles once.
+    one size, so that each of the four programs compiles once. `x` of the padding is 0.
     """
     x = np.full((len(lanes), D), np.nan)
     groups: dict[tuple[bool, bool], list[int]] = {}
@@ -60,6 +69,7 @@ def end_points(lanes: Sequence[Lane]) -> np.ndarray:
     for (is_two, is_limit), members in groups.items():
         for start in range(0, len(members), _CHUNK):
             chunk = members[start : start + _CHUNK]
+            # The last chunk is filled up with copies of its own lanes.
             chosen = [lanes[i] for i in np.resize(chunk, _CHUNK)]
             X, y = np.zeros((_CHUNK, N, D)), np.zeros((_CHUNK, N))
             for j, lane in enumerate(chosen):
@@ -78,15 +88,15 @@ def end_points(lanes: Sequence[Lane]) -> np.ndarray:
 
 
 def off_range(X: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """The largest entry of what is left of each `v`, shape `(m, d)`, off the range of `Xᵀ`, `X` of
-    shape `(m, n, d)` and full rank, relative to the largest of `v`: shape `(m,)`."""
+    """The largest entry of the part of each `v`, shape `(m, d)`, off the range of `Xᵀ`, relative to
+    the largest entry of `v`, shape `(m,)`. `X` has shape `(m, n, d)`, `n < d`, and full rank."""
     null = np.linalg.svd(X)[2][:, X.shape[1] :]
     return np.abs(np.einsum("mkd,mke,me->md", null, null, v)).max(1) / np.abs(v).max(1)
 
 
 def fitted_slope(log_eps: np.ndarray, error: np.ndarray, correction: float | None = None) -> float:
-    """The exponent `a` in `error ∝ ε^a`, or in `ε^a exp(C δ + C' δ²)`, `δ = ε^correction`, by least
-    squares."""
+    """The exponent `a` in `error ∝ ε^a` by least squares in logarithms; with a `correction`, in
+    `error ∝ ε^a exp(C δ + C' δ²)`, `δ = ε^correction`: its next two orders are fitted too."""
     columns = [np.ones_like(log_eps), log_eps]
     if correction is not None:
         columns += [np.exp(correction * log_eps), np.exp(2 * correction * log_eps)]

@@ -1,4 +1,9 @@
-"""Even, Pesme, Gunasekar & Flammarion, *(S)GD over Diagonal Linear Networks*, arXiv 2302.08982."""
+"""Even, Pesme, Gunasekar & Flammarion, *(S)GD over Diagonal Linear Networks*, arXiv 2302.08982.
+
+Claim (Theorem 1): gradient descent and SGD on `u∘v` end, at any step size, where gradient flow from
+`(α_∞, β̃₀)` ends. Measured on runs of `train` by `effective_initialization`, and by `end_point` from
+there.
+"""
 
 import equinox as eqx
 import jax
@@ -18,10 +23,16 @@ from .. import (
 from .._linalg import svd
 from .claim import Claim, Measurement
 
+# Noiseless sparse regression: single-sample SGD at a constant step size converges only where all
+# samples can be fitted.
 N, D, ACTIVE = 5, 20, 3
+# A large initialisation: at small ε all end points are near the minimum 1-norm, and that the steps
+# shift the problem could hardly be seen.
 EPS = 0.2
-# Relative to 1/‖X‖²; gradient flow is the limit at 0.
+# Step sizes relative to 1/‖X‖², large ones, since gradient flow is the limit at 0. SGD multiplies
+# the gradient of a row by n = 5, and takes smaller ones.
 GD, SGD = (0.4, 0.8, 1.5), (0.1, 0.2, 0.5)
+# Until the gradient is rounding: `primal_residual` measures that.
 STEPS = 10_000
 
 
@@ -29,8 +40,9 @@ STEPS = 10_000
 def _residuals(
     X: Float[Array, "m n d"], y: Float[Array, "m n"], sizes: Float[Array, " k"], batch: int | None
 ) -> Float[Array, "m k 4"]:
-    """Of the dual, of the primal, how far the point is from the end of gradient flow from the
-    effective initialisation, and from the initialisation itself, relative to the point."""
+    """The residuals of the dual and of the primal, and the distances of the trained point to the
+    ends of gradient flow from the effective initialisation and from the initialisation itself,
+    relative to the point."""
 
     def one(X, y, index, size):
         problem = LeastSquares(X, y)

@@ -1,5 +1,8 @@
-"""Figures of the papers behind the ledger: functions that measure and draw, and return a
-`Figure`."""
+"""Figures of the papers in the ledger, by the identifiers of their claims.
+
+Each function measures through the public API, draws, and returns a `Figure`. They use matplotlib's
+objects, not `pyplot`, so that no window or global state is involved.
+"""
 
 from collections.abc import Sequence
 
@@ -42,13 +45,14 @@ def _panel(ax: Axes, title: str, x: str, y: str) -> Axes:
 
 def w23_rates() -> Figure:
     """[W23] Fig. 1: distance to the limit against `α^D`, on the two instances of W23-which and on
-    a random one, whose minimiser is unique."""
+    a random one, whose minimum 1-norm point is unique."""
     rng = np.random.default_rng(0)
     instances: dict[str, tuple[np.ndarray, np.ndarray]] = {
         "A = [1 1 1; 3 0 1], y = (3, 3)": w23.FIRST,
         "A = [2 −1 0 1; 0 3 2 0], y = (0, 6)": w23.SECOND,
         "A 3 × 5 and y random": (rng.normal(size=(3, 5)), rng.normal(size=3)),
     }
+    # Three points a decade, without 1 itself: ε is below 1.
     eps = np.geomspace(1e-9, 1, 28)[:-1]
     keys = [(title, D) for title in instances for D in DEPTHS]
     small = [Lane(D, *instances[title], float(np.log(e))) for title, D in keys for e in eps]
@@ -69,6 +73,7 @@ def w23_rates() -> Figure:
 def w23_hard_instance() -> Figure:
     """[W23] Fig. 2: distance to the minimiser of `A = [1, 1 − δ]`, `y = 1`, against `α^D` and `δ`:
     how small the initialisation must be before the minimiser is resolved."""
+    # Lowest powers of 10 of ε: at depth 2 the transition is at ε^δ = ½, 1e-30 for δ = 0.01.
     deltas, lowest = np.geomspace(1e-3, 0.5, 33), {2: -60, 3: -15, 4: -15}
     every = np.concatenate([w23.DELTAS, deltas])
     eps = {D: np.geomspace(10.0**low, 0.9, 41) for D, low in lowest.items()}
@@ -87,6 +92,7 @@ def w23_hard_instance() -> Figure:
     for (curves, diagram), D, values in zip(axes.T, eps, error, strict=True):
         for colour, delta, row in zip(COLORS, w23.DELTAS, values, strict=False):
             curves.loglog(eps[D], row, color=colour, label=f"δ = {delta:g}")
+            # The asymptotes of W23-fig2, and below the line of the transition.
             limit = eps[D] ** delta if D == 2 else eps[D] * delta ** (-D / (D - 2))
             curves.loglog(eps[D], limit, color=colour, linestyle=_DASHES, linewidth=0.9)
             diagram.axhline(delta, color=colour, linewidth=0.9)
@@ -144,7 +150,7 @@ def _over_plateaus(
 
 
 def saddle_to_saddle() -> Figure:
-    """The flow of `u∘v` on PF23-fixture at three `ε` over its limit: `x` jumps from plateau to
+    """The flow of `u∘v` on PF23-fixture at three `ε`, over its limit, which jumps from plateau to
     plateau."""
     problem, network = LeastSquares(*pf23.FIXTURE), UV(np.ones(4), np.zeros(4))
     s = np.linspace(0, 8, 801)
@@ -159,7 +165,7 @@ def saddle_to_saddle() -> Figure:
 
 
 def activations() -> Figure:
-    """B23-activation: the flow of `u∘u` at three `ε` over its limit, and how late it jumps."""
+    """B23-activation: the flow of `u∘u` at three `ε` over its limit, and the delay of its jumps."""
     problem, limit = b23.activation_instance()
     jumps = np.asarray(limit.jumps)[: int(limit.num_jumps)]
     s, log_eps = np.linspace(0, 1.25 * jumps[-1], 801), np.array([-12.0, -60, -600])
@@ -175,6 +181,7 @@ def activations() -> Figure:
     axes[0].set_xlabel("s; dashed: the jumps of the limit", fontsize=9)
     length, delay, _ = b23.delays(problem, limit)
     for k, (colour, values) in enumerate(zip(COLORS, delay.T, strict=False)):
+        # The line through 0 and the smallest ε: delays are C/log(1/ε).
         steepness = values[-1] * length[-1]
         late.plot([0, 1 / length[0]], [0, steepness / length[0]], color=colour, linewidth=0.9)
         late.plot(1 / length, values, "o", color=colour, markersize=4, label=f"jump {k + 1}")
@@ -185,12 +192,14 @@ def activations() -> Figure:
 
 
 def ms25_rates() -> Figure:
-    """MS25-rate: distance to the unique minimiser against `ε = α^D`, and the predicted slopes."""
+    """MS25-rate: distance to the unique minimum 1-norm point against `ε = α^D`, and the predicted
+    slopes."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
     measured = {D: rows for (kind, D), rows in ms25.errors().items() if kind == "n"}
     for ax, (D, rows) in zip(axes, measured.items(), strict=True):
         for colour, slope, log_eps, error in zip(COLORS, *rows, strict=False):
+            # Only the slope is predicted: lines go through the first point.
             line = error[0] * np.exp(slope * (log_eps - log_eps[0]))
             ax.loglog(np.exp(log_eps), line, color=colour, linewidth=0.9)
             label = rf"$1 - \varrho$ = {slope:.2f}"
@@ -200,13 +209,14 @@ def ms25_rates() -> Figure:
             ax, title, r"$\varepsilon = \alpha^D$", "distance to the minimiser" if D == 2 else ""
         )
     axes[0].xaxis.set_major_locator(LogLocator(1e10))
-    axes[0].set_ylim(top=5e-3)  # room for the legend
+    # Room for the legend.
+    axes[0].set_ylim(top=5e-3)
     axes[0].legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
     return figure
 
 
 def logistic_growth() -> Figure:
-    """Gis20-scalar: one coordinate of `u∘u` with target `σ`, over the logistic function."""
+    """Gis20-scalar: one coordinate of `u∘u` with target `σ`, and the logistic function."""
     target, eps, t, x, closed = gis20.curves()
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     grow, collapse = figure.subplots(1, 2)

@@ -1,4 +1,8 @@
-"""Gissin, Shalev-Shwartz & Daniely, *The Implicit Bias of Depth*, arXiv 1909.12051."""
+"""Gissin, Shalev-Shwartz & Daniely, *The Implicit Bias of Depth*, arXiv 1909.12051.
+
+Claim: one coordinate of `u∘u` with target `σ` follows the logistic function,
+`x(t) = σ/(1 + (σ/ε − 1) e^{−4σt})`.
+"""
 
 import equinox as eqx
 import jax
@@ -15,7 +19,7 @@ def _flows(target: Float[Array, " m"], log_eps: Float[Array, " m"], s: Float[Arr
     def one(target, log_eps, s):
         problem = LeastSquares(jnp.ones((1, 1)), target[None])
         network = USquared(jnp.ones(1))
-        # NaN where it fails.
+        # NaN where it fails. Near rounding: an error of `w` is multiplied by log(1/ε) in `x`.
         flow = gradient_flow(
             network, problem, s, log_eps=log_eps, rtol=1e-12, atol=1e-13, throw=False
         )
@@ -26,6 +30,7 @@ def _flows(target: Float[Array, " m"], log_eps: Float[Array, " m"], s: Float[Arr
 
 def curves() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """`σ` and `ε`, shape `(9,)`; `t`, the flow `x(t)` and its closed form, shape `(9, 61)`."""
+    # In s the rise is at 1/σ whatever ε is: a grid to 3/σ covers it and the plateau.
     target, eps = map(np.ravel, np.meshgrid([0.5, 1.0, 2.0], [1e-2, 1e-5, 1e-10]))
     length = -np.log(eps)
     s = np.linspace(0, 3, 61) / target[:, None]

@@ -1,5 +1,9 @@
 """Hoff, *Lasso, fractional norm and structured sparse estimation using a Hadamard product
-parametrization*, arXiv 1611.00040."""
+parametrization*, arXiv 1611.00040.
+
+Claim: with weight decay `λ/2 (‖u‖² + ‖v‖²)` on `u∘v`, training reaches the lasso at `λ`, with
+`|u| = |v|`. Measured on runs of `train`, against `lasso` and the optimality conditions.
+"""
 
 import equinox as eqx
 import jax
@@ -13,7 +17,11 @@ from .._linalg import svd
 from .claim import Claim, Measurement
 
 N, D = 20, 10
-DECAYS = (0.1, 0.3)  # relative to ‖Xᵀy‖_∞, above which the lasso is 0
+# Relative to ‖Xᵀy‖_∞, from which on the lasso is 0: some coordinates are active, some are not.
+DECAYS = (0.1, 0.3)
+# An inactive weight decays like e^{−mλt}, where m is its margin 1 − |Xᵀ(y − Xx)|/λ. With momentum
+# 0.9 and steps of 0.3/‖X‖², 40 000 steps are a time t above 2200, and at m = 0.03 weights decay to
+# e^{−38} = 3e-17 on these instances: rounding. At m = 3e-4 no digit would be gained.
 STEPS = 40_000
 MARGIN = 0.03
 
@@ -22,9 +30,9 @@ MARGIN = 0.03
 def _ends(
     X: Float[Array, "m n d"], y: Float[Array, "m n"], decays: Float[Array, " k"]
 ) -> Float[Array, "m k 4"]:
-    """The violation of the lasso's conditions in units of `‖Xᵀy‖_∞`; the largest `||u| − |v||` and
-    the distance to `lasso`, relative to the largest weight and entry; and the least
-    `1 − |Xᵀ(y − Xx)|/λ` of an inactive coordinate."""
+    """Of each run: the violation of the lasso's optimality conditions in units of `‖Xᵀy‖_∞`; the
+    largest `||u| − |v||`, relative to the largest weight; the distance to `lasso`, relative to the
+    largest entry; and the least margin `1 − |Xᵀ(y − Xx)|/λ` of an inactive coordinate."""
 
     def one(X, y, decay):
         largest = jnp.max(jnp.abs(y @ X))
@@ -36,7 +44,8 @@ def _ends(
         assert isinstance(net, UV)
         u, v, size = jnp.abs(net.u[-1]), jnp.abs(net.v[-1]), jnp.max(jnp.abs(x))
         c, bound = -problem.gradient(x), problem.weight_decay
-        # An inactive coordinate decays without becoming 0: in what it adds to the objective.
+        # An inactive coordinate becomes small but never 0: instead of asking `|c| = λ` wherever
+        # `x ≠ 0`, measure the complementarity `λ|x| − cx`, what it adds to the duality gap.
         excess = jnp.maximum(jnp.abs(c) - bound, 0) / largest
         slack = (bound * jnp.abs(x) - c * x) / (largest * size)
         point = lasso(problem, jnp.inf, gap_tol=1e-14, throw=False)
@@ -59,8 +68,7 @@ def decay(instances: int = 4) -> list[Measurement]:
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(instances, N, D)), rng.normal(size=(instances, N))
     found = np.asarray(_ends(jnp.asarray(X), jnp.asarray(y), jnp.asarray(DECAYS))).reshape(-1, 4)
-    # An inactive coordinate decays at a rate of its margin: of near ties no number of steps is
-    # enough for digits.
+    # Leave out near ties, which no number of steps resolves. NaN, which fails, if all are.
     clear = found[found[:, 3] > MARGIN]
     violation, imbalance, away, _ = np.max(clear, axis=0, initial=0 if len(clear) else np.nan)
     of = f"{len(clear)} of {len(found)} (instance, λ) without near ties, {STEPS} steps"

@@ -1,4 +1,4 @@
-"""All claims, by their identifiers."""
+"""All claims by their identifiers, in the order in which `dlnjax reproduce` measures them."""
 
 from . import (
     azu21,
@@ -15,7 +15,8 @@ from . import (
 )
 from .claim import Claim
 
-FIGURE = "B25-fig1"  # distributions and a figure: `dlnjax reproduce` draws it
+# This one is a figure and distributions rather than numbers: `dlnjax reproduce` draws it.
+FIGURE = "B25-fig1"
 
 CLAIMS: dict[str, Claim] = {
     claim.id: claim

@@ -1,4 +1,8 @@
-"""Pesme & Flammarion, *Saddle-to-Saddle Dynamics in Diagonal Linear Networks*, arXiv 2304.00488."""
+"""Pesme & Flammarion, *Saddle-to-Saddle Dynamics in Diagonal Linear Networks*, arXiv 2304.00488.
+
+Claims about the limit process of `u∘v`: its jumps and plateaus, on an instance whose first
+coordinate is deactivated; and that it ends at the minimum 1-norm solution.
+"""
 
 import equinox as eqx
 import jax
@@ -10,7 +14,8 @@ from jaxtyping import Array, Float, Int
 from .. import RESULTS, UV, LeastSquares, basis_pursuit, limit_flow
 from .claim import Claim, Measurement
 
-# A process with a deactivation.
+# At the second jump the first coordinate leaves and the third enters. Jumps and plateaus are exact
+# rational numbers.
 FIXTURE: tuple[np.ndarray, np.ndarray] = (
     np.array([[1, 0.5, 0.7, 0], [0.5, 1, 0.1, 0.7]]),
     np.array([1.0, 0]),
@@ -20,7 +25,8 @@ PLATEAUS: np.ndarray = np.array([[0.8, 0, 0, 0], [0, 0, 1.4, 0], [0, 0, 10 / 7, 
 
 
 def fixture() -> list[Measurement]:
-    """PF23-fixture: its jumps and plateaus."""
+    """PF23-fixture: the jumps and plateaus of the instance."""
+    # Padded with NaN, so that too few jumps fail instead of raising.
     limit = limit_flow(UV(np.ones(4), np.zeros(4)), LeastSquares(*FIXTURE), throw=False)
     number = int(limit.num_jumps)
     jumps, plateaus = np.full(3, np.nan), np.full((3, 4), np.nan)
@@ -50,8 +56,9 @@ def fixture() -> list[Measurement]:
 
 @eqx.filter_jit
 def _norm_gaps(indices: Int[Array, " m"], n: int, d: int) -> Float[Array, " m"]:
-    """By how much the 1-norm at the end of the process may be too large, relative to it: the
-    duality gap with the dual of basis pursuit, scaled to be feasible."""
+    """An upper bound of the relative excess of the 1-norm at the end of the process over the
+    minimum: the duality gap with the dual of basis pursuit, scaled to be feasible. At least the
+    relative residual of `Xx = y`."""
 
     def one(index):
         X_key, y_key = jr.split(jr.fold_in(jr.key(0), index))
@@ -68,7 +75,7 @@ def _norm_gaps(indices: Int[Array, " m"], n: int, d: int) -> Float[Array, " m"]:
 
 
 def end(instances: int = 20) -> list[Measurement]:
-    """PF23-end: the process ends at the minimum 1-norm."""
+    """PF23-end: the 1-norm at the end of the process, at two sizes."""
     return [
         Measurement(
             "PF23-end",

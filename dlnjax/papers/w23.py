@@ -1,5 +1,10 @@
 """Wind, Antun & Hansen, *Implicit regularization in AI meets generalized hardness of approximation
-in optimization*, arXiv 2307.07410: networks `a^D − b^D`, both from `α`; here `ε = α^D`."""
+in optimization*, arXiv 2307.07410: networks `a^D − b^D`, both from `α`; here `ε = α^D`.
+
+Claims about end points as `α → 0`: which minimum 1-norm solution they tend to (W23-which), how fast
+(W23-fig1), and how small `α` must be first on a hard instance (W23-fig2); and the potentials
+`q_D`, `g_D`, `h_D` (W23-fig3).
+"""
 
 import numpy as np
 
@@ -7,7 +12,7 @@ from .. import inverse_mirror_map, mirror_map, potential
 from .claim import Claim, Measurement
 from .end_points import Lane, end_points, fitted_slope
 
-# Two instances that have a segment of minimum 1-norm solutions, (1−t, 2(1−t), 3t, 0).
+# The paper's instances: both have a segment of minimum 1-norm solutions, (1−t, 2(1−t), 3t, 0).
 FIRST = np.array([[1.0, 1, 1], [3, 0, 1]]), np.array([3.0, 3])
 SECOND = np.array([[2.0, -1, 0, 1], [0, 3, 2, 0]]), np.array([0.0, 6])
 INSTANCES = {"first": FIRST, "second": SECOND}
@@ -16,21 +21,23 @@ DELTAS = np.array([0.3, 0.1, 0.03, 0.01])
 
 
 def chosen_t(D: float | int) -> float:
-    """Where on its segment the limit is, in closed form."""
+    """The `t` of the limit on its segment, in closed form."""
     if D == 2:
         return (4 - 6 * 2 ** (1 / 3) + 9 * 2 ** (2 / 3)) / 31
     return 1 / (1 + (3 ** (2 / D) / (2 ** (2 / D) + 1)) ** (-D / (D - 2)))
 
 
 def chosen(D: float | int) -> np.ndarray:
+    """The limit itself, of either instance, padded to 5 coordinates."""
     t = chosen_t(D)
     return np.array([1 - t, 2 * (1 - t), 3 * t, 0, 0])
 
 
 def which() -> list[Measurement]:
     """W23-which: the minimum 1-norm solution that small initialisations choose."""
-    # Small enough that the distance to the limit, at most ε^½ at depth 2 and about ε beyond, is
-    # below the tolerance; ε^{1−2/D} is still 1e-5 or 1e-6.
+    # So small that the distance to the limit, at most ε^½ at depth 2 and about ε beyond, is below
+    # the tolerance. At D > 2 not smaller: w = ε^{1−2/D}, 1e-5 or 1e-6, loses its digits against
+    # w(0) = 1, and `x` with it.
     sizes = {2: -1500.0, 3: np.log(1e-15), 4: np.log(1e-12)}
     keys = [(D, name) for D in STATED_T for name in INSTANCES]
     limits = end_points([Lane(D, *INSTANCES[name], None) for D, name in keys])
@@ -68,8 +75,9 @@ def which() -> list[Measurement]:
 
 
 def slopes() -> list[Measurement]:
-    """W23-fig1: how fast the distance to the limit vanishes."""
-    # Below 1e-8 the rounding of w, 1e-16/ε^(1−2/D), would show in the first instance at D = 4.
+    """W23-fig1: the power of `α^D` with which the distance to the limit vanishes."""
+    # Ranges in which the next order is small and rounding does not show: at D = 4, below 1e-8, the
+    # rounding of w, 1e-16/ε^(1−2/D), would show in the first instance.
     deep = _grid(-8, -4)
     cases = [
         (2, "first", 2.0, _grid(-6, -3)),
@@ -98,6 +106,7 @@ def slopes() -> list[Measurement]:
 
 
 def _grid(low: float | int, high: float | int) -> np.ndarray:
+    """Eight values of `log ε` between two powers of 10."""
     return np.log(10) * np.linspace(low, high, 8)
 
 
@@ -106,11 +115,11 @@ def hard_instance() -> list[Measurement]:
     rows = []
     one = np.ones(1)
     design = lambda delta: np.array([[1, 1 - delta]])
-    # At depth 2: resolved to e^{−20}; and at α^{2δ} = ½, before the transition.
+    # At depth 2: after the transition, where x₂ ≈ α^{2δ} = e^{−20}, and before it, at α^{2δ} = ½.
     sizes = [-20.0, np.log(0.5)]
     lanes = [Lane(2, design(d), one, size / d) for size in sizes for d in DELTAS]
     resolved, early = end_points(lanes)[:, 1].reshape(2, -1)
-    # x₂/x₁ = ½ x₁^{−δ} within the factor 2^δ.
+    # Before the transition x₂/x₁ = ½ x₁^{−δ}, within the factor 2^δ.
     rows += [
         Measurement(
             "W23-fig2",
@@ -131,6 +140,7 @@ def hard_instance() -> list[Measurement]:
         ),
     ]
     for D in (2.5, 3, 4):
+        # Far beyond the transition, α^{D−2} = 1e-5 δ: corrections are of this relative size.
         k = D / (D - 2)
         sizes = np.log(1e-5 * DELTAS) / (1 - 2 / D)
         x = end_points([Lane(D, design(d), one, e) for d, e in zip(DELTAS, sizes, strict=True)])
@@ -150,7 +160,8 @@ def hard_instance() -> list[Measurement]:
 
 
 def _inverse(z: np.ndarray, D: float | int) -> np.ndarray:
-    """`h_D⁻¹(z)` for `z ≥ 0` by bisection, on nothing but the definition of `h_D`."""
+    """`h_D⁻¹(z)` for `z ≥ 0` by bisection, from nothing but the definition of `h_D`."""
+    # 60 halvings of [0, 1] are beyond rounding.
     k = D / (D - 2)
     low, high = np.zeros_like(z), np.ones_like(z)
     for _ in range(60):
@@ -162,8 +173,8 @@ def _inverse(z: np.ndarray, D: float | int) -> np.ndarray:
 
 
 def limit_potential(z: np.ndarray, D: float | int) -> np.ndarray:
-    """`g_D`, what is left of `q_D` far from 0, up to a constant: among minimum 1-norm solutions
-    small initialisations choose by it."""
+    """`g_D`, to which `q_D` tends far from 0, up to a constant. Among minimum 1-norm solutions
+    small initialisations select the minimiser of its sum."""
     z = np.abs(z)
     if D == 2:
         return z * np.log(z, out=np.zeros_like(z), where=z > 0) - z
@@ -173,7 +184,8 @@ def limit_potential(z: np.ndarray, D: float | int) -> np.ndarray:
 def potentials() -> list[Measurement]:
     """W23-fig3: `q_D`, `h_D⁻¹` and `h_D` on `[−5, 5]`, and that `q_D − g_D` levels off."""
     z = np.linspace(-5, 5, 201)
-    # The integrands have their singularities at distance about 2 from [0, 5].
+    # Gauss-Legendre quadrature with 80 nodes is exact to rounding: the integrands are analytic,
+    # with singularities at a distance of about 2 from [0, 5].
     nodes, weights = np.polynomial.legendre.leggauss(80)
     points = np.abs(z)[:, None] * (nodes + 1) / 2
     rows = []
@@ -182,7 +194,8 @@ def potentials() -> list[Measurement]:
         integral = np.abs(z) / 2 * (slope @ weights)
         if D == 2:
             closed = 2 - np.sqrt(4 + z**2) + z * np.arcsinh(z / 2)
-            integral = np.where(np.abs(z) > 0.1, closed, integral)  # cancels near 0
+            # The closed form cancels near 0.
+            integral = np.where(np.abs(z) > 0.1, closed, integral)
         slope = np.arcsinh(z / 2) if D == 2 else np.sign(z) * _inverse(np.abs(z), D)
         ours = np.asarray(mirror_map(z, D))
         sums = "a few hundred roundings: of 80 terms, or of the bisection"

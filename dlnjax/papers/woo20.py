@@ -1,4 +1,9 @@
-"""Woodworth et al., *Kernel and Rich Regimes in Overparametrized Models*, arXiv 2002.09277."""
+"""Woodworth et al., *Kernel and Rich Regimes in Overparametrized Models*, arXiv 2002.09277.
+
+Claim: the flow of `u^D − v^D` from `u = v = α` ends at the minimiser of `Σ q_D(xᵢ/α^D)` over
+`Xx = y`, for every `α`; for large `α` that is the minimum 2-norm. Measured: the optimality
+conditions of `end_point` with `q_D'` from `mirror_map`, and the flow itself against `end_point`.
+"""
 
 import equinox as eqx
 import jax
@@ -12,6 +17,7 @@ from .claim import Claim, Measurement
 from .end_points import D as SIZE, Lane, N, end_points, off_range
 
 LANES = 4
+# Large enough that the flow at s = 1000 has come to its end to rounding.
 FLOW_EPS = 1e-2
 
 
@@ -20,6 +26,7 @@ def _instances() -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(jr.normal(X_key, (LANES, N, SIZE))), np.asarray(jr.normal(y_key, (LANES, N)))
 
 
+# `depth` None is depth 2, another program: the others are traced.
 @eqx.filter_jit
 def _flow_ends(
     depth: Float[Array, ""] | None, X: Float[Array, "m n d"], y: Float[Array, "m n"]
@@ -47,7 +54,7 @@ def minimiser() -> list[Measurement]:
     rows = []
     for D in (2, 3, 4):
         for alpha in (1e-2, 1.0, 1e3):
-            # α^D ≥ 1 goes into the shape.
+            # ε is below 1: what is left of α^D ≥ 1 goes into the shape, α = shape · ε^{1/D}.
             log_eps = -1.0 if alpha >= 1 else D * np.log(alpha)
             shape = alpha * np.exp(-log_eps / D)
             x = end_points([Lane(D, X[i], y[i], log_eps, shape) for i in range(LANES)])
@@ -65,6 +72,7 @@ def minimiser() -> list[Measurement]:
                     "slope of q_D', which is small there at small α",
                 )
             )
+            # So large an α is the kernel regime.
             if alpha == 1e3:
                 ridgeless = np.einsum("mdn,mn->md", np.linalg.pinv(X), y)
                 rows.append(
