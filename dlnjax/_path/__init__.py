@@ -1,0 +1,11 @@
+"""Paths: the piecewise linear type, the limit process on it, and the conditions a lasso point meets."""
+
+from .limit import LimitFlow as LimitFlow
+from .optimality import (
+    kkt_violation as kkt_violation,
+    largest_correlation as largest_correlation,
+    penalties as penalties,
+    penalty as penalty,
+    rounding_units as rounding_units,
+)
+from .piecewise_linear import PiecewiseLinearPath as PiecewiseLinearPath
