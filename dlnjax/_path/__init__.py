@@ -1,8 +1,9 @@
-"""Paths: the piecewise linear type, the limit process on it, and the conditions a lasso point meets."""
+"""Paths: the piecewise linear type, the limit process on it, the optimality conditions."""
 
 from .limit import LimitFlow as LimitFlow
 from .optimality import (
     kkt_violation as kkt_violation,
+    kkt_violations as kkt_violations,
     largest_correlation as largest_correlation,
     penalties as penalties,
     penalty as penalty,
