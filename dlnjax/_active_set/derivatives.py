@@ -48,7 +48,7 @@ class Segments(eqx.Module):
 def lasso_on_face(
     x: Float[Array, " d"], problem: AbstractProblem, mu: Float[Array, ""], weights: Array
 ) -> Float[Array, " d"]:
-    """The lasso at `μ` with the support and the signs of `x`: `M_AA x_A = (r − κs)_A`."""
+    """The lasso at `μ` with the support and the signs of `x`, shape `(d,)`."""
     d = problem.r.shape[0]
     index = jnp.nonzero(x, size=problem.rank_bound, fill_value=d)[0].astype(jnp.int32)
     # Weights of ∞ belong to entries that are 0: selected by sign first, they never enter a sum.

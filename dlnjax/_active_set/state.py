@@ -134,7 +134,7 @@ class ActiveSet(eqx.Module):
     index: Int[Array, " k"]
     sign: Float[Array, " k"]
     x: Float[Array, " k"]  # at the current τ; exactly 0 where it has just joined
-    rhs: Float[Array, "2 k"]  # (r − λs)_A and (ωs)_A
+    rhs: Float[Array, "2 k"]  # (r − λσ)_A and (ωσ)_A
     solution: Float[Array, "2 k"]  # u and w
     product: Float[Array, "2 d"]  # Mu and Mw
     residual: Float[Array, "2 k"]  # rhs − M_AA solution
@@ -229,8 +229,8 @@ class ActiveSet(eqx.Module):
         rhs = jnp.where(leaves, unit, joined)
         change = matmul(jnp.concatenate([rhs[None], self.residual]), inverse)
         image = matmul(jnp.where(here & joins, -1, change[0])[None], rows)[0]
-        # What is left of the right-hand side tells how far the inverse has drifted; the expansion
-        # is refined by it once.
+        # The residual of the solve measures the error of the updated inverse, and refines the
+        # expansion once.
         residual = jnp.where(leaves, unit, 0) - gather(image, self.index)
         expansion = change[0] + matmul(residual[None], inverse)[0]
         defect = jnp.max(jnp.abs(residual)) / jnp.maximum(jnp.max(jnp.abs(rhs)), TINY)

@@ -4,10 +4,10 @@ All are relative and dimensionless: columns are scaled to norm 1, correlations a
 largest one, and events are compared by the quotient of their times. `eps` is the rounding unit of
 the dtype, 2.2e-16 in float64 and 1.2e-7 in float32.
 
-Each comment says what is compared, why this size, and what a hundred times more or less does.
-"Measured" are the last: each constant was multiplied and divided by 100 on all families of
-`tests/families.py`, on designs with ties (entries ±1 or small integers, also rotated), on columns
-that are 1e-2 to 1e-7 apart, and on a response that one column explains but for 1e-12 of it.
+Each comment says what is compared, why this size, and what 100 times more or less does. "Measured"
+means: with the constant multiplied or divided by 100, on all families of `tests/families.py`, on
+designs with ties (entries ±1 or small integers, also rotated), on pairs of columns 1e-2 to 1e-7
+apart, and on a response that is one column but for 1e-12 of it; in float64 unless float32 is named.
 """
 
 import equinox as eqx
@@ -46,9 +46,9 @@ class Tolerances(eqx.Module):
         # largest one. Below it the sign of the rate is rounding, and there is no event. The factor
         # is a choice: it covers the rounding of a sum over 64 active coordinates.
         # 100 times less (measured): one design with ties in ten has knots that only rounding makes.
-        # 100 times more (measured): the last knots before a residual of 1e-12 are lost.
+        # 100 times more (measured): the last knots are lost where only 1e-12 of y is left to fit.
         self.direction = 64 * eps
-        # Relative distance of two times (`τ`, or `s`) that are one knot: 3e-13 in float64. A time
+        # Relative distance of two events (in `τ`, or `s`) that are one knot: 3e-13. The time of one
         # is a quotient of sums, exact to eps times the condition number: eps^0.8 allows 1300.
         # 100 times less (measured): one tie becomes several knots, on ±1 designs and others.
         # 100 times more (measured): no change in float64; in float32, where it is 3e-4 then,

@@ -11,7 +11,8 @@ by their residuals at each event: no error accumulates along the path. The event
 | event  | condition                                 | what changes                             |
 |--------|-------------------------------------------|------------------------------------------|
 | join   | an inactive `e − τf`, with `f > 0`, is 0  | `j` joins with that sign, at `x_j = 0`   |
-| leave  | an active `u − τw`, with `σw < 0`, is 0   | `j` leaves, and `x_j` is exactly 0       |
+| leave  | an active `u − τw`, with `σw < 0`, is 0;  | `j` leaves, and `x_j` is exactly 0       |
+|        | at `x_j = 0`: if `σu < 0`                 |                                          |
 | tie    | several of these have the same `τ`        | one pivot a step, lowest index first; no |
 |        |                                           | new knot while `τ` rests                 |
 | refuse | the column that would join depends on `A` | no join until one that leaves makes it   |
@@ -142,8 +143,8 @@ def _next_event(scaled: Scaled, state: _State, excess, slack, is_free, tol: Tole
     if is_free is not None:
         join = jnp.where(first_joins, state.tau, join)
 
-    # Leave: |x| falls as τ falls. At x = 0, where a coordinate has just joined, the rate in μ
-    # decides, which is u: from 0, z = μu − w moves against the sign if σu < 0.
+    # Leave: |x| falls as τ falls. At x = 0, where a coordinate has just joined in a tie, dz/dμ = u
+    # decides: it would move against its sign.
     is_against = lambda v: -active.sign * v > tol.direction * jnp.max(jnp.abs(v))
     leaves = jnp.where(active.x == 0, is_against(w), is_against(u))
     if is_free is not None:

@@ -198,7 +198,8 @@ def lasso(
         own rounding. For interpolated data the rounding is the larger one where `κ` is below about
         1e-8 of the largest correlation (1e-4 in float32); `gap` includes it. Default 1e-8 in
         float64, 1e-4 in float32.
-    - `max_steps`: the most pivots and gradient steps for each value of `μ`.
+    - `max_steps`: the most pivots and gradient steps for each value of `μ`. The default is a guard
+        only: with a warm start a point usually takes few.
     - `throw`: raise if the gap is not reached, or if its rounding alone is above `eps^(1/5)` of the
         objective (7e-4 in float64). Under tracing, and with `throw=False`, nothing is raised:
         failed points are NaN, with their `result`.
@@ -229,8 +230,9 @@ def lasso(
     mu = as_positive(mu, "mu", dtype)
     check_nonempty(mu, "mu")
     omega = as_weights(weights, problem.r.shape[0], dtype)
-    # Some half of the digits: `x` is then right to about √gap_tol. Less is reached by the pivots at
-    # little cost (tests use 1e-14), but not where κ is small, since rounding is above it there.
+    # About half of the digits: rounding of the gap is above it only at very small κ. 100 times less
+    # costs the pivots little, but more points stop at rounding; 100 times more leaves x right to
+    # 1e-3 only, as its error is about √gap_tol.
     if gap_tol is None:
         gap_tol = 1e-4 if jnp.finfo(dtype).eps > 1e-10 else 1e-8
     gap_tol = as_tolerance(gap_tol, "gap_tol", dtype)

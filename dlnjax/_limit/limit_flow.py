@@ -153,6 +153,8 @@ def limit_flow(
     prior = prior_of(network, alone, start)
     # A refused lane ends at once in the process, which asks for a finite `dual`.
     dual = jnp.where(is_taken & has_dual, dual, jnp.nan)
+    # Twice what any of 30 000 Gaussian problems needed, and 16 more for the smallest. A process
+    # with more ends in `max_knots_reached`.
     if max_knots is None:
         max_knots = 4 * problem.rank_bound + 16
     max_knots = as_count(max_knots, "max_knots")

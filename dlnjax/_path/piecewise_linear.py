@@ -121,9 +121,9 @@ class PiecewiseLinearPath(eqx.Module):
         slope = self.slopes[index]
         # At p = ∞ the step is infinite, and 0 · ∞ would be NaN.
         z = self.values[index] + jnp.where(slope == 0, 0, step * slope)
-        # Between two knots the value is that of the line through both of them. The slope alone does
-        # not do: if columns are almost dependent it is so large that the rounding of a knot carries
-        # z past 0. Derivatives are those of the slope form, which are the same in exact arithmetic.
+        # Between two knots the value is on the line through both. The slope form is not enough: if
+        # columns are almost dependent the slope is so large that the rounding of a knot carries z
+        # past 0. Derivatives are those of the slope form, which is the same in exact arithmetic.
         change, share = self._to_next_knot(p, index)
         line = lax.stop_gradient(self.values[index] + share * change - z)
         z = z + jnp.where(share > 0, line, 0)
