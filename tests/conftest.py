@@ -16,6 +16,7 @@ os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 
 import equinox as eqx  # noqa: E402
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
 # Before any test module builds an array: 64 bits, and no silent promotion anywhere.
@@ -33,6 +34,14 @@ def forget_programs():
     if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
         eqx.clear_caches()
         jax.clear_caches()
+
+
+@pytest.fixture
+def as_users_run_it():
+    """Without the checks of types that run in tests only, and would come first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from .terms.base import AbstractDualTerm, RealScalarLike
 # Steinebach, *Construction of Rosenbrock–Wanner method Rodas5P and numerical benchmarks within
 # the Julia Differential Equations package*, BIT 63:27 (2023): the coefficients published
 # with that paper, in the form where stages need no product with the Jacobian.
-# `tests/test_rosenbrock.py` measures the orders that they give.
+# `tests/test_flow_rodas5p.py` measures the orders that they give.
 GAMMA = 0.21193756319429014
 _LAST = [
     -7.502846399306121,

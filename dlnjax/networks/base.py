@@ -124,8 +124,8 @@ class AbstractNetwork(eqx.Module):
             jnp.exp(network.least_log_eps(jnp.float64))  # 3.7e-11
             ```
         """
-        # The power 2/3 was chosen so that x keeps a third of the digits; `tests/test_linear.py`
-        # measures the error there. An ε smaller by 100 has errors larger by 100.
+        # The power 2/3 was chosen so that x keeps a third of the digits. How large the error
+        # is there: `tests/test_networks_linear.py`. An ε smaller by 100 has errors larger by 100.
         return 2 / 3 * math.log(jnp.finfo(dtype).eps)
 
 

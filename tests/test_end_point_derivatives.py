@@ -154,3 +154,23 @@ def test_of_an_ill_conditioned_quadratic(least):
 
     _, ahead = jax.jvp(lambda r: end(jnp.asarray(M), r), (M @ Q @ np.ones(4),), (M @ v,))
     np.testing.assert_allclose(ahead, v, atol=1e-15 / least)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_derivatives_where_active_columns_depend_on_each_other(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(4, 6))
+    X[:, 2] = (X[:, 0] + 2 * X[:, 1]) / 3
+    X[:, 3:] *= 0.2
+    y, v = X[:, 0] + 0.5 * X[:, 1] + 0.7 * X[:, 2], X[:, 0] - 0.3 * X[:, 1]
+    network = dln.UV(jnp.ones(6), jnp.zeros(6))
+
+    @jax.jit
+    def end(y, log_eps):
+        return dln.end_point(network, dln.LeastSquares(X, y), log_eps=log_eps, throw=False).x
+
+    for log_eps in (-100.0, -300.0, -700.0):
+        ahead = jax.jit(jax.jacfwd(end))(jnp.asarray(y), log_eps) @ v
+        h = 1e-4
+        change = (end(y + h * v, log_eps) - end(y - h * v, log_eps)) / (2 * h)
+        np.testing.assert_allclose(ahead, change, atol=1e-7)

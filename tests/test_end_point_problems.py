@@ -1,0 +1,90 @@
+"""End points of one problem each: positive networks, weight decay, degenerate data, no response,
+bad arguments."""
+
+import functools
+
+import equinox as eqx
+import numpy as np
+import pytest
+from end_points import D_, U, V, X, Y
+from scipy.optimize import nnls
+
+import dlnjax as dln
+
+# Well conditioned, for a flow that ends soon: columns 0 and 2, 1 and 3 are the same.
+DOUBLED = (np.eye(3) + 0.2 * X[:, :3])[:, [0, 1, 0, 1, 2]]
+
+
+@functools.cache
+def _positive_flow(y):
+    network = dln.USquared(U)
+    problem = dln.LeastSquares(DOUBLED, np.array(y))
+    # Coordinates on the boundary vanish like 1/s or faster.
+    flow = dln.gradient_flow(
+        network, problem, np.array([0.0, 1000.0]), eps=1e-2, rtol=1e-10, atol=1e-11
+    )
+    return network, problem, flow.x[1], dln.end_point(network, problem, eps=1e-2)
+
+
+@pytest.mark.parametrize("is_feasible", [True, False])
+def test_positive(is_feasible):
+    y = DOUBLED @ np.array([1.0, 0.5, 0, 0.3, 1]) if is_feasible else Y
+    network, problem, x, end = _positive_flow(tuple(y))
+    best, distance = nnls(DOUBLED, y)
+    assert (distance < 1e-12) == is_feasible
+    np.testing.assert_allclose(end.x, x, atol=1e-9)
+    np.testing.assert_allclose(DOUBLED @ end.x, DOUBLED @ best, atol=1e-12)
+    assert np.min(end.x) >= 0
+    # Of two equal columns each gets its share, by the square of the shape.
+    for i in (0, 1):
+        if best[i] + best[i + 2] > 0:
+            np.testing.assert_allclose(
+                end.x[i] * U[i + 2] ** 2, end.x[i + 2] * U[i] ** 2, rtol=1e-9
+            )
+    if not is_feasible:
+        assert set(np.flatnonzero(np.isneginf(end.dual))) == set(
+            np.flatnonzero(DOUBLED.T @ (y - DOUBLED @ best) < -1e-9)
+        )
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_with_weight_decay_it_is_the_lasso(positive):
+    problem = dln.LeastSquares(X, Y, 0.3)
+    network = dln.USquared(U) if positive else dln.UV(U, V)
+    end = dln.end_point(network, problem, eps=1e-2)
+    path = dln.lasso_path(problem, positive=positive)
+    np.testing.assert_allclose(end.x, path.x(np.inf), atol=1e-14)
+    assert np.all(np.isinf(end.dual[np.asarray(end.x) != 0]))
+
+
+def test_inconsistent_and_rank_deficient():
+    rng = np.random.default_rng(3)
+    B = rng.normal(size=(7, 2)) @ rng.normal(size=(2, D_))
+    y = rng.normal(size=7)
+    network = dln.UV(U, V)
+    end = dln.end_point(network, dln.LeastSquares(B, y), eps=1e-3)
+    assert np.abs(B.T @ (y - B @ end.x)).max() < 1e-13 * np.abs(B.T @ y).max() * 10
+    quadratic = dln.Quadratic(B.T @ B, B.T @ y)
+    np.testing.assert_allclose(dln.end_point(network, quadratic, eps=1e-3).x, end.x, atol=1e-12)
+    # The same affine space by two of its equations.
+    rows = np.linalg.svd(B)[2][:2]
+    same = dln.end_point(network, dln.LeastSquares(rows, rows @ end.x), eps=1e-3)
+    np.testing.assert_allclose(same.x, end.x, atol=1e-13)
+
+
+def test_no_response():
+    end = dln.end_point(dln.UV(U, 0 * U), dln.LeastSquares(X, 0 * Y), log_eps=-2000.0)
+    np.testing.assert_array_equal(end.x, np.zeros(D_))
+    np.testing.assert_array_equal(end.dual, np.zeros(D_))
+
+
+def test_bad_input():
+    problem, network = dln.LeastSquares(X, Y), dln.UV(U, V)
+    with pytest.raises(ValueError, match="exactly one"):
+        dln.end_point(network, problem)
+    with pytest.raises(ValueError, match="network has 4 coordinates, the problem has 5"):
+        dln.end_point(dln.UV(U[:4], V[:4]), problem, eps=0.1)
+    with pytest.raises(eqx.EquinoxRuntimeError, match="max_steps"):
+        dln.end_point(network, problem, eps=1e-2, max_steps=2)
+    end = dln.end_point(network, problem, eps=1e-2, max_steps=2, throw=False)
+    assert end.result == dln.RESULTS.end_point_not_reached and np.all(np.isnan(end.x))
