@@ -80,11 +80,32 @@ def _diverges(X: np.ndarray, y: np.ndarray) -> bool:
     return any(run.status == 0 and -run.fun < 1e-9 for run in most)
 
 
+def _is_all_rounding(a: Arrays, lane: int, eps: float) -> bool:
+    """Whether at the latest `μ` the objective of the lasso is below what rounding leaves."""
+    X, y = a["X"][lane] / a["c_X"][lane], a["y"][lane] / a["c_y"][lane]
+    omega = (a["weights"][lane] / np.max(a["mu"][lane]) + a["decay"][lane]).ravel()
+    taken, columns = np.isfinite(omega), np.concatenate([X, -X], axis=1)
+    fit = columns[:, taken] @ np.linalg.lstsq(columns[:, taken], y, rcond=None)[0]
+    # The cheapest of the points that fit best.
+    size = max(np.max(omega[taken], initial=0), 1e-300)
+    run = linprog(omega[taken] / size, A_eq=columns[:, taken], b_eq=fit)
+    if not run.success:
+        return False
+    x = np.zeros(2 * X.shape[1])
+    x[taken] = run.x
+    cost = size * run.fun / (a["c_X"][lane] * a["c_y"][lane])
+    x = x[: X.shape[1]] - x[X.shape[1] :]
+    terms = np.sum(np.linalg.norm(X, axis=0) * np.abs(x))
+    rounding = 1e5 * eps * (np.linalg.norm(y) + terms) * terms
+    return bool(np.sum((y - X @ x) ** 2) / 2 + cost < rounding)
+
+
 def is_told(config: Config, a: Arrays, lane: int, result: str) -> bool:
     """Whether the dtype tells the result. At `D > 2`, where active columns depend on each other,
     the end point hangs on their `w`, of the order of `ε^{1−2/D}`, of which rounding of `w(0)` or
     `X` may leave less than half of the digits. With `x ≥ 0` its dual may diverge. A flow ends where
-    the rounding of `sr` exceeds what its steps may be wrong by. And where one column explains the
+    the rounding of `sr` exceeds what its steps may be wrong by. A gap is none where the objective
+    itself is rounding, as at the latest `μ` in float32 always. And where one column explains the
     response, but for 1e-12 of it, the rest may cost as much as that column, if weights differ."""
     if result == "end_point_not_reached":
         return not (config.positive and _diverges(a["X"][lane], a["y"][lane]))
@@ -101,8 +122,8 @@ def is_told(config: Config, a: Arrays, lane: int, result: str) -> bool:
         steps = 1e-4 if config.dtype == "float32" else 1e-7
         # At D > 2, of the time in which an active coordinate goes from one wall to the other.
         return late * config.eps < (steps if config.depth == 2 else config.eps ** (2 / 3) / 10)
-    if result == "gap_not_reached" and config.dtype == "float32":
-        return False  # at the latest μ the correlations are rounding
+    if result == "gap_not_reached":
+        return config.dtype == "float64" and not _is_all_rounding(a, lane, config.eps)
     if result == "path_inaccurate" and "explained" in str(a["defects"][lane]):
         w = a["weights"][lane][(a["weights"][lane] > 0) & np.isfinite(a["weights"][lane])]
         return w.size == 0 or np.max(w) / np.min(w) < 1e4

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import dlnjax as dln
-from dlnjax._sweep.figures import eps_label
 from dlnjax._sweep.toml import read_sweep
+from dlnjax.plot import eps_label
 
 from ._data import normal_batch
 from ._report import write

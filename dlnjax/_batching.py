@@ -1,5 +1,9 @@
-"""Batches of lanes: chunks that share a compiled program or a cache, and loops with one predicate
-for all lanes."""
+"""Batches of lanes: chunks that fit a cache, and loops with one predicate for all lanes.
+
+- `any_lane`: a predicate that stays a scalar under `vmap`.
+- `in_chunks`: runs a large batch inside a program in chunks that fit the caches of a CPU.
+- `batched`: the public `vmap` in chunks of lanes of similar difficulty, on the host.
+"""
 
 import contextlib
 import contextvars
@@ -17,14 +21,19 @@ from jaxtyping import Array, ArrayLike, Bool, Int, PyTree, Real
 
 from ._checks import as_count, is_concrete
 
-CACHE_PER_CORE = 2**20  # bytes; half of a typical second-level cache
+# Bytes of a chunk of `in_chunks` per core: half of a second-level cache of 2 MB. It was chosen, not
+# tuned. Much smaller, chunks are single lanes, whose small matrices do not fill vector registers;
+# much larger, each event fetches the data of all lanes from memory.
+CACHE_PER_CORE = 2**20
 
 
+# None: as many as this process may use. A context variable, so that `as_on` holds in its thread
+# only.
 _fixed_cores: contextvars.ContextVar[int | None] = contextvars.ContextVar("cores", default=None)
 
 
 def cores() -> int:
-    """What the process may use, where the system says so: containers often have less than all."""
+    """The number of cores that this process may use. In containers these are often not all."""
     affinity = getattr(os, "sched_getaffinity", None)
     here = len(affinity(0)) if affinity else os.cpu_count() or 1
     return _fixed_cores.get() or here
@@ -32,7 +41,10 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def as_on(cores: int) -> Iterator[None]:
-    """Traces made inside have the chunks of a machine with so many cores, and its rounding."""
+    """A context in which traces have the chunks of a machine with `cores` cores.
+
+    The size of the chunks changes the rounding of compiled programs: a sweep that is resumed on
+    another machine repeats its numbers bit for bit only with the same chunks."""
     token = _fixed_cores.set(cores)
     try:
         yield
@@ -42,10 +54,10 @@ def as_on(cores: int) -> Iterator[None]:
 
 @jax.custom_batching.custom_vmap
 def any_lane(flag: Bool[Array, ""]) -> Bool[Array, ""]:
-    """`flag`; under `vmap`, whether it holds in any lane.
+    """`flag`, a scalar; under `vmap`, whether it holds in any lane, still a scalar.
 
-    As the predicate of a loop or a branch it stays a single one for all lanes. (A predicate for
-    each lane makes `vmap` copy the whole carry of the loop at every step, and run both branches.)
+    Use it as the predicate of a loop or branch. With a predicate for each lane, `vmap` copies the
+    whole carry of the loop at every step, and runs both branches.
     """
     return flag
 
@@ -56,18 +68,19 @@ def _(_, is_batched, flag):
 
 
 def even_piece(lanes: int, most: int) -> int:
-    """The size of the fewest pieces of at most `most` lanes."""
+    """The size of equal pieces of at most `most` lanes, as few as possible."""
     return math.ceil(lanes / max(1, math.ceil(lanes / most)))
 
 
 def in_pieces(solve: Callable[[ArrayLike, int], Any], lanes: int, most: int) -> Any:
-    """`solve(start, size)`, of `size ≤ most` lanes from `start` on, for all lanes, one piece after
-    the other."""
+    """The results of `solve(start, size)` for all lanes, in pieces of `size ≤ most` lanes.
+
+    `solve` computes the `size` lanes from `start` on. The pieces run one after the other."""
     size = even_piece(lanes, most)
     if size == lanes:
         return solve(0, lanes)
     pieces = math.ceil(lanes / size)
-    # The last piece overlaps the one before it rather than being padded.
+    # The last piece overlaps the one before it: all pieces have one size, and none is padded.
     out = lax.map(lambda i: solve(jnp.minimum(i * size, lanes - size), size), jnp.arange(pieces))
     cut = (pieces - 1) * size
     keep = np.r_[:cut, pieces * size - (lanes - cut) : pieces * size]
@@ -75,11 +88,13 @@ def in_pieces(solve: Callable[[ArrayLike, int], Any], lanes: int, most: int) -> 
 
 
 def in_chunks(fn: Callable, size: int) -> Callable:
-    """`fn`, whose loop works on `size` bytes; under `vmap` on a CPU, in chunks that fit its caches.
-    Not differentiable: the rule of derivatives belongs outside.
+    """`fn` of one lane, which under `vmap` on a CPU runs in chunks that fit the caches.
 
-    An event of one lane is a few passes over a few small matrices. All lanes of a large batch in
-    step would fetch them from memory at each pass, and go on until the slowest lane ends.
+    `size` is the number of bytes on which its loop works.
+
+    An event of one lane is a few passes over a few small matrices. If all lanes of a large batch
+    ran in step, each pass would fetch them from memory, and all would run until the slowest ends.
+    It has no derivatives: wrap it in a function with a rule of its own.
     """
     wrapped = jax.custom_batching.custom_vmap(fn)
 
@@ -100,7 +115,7 @@ def in_chunks(fn: Callable, size: int) -> Callable:
         def all_lanes(*args):
             return in_pieces(lambda start, size: one_chunk(start, size, args), lanes, chunk)
 
-        # An outer `vmap` shares the cache.
+        # An outer `vmap` chunks again, with the size of one chunk of this one.
         out = in_chunks(all_lanes, size * even_piece(lanes, chunk))(*args)
         return out, jax.tree.map(lambda _: True, out)
 
@@ -108,17 +123,22 @@ def in_chunks(fn: Callable, size: int) -> Callable:
 
 
 def default_chunk(lanes: int, each: float | int) -> int:
-    """How many lanes of `each` bytes share a chunk."""
+    """The number of lanes in a chunk of `batched`, for `each` bytes of arguments a lane."""
+    # Accelerators need thousands of lanes to be busy. 4096 was chosen without a measurement: all
+    # benchmarks ran on CPUs.
     if jax.default_backend() != "cpu":
-        return min(lanes, 4096)  # fills a device
-    # A loop passes over its lanes' data at every step, which had better stay in the first or
-    # second level of cache: `python -m benchmarks lanes`.
+        return min(lanes, 4096)
+    # Chunks of at most 128 lanes and 256 kB of arguments. `python -m benchmarks lanes`, times with
+    # a probe: 3 × 4 is fastest with 128 to 256 lanes, 16 lanes take 1.8 times as long and 1000
+    # lanes 1.7 times; 20 × 40 (6.6 kB a lane) with 24, and 4 lanes take 1.4 times as long. Lanes of
+    # larger chunks idle longer until the slowest ends, and need more cache.
     largest = max(1, min(128, int(2**18 / max(each, 1))))
     return math.ceil(lanes / math.ceil(lanes / largest))
 
 
 @eqx.filter_jit
 def _run(fn: Callable, args: PyTree, lanes: Int[Array, " chunk"]) -> PyTree:
+    """`fn` on the lanes with these indices: one compiled program for all chunks."""
     arrays, rest = eqx.partition(args, eqx.is_array)
     arrays = jax.tree.map(lambda a: a[lanes], arrays)
     return eqx.filter_vmap(fn)(*eqx.combine(arrays, rest))
@@ -130,41 +150,42 @@ def batched(
     difficulty: Callable[..., Any] | Real[Array | np.ndarray, " lanes"] | None = None,
     chunk: int | None = None,
 ) -> Any:
-    """`eqx.filter_vmap(fn)(*args)` for lanes of unequal difficulty, in chunks. Outside `jit`.
+    """`eqx.filter_vmap(fn)(*args)` in chunks, for lanes that need different numbers of steps.
 
-    Under `vmap` a loop ends with its slowest lane: the others wait. Here lanes of similar
-    difficulty share a chunk, and each chunk ends when its own lanes do.
+    Under `vmap` all lanes of a loop run until the slowest has ended. Here lanes of similar
+    difficulty share a chunk, and each chunk ends when its own lanes do. Runs outside `jit` only.
 
     **Arguments:**
 
-    - `fn`: a function of one lane, compiled once per function object: define it once, and pass
-        what changes in `args`, one entry per lane. Give it `throw=False` where it has that option.
+    - `fn`: a function of one lane. It is compiled once per function object: define it once, and
+        pass what changes in `args`, one entry per lane. Use `throw=False` in it.
     - `args`: pytrees whose arrays all have a leading axis of the same length, the lanes.
-    - `difficulty`: shape `(lanes,)`, anything that grows with the number of steps; or a function
-        of the same arguments as `fn` that returns it for one lane, a cheap probe. For a
-        `gradient_flow`, its own number of steps at loose tolerances is one (the number of knots
-        of the lasso path is not). Default: lanes stay in the order in which they come.
+    - `difficulty`: numbers of shape `(lanes,)` that grow with the number of steps, or a function of
+        the same arguments as `fn` that returns one for its lane, a cheap probe. For
+        `gradient_flow`, the number of steps at loose tolerances is a good probe (the number of
+        knots of the lasso path is not). Default: lanes keep their order.
     - `chunk`: lanes per chunk. Default: 4096; on CPU up to 128, and as few as keep their `args`
         within 256 kB. The last chunk is filled up with copies, so that all share one compiled
         program.
 
     **Returns:** what `eqx.filter_vmap(fn)(*args)` returns, lanes in the order of `args`.
 
-    **Raises:** `ValueError` under `jit`, or where the arrays have no common leading axis.
+    **Raises:** `ValueError` under `jit`, or if the arrays have no common leading axis, or
+    `difficulty` is not one number per lane; `TypeError` if `fn` is not callable.
 
     !!! example
 
         ```python
-        def solve(X, y, s=s, **tolerances):
+        X, y = jax.random.normal(jax.random.key(0), (300, 3, 4)), jnp.ones((300, 3))
+        network, s = dln.UV(jnp.ones(4), jnp.zeros(4)), jnp.array([3.0])
+
+        def solve(X, y, **tolerances):
             problem = dln.LeastSquares(X, y)
-            return dln.gradient_flow(net, problem, s, eps=1e-5, throw=False, **tolerances)
+            return dln.gradient_flow(network, problem, s, eps=1e-5, throw=False, **tolerances)
 
-
-        def probe(X, y):
-            return solve(X, y, s[-1:], rtol=1e-2, atol=1e-2).stats["num_steps"]
-
-
-        flows = dln.batched(solve, X, y, difficulty=probe)  # X (1000, 3, 4), y (1000, 3)
+        probe = lambda X, y: solve(X, y, rtol=1e-2, atol=1e-2).stats["num_steps"]
+        flows = dln.batched(solve, X, y, difficulty=probe)
+        flows.x.shape  # (300, 1, 4)
         ```
     """
     if not callable(fn):
@@ -198,11 +219,12 @@ def batched(
                 f"`difficulty` must be one number per lane, shape ({lanes},), got "
                 f"{difficulty.shape}."
             )
-        order = np.argsort(difficulty, kind="stable")[::-1]  # the hardest first, NaN before
+        # The hardest first; NaN counts as hardest.
+        order = np.argsort(difficulty, kind="stable")[::-1]
 
-    # Copies of the easiest lane are over first.
+    # Fill the last chunk with copies of the easiest lane, which end before the others.
     filled = np.concatenate([order, np.repeat(order[-1:], -lanes % size)]).reshape(-1, size)
-    # One at a time: on a CPU, programs that run side by side can starve each other of threads.
+    # One at a time: on a CPU, programs that run side by side compete for the same pool of threads.
     chunks = [jax.block_until_ready(_run(fn, args, jnp.asarray(members))) for members in filled]
     back = jnp.asarray(np.argsort(order, kind="stable"))
     join = lambda *parts: jnp.concatenate(parts)[back] if eqx.is_array(parts[0]) else parts[0]

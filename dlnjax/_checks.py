@@ -1,4 +1,9 @@
-"""Checks of user input. Shapes and dtypes always; values when they are concrete."""
+"""Checks of user input: shapes and dtypes always, values when they are concrete.
+
+`as_…` functions convert an argument and raise a `ValueError` or `TypeError` that names it, its
+value and the fix; `check_…` functions only raise. Their counterparts `is_…` make the same test of
+traced values, which cannot raise: they return a Boolean array, from which solvers make a `RESULTS`.
+"""
 
 import math
 import operator
@@ -12,7 +17,7 @@ from jaxtyping import Array, ArrayLike
 
 
 def is_concrete(*arrays: ArrayLike) -> bool:
-    """Whether the values can be looked at, i.e. we are outside `jit`, `vmap`, `grad`."""
+    """Whether the values are known, i.e. are not traced by `jit`, `vmap` or `grad`."""
     return not any(isinstance(a, jax.core.Tracer) for a in arrays)
 
 
@@ -33,19 +38,19 @@ def as_float(value: ArrayLike, name: str, like: jnp.dtype | None = None) -> Arra
 
 
 def _common_dtype(*dtypes) -> jnp.dtype:
-    # Mixing what a user passes is meant, also where promotion is otherwise strict.
+    # Users may mix dtypes, also where JAX's promotion is set to strict (as in our tests).
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*dtypes)
 
 
 def to_common_dtype(*arrays: Array) -> tuple[Array, ...]:
-    """The arrays in the widest of their dtypes."""
+    """The arrays, converted to the widest of their dtypes."""
     dtype = _common_dtype(*(a.dtype for a in arrays))
     return tuple(a.astype(dtype) for a in arrays)
 
 
 def check_finite(array: Array, name: str) -> None:
-    """Refuse NaN and inf, naming the first bad entry."""
+    """Raise a `ValueError` for NaN or inf, which names the first such entry."""
     if not is_concrete(array):
         return
     bad = np.argwhere(~np.isfinite(np.asarray(array)))
@@ -59,7 +64,7 @@ def check_finite(array: Array, name: str) -> None:
 
 
 def check_scalar(value: Array, name: str) -> None:
-    """Refuse anything but a scalar, pointing at `vmap` for batches."""
+    """Raise a `ValueError` for anything but a scalar; for batches it names `vmap`."""
     if value.ndim != 0:
         raise ValueError(
             f"`{name}` must be a scalar, got shape {value.shape}. Use `jax.vmap` over "
@@ -68,7 +73,7 @@ def check_scalar(value: Array, name: str) -> None:
 
 
 def check_nonempty(array: Array, name: str) -> None:
-    """Refuse empty axes."""
+    """Raise a `ValueError` if an axis is empty."""
     if 0 in array.shape:
         raise ValueError(
             f"`{name}` has an empty axis: its shape is {array.shape}. Every axis needs at "
@@ -77,18 +82,18 @@ def check_nonempty(array: Array, name: str) -> None:
 
 
 def as_whole(value: Any, name: str) -> int:
-    """A Python integer."""
+    """`value` as a Python integer. Integers of NumPy and JAX are accepted, Booleans are not."""
     error = TypeError(f"`{name}` must be a whole number, got {value!r}.")
     if isinstance(value, bool | np.bool_):
         raise error
     try:
         return operator.index(value)
-    except TypeError:  # of an array of several, the message would not say which argument
+    except TypeError:  # its message does not name the argument
         raise error from None
 
 
 def as_count(value: Any, name: str) -> int:
-    """A Python integer of at least 1."""
+    """`value` as a Python integer of at least 1."""
     count = as_whole(value, name)
     if count < 1:
         raise ValueError(f"`{name}` must be at least 1, got {count}.")
@@ -96,21 +101,24 @@ def as_count(value: Any, name: str) -> int:
 
 
 def as_flag(value: Any, name: str) -> bool:
-    """A Python bool, since it decides which program is compiled; not what is merely true."""
+    """`value` as a Python bool. Other values that count as true raise a `TypeError`."""
+    # A flag decides which program is compiled, so that it must be known. A truthy value is often an
+    # argument in the wrong place.
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"`{name}` must be True or False, got {value!r}.")
     return bool(value)
 
 
 def check_type(value: Any, name: str, kind: type | tuple[type, ...], what: str) -> None:
-    """Refuse an argument of another class, for instance two arguments in the wrong order."""
+    """Raise a `TypeError` for an argument that is not a `kind`, for instance in the wrong order."""
     if not isinstance(value, kind):
         given = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
         raise TypeError(f"`{name}` must be {what}, got {given}.")
 
 
 def as_tolerance(value: ArrayLike, name: str, dtype) -> Array:
-    """A positive scalar."""
+    """A tolerance as a positive finite scalar array."""
+    # An array, so that another value does not compile again.
     array = as_float(value, name, dtype)
     check_scalar(array, name)
     if is_concrete(array) and not 0 < float(array) < math.inf:
@@ -122,12 +130,12 @@ def as_tolerance(value: ArrayLike, name: str, dtype) -> Array:
 
 
 def is_tolerance(value: Array) -> Array:
-    """Under tracing: what `as_tolerance` accepts."""
+    """Whether a traced value is one that `as_tolerance` accepts."""
     return (value > 0) & jnp.isfinite(value)
 
 
 def as_parameter(value: ArrayLike, name: str, dtype) -> Array:
-    """Parameters `≥ 0` of a path, of any shape. NaN is one: it gives NaN."""
+    """Parameters `≥ 0` of a path, an array of any shape. NaN is allowed, and gives NaN."""
     array = as_float(value, name, dtype)
     if is_concrete(array):
         least = np.min(np.asarray(array), initial=0, where=~np.isnan(np.asarray(array)))
@@ -137,7 +145,9 @@ def as_parameter(value: ArrayLike, name: str, dtype) -> Array:
 
 
 def leading_axes(x: Array, value: Array, name: str) -> tuple[int, ...]:
-    """The axes of `x (..., d)` but the last, broadcast against those of `value`."""
+    """The axes of `x (..., d)` but the last, broadcast against those of `value`.
+
+    **Raises:** `ValueError` if they do not broadcast."""
     try:
         return jnp.broadcast_shapes(x.shape[:-1], value.shape)
     except ValueError as e:
@@ -148,7 +158,7 @@ def leading_axes(x: Array, value: Array, name: str) -> tuple[int, ...]:
 
 
 def as_log_eps(eps: ArrayLike | None, log_eps: ArrayLike | None, dtype) -> Array:
-    """`log ε` from exactly one of the two spellings."""
+    """`log ε`, given exactly one of `eps` and `log_eps`."""
     if (eps is None) == (log_eps is None):
         given = "neither" if eps is None else "both"
         raise ValueError(
@@ -167,7 +177,7 @@ def as_log_eps(eps: ArrayLike | None, log_eps: ArrayLike | None, dtype) -> Array
                 else "Put a larger initialisation into the shape of the network."
             )
             raise ValueError(f"`eps` must lie in (0, 1), got {value}. {fix}")
-        # From the value that was given: a Python 1e-100 would underflow in float32.
+        # The logarithm in float64, before the cast: a Python 1e-100 would underflow in float32.
         return (
             jnp.asarray(float(np.log(np.asarray(eps, np.float64))), dtype)
             if is_concrete(eps)
@@ -185,12 +195,12 @@ def as_log_eps(eps: ArrayLike | None, log_eps: ArrayLike | None, dtype) -> Array
 
 
 def is_log_eps(value: Array) -> Array:
-    """Under tracing: what `as_log_eps` accepts."""
+    """Whether a traced value is one that `as_log_eps` accepts."""
     return (value < 0) & jnp.isfinite(value)
 
 
 def as_positive(value: ArrayLike, name: str, dtype) -> Array:
-    """An array of positive values (`inf` allowed)."""
+    """`value` as an array of positive numbers, `inf` included."""
     array = as_float(value, name, dtype)
     if is_concrete(array):
         v = np.asarray(array)
@@ -203,7 +213,7 @@ def as_positive(value: ArrayLike, name: str, dtype) -> Array:
 
 
 def as_weights(value: ArrayLike | None, d: int, dtype) -> Array:
-    """Lasso weights `ω`, shape `(2, d)`: rows for positive and for negative entries."""
+    """Lasso weights `ω`, shape `(2, d)`: one row for positive entries of `x`, one for negative."""
     if value is None:
         return jnp.ones((2, d), dtype)
     weights = as_float(value, "weights", dtype)
@@ -221,12 +231,12 @@ def as_weights(value: ArrayLike | None, d: int, dtype) -> Array:
 
 
 def is_weights(value: Array) -> Array:
-    """Under tracing: what `as_weights` accepts."""
+    """Whether traced weights are some that `as_weights` accepts."""
     return jnp.all(value >= 0)
 
 
 def may_be_zero(weights: ArrayLike | None) -> bool:
-    """Whether some weight is 0, or not known not to be: then another program is compiled."""
+    """Whether some weight is, or if traced may be, 0: unpenalised coordinates need more code."""
     if weights is None:
         return False
     return not (is_concrete(weights) and bool(np.all(np.asarray(weights) > 0)))

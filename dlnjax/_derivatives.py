@@ -1,5 +1,10 @@
-"""Numbers without derivatives, derivatives without numbers, and errors for a mode of derivatives
-that is not there: JAX's own does not say what to do."""
+"""Helpers for derivatives.
+
+- `held(tree)` has the values of `tree` and no derivatives; `vanishing(v)` has the value 0 and the
+  derivatives of `v`. So `held(a) + vanishing(b)` has the value of `a` and the derivatives of `b`.
+- `reverse_only(tree, message)` is the identity, whose forward mode raises a `TypeError`. Forward
+  mode through diffrax's checkpointed adjoint fails anyway, with a message that names no remedy.
+"""
 
 from typing import TypeVar
 
@@ -14,27 +19,30 @@ _T = TypeVar("_T")
 
 
 def held(tree: _T) -> _T:
-    """The same numbers, as constants."""
+    """The same values as constants, without derivatives."""
     return jax.tree.map(lambda v: lax.stop_gradient(v) if eqx.is_array(v) else v, tree)
 
 
 def vanishing(v: Array) -> Array:
-    """0, with the derivatives of `v`."""
+    """The value 0, with the derivatives of `v`."""
     return v - lax.stop_gradient(v)
 
 
-# The identity of values, which may be batched, and that of their tangents. Reverse mode transposes
-# the latter, and never computes it, nor a batch of it.
+# Two primitives: the identity of values, and the identity of tangents. Reverse mode linearises the
+# first to the second and transposes that, so that the second is never evaluated or batched. Forward
+# mode evaluates or batches it, and that raises.
 _identity_p = Primitive("identity")
 _tangent_p = Primitive("reverse_only")
 
 
 def _refuse(*_, message: str, **__):
+    """Raise a `TypeError`: how the second primitive is evaluated, lowered and batched."""
     raise TypeError(message)
 
 
 def _jvp(primals, tangents, *, message: str):
     (value,), (change,) = primals, tangents
+    # Symbolic zeros: nothing is differentiated with respect to this leaf.
     if not isinstance(change, ad.Zero):
         change = _tangent_p.bind(change, message=message)
     return _identity_p.bind(value, message=message), change

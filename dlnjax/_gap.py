@@ -1,4 +1,10 @@
-"""How far a trajectory is from the lasso path, and what theory says about it."""
+"""How far a trajectory is from the lasso path: the exact suboptimality, a bound without a path, and
+the bound of the theory.
+
+    suboptimality_gap    Lasso(x, μ) − Lasso_*(μ), from a `lasso_path`
+    certificate          an upper bound of it for `flow.x_mean`, from the duality gap
+    eta                  η(λ, s, z↓), which bounds its limit ε → 0 up to a constant
+"""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -27,8 +33,21 @@ from ._results import has_no_nan, one_unless
 
 
 class SuboptimalityGap(eqx.Module):
-    """`absolute` is `Lasso(x, μ) − Lasso_*(μ)`; `relative` is that over `Lasso_*(μ)`, and 0
-    where both are 0. Both have the shape `(...)` of the points."""
+    """The suboptimality of points for the lasso.
+
+    **Attributes:**
+
+    - `absolute`: `Lasso(x, μ) − Lasso_*(μ)`, shape `(...)`, in units of the loss.
+    - `relative`: that over `Lasso_*(μ)`, and 0 where both are 0, shape `(...)`.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        gap = dln.suboptimality_gap(problem, jnp.zeros(2), 1.0, path=dln.lasso_path(problem))
+        gap.absolute, gap.relative  # 0.5 and 0.25
+        ```
+    """
 
     absolute: Float[Array, "..."]
     relative: Float[Array, "..."]
@@ -41,20 +60,34 @@ def suboptimality_gap(
     *,
     path: PiecewiseLinearPath,
 ) -> SuboptimalityGap:
-    """The exact suboptimality of `x` for the lasso at `μ`.
+    """The exact suboptimality of `x` for the lasso at `μ`: `Lasso(x, μ) − Lasso_*(μ)`.
 
-    **Arguments:** `problem`; `x` of shape `(..., d)`; `mu > 0`, broadcast against its leading axes;
-    `path`, the `lasso_path` of the problem (its weights and sign constraint are used).
+    **Arguments:**
 
-    **Returns:** a `SuboptimalityGap`, in units of the loss. (The relative one is infinite where
-    only the optimum is exactly 0; its derivatives there are 0.)
+    - `problem`: a `LeastSquares` or `Quadratic` problem.
+    - `x`: the points, shape `(..., d)`.
+    - `mu`: `μ > 0`, broadcast against the leading axes of `x`.
+    - `path`: the `lasso_path` of the problem. Its weights and sign constraint are used.
 
-    **Raises:** `ValueError` if `μ ≤ 0`, or if the path is not optimal for this problem, by more
-    than half of the digits: it is another one's (NaN under tracing).
+    **Returns:** a `SuboptimalityGap`, absolute (in units of the loss) and relative. The relative
+    one is infinite where the optimum is exactly 0 and the gap is not; its derivatives there are 0.
+
+    **Raises:** `ValueError` if `μ ≤ 0`, or if the path violates the optimality conditions of this
+    problem by more than half of the digits, so that it is the path of another one (NaN under
+    tracing); `TypeError` if `path` is a `LimitFlow`.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        path = dln.lasso_path(problem)
+        x = jnp.array([[0.0, 0.0], [1.0, 0.0]])
+        dln.suboptimality_gap(problem, x, 1.0, path=path).absolute  # 0.5 and 0
+        ```
 
     !!! cite "Reference"
 
-        [B25] Fig. 1.
+        [B25] Fig. 1, arXiv 2509.18766.
     """
     check_quadratic(problem)
     dtype = problem.r.dtype
@@ -97,11 +130,13 @@ def _gap_at_all(
         if path.positive:
             absolute = jnp.where(jnp.any(x < 0), jnp.inf, absolute)
         least = problem.loss(best) + jnp.sum(cost(best))
-        # The derivative of what is divided by 0 would be NaN.
+        # A quotient by 0 would have NaN derivatives, also where it is not selected.
         is_zero = least == 0
         relative = absolute / jnp.where(is_zero, 1, least)
         relative = jnp.where(is_zero & (absolute != 0), jnp.inf, relative)
-        # The gap of another problem's path is none, and may be below 0.
+        # The gap from another problem's path means nothing, and may be negative: the conditions are
+        # checked at each `μ`. √eps, since a path is flagged at that violation
+        # (`Tolerances.violation`), and every path that is not must pass.
         excess = kkt_violations(problem, best, kappa, path.positive)
         rounding = jnp.finfo(x.dtype).eps ** 0.5 * rounding_units(problem, best)
         is_optimal = ~jnp.any(excess > rounding)
@@ -117,13 +152,34 @@ def _gap_at_all(
 
 
 def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
-    """An upper bound of the absolute lasso gap of `flow.x_mean` at `μ = s`, without any lasso:
-    the duality gap of the residual of the average, which the flow makes almost dual feasible.
+    """An upper bound of the lasso gap of `flow.x_mean` at `μ = s`, without solving a lasso.
 
-    **Arguments:** `problem`, and a `flow` on it.
+    It is the duality gap with the residual of the average, `y − X x̄(s) = ν(s)/s`, as the dual
+    point, scaled until it is feasible. The flow keeps it almost feasible, since `w ≥ 0` up to terms
+    of order `1/log(1/ε)`.
 
-    **Returns:** shape `(S,)`, in units of the loss; infinite at `s = 0`. Where several coordinates
-    have the largest correlation, its derivatives are a mean over them.
+    **Arguments:**
+
+    - `problem`: the problem that was integrated.
+    - `flow`: what `gradient_flow` returned for it, at `S` times.
+
+    **Returns:** the bound of the absolute gap, shape `(S,)`, in units of the loss; infinite at
+    `s = 0`. Where several coordinates have the largest correlation, its derivatives are a mean over
+    them.
+
+    **Raises:** `TypeError` if `flow` is no flow, `ValueError` if its size is not that of the
+    problem.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        net, s = dln.UV(jnp.ones(2), jnp.zeros(2)), jnp.array([1.0, 4.0])
+        flow = dln.gradient_flow(net, problem, s, eps=1e-9)
+        bound = dln.certificate(problem, flow)
+        gap = dln.suboptimality_gap(problem, flow.x_mean, s, path=dln.lasso_path(problem))
+        bool(jnp.all(gap.absolute <= bound))  # True
+        ```
 
     !!! cite "Reference"
 
@@ -143,7 +199,8 @@ def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
     problem = one_unless(is_valid, problem)
     is_known = is_valid & ~jnp.any(jnp.isnan(flow.x_mean), axis=-1)
     x = jnp.where(is_known[..., None], flow.x_mean, 1)
-    kappa = jnp.where(is_valid, kappa, 1)  # of which the weight decay is a part
+    # κ contains the weight decay, which may be what is invalid.
+    kappa = jnp.where(is_valid, kappa, 1)
     bound = problem.duality_gap(x, kappa, positive=flow.positive)
     return jnp.where(started, jnp.where(is_known, bound, jnp.nan), jnp.inf)
 
@@ -153,15 +210,31 @@ def eta(
     s: Real[ArrayLike, "..."],
     downward_variation: Real[ArrayLike, "..."],
 ) -> Float[Array, "..."]:
-    """`η(λ, s, z↓) = (1 + λs)[√z↓/s + z↓/s²]`, which bounds the limit of the gap up to a constant
-    ([B25] Eq. 2.4, Theorem 2.2). 0 on monotone paths.
+    """`η(λ, s, z↓) = (1 + λs)[√z↓/s + z↓/s²]`, which bounds the limit `ε → 0` of the lasso gap at
+    `μ = s` up to a constant. 0 on monotone paths.
 
-    **Arguments:** `weight_decay` `λ`, a scalar; `s > 0` and `downward_variation`, which is
-    `path.downward_variation(s)`, of the same shape `(...)`.
+    **Arguments:**
 
-    **Returns:** shape `(...)`.
+    - `weight_decay`: `λ ≥ 0`, a scalar.
+    - `s`: `s > 0`, shape `(...)`.
+    - `downward_variation`: `path.downward_variation(s)`, shape `(...)`.
 
-    **Raises:** `ValueError` if `s ≤ 0`.
+    **Returns:** `η`, shape `(...)`.
+
+    **Raises:** `ValueError` if `s ≤ 0`, a `downward_variation` or the weight decay is negative, or
+    the shapes differ.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.array([[2.0, 1.0], [0.0, 0.5]]), jnp.array([1.0, 1.5]))
+        path, s = dln.lasso_path(problem), jnp.array([0.5, 1.0])
+        dln.eta(0.0, s, path.downward_variation(s))  # 0 and 0.520: z₁ falls from s = 2/3 on
+        ```
+
+    !!! cite "Reference"
+
+        [B25] Eq. 2.4 and Theorem 2.2, arXiv 2509.18766.
     """
     down = as_float(downward_variation, "downward_variation")
     s = as_positive(s, "s", down.dtype)
@@ -175,6 +248,6 @@ def eta(
             f"`s` and `downward_variation` must have the same shape, got {s.shape} and "
             f"{down.shape}. Pass `path.downward_variation(s)`."
         )
-    # The derivative of √0 would be NaN.
+    # The derivative of √z↓ at 0 would be infinite, and NaN in reverse mode.
     root = jnp.where(down == 0, 0, jnp.sqrt(jnp.where(down == 0, 1, down)))
     return (1 + decay * s) * (root / s + down / s**2)

@@ -1,5 +1,10 @@
-"""JAX's loops and branches, inside of `jax.shard_map` too. That asks that what a loop carries
-varies over the same axes of the mesh before and after a step, where constants vary over none."""
+"""JAX's loops and branches, which also work inside `jax.shard_map`.
+
+`jax.shard_map` tracks over which axes of the mesh each array varies, and requires that the carry of
+a loop has the same varying axes before and after a step, and that both branches of a condition
+agree. Constants vary over no axis, so that an initial carry of zeros fails. The functions here cast
+carry and outputs to the union of all axes involved. Outside `shard_map` they are JAX's own.
+"""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,26 +18,30 @@ _T = TypeVar("_T")
 
 
 def _axes(tree: PyTree) -> frozenset[str]:
-    """The mesh axes that any array of it varies over."""
+    """The union of the mesh axes over which the arrays of `tree` vary."""
     return frozenset().union(*map(_axes_of_one, jax.tree.leaves(tree)))
 
 
 def _axes_of_one(leaf: Any) -> frozenset[str]:
+    # The attribute is `vma` before JAX 0.10 and `manual_axis_type.varying` from then on.
     aval = jax.typeof(leaf) if isinstance(leaf, jax.Array) else leaf
     before_0_10 = getattr(aval, "vma", frozenset())
     return getattr(getattr(aval, "manual_axis_type", None), "varying", before_0_10)
 
 
 def _is_inside() -> bool:
-    """Whether `jax.shard_map` is being traced."""
+    """Whether a function inside `jax.shard_map` is being traced."""
     return bool(getattr(jax.sharding.get_abstract_mesh(), "manual_axes", ()))
 
 
 def _cast(tree: _T, axes: frozenset[str]) -> _T:
+    """`tree`, with all its arrays varying over `axes` too."""
+
     def cast(leaf):
         missing = tuple(axes - _axes(leaf))
         if not missing:
             return leaf
+        # `lax.pvary` in older versions of JAX.
         if hasattr(lax, "pcast"):
             return lax.pcast(leaf, missing, to="varying")
         return lax.pvary(leaf, missing)  # pyright: ignore[reportAttributeAccessIssue]
@@ -41,12 +50,13 @@ def _cast(tree: _T, axes: frozenset[str]) -> _T:
 
 
 def varying(tree: _T, like: PyTree) -> _T:
-    """`tree`, as varying as `like` inside of `jax.shard_map`."""
+    """`tree`, varying over the axes of `like` too inside `jax.shard_map`."""
     return _cast(tree, _axes(like)) if _is_inside() else tree
 
 
 def check_shard_map(data: PyTree) -> None:
-    """diffrax has loops and checks of its own."""
+    """Raise a `ValueError` for data inside `jax.shard_map` with its check of varying axes, which
+    diffrax's own loops do not pass."""
     if _axes(data):
         raise ValueError(
             "Flows inside `jax.shard_map` need `jax.shard_map(..., check_vma=False)`: its check of "
@@ -55,11 +65,12 @@ def check_shard_map(data: PyTree) -> None:
 
 
 def _of(step: Callable[..., Any], *args: Any) -> frozenset[str]:
-    """What any of the carry, or of what a step makes of it, varies over."""
+    """The mesh axes over which the arguments or the outputs of `step` vary."""
     return _axes(args) | _axes(jax.make_jaxpr(step)(*args).out_avals)
 
 
 def while_loop(goes_on: Callable[[_T], Array], step: Callable[[_T], _T], carry: _T) -> _T:
+    """`lax.while_loop`, also inside `jax.shard_map`."""
     if _is_inside():
         axes = _of(step, carry)
         return lax.while_loop(goes_on, lambda c: _cast(step(c), axes), _cast(carry, axes))
@@ -67,7 +78,9 @@ def while_loop(goes_on: Callable[[_T], Array], step: Callable[[_T], _T], carry: 
 
 
 def fori_loop(start: Any, stop: Any, step: Callable[[Any, _T], _T], carry: _T) -> _T:
+    """`lax.fori_loop`, also inside `jax.shard_map`."""
     if _is_inside():
+        # The counter is part of the carry, and varies where the bounds do.
         axes = _of(step, jnp.asarray(start), carry) | _axes(stop)
         start, stop = _cast((jnp.asarray(start), jnp.asarray(stop)), axes)
         return lax.fori_loop(start, stop, lambda i, c: _cast(step(i, c), axes), _cast(carry, axes))
@@ -75,6 +88,7 @@ def fori_loop(start: Any, stop: Any, step: Callable[[Any, _T], _T], carry: _T) -
 
 
 def scan(step: Callable[[_T, Any], tuple[_T, Any]], carry: _T, xs: Any) -> tuple[_T, Any]:
+    """`lax.scan`, also inside `jax.shard_map`."""
     if _is_inside():
         axes = _of(step, carry, jax.tree.map(lambda x: x[0], xs))
 
@@ -87,6 +101,7 @@ def scan(step: Callable[[_T, Any], tuple[_T, Any]], carry: _T, xs: Any) -> tuple
 
 
 def cond(flag: Array, yes: Callable[..., _T], no: Callable[..., _T], *operands: Any) -> _T:
+    """`lax.cond`, also inside `jax.shard_map`."""
     if _is_inside():
         axes = _of(yes, *operands) | _of(no, *operands)
         both = [lambda *args, fn=fn: _cast(fn(*args), axes) for fn in (yes, no)]

@@ -1,4 +1,10 @@
-"""What went right or wrong in a solve, and how that is raised."""
+"""`RESULTS`: how a solve ended, and how failures are raised.
+
+Programs hold no host callback (but for diffrax's own, in flows). A solver computes its `result` as
+an array, one code per lane; after the call, on the host, `raise_on_failure` raises for the first
+lane that failed. Under tracing it blanks failed lanes with NaN instead. `first_failure` combines
+conditions into one result; `one_unless` keeps NaN out of the derivatives of lanes that failed.
+"""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -16,8 +22,10 @@ _Enumeration: Any = type(diffrax.RESULTS)
 
 
 class _Readable(_Enumeration):
-    """`RESULTS[result]` is what equinox shows of a result, in `print` and inside of modules. Its
-    own is the message alone, which for `successful` is nothing and for a batch one a lane."""
+    """The metaclass that prints a result as `name: message`, and a batch as counts of names.
+
+    equinox shows `RESULTS[result]` in `print` and inside modules. Its own version is the message
+    alone: for `successful` it is empty, and for a batch it repeats one per lane."""
 
     def __getitem__(self, result) -> str:
         if not isinstance(result, self) or not eqx.is_array_like(result._value):
@@ -34,10 +42,23 @@ class _Readable(_Enumeration):
 
 
 class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGeneralTypeIssues]
-    """Why a solve ended. Extends `diffrax.RESULTS`. `print(result)` and `RESULTS[result]` say the
-    name, the cause and the fix; of a batch, how many lanes ended with each name."""
+    """How a solve ended: `successful`, or the cause of a failure. Extends `diffrax.RESULTS`.
 
-    __module__ = "dlnjax"  # by which it is imported, and printed
+    `print(result)` and `RESULTS[result]` show the name, the cause and the fix; for a batch, how
+    many lanes ended with each name.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        path = dln.lasso_path(problem, max_knots=1, throw=False)
+        path.result == dln.RESULTS.successful  # False
+        path.result  # max_knots_reached: The path has more knots than …
+        ```
+    """
+
+    # The name under which users import it, which equinox prints.
+    __module__ = "dlnjax"
 
     successful = ""
     invalid_data = (
@@ -117,9 +138,9 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "The trajectory is not finite: it overflows in this precision. Scale the data, or use "
         "float64."
     )
-    max_jumps_reached = (
+    max_crossings_reached = (
         "The flow has more jumps than the buffer holds: those in it are right. Pass a larger "
-        "`max_jumps`, a smaller `s_max`, or a `level` that fewer coordinates reach."
+        "`max_crossings`, a smaller `s_max`, or a `level` that fewer coordinates reach."
     )
     jumps_missed = (
         "Coordinates crossed `level` too close to each other to be told apart: tighten `rtol` and "
@@ -149,8 +170,10 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
 
 
 def first_failure(*checks: tuple[Bool[Array, ""], RESULTS] | RESULTS) -> RESULTS:
-    """The cause that belongs to the first condition which does not hold, of pairs
-    `(condition, cause)`; a result alone counts as it is, unless successful."""
+    """The cause of the first condition that fails, or `successful`.
+
+    **Arguments:** pairs `(condition, cause)`, where `cause` is the result if the condition is
+    false; or results, which count as failed unless successful."""
     result = RESULTS.successful
     for check in reversed(checks):
         if isinstance(check, tuple):
@@ -162,11 +185,12 @@ def first_failure(*checks: tuple[Bool[Array, ""], RESULTS] | RESULTS) -> RESULTS
 
 
 def raise_on_failure(solution: _S, result: RESULTS, throw: bool, kept: tuple[str, ...] = ()) -> _S:
-    """Raise unless `throw=False`, once, on the host, where `result` is known.
+    """`solution`. Raises an `EquinoxRuntimeError` if a lane failed, unless `throw=False`.
 
-    Under tracing nothing can be raised without a callback, which no program of ours has. Then a
-    lane that failed is NaN, with its result: `kept` are the fields that would hold numbers
-    with `throw=False`, for instance the part of a path that is exact.
+    Under tracing nothing can be raised without a host callback, which programs of the library do
+    not hold (but for diffrax's own, in flows). With `throw=True`, failed lanes are then NaN, with
+    their result: `kept` names the fields in which `throw=False` keeps numbers of a failed lane,
+    such as the exact part of a path.
     """
     if not throw:
         return solution
@@ -191,7 +215,7 @@ def raise_on_failure(solution: _S, result: RESULTS, throw: bool, kept: tuple[str
 
 
 def _on_host(result: RESULTS) -> np.ndarray:
-    """The codes, of lanes on other processes only those that this one holds."""
+    """The codes of all lanes; if they are distributed, of those that this process holds."""
     codes: Any = result_code(result)
     if isinstance(codes, jax.Array) and not codes.is_fully_addressable:
         if not codes.is_fully_replicated:
@@ -205,23 +229,27 @@ def result_names() -> list[str]:
 
 
 def names_of(result: RESULTS) -> np.ndarray:
-    """The name of each lane, of the shape of `result`, which is concrete."""
+    """The name of each lane's result, with the shape of `result`, which must be concrete."""
     return np.asarray(np.asarray(result_names())[_on_host(result)])
 
 
 def result_code(result: RESULTS):
-    """The index into `result_names()`, of any batch shape."""
+    """The index of a result in `result_names()`, an array of any batch shape."""
     return result._value  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def one_unless(good: Bool[Array, ""], tree: _T) -> _T:
-    """`tree`, with 1 in place of all numbers unless `good`. What is computed from the ones, and
-    then replaced by NaN, has the derivative 0 in both modes. (That of NaN is NaN, even where no one
-    asks for it: `0 · NaN` is.)"""
+    """`tree`, with all its numbers replaced by 1 unless `good`.
+
+    For results that are blanked with NaN unless `good`: computed from ones, they have derivatives 0
+    in both modes. Computed from NaN, their derivatives are NaN even behind a `where`, as `0 · NaN`
+    is.
+    """
     one = lambda a: jnp.where(good, a, 1) if eqx.is_inexact_array(a) else a
     return jax.tree.map(one, tree)
 
 
 def has_no_nan(tree: Any) -> Bool[Array, ""]:
+    """Whether no number of `tree` is NaN. Shape `()`."""
     leaves = [a for a in jax.tree.leaves(tree) if eqx.is_inexact_array(a)]
     return ~jnp.stack([jnp.any(jnp.isnan(a)) for a in leaves]).any()

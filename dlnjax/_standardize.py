@@ -1,53 +1,63 @@
 """Regression data without units, in sizes that compiled programs can share."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
+class Centered(NamedTuple):
+    """Columns less their mean, in units in which no square overflows or is lost."""
+
+    values: np.ndarray  # exactly 0 where a column is constant
+    # Of each column, or numbers if there is one, `(n,)`:
+    norm: Any  # of `values`
+    unit: Any
+    mean: Any  # in the units of the data
+
+
+def centered(a: np.ndarray, center: bool = True) -> Centered:
+    """Centre the columns of `a`, `(n, d)`, or `a` itself, `(n,)`; or only choose the units."""
+    # A power of 2 of the size of the largest entry: dividing by it rounds nothing.
+    unit = np.ldexp(1.0, np.frexp(np.max(np.abs(a), axis=0, initial=0))[1] - 1)
+    a = a / unit
+    # What is left of a constant column is rounding, of which this is some: do not scale it up.
+    least = 10 * np.finfo(a.dtype).eps * np.linalg.norm(a, axis=0)
+    mean = np.zeros(a.shape[1:])
+    # Twice, since the first mean is rounded: that matters where it dwarfs the variation.
+    for _ in range(2 if center else 0):
+        rest = a.mean(axis=0)
+        a, mean = a - rest, mean + rest
+    a = np.where(np.linalg.norm(a, axis=0) > least, a, 0)
+    return Centered(a, np.linalg.norm(a, axis=0), unit, mean * unit)
+
+
 class Standardized(NamedTuple):
-    """Centred rows of norm 1, and what it takes to go back."""
+    """Centred columns and response of norm 1, and what it takes to go back."""
 
     X: np.ndarray
     y: np.ndarray
     X_mean: np.ndarray
-    y_mean: np.floating | np.ndarray
-    X_scale: np.ndarray
-    y_scale: np.floating | np.ndarray
+    y_mean: np.floating
+    X_scale: np.ndarray  # inf where a column is constant
+    y_scale: np.floating
     unit: float  # the norm of the columns whose lasso this is
 
 
 def standardized(X: np.ndarray, y: np.ndarray, center: bool, each: bool) -> Standardized:
     """Centre `X` and `y`, or not; scale `y` to norm 1, and `each` column, or only the largest."""
-    # In units in which no square overflows, or is lost.
-    X_unit, y_unit = _largest(X), _largest(y)
-    X, y = X / X_unit, y / y_unit
-    X_mean, y_mean = (X.mean(0), y.mean()) if center else (np.zeros(X.shape[1]), np.float64(0))
-    # What is left of a constant column, or response, is rounding: it must not be scaled up.
-    least = 10 * np.finfo(X.dtype).eps * np.linalg.norm(X, axis=0)
-    least_y = 10 * np.finfo(X.dtype).eps * np.linalg.norm(y)
-    X, y = X - X_mean, y - y_mean
-    norm, y_norm = np.linalg.norm(X, axis=0), np.linalg.norm(y)
-    varies, y_varies = norm > least, y_norm > least_y
-    norm = norm * X_unit
-    largest = np.max(norm, where=varies, initial=0)
-    unit = float(len(y) ** 0.5 if each else largest)
-    scale = np.where(varies, norm if each else largest, np.inf)
+    columns, response = centered(X, center), centered(y, center)
+    size = columns.norm * columns.unit
+    largest = np.max(size, initial=0)
+    scale = np.where(columns.norm > 0, size if each else largest, np.inf)
     return Standardized(
-        X=X * (X_unit / scale),
-        y=y / y_norm if y_varies else np.zeros_like(y),
-        X_mean=X_mean * X_unit,
-        y_mean=y_mean * y_unit,
+        X=columns.values / (scale / columns.unit),
+        y=response.values / (response.norm or 1),
+        X_mean=columns.mean,
+        y_mean=response.mean,
         X_scale=scale,
-        y_scale=y_norm * y_unit if y_varies else np.float64(1),
-        unit=unit,
+        y_scale=response.norm * response.unit,
+        unit=float(len(y) ** 0.5 if each else largest),
     )
-
-
-def _largest(v: np.ndarray) -> np.ndarray:
-    """Largest absolute value of each column; 1 where that is 0."""
-    size = np.max(np.abs(v), axis=0, initial=0)
-    return np.where(size > 0, size, 1)
 
 
 def padded_size(size: int) -> int:

@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import dlnjax as dln
-from dlnjax._sweep.figures import eps_label
-from dlnjax.plot import COLORS, style
+from dlnjax.plot import COLORS, eps_label, style
 
 QUANTILES = (0.05, 0.5, 0.95)
 KINDS = {"monotone paths": 1, "others": 0}

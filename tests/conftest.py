@@ -36,6 +36,18 @@ def forget_programs():
 
 
 @pytest.fixture
+def write(tmp_path):
+    """Write bytes or text to a file, and return its path as a string."""
+
+    def write(content, name="table.csv"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
 def run(monkeypatch, capsys):
     """Run `dlnjax ARGS`; returns the exit code, stdout and stderr."""
     from dlnjax import cli  # not before the plugin that checks types

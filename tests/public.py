@@ -21,11 +21,12 @@ def public_names() -> set[str]:
         for name, value in vars(dln).items()
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
-    modules = {"generators": dln.generators, "metrics": dln.metrics}
-    for found in pkgutil.iter_modules(dln.__path__):
-        # Those two are commands, and `docs/api/papers.md`.
-        if not found.name.startswith("_") and found.name not in ("cli", "papers"):
-            modules[found.name] = importlib.import_module(f"dlnjax.{found.name}")
+    modules = {
+        found.name: importlib.import_module(f"dlnjax.{found.name}")
+        for found in pkgutil.iter_modules(dln.__path__)
+        # `docs/api/papers.md` has the papers; the others are commands.
+        if not found.name.startswith("_") and found.name not in ("cli", "papers")
+    }
     for short, module in modules.items():
         names |= {
             f"dlnjax.{short}.{name}"

@@ -1,11 +1,14 @@
 """The command line, run in this process through its real entry point."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from dlnjax.cli import info as _smoke
+from dlnjax import cli
+from dlnjax.cli import info as _info
 from dlnjax.papers.claim import Claim, Measurement
 from dlnjax.papers.ledger import CLAIMS
 
@@ -107,11 +110,11 @@ def test_info(run):
 
 def test_info_checks_the_solvers(run, monkeypatch):
     kept = ("lasso path", "flow, u∘v")  # the others have tests of their own
-    monkeypatch.setattr(_smoke, "SOLVERS", {name: _smoke.SOLVERS[name] for name in kept})
+    monkeypatch.setattr(_info, "SOLVERS", {name: _info.SOLVERS[name] for name in kept})
     code, text, _ = run("info", "--check")
     assert code == 0 and text.count("ok ") == 2
-    solve, stored = _smoke.SOLVERS["lasso path"]
-    monkeypatch.setattr(_smoke, "SOLVERS", {"lasso path": (solve, (*stored[:3], 1e-5))})
+    solve, stored = _info.SOLVERS["lasso path"]
+    monkeypatch.setattr(_info, "SOLVERS", {"lasso path": (solve, (*stored[:3], 1e-5))})
     code, text, message = run("info", "--check")
     assert code == 1 and "wrong lasso path" in text and "report" in message
 
@@ -144,3 +147,17 @@ def test_bad_calls_name_value_and_fix(run, table, args, code, words):
     for word in words:
         assert word in message
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_without_the_extra_says_how_to_install_it(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "rich.markup", raising=False)
+    with pytest.raises(SystemExit, match=f"needs '{package}.*pip install 'dlnjax.cli.'"):
+        cli.main()
+
+
+def test_runs_as_a_module():
+    command = [sys.executable, "-m", "dlnjax.cli", "reproduce", "--list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(listed.stdout.splitlines()) == len(CLAIMS)

@@ -19,7 +19,7 @@ S_MAX = 8.0
 def jumps(X, y, log_eps, level):
     problem = dln.LeastSquares(X, y)
     return dln.crossing_times(
-        NETWORK, problem, S_MAX, level, log_eps=log_eps, max_jumps=5, throw=False
+        NETWORK, problem, S_MAX, level, log_eps=log_eps, max_crossings=5, throw=False
     )
 
 
@@ -28,7 +28,7 @@ def test_on_the_fixture_they_tend_to_the_jumps_of_the_limit():
     X, y = (jnp.broadcast_to(a, (4, *a.shape)) for a in map(jnp.asarray, FIXTURE))
     found = jumps(X, y, log_eps, np.tile(LEVEL, (4, 1)))
     assert jnp.all(found.result == dln.RESULTS.successful)
-    np.testing.assert_array_equal(found.num_jumps, 4)
+    np.testing.assert_array_equal(found.num_crossings, 4)
     # x₁ activates, x₃ does, x₁ deactivates beside it, x₄ activates.
     ups, downs = np.zeros((5, 4), bool), np.zeros((5, 4), bool)
     ups[[0, 1, 3], [0, 2, 3]] = downs[2, 0] = True
@@ -54,13 +54,13 @@ def test_the_flow_is_at_the_level():
         problem = dln.LeastSquares(X, y)
         return dln.gradient_flow(NETWORK, problem, s, log_eps=log_eps, rtol=1e-10, atol=1e-11).x
 
-    assert jnp.all(found.result == dln.RESULTS.successful) and jnp.all(found.num_jumps > 0)
+    assert jnp.all(found.result == dln.RESULTS.successful) and jnp.all(found.num_crossings > 0)
     grid = jnp.linspace(0, S_MAX, 401)
     s = jnp.concatenate([found.s, jnp.broadcast_to(grid, (4, 401))], axis=1)
     order = jnp.argsort(s, axis=1)
     x = flow(X, y, jnp.take_along_axis(s, order, axis=1), log_eps)
     x = np.take_along_axis(np.asarray(x), np.argsort(order, axis=1)[:, :, None], axis=1)
-    for lane, number in enumerate(found.num_jumps):
+    for lane, number in enumerate(found.num_crossings):
         at, on_grid = np.abs(x[lane, :5]), np.abs(x[lane, 5:])
         crosses = np.asarray(found.activations | found.deactivations)[lane]
         assert not np.any(crosses[number:])
@@ -89,11 +89,11 @@ def test_ties_and_lanes_that_fail_alone():
     assert names_of(found.result).tolist() == want
     # Two pairs of twins: x = (.5, .5, .5, .5), and x₁ stays below .4 only for a while; all four
     # have the same law, and x₂ and x₄ the same level.
-    assert found.num_jumps[0] == 2
+    assert found.num_crossings[0] == 2
     np.testing.assert_array_equal(
         found.activations[0, :2], [[False, True, False, True], [True, False, False, False]]
     )
-    assert found.num_jumps[1] == 0
+    assert found.num_crossings[1] == 0
     np.testing.assert_array_equal(found.s[1], 0)
     assert jnp.all(jnp.isnan(found.s[2:]))
 
@@ -105,7 +105,7 @@ def test_single_precision():
     network = dln.UV(jnp.ones(3, np.float32), jnp.zeros(3, np.float32))
     level = np.append(0.5 * y, np.float32(1))
     found = dln.crossing_times(network, dln.LeastSquares(X, y), 1250.0, level, log_eps=-30.0)
-    assert found.s.dtype == np.float32 and found.num_jumps == 2
+    assert found.s.dtype == np.float32 and found.num_crossings == 2
     # x = ½ ε sinh(L g) with dg/ds = yᵢ − x.
     exact = (1 + np.log(4 * 0.5 * y / (1 - 0.5)) / 30) / y
     np.testing.assert_allclose(found.s[:2], exact, rtol=1e-3)
@@ -125,8 +125,8 @@ def test_bad_input_says_what_to_do():
         run(level=0.0)
     with pytest.raises(ValueError, match=r"scalar or of shape \(4,\), got shape \(3,\)"):
         run(level=jnp.ones(3))
-    with pytest.raises(ValueError, match="`max_jumps` must be at least 1"):
-        run(max_jumps=0)
-    short = jax.jit(lambda: run(level=LEVEL, max_jumps=2, throw=False))()
-    assert short.result == dln.RESULTS.max_jumps_reached and short.num_jumps == 2
+    with pytest.raises(ValueError, match="`max_crossings` must be at least 1"):
+        run(max_crossings=0)
+    short = jax.jit(lambda: run(level=LEVEL, max_crossings=2, throw=False))()
+    assert short.result == dln.RESULTS.max_crossings_reached and short.num_crossings == 2
     assert jnp.all(jnp.isfinite(short.s))

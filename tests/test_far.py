@@ -161,3 +161,17 @@ def test_early_times(network, decayed):
             want = _radau(network, X[lane], y[lane], decay, LOG_EPS[e], EARLY / unit[lane])
             error = np.abs(flow.x[e, lane, : len(EARLY)] - want).max()
             assert error < 1e-6 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("X, decay", [(0.0, 7e19), (0.0, 1.0), (1.0, 1000.0)])
+def test_decay_above_all_correlations(X, decay):
+    """Nothing moves away from 0: `q^± = q(0)^± e^{−L(λ ∓ r)s}`, `L = log(1/ε)`, but for `Mx`, which
+    is below 1e-4 of `r`, and that below 1e-3 of λ."""
+    L, r, s = 8.3, X, np.array([1e-3, 0.1, 1.0, 10.0, 1e3]) / decay
+    problem = dln.LeastSquares([[X]], [1.0], decay)
+    flow = dln.gradient_flow(dln.UV([0.4], [0.1]), problem, s, log_eps=-L)
+    signs, start = np.array([1, -1]), np.exp(-L) * np.array([0.25, 0.15]) ** 2
+    rate = L * (decay - signs * r)
+    mean = signs * start * -np.expm1(-rate * s[:, None]) / (rate * s[:, None])
+    # Steps are to 1e-7 of what `x̄` comes to.
+    np.testing.assert_allclose(flow.x_mean[:, 0], mean.sum(axis=1), rtol=2e-6)

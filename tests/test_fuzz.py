@@ -178,3 +178,64 @@ def test_paths_are_right_or_flagged(case):
     else:
         assert path.result == dln.RESULTS.path_inaccurate
         assert path.stats["max_violation"] > np.finfo(float).eps ** 0.5
+
+
+def test_paths_end_where_the_rank_of_a_gram_matrix_does():
+    """Columns 0 and 2 are near twins in units apart by seven decades: `M` cannot tell how column 1,
+    which depends on the others, does so. The path once went on after its end, without a word."""
+    X = np.array(
+        [
+            [-33120470735954.24, -12527476.711834649, 568083940502.451, -4400261715.068089],
+            [-102742027231197.25, 6680462.027841553, 1762041592101.5994, 10686163528.868689],
+            [-81511848907345.55, -17567517.81940912, 1397492234746.0703, -1976448462.4802854],
+        ]
+    )
+    y = np.array([23711433562.67096, -160321818170.66653, 102963391419.52893])
+    problem = dln.Quadratic(X.T @ X, X.T @ y)
+    path = dln.lasso_path(problem)
+    x = dln.basis_pursuit(problem).x
+    support = [0, 2, 3]
+    # `M` has the square of the condition number 1.6e4 of these columns, in rounding: 6e-8.
+    right = np.linalg.solve(X[:, support], y)
+    np.testing.assert_allclose(np.asarray(x)[support], right, rtol=1e-6)
+    assert x[1] == 0
+    assert float(jnp.max(path.kkt_residual(problem))) <= 1e-9
+
+
+LASSOS = {
+    # From the μ before, the face is balanced to rounding, and another column must enter: where two
+    # are unpenalised it was taken for the end, and gradient steps began that did not come to one.
+    "a face that is balanced already": (
+        2.0**21 * np.array([[1.0, 1, 1, -1], [2, -2, -1, 2], [-2, 1, -1, -1]]),
+        2.0**-37 * np.array([-1.0, 2, 1]),
+        [0, 0, 12149.749447888662, 0.014716318037184324],
+        [2411121.5472122794, 24111215472.122795],
+    ),
+    # A twin has a correlation of rounding, and enters towards a point that is far off.
+    "a step that is lost": (
+        [
+            [0.999999999999995, -2, 1],
+            [-2.000000000000005, 0, -2],
+            [-2.000000000000005, -2, -2],
+            [0.999999999999999, 1, 1],
+        ],
+        [2.0, 2, -1, 0],
+        [1.1, 2.4e7, 1.3],
+        [1.7e16],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LASSOS)
+def test_lassos_reach_what_the_path_has(case):
+    X, y, weights, mu = map(np.array, LASSOS[case])
+    problem = dln.LeastSquares(X, y)
+    if case == "a step that is lost":  # in `M`, which is rounded, the twins are one column
+        problem = dln.Quadratic(X.T @ X, X.T @ y, 0.5000001 * y @ y)
+    found = dln.lasso(problem, mu, weights=weights)
+    assert np.max(found.stats["num_steps"]) < 20
+    rest = y - np.asarray(found.x) @ X.T
+    objective = (rest**2).sum(axis=1) / 2 + np.abs(found.x) @ weights / mu
+    path = np.asarray(dln.lasso_path(problem, weights=weights).x(mu))
+    best = ((y - path @ X.T) ** 2).sum(axis=1) / 2 + np.abs(path) @ weights / mu
+    np.testing.assert_allclose(objective, best, rtol=1e-12)

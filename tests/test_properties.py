@@ -322,7 +322,7 @@ def test_jump_times_in_other_units():
     for other in (instance, scaled(instance), instance._replace(c_X=2.0**36, c_y=2.0**-36)):
         s_max = 30 / (instance.size * other.unit)
         jumps = solve(other.data(), other.shape(), s_max, 0.1 * other.x_unit)
-        assert jumps.result == dln.RESULTS.successful and jumps.num_jumps > 0
+        assert jumps.result == dln.RESULTS.successful and jumps.num_crossings > 0
         times.append(np.asarray(jumps.s) * other.unit)
     for other in times[1:]:
         np.testing.assert_allclose(other, times[0], rtol=1e-6)

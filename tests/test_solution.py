@@ -52,8 +52,8 @@ FAIL = {
         "max_steps_reached",
     ),
     "crossing_times": (
-        lambda p, **o: dln.crossing_times(NETWORK, p, 9.0, 0.3, eps=1e-5, max_jumps=1, **o),
-        "max_jumps_reached",
+        lambda p, **o: dln.crossing_times(NETWORK, p, 9.0, 0.3, eps=1e-5, max_crossings=1, **o),
+        "max_crossings_reached",
     ),
 }
 # Where a lane that failed has numbers that `throw=False` keeps.

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import dlnjax as dln
-from dlnjax._sweep import figures as _plots
 from dlnjax._sweep.summary import failures, summary
 from dlnjax._sweep.toml import SpecError, read_sweep
 from dlnjax.cli import sweep as _command
+from dlnjax.plot import sweep_figures
 
 ROOT = Path(__file__).parents[1]
 GOOD = """# A sweep.
@@ -212,7 +212,7 @@ def test_summary_and_figures_of_unfinished_sweeps(finished):
     error = values.std(ddof=1) / 40**0.5
     np.testing.assert_allclose(rows[0][3:], [values.mean(), error, *quantiles])
     assert failures(data) == {}
-    figures = _plots.sweep_figures(data.isel(network=[0, 0, 0]).assign_coords(network=[*"abc"]))
+    figures = sweep_figures(data.isel(network=[0, 0, 0]).assign_coords(network=[*"abc"]))
     assert sorted(figures) == ["decay-networks", "decay-scaling", "falling", "scale-sizes"]
     scaling, falling = figures["decay-scaling"].axes[0], figures["falling"].axes[0]
     ends = [np.asarray(line.get_ydata())[0] for line in scaling.get_lines()[:2]]

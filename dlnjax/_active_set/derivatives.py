@@ -1,11 +1,20 @@
-"""Derivatives of the lasso, its path and the limit process.
+"""Derivatives of the lasso, its path and the limit process, from their active sets.
 
-Between events the active set is fixed and all is the solution of a linear system. So the events
-are found without derivatives, and where derivatives are asked for, what they determine is evaluated
-again from the active sets: in both modes and of every order, at `O(k³)` and a `k × k` block a
-segment. At a knot, derivatives are those of the segment that follows. Where several coordinates
-bind at one knot, that of its time is a mean over them for the lasso path, and that of one of them
-for the limit process; where what follows is smooth, its derivatives do not depend on that one.
+Between two events the active set `A` and its signs `σ` are fixed, and all is the solution of a
+linear system:
+
+    lasso at μ       M_AA x_A = (r − κσ)_A,   κ = λ + ω/μ
+    lasso path       z_A = μu − w,   M_AA u = (r − λσ)_A,   M_AA w = (ωσ)_A
+    limit process    (Mz)_A = (sr − (w(0) + λs)σ)_A,   (Mx)_A = (r − λσ)_A
+
+The solvers find the events without derivatives and return the active sets (`Segments`). Where
+derivatives are asked for, these systems are solved again, as differentiable functions of the data:
+in both modes and of every order, in `O(k³)` time and one `k × k` block a segment.
+
+At a knot the derivatives are those of the segment that follows. Where several coordinates bind at
+one knot, the derivative of its position is a mean over them on the lasso path, and that of one of
+them in the limit process. Derivatives of `z` and `x` do not depend on this choice wherever `z` and
+`x` are differentiable.
 """
 
 import equinox as eqx
@@ -24,15 +33,16 @@ from .state import scatter
 
 
 class Segments(eqx.Module):
-    """The active coordinates on each segment, `d` in empty slots, with their signs (0 there); and,
-    for the limit process, the coordinate that opened it by its jump, with its sign, and which of
-    several minimisers is meant."""
+    """The active set on each segment, one row a knot.
 
-    index: Int[Array, "K k"]
-    sign: Int[Array, "K k"]
-    opening: Int[Array, " K"] | None = None
-    opening_sign: Int[Array, " K"] | None = None
-    selection: Selection | None = None
+    The fields with a default belong to the limit process.
+    """
+
+    index: Int[Array, "K k"]  # d in empty slots
+    sign: Int[Array, "K k"]  # 0 in empty slots
+    opening: Int[Array, " K"] | None = None  # the coordinate whose jump opens the segment
+    opening_sign: Int[Array, " K"] | None = None  # 0 if the segment was cut at `s_max`
+    selection: Selection | None = None  # which minimiser, where several exist
 
 
 def lasso_on_face(
@@ -41,7 +51,7 @@ def lasso_on_face(
     """The lasso at `μ` with the support and the signs of `x`: `M_AA x_A = (r − κs)_A`."""
     d = problem.r.shape[0]
     index = jnp.nonzero(x, size=problem.rank_bound, fill_value=d)[0].astype(jnp.int32)
-    # A weight of ∞ has no part in what is not 0.
+    # Weights of ∞ belong to entries that are 0: selected by sign first, they never enter a sum.
     omega = jnp.where(x > 0, weights[0], jnp.where(x < 0, weights[1], 0))
     kappa = problem.weight_decay + omega / mu
     rhs = (problem.r - kappa * jnp.sign(x))[jnp.minimum(index, d - 1)]
@@ -51,8 +61,11 @@ def lasso_on_face(
 def path_on_segments(
     segments: Segments, problem: AbstractProblem, weights: Float[Array, "2 d"]
 ) -> tuple[Array, Array, Array]:
-    """Knots, values and slopes of the lasso path: `z = μu − w` with `M_AA u = (r − λs)_A` and
-    `M_AA w = (ωs)_A`. At a knot both segments have the same `z`."""
+    """Knots, values and slopes of the lasso path, from `z = μu − w` on each segment.
+
+    At a knot both of its segments have the same `z`: `μ(u − u') = w − w'`, with `'` for the segment
+    before. `μ` follows from these equations, multiplied by `w − w'` and summed.
+    """
     r, index = problem.r, segments.index
     d = r.shape[0]
     sign = segments.sign.astype(r.dtype)
@@ -63,7 +76,8 @@ def path_on_segments(
     u, w = jax.vmap(lambda rhs: scatter(index, jax.vmap(Face.solve)(faces, rhs), d))(rhs)
     before = lambda v: jnp.concatenate([jnp.zeros_like(v[:1]), v[:-1]])
     du, dw = u - before(u), w - before(w)
-    # μ du = dw. (Unpenalised coordinates have a knot at 0, where w = 0.)
+    # ⟨du, dw⟩ is 0 only where w does not change: at the knot μ = 0 of unpenalised coordinates, and
+    # in rows that are not filled.
     size = jnp.sum(du * dw, axis=1)
     moves = size != 0
     knots = jnp.where(moves, jnp.sum(dw**2, axis=1) / jnp.where(moves, size, 1), 0)
@@ -77,9 +91,12 @@ def limit_on_segments(
     s_max: Float[Array, ""],
     prior: Prior | None,
 ) -> tuple[Array, Array, Array]:
-    """Jumps, values and plateaus of the limit process. A segment opens when `w` of one coordinate
-    has come to 0 (where none does, it was cut at `s_max`); on it `w` is 0 on the active set, where
-    `Mz = sr − (w(0) + λs)sign` and `Mx = r − λ sign`, and elsewhere `z` rests."""
+    """Jumps, values and plateaus of the limit process.
+
+    A segment opens when `w` of one coordinate reaches 0, or at `s_max` where the process was cut.
+    On its active set `w = 0`, which determines `z` there, and `x` by the derivative in `s`; the
+    other entries of `z` are constant. `dual` is `w(0)`, shape `(1, d)` or `(2, d)`.
+    """
     r, decay = problem.r, problem.weight_decay
     d = r.shape[0]
     index, sign = segments.index, segments.sign.astype(r.dtype)
@@ -93,8 +110,13 @@ def limit_on_segments(
         plateaus = _selected(plateaus, is_shared, segments.selection, problem, prior)
 
     def share(is_shared, z, index, asked, x):
-        # How dependent columns share it: in proportion to the plateau that opens, since those that
-        # are the same but for their signs and lengths have a constant ratio.
+        """`z` changed so that `Mz` changes by `asked` on the moving coordinates.
+
+        After a tie among dependent columns, `w = 0` determines `Mz` but not `z`. The change is
+        divided in proportion to `|x|` of the plateau that opens. That is exact for columns that are
+        equal up to sign and length, whose entries keep a constant ratio. The proportions count as
+        constant.
+        """
         moves = (index < d) & (x[jnp.minimum(index, d - 1)] != 0)
         rows = jax.vmap(problem.gram_column)(jnp.minimum(index, d - 1))
         rows = lax.stop_gradient(jnp.where(moves[:, None] & is_shared, rows, 0))
@@ -114,21 +136,23 @@ def limit_on_segments(
         step = jnp.where(is_jump, w / jnp.where(is_jump, falls, 1), 0)
         step = jnp.where(side != 0, step, end - s)
         s, z = s + step, z + step * x
-        # Several may have come to 0 together: then all of them tell what z is, not only the one
-        # that tells the time.
+        # If several w reach 0 together, the time follows from one of them, but z must satisfy the
+        # equations w = 0 of all of them: else its derivative would be wrong after a tie.
         at = jnp.minimum(index, d - 1)
         target = s * r[at] - (start + decay * s) * sign
         if prior is not None and segments.selection is not None:
             asked = target - problem.matvec(z)[at]
             keep = lambda _, z, *rest: z
             z = cond(any_lane(is_shared), share, keep, is_shared, z, index, asked, next_x)
+        # Coordinates that have just left A keep their z; those on A are solved for.
         rests = z.at[index].set(0, mode="drop")
         rhs = target - problem.matvec(rests)[at]
         on_face = rests.at[index].set(face.solve(rhs), mode="drop")
         z = jnp.where(is_jump, on_face, z)
         return (s, z, next_x), (s, z)
 
-    # Rows that are not filled count as nothing, also to derivatives.
+    # Rows that are not filled have no opening coordinate and step to `end`; the caller drops them.
+    # Were `end` infinite they would be NaN, and in reverse mode all derivatives with them.
     end = jnp.where(jnp.isfinite(s_max), s_max, 0)
     assert segments.opening is not None
     j = jnp.minimum(segments.opening, d - 1)
@@ -145,9 +169,9 @@ def _selected(
     problem: AbstractProblem,
     prior: Prior,
 ) -> Float[Array, "K d"]:
-    """The plateaus, where the loss alone does not tell them."""
+    """`plateaus`, replaced by the selected minimisers where several minimise the loss."""
 
-    # Its `k × d` intermediates are not stored for each plateau.
+    # Reverse mode would store `k × d` intermediates for each of the K plateaus.
     @jax.checkpoint
     def at(problem, prior, row):
         return plateau(problem, prior, row.free, row.basis, row.theta)
@@ -156,5 +180,6 @@ def _selected(
         chosen = lax.map(lambda row: at(problem, prior, row), selection)
         return jnp.where(is_selected[:, None], chosen, plateaus)
 
+    # Most problems have no such plateau, and then skip the solves, in a batch too.
     is_any = any_lane(jnp.any(is_selected))
     return cond(is_any, some, lambda plateaus, *_: plateaus, plateaus, problem, prior)

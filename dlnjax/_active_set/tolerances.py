@@ -1,7 +1,13 @@
-"""The tolerances of the lasso path and of the limit process, in one table.
+"""The tolerances that the lasso path and the limit process share.
 
-All are relative: columns have norm 1, and correlations are divided by the largest one. `ε` here is
-the unit of rounding, 2.2e-16 in float64.
+All are relative and dimensionless: columns are scaled to norm 1, correlations are divided by the
+largest one, and events are compared by the quotient of their times. `eps` is the rounding unit of
+the dtype, 2.2e-16 in float64 and 1.2e-7 in float32.
+
+Each comment says what is compared, why this size, and what a hundred times more or less does.
+"Measured" are the last: each constant was multiplied and divided by 100 on all families of
+`tests/families.py`, on designs with ties (entries ±1 or small integers, also rotated), on columns
+that are 1e-2 to 1e-7 apart, and on a response that one column explains but for 1e-12 of it.
 """
 
 import equinox as eqx
@@ -9,6 +15,8 @@ import jax.numpy as jnp
 
 
 class Tolerances(eqx.Module):
+    """The constants for one dtype, as Python numbers."""
+
     unit: float
     pivot: float
     direction: float
@@ -22,36 +30,64 @@ class Tolerances(eqx.Module):
 
     def __init__(self, dtype):
         eps = float(jnp.finfo(dtype).eps)
+        # The rounding of one entry of `M`: what no certificate can see is `unit · Σ|x|`.
         self.unit = eps
-        # Squared distance of a column from the span of the active ones, below which it counts as
-        # dependent. Updates of `pivots` leave some hundred ε there, amplified by the condition of
-        # the active columns. 100 times less: a copy joins with rounding as its pivot, and `u` is
-        # noise. 100 times more: columns at an angle of 1e-5 count as one.
+        # Squared distance of a column from the span of the active ones; at or below it the column
+        # counts as dependent on them. The rounding of the rank-one updates of `pivots` is some eps,
+        # times the condition number of the active columns. In float64 1e4 leaves room for that and
+        # still separates columns 1.5e-6 apart. In float32 1e4 would merge columns 0.03 apart
+        # (measured: all paths at correlation 0.999 are flagged), so it is 1e2 there.
+        # 100 times more (measured): columns 1e-5 apart are merged.
+        # 100 times less (measured): paths of columns 1e-6 apart take up to 393 pivots instead of 5
+        # and are flagged all the same; another 100 times less, copies of a column count as
+        # independent, and limits with them are undetermined.
         self.pivot = (1e4 if eps < 1e-10 else 1e2) * eps
-        # A speed towards a bound, relative to the largest. Below it the sign is that of rounding: a
-        # coordinate that rests would leave and join again without end. 100 times more: a
-        # coordinate that does leave slowly stays, and the path is wrong by that much.
+        # Lasso path only: the rate at which a coordinate approaches its bound, relative to the
+        # largest one. Below it the sign of the rate is rounding, and there is no event. The factor
+        # is a choice: it covers the rounding of a sum over 64 active coordinates.
+        # 100 times less (measured): one design with ties in ten has knots that only rounding makes.
+        # 100 times more (measured): the last knots before a residual of 1e-12 are lost.
         self.direction = 64 * eps
-        # Relative distance in `τ` (or `s`) of two events that are one knot. Times are quotients of
-        # sums, exact to some ε times the condition. 100 times less: each tie becomes several
-        # knots. 100 times more: knots that random data have are merged.
+        # Relative distance of two times (`τ`, or `s`) that are one knot: 3e-13 in float64. A time
+        # is a quotient of sums, exact to eps times the condition number: eps^0.8 allows 1300.
+        # 100 times less (measured): one tie becomes several knots, on ±1 designs and others.
+        # 100 times more (measured): no change in float64; in float32, where it is 3e-4 then,
+        # knots of Gaussian 20 × 40 designs are merged.
         self.merge = eps**0.8
-        # Events this close are tied, and the lowest index goes first (Murty's rule): wider than
-        # `merge`, since the order of a tie must not depend on rounding. 100 times less: ties cycle
-        # on ±1 designs. 100 times more: events are taken out of order by what `violation` sees.
+        # Lasso path only: relative distance of two events that count as a tie, of which the lowest
+        # index goes first (Murty's least-index rule). Wider than `merge`, 4e-10 in float64, since
+        # the order within a tie must not depend on rounding.
+        # 100 times less (measured): no change. At 0, one design with ties in twenty has knots that
+        # only rounding makes; none of 900 cycled.
+        # 100 times more (measured): no change in float64; in float32, where it is 7e-3 then, events
+        # are taken out of order, and one path in 17 is flagged that was not.
         self.window = eps**0.6
-        # What a correlation may lose, in units of the absolute values that `r` is a sum of: the
-        # path ends there. 100 times less: it goes on through rounding of 0. 100 times more: the
-        # last knots are lost where they span many decades.
+        # The part of a correlation that rounding may hide, in units of the sum of absolute values
+        # `Σᵢ|Xᵢⱼ yᵢ|` that it comes from. Where all that is left is below it, the path ends. A sum
+        # of n terms rounds by about √n eps: the factor covers 1e4 rows.
+        # 100 times less (measured): the path goes on through knots that only rounding makes.
+        # 100 times more (measured): the last knots are lost where knots span 12 decades, and one
+        # path in 12 is flagged in float32.
         self.floor = 100 * eps
-        # The same for `Mu`, whose entries are sums of `coherence × |u|`.
+        # The same for the entries of `Mu` and `Mw`, in units of `coherence · Σ|u|`, which bounds
+        # the absolute values of their terms. These sums have at most as many terms as the rank.
+        # 100 times less (measured): no change, `floor` decides.
+        # 100 times more (measured): float32 paths at correlation 0.999 end too early, all flagged.
         self.sum = 8 * eps
-        # Violation of the optimality conditions at which a path is flagged as inaccurate: half of
-        # the digits. It is what the certificate compares with; well-conditioned data stay at 1e-15.
+        # Violation of the optimality conditions, relative to the largest correlation, above which a
+        # path is flagged as inaccurate: half of the digits. Generic designs stay below 1e-13.
+        # 100 times less (measured): float32 flags every Vandermonde design, whose paths are right
+        # to 4e-5. 100 times more (measured): columns 1e-5 apart give violations of 1e-6 unflagged.
         self.violation = eps**0.5
-        # Violation beyond which the path does not go on: it is wrong then rather than inaccurate.
+        # Violation above which a path is not followed any further: 1.4e-6 in float64, 2.5e-3 in
+        # float32. Beyond it the active set itself is in doubt, so that more knots are no use.
+        # It must exceed `violation`: otherwise a path is cut, NaN beyond, without a flag (measured
+        # at 100 times less in float32). 100 times more (measured): a few flagged paths go further.
         self.wrong = eps**0.375
-        # Relative residual of a solve by the updated inverse, beyond which it is factorized again.
-        # One refinement squares it: half of the digits give all of them. 100 times more: refined
-        # solutions lose digits. 100 times less: one factorization an event on ill-conditioned data.
+        # Residual of a solve with the updated inverse, relative to its right-hand side, above which
+        # the inverse is factorised again. It is about eps times the condition number. One step of
+        # iterative refinement squares it, so half of the digits become all of them.
+        # 100 times more (measured): refined solutions lose digits, and one float32 path in 20 is
+        # flagged that was not. 100 times less (measured): violations and flags stay the same, at
+        # a factorisation wherever the condition number exceeds 7e5 rather than 7e7.
         self.defect = eps**0.5

@@ -1,9 +1,12 @@
-"""What is around an event-driven solver, from the outside in:
+"""The transformations around an event-driven solver, as one stack. From the outside in:
 
-differentiable    derivatives of what it returns, from the active sets that it found
-  in chunks       under `vmap` on a CPU: as many lanes at a time as its caches hold
-    jit           traced once, however many chunks there are
-      follow      the solver itself: `pivot_until_done` (`state.py`)
+    differentiable    derivatives of the result, from the active sets that the solver found
+      in chunks       under `vmap` on a CPU, as many lanes at a time as fit into the caches
+        jit           one trace, however many chunks there are
+          follow      the solver itself, a loop of pivots (`pivot_until_done` in `state.py`)
+
+The order matters: the rule of derivatives is outermost, so that the loop below is never
+differentiated; chunks are made outside of `jit`, so that all of them share one program.
 """
 
 from collections.abc import Callable
@@ -28,8 +31,14 @@ def event_driven(
     evaluate: Callable[..., tuple[Array, Array, Array]],
     problem: AbstractProblem,
 ) -> Callable[..., _P]:
-    """The function `(problem, weights, …) -> path` with all of the above around `follow`.
-    `evaluate(segments, problem, weights, …)` gives knots, values and slopes."""
+    """The function `(problem, weights, …) -> path`: `follow` inside the whole stack.
+
+    `follow(problem, weights, …)` returns the path and the `Segments` that determine it.
+    `evaluate(segments, problem, weights, …)` returns knots, values and slopes as differentiable
+    functions of the data. `problem` is only read for its sizes.
+    """
+    # An estimate of the numbers that the loop of one lane reads and writes at each event: the
+    # problem, `rows` and the inverse of the active set; 24 vectors of length d stand for the rest.
     k, d = problem.rank_bound, problem.r.shape[0]
     numbers = sum(leaf.size for leaf in jax.tree.leaves(problem)) + k * d + k * k + 24 * d
     in_cache = in_chunks(jax.jit(follow), numbers * problem.r.dtype.itemsize)
@@ -40,24 +49,28 @@ def _differentiable(
     solve: Callable[..., tuple[_P, Segments]],
     evaluate: Callable[..., tuple[Array, Array, Array]],
 ) -> Callable[..., _P]:
-    """`solve(problem, weights, …)`, whose derivatives are those of the knots, values and slopes
-    that `evaluate(segments, problem, weights, …)` gives in the first `num_knots` rows."""
+    """`solve(problem, weights, …)` with the derivatives of `evaluate(segments, …)`, of which the
+    first `num_knots` rows count."""
     solve_with_rule = eqx.filter_custom_jvp(solve)
 
     @solve_with_rule.def_jvp
     def _(primals, tangents):
         path, segments = solve_with_rule(*primals)
+        # Padding repeats the last knot, here as in the path.
         rows = jnp.arange(path.knots.shape[0], dtype=jnp.int32)
         rows = jnp.clip(rows, 0, jnp.maximum(path.num_knots - 1, 0))
 
         def again(problem, weights, *rest):
-            # An invalid lane, where all is NaN, has no derivatives; nor has what is unknown.
+            # The derivative of NaN is NaN, even where the caller masks the lane out afterwards.
+            # Invalid lanes are evaluated at harmless data instead, and the derivatives of entries
+            # that are NaN in the path are 0.
             is_valid = has_no_nan(path.knots)
             parts = evaluate(segments, *one_unless(is_valid, (problem, weights, *rest)))
             parts = [jnp.where(path.num_knots > 0, v[rows], 0) for v in parts]
             known = path.knots, path.values, path.slopes
             parts = [jnp.where(jnp.isnan(v), 0, part) for v, part in zip(known, parts, strict=True)]
             fields = lambda path: (path.knots, path.values, path.slopes, path.weights)
+            # The path stores `(2, d)` weights, also for one sign.
             weights = jnp.broadcast_to(weights, path.weights.shape)
             return eqx.tree_at(fields, path, (*parts, weights))
 

@@ -1,4 +1,10 @@
-"""`gradient_flow`: the trajectory of a diagonal linear network, in rescaled time."""
+"""`gradient_flow`: the trajectory of a diagonal linear network, in rescaled time `s`.
+
+A formulation (`setup.py`) gives the vector field (`terms/`) and its solver; diffrax integrates it,
+and the states at the times `s` are read as `x(s)`, `z(s) = ∫₀ˢ x`, `x̄(s) = z(s)/s` and the dual
+`Xᵀν(s) = s r − M z(s)`. Derivatives in the data go through the steps, whose lengths are held fixed;
+in `s` the derivative of a state is the vector field.
+"""
 
 from typing import Any
 
@@ -24,8 +30,9 @@ from ..networks import AbstractNetwork
 from .setup import AbstractFormulation, DualForm, Run, as_run
 from .terms.base import AbstractFlowTerm
 
-# The 361 of diffrax's default take three times the memory and 7 to 12 % less time (`python -m
-# benchmarks gradients`).
+# States that reverse mode stores. `python -m benchmarks gradients`: the 361 of diffrax's default
+# (for 65536 steps) take three times the memory and 7 to 12 % less time at 3 × 4 and 20 × 40; 25
+# take 40 to 70 % of the memory and 8 to 36 % more time.
 CHECKPOINTS = 100
 REVERSE_ONLY = (
     "By default a flow is differentiable in reverse mode (`jax.grad`, `jax.jacrev`, `jax.vjp`) and "
@@ -37,6 +44,16 @@ REVERSE_ONLY = (
 class Flow(eqx.Module):
     """A trajectory of gradient flow at the times `s`.
 
+    !!! example
+
+        ```python
+        problem, s = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0])), jnp.array([0.0, 2.0])
+        flow = dln.gradient_flow(dln.UV(jnp.ones(2), jnp.zeros(2)), problem, s, eps=1e-9)
+        flow.x[1]  # (2.0, 1.0): the loss is minimised
+        flow.x_mean[1]  # (1.450, 0.467); the lasso at μ = 2 is (1.5, 0.5)
+        flow.result  # successful
+        ```
+
     **Attributes:**
 
     - `s`: the grid of rescaled times, shape `(S,)`.
@@ -44,9 +61,10 @@ class Flow(eqx.Module):
     - `x_mean`: its average `x̄(s) = z(s)/s` over `[0, s]`, with `x̄(0) = x(0)`, shape `(S, d)`:
         this is what compares with the lasso path at `μ = s`.
     - `z`: `∫₀ˢ x`, shape `(S, d)`.
-    - `dual`: `Xᵀν(s) = s r − M z(s)`, shape `(S, d)`. NaN for a loss that is no quadratic.
+    - `dual`: `Xᵀν(s) = s r − M z(s)`, shape `(S, d)`. NaN for a loss that is not the quadratic.
     - `positive`: whether the network can only represent `x ≥ 0`.
-    - `result`: how the solve ended (a failed one is NaN); `stats`: steps taken.
+    - `result`: how the solve ended. If it failed, all arrays but `s` are NaN.
+    - `stats`: what diffrax counts, such as `num_steps` and `num_rejected_steps`.
     """
 
     s: Float[Array, " S"]
@@ -74,12 +92,25 @@ def gradient_flow(
     adjoint: diffrax.AbstractAdjoint | None = None,
     throw: bool = True,
 ) -> Flow:
-    """Gradient flow of `network` on `problem`, from an initialisation of size `ε`.
+    """The trajectory of a network under gradient flow, from an initialisation of size `ε`.
+
+    `d(weights)/dt = −∇(ℓ(x) + penalty)`, at rescaled times `s` ([B25] §2).
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        network, s = dln.UV(jnp.ones(2), jnp.zeros(2)), jnp.linspace(0.0, 4.0, 9)
+        flow = dln.gradient_flow(network, problem, s, eps=1e-9)
+        flow.x_mean[-1]  # (1.725, 0.733)
+        dln.lasso_path(problem).x(4.0)  # (1.75, 0.75)
+        ```
 
     **Arguments:**
 
     - `network`: its weights are the shape of the initialisation.
-    - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included.
+    - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included. `WeightForm()` also
+        takes a problem with another loss.
     - `s`: non-decreasing rescaled times `≥ 0`, shape `(S,)`. (`t = s·log(1/ε)/2` for `UV`,
         `t = s·log(1/ε)/4` for `USquared` and `Deep` at depth 2, `t = s/(D(D−2) ε^{1−2/D})` at
         depth `D > 2`.)
@@ -87,17 +118,18 @@ def gradient_flow(
     - `formulation`: `DualForm()` (default) or `WeightForm()`.
     - `solver`: any diffrax solver; default `Rodas5P()` for the dual form, diffrax's `Kvaerno5`
         for the weight form.
-    - `rtol`, `atol`: tolerances of the steps, on `w`-like quantities of order 1 (for the
-        weight form `atol` is in units of `ε^½`). Defaults 1e-7 and 1e-8 in float64; 1e-4 and
-        1e-5 in float32. `x_mean` is to some hundred of them relative to what it comes to: before
-        the first jump it is exponentially small, as `x` is, and has fewer digits than `x`.
+    - `rtol`, `atol`: tolerances of the embedded error of a step, in `w` and other quantities of
+        order 1 (for the weight form `atol` is in units of `ε^½`). Defaults 1e-7 and 1e-8 in
+        float64; 1e-4 and 1e-5 in float32. Errors of `x_mean` are up to some hundred times the
+        tolerance, relative to its largest value. Before the first jump `x_mean` is exponentially
+        small, as `x` is, and has fewer correct digits than `x`.
     - `max_steps`, `adjoint`: as in `diffrax.diffeqsolve`. The default adjoint, for reverse mode, is
-        `diffrax.RecursiveCheckpointAdjoint(100)`: it keeps 100 states (of up to `3d` numbers,
-        and what is saved) in each lane, and computes up to 5000 steps at most twice again. For
-        forward mode pass `diffrax.ForwardMode()`, which also gives second derivatives as forward
-        over forward (no other order does).
-    - `throw`: raise on failure. Under tracing, and with `throw=False`, nothing is raised: failed
-        lanes are NaN, with their `result`.
+        `diffrax.RecursiveCheckpointAdjoint(100)`: it stores 100 states (of up to `3d` numbers,
+        and the saved ones) in each lane, and recomputes up to 5000 steps at most twice. For
+        forward mode pass `diffrax.ForwardMode()`, which also gives second derivatives, as forward
+        over forward only.
+    - `throw`: whether to raise on failure. Under tracing, and with `throw=False`, nothing is
+        raised: failed lanes are NaN, with their `result`.
 
     **Returns:** a `Flow`.
 
@@ -121,6 +153,7 @@ def gradient_flow(
 
 
 def _as_times(s: ArrayLike, dtype) -> Array:
+    """`s` as a grid of times; known values are checked."""
     s = as_float(s, "s", dtype)
     if s.ndim != 1:
         raise ValueError(
@@ -144,8 +177,9 @@ def _as_times(s: ArrayLike, dtype) -> Array:
 
 @eqx.filter_custom_jvp
 def _moving(s: Array, state: PyTree[Array], term: AbstractFlowTerm) -> PyTree[Array]:
-    """`state`, whose derivative in `s` is its velocity: that of the interpolation would be less
-    exact, and would need derivatives in the lengths of the steps."""
+    """`state`, with the vector field as its derivative in `s`."""
+    # The derivative of diffrax's interpolation would be less accurate, and would need derivatives
+    # with respect to the lengths of the steps.
     return state
 
 
@@ -165,6 +199,7 @@ def _(primals, tangents):
 def _solve(
     run: Run, s: Array, solver: diffrax.AbstractSolver, adjoint: diffrax.AbstractAdjoint
 ) -> Flow:
+    # Forward mode through this adjoint raises an error of JAX that does not name the remedy.
     if isinstance(adjoint, diffrax.RecursiveCheckpointAdjoint):
         run, s = reverse_only((run, s), REVERSE_ONLY)
     term = run.term()
@@ -189,7 +224,8 @@ def _solve(
         max_steps=run.max_steps,
         throw=False,
     )
-    # What was not reached is inf, whose derivatives are NaN: where it is, all states are the first.
+    # diffrax returns inf at times that it did not reach, and derivatives through inf are NaN. A
+    # lane that failed is read at its initial state instead, and blanked below.
     arrived = [jnp.all(jnp.isfinite(v)) for v in jax.tree.leaves(solution.ys)]
     has_arrived = jnp.stack(arrived).all() & (solution.result == diffrax.RESULTS.successful)
     reached = jax.tree.map(
@@ -198,9 +234,11 @@ def _solve(
     states = jax.vmap(lambda s, state: _moving(s, state, term))(times, reached)
     x, z, dual = jax.vmap(term.read)(times, states)
     if run.network.positive:
-        z = jnp.where(z < 0, 0, z)  # which the error of the steps does not know
+        # z = ∫x ≥ 0, but while x is exponentially small the errors of the steps, of size `atol`,
+        # may make it negative.
+        z = jnp.where(z < 0, 0, z)
     moving = (times > 0)[:, None]
-    # At 0 the average is x(0), and moves half as fast as x does.
+    # At s = 0 the average is x(0), and its derivative in s is half of that of x.
     start, _, _ = term.read(jnp.zeros_like(times[0]), term.initial())
     x_mean = jnp.where(moving, z / jnp.where(moving, times[:, None], 1), (start[None] + x) / 2)
 

@@ -1,9 +1,13 @@
-"""Kvaerno5 for the weight form, with derivatives that solve our own linear systems.
+"""Kvaerno5 for the weight form, with its own derivatives of the implicit stages.
 
-diffrax finds the stages of an implicit step, and differentiates each by a dense LU of the size of
-the whole state, in calls of LAPACK that may wait for each other (`_linalg.py`). So a step is made
-without derivatives, and its stages `k = hf(y₀ + Σ aⱼkⱼ + γk)` get them here, by the implicit
-function theorem.
+A stage of the step is the root `k` of
+
+    k − h f(y₀ + Σⱼ aⱼkⱼ + γk) = 0.
+
+diffrax would differentiate it by a dense LU factorisation of the size of the whole state, in
+batched calls of LAPACK that may deadlock on machines with few cores (`_linalg.py`). So the step of
+diffrax runs without derivatives, and each stage gets them from the implicit function theorem, with
+the linear solver of `quadrature.py`: first-order for both modes, second as forward over forward.
 """
 
 import functools as ft
@@ -26,11 +30,14 @@ from .terms.base import RealScalarLike
 _TABLEAU = diffrax.Kvaerno5.tableau
 
 
+# Σ aⱼkⱼ over the leading axis of the stages.
 _weighted = ft.partial(jnp.tensordot, axes=1, precision=lax.Precision.HIGHEST)
 
 
 class _Stage(NamedTuple):
-    known: PyTree[Array]  # k, without derivatives
+    """What determines the stage `k`, and its value."""
+
+    known: PyTree[Array]  # k as diffrax found it, without derivatives
     partial: PyTree[Array]  # y₀ + Σ aⱼkⱼ
     term: Any
     t: RealScalarLike
@@ -40,29 +47,36 @@ class _Stage(NamedTuple):
 
 
 def _off(k: PyTree[Array], stage: _Stage) -> PyTree[Array]:
-    """What is 0 at the stage."""
+    """The residual of the stage equation, `k − h f(y₀ + Σ aⱼkⱼ + γk)`."""
     y = jax.tree.map(lambda a, b: a + stage.gamma * b, stage.partial, k)
     velocity = stage.term.vf(stage.t, y, stage.args)
     return jax.tree.map(jnp.subtract, k, stage.term.prod(velocity, stage.control))
 
 
-# optimistix takes functions that close over nothing, also where a type checker wraps definitions.
+# `optimistix.internal.implicit_jvp` requires functions without closure. Lambdas, since the type
+# checker of the tests would wrap a `def` in one.
 _root = lambda stage: (stage.known, None)
 _off_at = lambda k, _, stage: _off(k, stage)
 
 
 class StagewiseKvaerno5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
-    """`diffrax.Kvaerno5`, of a state `(w, z)` whose `z` is a quadrature."""
+    """`diffrax.Kvaerno5` for a state `(w, z)` whose `z` is a quadrature, `dz/ds = x(w)`.
+
+    Values of steps are those of diffrax; only linear systems and derivatives are our own.
+    """
 
     root_finder: optx.AbstractRootFinder = (  # pyright: ignore[reportIncompatibleVariableOverride]
         diffrax.with_stepsize_controller_tols(diffrax.VeryChord)(linear_solver=QuadratureSolver())
     )
+    # The default of `diffrax.Kvaerno5`. If a stage does not converge in 10 chord iterations, the
+    # step is rejected and retried with a fifth of its length.
     root_find_max_steps: int = 10  # pyright: ignore[reportIncompatibleVariableOverride]
 
     term_structure: ClassVar[Any] = diffrax.AbstractTerm
     interpolation_cls: ClassVar[Callable[..., Any]] = diffrax.Kvaerno5.interpolation_cls
 
     def _plain(self) -> diffrax.Kvaerno5:
+        """The solver of diffrax with these settings, without derivatives."""
         return diffrax.Kvaerno5(
             root_finder=held(self.root_finder), root_find_max_steps=self.root_find_max_steps
         )
@@ -88,7 +102,8 @@ class StagewiseKvaerno5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptive
     ) -> tuple[Any, Any, dict[str, Any], Any, diffrax.RESULTS]:
         inputs = held((terms, t0, t1, y0, args, solver_state, made_jump))
         y1, error, dense, solver_state, result = self._plain().step(*inputs)
-        # Of a trial step that overflows and is rejected, derivatives would be NaN.
+        # A trial step that overflows is rejected. Its stages are replaced by 0, since derivatives
+        # through inf would be NaN for the whole trajectory.
         is_finite = jnp.stack([jnp.all(jnp.isfinite(k)) for k in jax.tree.leaves(dense["k"])]).all()
         known = jax.tree.map(lambda k: jnp.where(is_finite, k, 0), dense["k"])
         term = terms.term  # diffrax wraps every term in the direction of integration
@@ -117,7 +132,7 @@ class StagewiseKvaerno5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptive
         start = jax.tree.map(lambda ks, k: jnp.zeros_like(ks).at[0].set(k), known, first)
         ks, _ = lax.scan(stage, start, rows)
         moved = lambda y, ks: y + _weighted(jnp.asarray(_TABLEAU.b_sol, dtype), ks)
-        # The values are those of diffrax.
+        # Values from diffrax, derivatives from the stages above.
         y1, ks = jax.tree.map(
             lambda known, v: known + vanishing(v),
             (y1, dense["k"]),

@@ -1,4 +1,14 @@
-"""Rodas5P, a Rosenbrock method of order 5(4), for the dual form of the flow."""
+"""Rodas5P, a Rosenbrock method of order 5(4), for the dual form of the flow.
+
+For `df/ds = F(f)` with the Jacobian `J` at the start of the step, the stages `Uᵢ`, `i = 1 … 8`,
+solve
+
+    (I/(γh) − J) Uᵢ = F(f₀ + Σⱼ aᵢⱼUⱼ) + Σⱼ cᵢⱼUⱼ/h,        f₁ = f₀ + Σⱼ a₈ⱼUⱼ + U₈,
+
+with one factorisation of `I/(γh) − J`. `U₈` is the embedded error estimate. The terms (`terms/`)
+provide `F`, the factorisation and the solves. The quadrature `dz/ds = x` needs no solve: see
+`_QUADRATURE`.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -14,6 +24,7 @@ from .terms.base import AbstractDualTerm, RealScalarLike
 # Steinebach, *Construction of Rosenbrock–Wanner method Rodas5P and numerical benchmarks within
 # the Julia Differential Equations package*, BIT 63:27 (2023): the coefficients published
 # with that paper, in the form where stages need no product with the Jacobian.
+# `tests/test_rosenbrock.py` measures the orders that they give.
 GAMMA = 0.21193756319429014
 _LAST = [
     -7.502846399306121,
@@ -101,22 +112,28 @@ H = np.array(
 
 
 def _square(rows) -> np.ndarray:
+    """The lower triangular rows as an 8 × 8 matrix."""
     return np.array([[*row, *[0.0] * (8 - len(row))] for row in rows])
 
 
-# What a step makes of its stages: the increment, the error estimate (the last stage) and the
-# continuous extension. A quadrature has the same stages up to a linear map that can be applied
-# once: U/(γh) = C U/h + R, where R is its field plus derivatives times stages.
+# The rows are linear combinations of the stages: the increment, the error estimate (the last stage)
+# and the three of the continuous extension. The stages Z of the quadrature dz/ds = x(g) satisfy the
+# same equations, with xᵢ at the stage and the derivative x′ along the images Gᵢ of Uᵢ:
+#     Z/(γh) − x′G = x + C Z/h,    so    Z = h (I/γ − C)⁻¹ (x + x′G).
+# Only the combinations _OUTPUTS Z are needed: one constant matrix instead of eight stages.
 _OUTPUTS = np.vstack([[*_LAST, 1.0, 1.0, 1.0], np.eye(8)[7], H])
 _QUADRATURE = _OUTPUTS @ np.linalg.inv(np.eye(8) / GAMMA - _square(C))
 
 
-# Sums are written term by term: stacked into a matrix product, they cost copies on CPU.
 def _sum(coefficients, terms: Sequence[Array | float]) -> Array | float:
+    """`Σ cⱼ termⱼ`."""
+    # Term by term, so that XLA fuses the sum: stacking the terms for a matrix product copies them.
     return sum((float(c) * k for c, k in zip(coefficients, terms, strict=True) if c), 0.0)
 
 
 class _Interpolation(diffrax.AbstractLocalInterpolation):
+    """The continuous extension, with `k` the stages (see `H`)."""
+
     t0: RealScalarLike  # pyright: ignore[reportIncompatibleVariableOverride]
     t1: RealScalarLike  # pyright: ignore[reportIncompatibleVariableOverride]
     coefficients: tuple[PyTree[Array], ...]  # y₀, y₁, H₀k, H₁k, H₂k
@@ -134,11 +151,25 @@ class _Interpolation(diffrax.AbstractLocalInterpolation):
 
 
 class Rodas5P(diffrax.AbstractAdaptiveSolver[Any]):
-    """Rodas5P: 8 stages, order 5 with an embedded 4, L-stable, stiffly accurate, with a
-    continuous extension of order 4. One factorisation a step.
+    """The Rosenbrock method Rodas5P, of order 5 with an embedded method of order 4.
 
-    It integrates the dual form only, which is autonomous: the Jacobian and its factorisation come
-    from the term.
+    It has 8 stages and one factorisation a step, is L-stable and stiffly accurate, and has a
+    continuous extension of order 4.
+
+    It is the default solver of `DualForm()`, and integrates that form only: it takes the
+    Jacobian and its factorisation from the vector field, which must be autonomous.
+
+    **Raises:** `ValueError` in `gradient_flow` with another formulation.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        network = dln.UV(jnp.ones(2), jnp.zeros(2))
+        solver, s = dln.Rodas5P(), jnp.array([2.0])
+        flow = dln.gradient_flow(network, problem, s, eps=1e-9, solver=solver)
+        flow.x[0]  # (2, 1)
+        ```
 
     !!! cite "Reference"
 
@@ -164,11 +195,12 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver[Any]):
         solver_state: None,
         made_jump: Any,
     ) -> tuple[Any, Any, dict[str, Any], None, diffrax.RESULTS]:
-        term = terms.term  # diffrax wraps every term in the direction of integration
+        # diffrax wraps each term in one that has the direction of integration.
+        term = terms.term
         if not isinstance(term, AbstractDualTerm):
             raise ValueError("`Rodas5P` integrates the dual form only.")
-        # Lanes that have ended go on with steps of length 0, which are thrown away: but what
-        # divides by 0 there is NaN in the derivatives of the others.
+        # In a batch, lanes that are done make steps of length 0 whose results are discarded. A
+        # division by h = 0 there would be NaN in the derivatives of all lanes.
         h = jnp.where(t1 > t0, t1 - t0, 1)
         g = term.image(y0[0])
         x, slope = term.response(g)
@@ -177,7 +209,9 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver[Any]):
         stages: list[Array] = []
         images: list[Array] = []
         xs: list[Array] = []
-        drifts: list[Any] = []  # of the stages, over h
+        # The mean of each stage over both signs, divided by h. It does not depend on x, so that its
+        # recursion is that of the stages with J = 0: mean/(γh) = drift + Σ cⱼ meanⱼ/h.
+        drifts: list[Any] = []
         for a, c in zip(A, C, strict=True):
             x = term.x(g + _sum(a, images)) if images else x
             drift = term.drift + _sum(c, drifts)
@@ -187,14 +221,17 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver[Any]):
             images.append(term.image(stage))
             xs.append(x)
 
-        outputs = []  # increment, error, and what the interpolation needs
+        # Increment, error estimate and the three coefficients of the interpolation.
+        outputs = []
         for own, other in zip(_OUTPUTS, _QUADRATURE, strict=True):
             moved = jnp.asarray(_sum(other, images))
             quadrature = h * (term.change(slope, moved) + _sum(other, xs))
             outputs.append((_sum(own, stages), quadrature))
         increment, error, *inner = outputs
 
-        # Overflow in a trial step is a rejection, not a failure.
+        # A trial step may overflow. An infinite error estimate makes the controller reject it, with
+        # a fifth of the step next; the state stays finite, since derivatives through inf or NaN are
+        # NaN even if the step is rejected.
         leaves = jax.tree.leaves((increment, error))
         good = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
         y1 = jax.tree.map(lambda y, dy: jnp.where(good, y + dy, y), y0, increment)

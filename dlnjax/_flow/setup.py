@@ -1,4 +1,13 @@
-"""What every integration of a flow begins with: a formulation, checked input, and tolerances."""
+"""Formulations of the flow, checked input, and the control of step sizes.
+
+| formulation | state | network | solver |
+|---|---|---|---|
+| `DualForm()` | dual variable `w` or `ν`, and `z` | `AbstractDualNetwork`, `Linear` | `Rodas5P` |
+| `WeightForm()` | all weights, and `z` | any `AbstractNetwork` | Kvaerno5 |
+
+`as_run` checks the arguments that `gradient_flow` and `crossing_times` share, and returns a `Run`:
+the vector field, the validity of traced input, the first step and the step size controller.
+"""
 
 import abc
 import dataclasses
@@ -53,8 +62,9 @@ else:
 
 
 class AbstractFormulation(eqx.Module):
-    """In which variables the flow is integrated, and by which solver by default. `any_loss` says
-    whether the loss may be another one than the quadratic."""
+    """Interface of a formulation: the variables in which the flow is integrated.
+
+    `any_loss` says whether it takes losses other than the quadratic of `M` and `r`."""
 
     any_loss: AbstractClassVar[bool]
 
@@ -65,27 +75,75 @@ class AbstractFormulation(eqx.Module):
         problem: AbstractProblem,
         log_eps: Float[Array, ""],
     ) -> AbstractFlowTerm:
-        """The vector field."""
+        """The vector field, with its initial state and how to read a state.
+
+        **Raises:** `TypeError` if the network does not have this form.
+
+        !!! example
+
+            ```python
+            problem = dln.LeastSquares(jnp.eye(2), jnp.ones(2))
+            network = dln.UV(jnp.ones(2), jnp.zeros(2))
+            term = dln.DualForm().term(network, problem, jnp.log(1e-4))
+            term.read(0.0, term.initial())  # x, z and dual at s = 0: all 0
+            ```
+        """
 
     @abc.abstractmethod
     def default_solver(self) -> diffrax.AbstractSolver[Any]:
-        """The solver that `gradient_flow` uses unless told otherwise."""
+        """The solver that `gradient_flow` and `crossing_times` use by default.
+
+        !!! example
+
+            ```python
+            dln.DualForm().default_solver()  # Rodas5P()
+            ```
+        """
 
     @abc.abstractmethod
     def check(self, network: AbstractNetwork, log_eps: Float[Array, ""]) -> None:
-        """Refuse an `ε` at which the numbers of its dtype do not hold the trajectory."""
+        """Check that the dtype represents the trajectory accurately at this `ε`.
+
+        **Raises:** `ValueError` if `WeightForm()` is used below `network.least_log_eps`.
+
+        !!! example
+
+            ```python
+            network = dln.UV(jnp.ones(2), jnp.zeros(2))
+            dln.WeightForm().check(network, jnp.log(1e-10))  # raises nothing; at 1e-11 it does
+            ```
+        """
 
     @abc.abstractmethod
     def atol_scale(
         self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Float[Array, ""]
     ) -> Float[Array, ""]:
-        """The size of the state in whose units `atol` is given."""
+        """The size of the state, by which `atol` is multiplied: 1, or `ε^½` for weights.
+
+        !!! example
+
+            ```python
+            problem = dln.LeastSquares(jnp.eye(2), jnp.ones(2))
+            network = dln.UV(jnp.ones(2), jnp.zeros(2))
+            dln.WeightForm().atol_scale(network, problem, jnp.log(1e-4))  # 0.01
+            ```
+        """
 
 
 class DualForm(AbstractFormulation):
-    """The dual variable of the flow: works at every `ε`, in one of two state spaces, `ν ∈ R^n` (for
-    `n < d`, at depth 2, without weight decay) or `w`, with one Cholesky factorisation a step, of
-    size `n` or `d`. The default.
+    """The dual form of the flow, the default: it integrates the dual variable, at any `ε`.
+
+    The state is `ν ∈ R^n` for `n < d` at depth 2 without weight decay, and `w` (one or two rows
+    of `d`) otherwise. A step of `Rodas5P` has one Cholesky factorisation of size `n` or `d`.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        network, form = dln.UV(jnp.ones(2), jnp.zeros(2)), dln.DualForm()
+        flow = dln.gradient_flow(network, problem, jnp.array([2.0]), log_eps=-2e3, formulation=form)
+        flow.x[0]  # (2, 1)
+        ```
 
     !!! cite "Reference"
 
@@ -121,14 +179,17 @@ class DualForm(AbstractFormulation):
 def dual_term(
     network: AbstractDualNetwork, problem: AbstractProblem, log_eps: Float[Array, ""]
 ) -> AbstractDualTerm:
-    """The term for the smaller of the state spaces that keep their digits."""
+    """The vector field of the dual form, in rows (`ν`) where that is smaller and accurate."""
     scale = column_scale(problem)
     link = link_of(network, log_eps, jnp.max(jnp.abs(problem.r)) / scale**2)
     data = problem.rows()
     if data is not None:
         X, y = data
+        # For n ≤ d the velocity goes through X, whose rounding does less harm (see
+        # `CoordinateTerm.velocity`); for n > d through M, at a cost of d² instead of 2nd.
         data = (X / scale, y * scale) if X.shape[0] <= X.shape[1] else None
     decay = problem.weight_decay
+    # A traced weight decay may be positive. See `terms/rows.py` for what rows require.
     decays = not is_concrete(decay) or float(decay) > 0
     if data is not None and isinstance(link, ExponentialLink) and not decays:
         if problem.rank_bound < problem.r.shape[0]:
@@ -144,10 +205,22 @@ def dual_term(
 
 
 class WeightForm(AbstractFormulation):
-    """The weights themselves, with the gradient of any network's loss by automatic
-    differentiation. At small `ε` the sign of `x` drowns in rounding (for `UV`, `u² − v²` cancels):
-    below `network.least_log_eps`, for `UV` 3.7e-11 in float64, it is refused. It is there for
-    networks of one's own, and to check the dual form."""
+    """The weight form of the flow: it integrates the weights, for any network and loss.
+
+    The gradient is taken by automatic differentiation. At small `ε` the sign of `x` is lost to
+    rounding (for `UV`, `u² − v²` cancels): an `ε` below `network.least_log_eps`, for `UV` 3.7e-11
+    in float64, is refused. Use it for networks without a dual form, for other losses, and to check
+    the dual form.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        network, form = dln.UV(jnp.ones(2), jnp.zeros(2)), dln.WeightForm()
+        flow = dln.gradient_flow(network, problem, jnp.array([2.0]), eps=1e-4, formulation=form)
+        flow.x[0]  # (2.0000, 0.9996)
+        ```
+    """
 
     any_loss: ClassVar[bool] = True
 
@@ -165,13 +238,14 @@ class WeightForm(AbstractFormulation):
     def atol_scale(
         self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
     ) -> Array:
-        if isinstance(network, Linear):  # its weights are of the size of x, wherever they start
+        # The weights of `Linear` are x itself, which grows to its own size from any start.
+        if isinstance(network, Linear):
             return x_size(network, problem, log_eps)
         return jnp.exp(log_eps / 2)
 
 
 class Run(eqx.Module):
-    """Checked input, and how the flow is stepped."""
+    """The checked arguments of a flow, its vector field and its step size control."""
 
     network: AbstractNetwork
     problem: AbstractProblem
@@ -180,14 +254,15 @@ class Run(eqx.Module):
     rtol: Float[Array, ""]
     atol: Float[Array, ""]
     max_steps: int = eqx.field(static=True)
-    decays: bool = eqx.field(static=True)  # False: the weight decay is known to be 0
+    decays: bool = eqx.field(static=True)  # whether the weight decay may be positive
 
     def term(self) -> AbstractFlowTerm:
+        """The vector field."""
         problem = self.problem if self.decays else without_decay(self.problem)
         return self.formulation.term(self.network, problem, self.log_eps)
 
     def validity(self, term: AbstractFlowTerm) -> RESULTS:
-        """Under tracing: what of the input is refused."""
+        """The first reason why traced input is invalid, or `successful`."""
         takes_decay = takes(self.network, self.problem.weight_decay)
         return first_failure(
             validity(self.problem, self.formulation.any_loss),
@@ -199,7 +274,9 @@ class Run(eqx.Module):
         )
 
     def harmless(self, valid: Bool[Array, ""]) -> "Run":
-        """Input that can be solved in place of what is refused: derivatives of NaN are NaN."""
+        """The same run, with harmless input unless `valid`."""
+        # Any solvable values will do, as the results are blanked; derivatives through NaN would be
+        # NaN all the same.
         return dataclasses.replace(
             self,
             network=harmless_network(self.network, valid),
@@ -210,20 +287,28 @@ class Run(eqx.Module):
         )
 
     def first_step(self, term: AbstractFlowTerm, valid: Bool[Array, ""]) -> Float[Array, ""]:
-        # Nothing happens before about 1/‖∇ℓ‖_∞, at `x(0)`, or at 0 where that is a minimum. How the
-        # steps change with the data is of the order of their errors: no derivative of it is taken,
-        # here or in the controller.
+        """The first step in `s`: 0.01 of the time at which the first coordinate may activate."""
+        # As ε → 0 that is 1/‖∇ℓ‖_∞, with ∇ℓ at x(0), or at 0 if x(0) is a minimum. The factor 0.01
+        # is not critical: with 1e-4, 1 or 100 the number of steps changed by 2 % at most (64
+        # Gaussian problems 3 × 4, log ε from −11 to −700), since the controller corrects a step by
+        # up to 10. No derivatives: how steps change with the data is of the order of their errors.
         start, _, _ = term.read(0, term.initial())
         gradients = jnp.stack([self.problem.r, self.problem.gradient(start)])
         size = lax.stop_gradient(jnp.max(jnp.abs(gradients)))
         return 0.01 / jnp.where(valid & (size > 0), size, 1)
 
     def controller(self) -> diffrax.PIDController:
+        """The step size controller, in the maximum norm."""
+        # The maximum norm, since a mean over all coordinates would hide the one that jumps. A
+        # safety of 0.8, not diffrax's 0.9: at a jump the step must shrink by orders of magnitude.
+        # Measured at log ε = −11, −46, −700: 15, 33, 57 rejected steps instead of 27, 48, 71, of
+        # 156, 194, 197 in all (3 × 4), and 44 instead of 80 of 545 (20 × 40). The number in all
+        # stays the same to 3 %; with 0.7 it is 1 to 5 % larger.
         return diffrax.PIDController(
             rtol=self.rtol,
             atol=self.atol * self.formulation.atol_scale(self.network, self.problem, self.log_eps),
             norm=optx.max_norm,
-            safety=0.8,  # fewer rejected steps at the jumps, where the step must shrink fast
+            safety=0.8,
         )
 
 
@@ -237,6 +322,9 @@ def as_run(
     atol: Real[ArrayLike, ""] | None,
     max_steps: int,
 ) -> Run:
+    """Check the arguments that `gradient_flow` and `crossing_times` share.
+
+    **Raises:** `ValueError`/`TypeError` for bad input of which the values are known."""
     what = "`DualForm()` or `WeightForm()`"
     check_type(formulation, "formulation", AbstractFormulation, what)
     (check_problem if formulation.any_loss else check_quadratic)(problem)
@@ -245,6 +333,10 @@ def as_run(
     network = matched(network, problem)
     log_eps = as_log_eps(eps, log_eps, dtype)
     formulation.check(network, log_eps)
+    # The default tolerances. float64: errors of x̄ are up to 2e-8 (`docs/accuracy.md`). float32:
+    # they are 3e-6 (worst 2e-5); with 100 times less they stay at 2e-6, the level of rounding, for
+    # twice the steps; with 100 times more they are 1e-4 (worst 1e-3; `python -m benchmarks
+    # scaling`). 1e-10 lies between the rounding units of the two, 2e-16 and 1e-7.
     single = jnp.finfo(dtype).eps > 1e-10
     return Run(
         network=network,

@@ -1,4 +1,8 @@
-"""`limit_flow`: the limit `ε → 0` of gradient flow, a process of jumps (`process.py`)."""
+"""`limit_flow`, the limit `ε → 0` of gradient flow: arguments, and the program around the process.
+
+`process.py` follows the process of jumps, `selection.py` chooses among several minimisers, and
+`derivatives.py` differentiates what they return.
+"""
 
 import functools as ft
 
@@ -36,7 +40,8 @@ def _limit(
     run = ft.partial(follow, positive=positive, max_knots=max_knots)
     solve = event_driven(run, limit_on_segments, problem)
     limit = solve(problem, dual, s_max, prior)
-    # What was refused is NaN in `dual`, which does not say why.
+    # A refused network or start has NaN in `dual`, from which the process knows no cause: the one
+    # found by `limit_flow` comes first.
     result = first_failure(validity(problem), refused, limit.result)
     return eqx.tree_at(lambda limit: limit.result, limit, result)
 
@@ -50,45 +55,65 @@ def limit_flow(
     max_knots: int | None = None,
     throw: bool = True,
 ) -> LimitFlow:
-    """The limit of `gradient_flow` as `ε → 0`, exactly: the network rests on plateaus, between
-    jumps at which coordinates activate and deactivate.
+    """The exact limit of `gradient_flow` as `ε → 0`: a saddle-to-saddle process, in which the
+    network rests on plateaus and coordinates activate and deactivate in jumps between them.
 
-    Differentiable in both modes, jumps included. At a jump, derivatives are those of the plateau
-    that follows; where several coordinates jump at once, that of its time is that of one of them,
-    and columns that depend on each other, and jump together, share `z` as the plateau does.
-    A coordinate that rests at 0 exactly although its `w` is 0 (±1 designs) is held there; `λ > 0`
-    may release it, so that the derivative in `λ`, at `λ = 0`, is another. Where columns that are
-    active together depend on each other, derivatives are for changes that leave them dependent.
+    The scaled dual variable `w ≥ 0` moves at `dw/ds = λ ∓ (r − Mx)`. The plateau `x` minimises
+    `ℓ(x) + λ‖x‖₁` over the `x` that are supported on the coordinates with `w = 0`, with their
+    signs. The next jump is where the first `w` reaches 0.
+
+    Differentiable in both modes, jumps included, on the active sets found:
+
+    - at a jump, derivatives are those of the plateau that follows;
+    - where several coordinates jump at once, the derivative of the time is that of one of them, and
+        linearly dependent columns divide the change of `z` in proportion to the plateau;
+    - where linearly dependent columns are active together, derivatives hold for changes of the data
+        that leave them dependent;
+    - a coordinate that rests at `x = 0` with `w = 0` (±1 designs) is held there, with derivative 0.
+        If `λ > 0` releases it, that is not the derivative in `λ` at `λ = 0`.
 
     **Arguments:**
 
-    - `network`: `UV`, `USquared` or another `AbstractDualNetwork`. The limit of its `w(0)` matters,
-        which at depth 2 is 1, whatever the shape; and the shape itself only where `x` is one of
-        several minimisers.
-    - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included.
-    - `s_max`: where to stop, in rescaled time, `> 0`. By default the process runs to its end.
-    - `start`: fine-tuning from a linear model `x₀`, shape `(d,)`, that the network learned from
-        a small initialisation. `w(0) = 1 ∓ sign x₀` at depth 2; in general, where `x₀` is not 0,
-        `w(0) = 0` for its sign and the sum over both signs is as without `start`. The first jump
-        is at `s = 0`, to the minimiser among `x` that are 0 where `x₀` is and have its signs
-        elsewhere (or are 0). So only the signs matter, unless there are several, as with more
-        non-zeros in `x₀` than rows: then sizes do.
+    - `network`: `UV`, `USquared` or another `AbstractDualNetwork` of `d` coordinates. Only the
+        limit of its `w(0)` counts, which at depth 2 is 1 whatever the shape; and the shape itself
+        where several `x` minimise the loss.
+    - `problem`: a `LeastSquares` or `Quadratic` problem, with its weight decay `λ`.
+    - `s_max`: where to stop, in rescaled time, a scalar `> 0`. By default the process runs to its
+        end.
+    - `start`: a linear model `x₀`, shape `(d,)`, from which the network is fine-tuned: the end of
+        an earlier training from a small initialisation. At depth 2, `w(0) = 1 ∓ sign x₀`; in
+        general, where `x₀ ≠ 0`, `w(0)` is 0 for its sign, and the sum over both signs is as without
+        `start`. The first jump is at `s = 0`, to the minimiser over all `x` that are 0 where `x₀`
+        is, and elsewhere 0 or of its sign. Only the signs of `x₀` count, unless there are several
+        minimisers, as with more non-zeros in `x₀` than rows.
     - `max_knots`: static size of the buffers, default `4 min(n, d) + 16`. The end at `s_max`
-        counts as a knot.
-    - `throw`: raise if the process is cut short or inaccurate. Under tracing nothing is raised:
-        failed lanes are NaN, with their `result`. With `throw=False` they keep what they have.
+        counts as a knot. (30 000 Gaussian problems up to 20 × 40 had at most
+        `2 min(n, d)` jumps.)
+    - `throw`: raise if the process was cut short or is inaccurate. Under tracing nothing is raised:
+        failed lanes are NaN, with their `result`. With `throw=False` they keep what was found.
 
     **Returns:** a `LimitFlow`, a `PiecewiseLinearPath` in `p = s`. It is NaN beyond `s_max`, and
-    beyond its last knot if it ran out of them. Where columns that are active together depend on
-    each other (duplicates, ±1 designs), `x` is that minimiser which the flow tends to: at depth 2
-    that of `Σ |xᵢ|(log |xᵢ|/sᵢ − 1)`, with `sᵢ = |x₀ᵢ|`, or the square of the shape where the
-    coordinate started at 0; at `D > 2` that with the largest `Σ |xᵢ|^{2/D}` (of the Bregman
-    divergence from `|x₀ᵢ|` where it started there). Where the dtype, or a network without `growth`,
-    does not tell it, the result is `limit_undetermined`.
+    beyond its last knot if `max_knots` was too small. Where linearly dependent columns are active
+    together (duplicates, ±1 designs) several `x` minimise the loss, and the plateau is the one that
+    the flow tends to: at depth 2 the one with the least `Σ |xᵢ|(log(|xᵢ|/sᵢ) − 1)`, where `sᵢ` is
+    `|x₀ᵢ|`, or the square of the shape if `x₀ᵢ = 0`; at `D > 2` the one with the largest
+    `Σ |xᵢ|^{2/D}` (with the Bregman divergence from `|x₀ᵢ|` in place of its terms with `x₀ᵢ ≠ 0`).
+    If the precision does not decide it, or the network has no `growth`, the result is
+    `limit_undetermined`.
 
     **Raises:** `TypeError` if the network has no dual form; `ValueError` for mismatched shapes,
     `s_max ≤ 0` or NaN, a `start` that is not finite, or negative for a network with `x ≥ 0`, or a
     bad `max_knots`.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        limit = dln.limit_flow(dln.UV(jnp.ones(2), jnp.zeros(2)), problem)
+        limit.jumps[:2]  # (0.5, 1)
+        limit.plateau(0.7)  # (2, 0)
+        limit.x_mean(1.0)  # (1, 0), the lasso at μ = 1
+        ```
 
     !!! cite "Reference"
 
@@ -114,7 +139,8 @@ def limit_flow(
     is_taken = takes(network, problem.weight_decay)
     has_dual = jnp.all(jnp.isfinite(dual))
     refused = first_failure((has_dual, RESULTS.invalid_shape), (is_taken, RESULTS.invalid_decay))
-    # Of a shape that is refused the derivatives would be NaN.
+    # Derivatives of a refused shape would be NaN, also in lanes that the caller masks out: it is
+    # replaced by a harmless one.
     network = harmless_network(network, has_dual)
     dual = network.initial_dual(jnp.asarray(-jnp.inf, dtype))
     alone = dual
@@ -122,9 +148,10 @@ def limit_flow(
         dual = dual_from(dual, start, network.positive)
         has_start = jnp.all(jnp.isfinite(dual))
         refused = first_failure(refused, (has_start, RESULTS.invalid_start))
-        # Nor has one that is refused any.
+        # For the same reason.
         start = jnp.where(has_start, start, 0)
     prior = prior_of(network, alone, start)
+    # A refused lane ends at once in the process, which asks for a finite `dual`.
     dual = jnp.where(is_taken & has_dual, dual, jnp.nan)
     if max_knots is None:
         max_knots = 4 * problem.rank_bound + 16

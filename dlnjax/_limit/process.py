@@ -1,14 +1,33 @@
-"""The limit `ε → 0` of gradient flow, event by event.
+"""The limit `ε → 0` of gradient flow, a process of jumps, followed event by event.
 
-Between two jumps `x` rests at the minimiser of `ℓ + λ⟨1, q⟩` over `q ≥ 0` supported on
-`A = {w = 0}`, and `w` moves at the speed `λ ∓ (r − Mx)`. At a jump the first `w` to reach 0 makes
-its coordinate join, and `x` goes to the new minimiser by the pivots of Lawson and Hanson: towards
-the least squares point of the support, until an entry reaches 0 and drops; one pivot a step. A
-column that depends on the support and still lowers the objective (only with weight decay) enters
-along the line where `Xx` is constant, until an entry reaches 0 and makes room.
+The state is `w ≥ 0`, with a row for each sign of the network, and `x`. Between two jumps `x` is
+constant: the minimiser of `ℓ + λ⟨1, q⟩` over `q ≥ 0` supported on `{w = 0}`, and
 
-Columns are scaled to unit norm, every tolerance is relative, and the path is certified afterwards:
-`w ≥ 0`, and `w = 0` where `x ≠ 0`, determine `w` and `Mz`.
+    dw/ds = λ ∓ (r − Mx),   dz/ds = x.
+
+Each step of the loop makes one pivot of the active set (`state.py`), with `u` the solution of
+`M_AA u = (r − λσ)_A` on the active coordinates `A` with signs `σ`:
+
+| event    | condition                             | what changes                               |
+|----------|---------------------------------------|--------------------------------------------|
+| jump     | `x = u`, and a falling `w` reaches 0  | `s` moves to the first such time, a row of |
+|          |                                       | the record opens, the coordinate joins `A` |
+| drop     | between `x` and `u` an entry is 0     | `x` moves there, the coordinate leaves `A` |
+| exchange | the column that would join depends on | `x` moves along the line of constant `Xx`, |
+|          | `A`, and `λ > 0`                      | until an entry is 0; entries at 0 leave,   |
+|          |                                       | then it joins                              |
+| refusal  | the same, but `λ = 0`, or no entry on | the column is excluded until the next drop |
+|          | the line shrinks                      |                                            |
+| tie      | several `w` reach 0 together          | one jump a step, lowest index first, in    |
+|          |                                       | one row                                    |
+| end      | no `w` falls, or only after `s_max`   | at `s_max` a last row opens, with no jump  |
+
+Jumps and drops are the pivots of Lawson and Hanson for non-negative least squares. An exchange
+lowers `⟨1, q⟩` at constant `Xx`.
+
+The path is certified afterwards (`_assemble`): `w ≥ 0`, and `w = 0` where `x ≠ 0`, have exactly one
+solution `(w, Mz)`, so their violation measures the error. Where columns of `{w = 0}` depend on
+each other, `selection.py` then chooses among the minimisers.
 """
 
 import equinox as eqx
@@ -37,14 +56,14 @@ from .._results import RESULTS, first_failure
 
 
 class _Record(eqx.Module):
-    """What is known at each jump: the time, the active coordinates, and `x` on them."""
+    """One row a jump: its time, and the active set and `x` on the plateau that follows."""
 
     s: Float[Array, " K"]
     index: Int[Array, "K k"]
     sign: Int[Array, "K k"]
     slope: Float[Array, "K k"]
-    opening: Int[Array, " K"]  # the coordinate that jumps, and its sign; none at `s_max`
-    opening_sign: Int[Array, " K"]
+    opening: Int[Array, " K"]  # the coordinate whose `w` reaches 0 first
+    opening_sign: Int[Array, " K"]  # 0 if the row was opened at `s_max`
 
 
 class _State(Pivoting):
@@ -54,9 +73,9 @@ class _State(Pivoting):
     row: Int[Array, ""]  # of the current jump; −1 before the first
     steps: Int[Array, ""]
     stalled: Int[Array, ""]  # steps since `s` last moved
-    entering: Int[Array, ""]  # a dependent coordinate that replaces others; d if none
-    position: Float[Array, ""]  # of that coordinate, without its sign
-    excluded: Bool[Array, " d"]  # dependent, and there is nothing to replace
+    entering: Int[Array, ""]  # the coordinate of an exchange that is under way; d if none
+    position: Float[Array, ""]  # |x| of that coordinate
+    excluded: Bool[Array, " d"]  # refused: dependent on A, with nothing to exchange for
     result: RESULTS
     is_done: Bool[Array, ""]
     is_cut: Bool[Array, ""]  # at `s_max`: the last knot is no jump
@@ -65,15 +84,16 @@ class _State(Pivoting):
 
 
 class _Move(eqx.Module):
-    """How far `x` goes on the current support and `s` with it, and the pivot that follows."""
+    """One step: `x` on the current active set, the time that passes, and the pivot that follows."""
 
     x: Float[Array, " k"]
     duration: Float[Array, ""]
-    position: Float[Array, ""]  # of the coordinate that joins, without its sign
+    position: Float[Array, ""]  # |x| of the coordinate that joins: 0 unless by an exchange
     event: Event
 
 
 def _signs(scaled: Scaled) -> Array:
+    """`(1, −1)` as a column, or `(1)` if only `x ≥ 0` is asked."""
     return jnp.array([1.0, -1.0], scaled.r.dtype)[: scaled.b.shape[0], None]
 
 
@@ -84,7 +104,8 @@ def _first(flags: Array) -> Array:
 
 
 def _first_at_zero(x: Array, step: Array, shrinks: Array, tol: Tolerances) -> tuple[Array, Array]:
-    """How many `step`s until an entry of `x` reaches 0, and the slots that do."""
+    """The multiple of `step` at which an entry of `x` that `shrinks` reaches 0, and the slots of
+    all entries that do so together."""
     ratio = jnp.where(shrinks, -x / jnp.where(shrinks, step, 1), jnp.inf)
     first = jnp.min(ratio)
     return first, shrinks & (ratio <= first * (1 + tol.merge))
@@ -98,14 +119,14 @@ def _next_move(
     rank_bound: int,
     tol: Tolerances,
 ) -> _Move:
-    """`falls` is `−dw/ds`."""
+    """The next drop or, if there is none, the next jump. `falls` is `−dw/ds`."""
     active, u = state.active, state.active.solution[0]
     d, k = active.pivots.shape[0], u.shape[0]
     is_empty = active.sign == 0
     replaces = state.entering < d
 
-    # Towards the least squares point of the support, to the first entry that reaches 0. Before a
-    # dependent coordinate enters, all that is at 0 leaves.
+    # Drop: from x towards u, to the first entry that reaches 0. In an exchange x stays, and entries
+    # at 0 leave before the new coordinate joins: until they do, its column depends on A.
     step = u - active.x
     until, slots = _first_at_zero(active.x, step, active.sign * u < 0, tol)
     slots = jnp.where(replaces, ~is_empty & (active.x == 0), slots)
@@ -115,9 +136,11 @@ def _next_move(
     x = jnp.where(replaces, active.x, x)
     x = jnp.where((leaves & (indices(k) == slot)) | (x * active.sign <= 0), 0, x)
 
-    # Once there: the first `w` to reach 0. Without decay no dependent column ever does.
+    # Jump: the first w to reach 0. A column that depends on A joins only with weight decay: without
+    # it Xᵀ(y − Xx) = 0 on A, so that its speed is 0, and the computed one is rounding.
     joins = ~active.is_active & ~state.excluded & jnp.any(is_empty)
-    is_full = jnp.sum(~is_empty) >= rank_bound  # whatever rounding makes of `pivots`
+    # With as many active columns as rows all others are dependent, however `pivots` rounds.
+    is_full = jnp.sum(~is_empty) >= rank_bound
     joins = joins & (((active.pivots > tol.pivot) & ~is_full) | is_decayed)
     joins = joins[None, :] & (falls > scaled.hidden(active, tol)[0][None, :])
     wait = jnp.where(joins, state.w / jnp.where(joins, falls, 1), jnp.inf)
@@ -143,14 +166,20 @@ def _next_move(
 
 
 def _certain(state: _State, scaled: Scaled, tol: Tolerances) -> _State:
-    """Before the process ends, or a `w` falls so slowly that it might be rounding: the solution
-    without what the last update left in it."""
+    """The state with `u` refined, if the next event is decided by a speed that may be rounding.
+
+    `ActiveSet.pivot` refines `u` one event later. Before the process ends, and before a `w` that
+    falls very slowly is taken for one that falls, that is too late.
+    """
     active = state.active
     noise, size = jnp.max(jnp.abs(active.residual[0])), jnp.max(jnp.abs(scaled.r))
     falls = jnp.max(scaled.excess - _signs(scaled) * active.product[:1], axis=0)
     fastest = jnp.max(jnp.where(active.is_active, 0, falls))
+    # `noise` is the residual of M_AA u = (r − λσ)_A. It enters the speed of a column times its
+    # coefficients in A, which are large if A is nearly dependent: 1e5 is a choice. 100 times more
+    # or less (measured): one of 720 limits with nearly dependent columns becomes inaccurate.
     is_vague = ~state.is_done & (noise > tol.unit * size) & (fastest < 1e5 * noise)
-    # Of all the set, a branch hands back what it changes alone: the rest would be copied.
+    # The branch returns only what it changes: XLA would copy the other fields of the set.
     changed = lambda a: (a.solution, a.product, a.residual)
     refine = lambda a: jax.tree.map(
         lambda new, old: jnp.where(is_vague, new, old), changed(a.refined()), changed(a)
@@ -168,6 +197,11 @@ def follow(
     positive: bool,
     max_knots: int,
 ) -> tuple[LimitFlow, Segments]:
+    """The limit process from `w(0) = dual`, shape `(1, d)` or `(2, d)`, up to `s_max`.
+
+    `prior` is the start of the network, for the selection of minimisers. Arguments are as checked
+    by `limit_flow`; bad values end in `result`.
+    """
     d, dtype = dual.shape[1], dual.dtype
     # One slot more than the rank: a column is tried before it is known to be dependent.
     k = min(problem.rank_bound + 1, d)
@@ -175,7 +209,7 @@ def follow(
     scaled = Scaled(problem, dual, positive)
     signs = _signs(scaled)
     is_decayed = problem.weight_decay > 0
-    # What is known includes `s_max`.
+    # The last row opens just after `s_max`, so that the process is still known at `s_max` itself.
     s_end = jnp.nextafter(lax.stop_gradient(s_max), jnp.full_like(s_max, jnp.inf))
 
     def step(carry: tuple[_State, _Record]) -> tuple[_State, _Record]:
@@ -193,7 +227,8 @@ def follow(
         )
         is_taken = ~(state.is_done | is_stale)
 
-        # Along the line on which a dependent column keeps `Xx`, the objective decreases.
+        # Exchange. `update[1]` is (a, −1) with M_AA a = M_Aj: with x_j growing by 1 and x_A falling
+        # by a (up to signs), Xx is constant. `falls > 0` means that λ⟨1, q⟩ decreases on the way.
         is_dependent = is_taken & joins & ~ends & ~possible
         line = jnp.where(active.sign != 0, -event.sign * new.update[1], 0)
         until, slots = _first_at_zero(move.x, line, active.sign * line < 0, tol)
@@ -206,17 +241,22 @@ def follow(
         pivots = possible | replaces
         new = eqx.tree_at(lambda active: active.x, new, jnp.where(pivots, x, active.x))
 
+        # Shorter durations are rounding: the jump is part of a tie, and s rests.
         moves = pivots & (move.duration > tol.merge * (state.s + move.duration))
         is_cut = is_taken & ends & jnp.isfinite(s_max)
         duration = jnp.where(moves, move.duration, jnp.where(is_cut, s_end - state.s, 0))
+        # On A, w = 0 exactly. Elsewhere rounding could carry a falling w below 0.
         rests = active.is_active[None, :] & (state.w == 0)
         w = jnp.where(rests, 0, jnp.maximum(state.w - duration * falls, 0))
         j = jnp.where(joins & possible, event.j, d)
         w = w.at[(event.sign < 0).astype(jnp.int32), j].set(0, mode="drop")
 
-        # The first jump may be at s = 0.
+        # A row opens where s has moved; the first one at s = 0, too, if a start x₀ is active there.
         opens = moves | is_cut | (pivots & (state.row < 0))
         is_full = opens & (state.row == max_knots - 1)
+        # Lawson and Hanson's method ends in exact arithmetic; with rounding it could cycle. The cap
+        # is a choice: 600 designs with ties and up to 20 rows took at most 19 pivots a knot. The 64
+        # is for small k.
         stalled = jnp.where(opens, 0, state.stalled + is_taken.astype(jnp.int32))
         has_cycled = ~ends & (stalled > 16 * k + 64)
         result = RESULTS.where(is_full, RESULTS.max_knots_reached, state.result)
@@ -224,13 +264,15 @@ def follow(
         excluded = state.excluded | ((indices(d) == event.j) & is_dependent & ~replaces)
         state = _State(
             active=new,
-            s=jnp.where(is_cut, s_end, state.s + duration),  # the sum may round to `s_max`
+            # Not the sum for a cut, which may round to `s_max`.
+            s=jnp.where(is_cut, s_end, state.s + duration),
             w=w,
             row=state.row + (opens & ~is_full).astype(jnp.int32),
             steps=state.steps + is_taken.astype(jnp.int32),
             stalled=stalled,
             entering=jnp.where(replaces, event.j, jnp.where(joins & is_taken, d, state.entering)),
             position=jnp.where(replaces, move.position + until, state.position),
+            # A drop may make a refused column independent.
             excluded=jnp.where(leaves & possible, False, excluded),
             result=result,
             is_done=state.is_done | (is_taken & (ends | is_full | has_cycled)),
@@ -238,6 +280,7 @@ def follow(
             is_fresh=state.is_fresh & ~is_taken,
             is_stale=is_stale,
         )
+        # Rows are written at every step: the last write before the next jump is the plateau.
         is_known = (~state.is_done | is_cut) & ~is_full & (state.row >= 0)
         row = jnp.where(is_known, state.row, max_knots)
         put = lambda buffer, value, row: buffer.at[row].set(value, mode="drop")
@@ -260,7 +303,8 @@ def follow(
     valid = verdict == RESULTS.successful
     zero = jnp.zeros((), dtype)
     nobody = jnp.asarray(d, jnp.int32)
-    # What starts at `w = 0` and stays there may be positive, without any jump.
+    # A coordinate that starts at w = 0 with speed 0 joins nothing, but may be positive, by the
+    # selection: a start x₀ that already fits. The first row then opens at s = 0 for it.
     slow = jnp.abs(scaled.excess) <= tol.floor * jnp.max(jnp.abs(scaled.r))
     rests = slow & (scaled.b == 0) & (scaled.scale > 0)[None, :]
     is_open = valid & jnp.any(rests)
@@ -305,7 +349,7 @@ def _assemble(
     prior: Prior | None,
     positive: bool,
 ) -> tuple[LimitFlow, Segments]:
-    """From jumps in compact storage to a certified path in the user's units."""
+    """The path in the user's units, from the record of active sets: selected, and certified."""
     tol = Tolerances(dual.dtype)
     K, d = record.s.shape[0], dual.shape[1]
     num_knots = state.row + 1
@@ -320,7 +364,8 @@ def _assemble(
     is_ray = (indices(K + 1) == K)[:, None, None]
 
     def follow(slopes: Array) -> tuple[Array, Array]:
-        """`z` at the knots; `w/s` there and, at the end, for the ray, its speed."""
+        """`z` at the knots, shape `(K, d)`, and `w/s` there, shape `(K + 1, signs, d)`, whose last
+        row is `dw/ds` on the last ray."""
         values = jnp.cumsum(slopes[:-1] * jnp.diff(knots)[:, None], axis=0)
         values = jnp.concatenate([jnp.zeros((1, d), dual.dtype), values])
         points = jnp.concatenate([values, slopes[-1:]])
@@ -330,12 +375,14 @@ def _assemble(
         w = jnp.where((s > 0) & ~(is_ray & ends_early), w / jnp.where(s > 0, s, 1), 0)
         return values, w
 
-    # An entry that comes to rest at 0 exactly may have the other sign, by rounding.
+    # An entry that comes to rest at exactly 0, as integer data have them, may have the wrong sign
+    # by rounding. It would count as a violation of any size: w of the other sign is not 0.
     slope = jnp.where(record.slope * record.sign.astype(dual.dtype) < 0, 0, record.slope)
     slopes = scatter(record.index, slope, d)[rows]
     values, w = follow(slopes)
     unit = jnp.maximum(size, scaled.b[None] / jnp.where(s > 0, s, 1)[:-1])
     distance = jnp.where(s[:-1] > 0, jnp.abs(w[:-1]) / jnp.where(unit > 0, unit, 1), scaled.b[None])
+    # After the last knot of a process that ended early, no plateau was computed.
     is_known = indices(K) <= state.row - ends_early.astype(jnp.int32)
     chosen, selection, is_undetermined = select(
         problem, scaled, prior, dual, record.index, record.sign, knots, slopes, distance, is_known
@@ -344,16 +391,16 @@ def _assemble(
     is_new = any_lane(jnp.any(selection.free))
     values, w = cond(is_new, follow, lambda _: (values, w), slopes)
 
-    # `w ≥ 0`, and 0 at both ends of the segments on which a coordinate moves. On the way to
-    # infinity, the speed of `w` stands for it.
+    # w ≥ 0 everywhere, and w = 0 at both ends of each segment on which its coordinate moves: w is
+    # linear in between. At the end of the last ray, s = ∞, w/s is the speed of w.
     moves = signs[None] * slopes[:, None, :] > 0
     violation = jnp.maximum(
         jnp.max(jnp.where(moves, jnp.abs(w[:-1]), -w[:-1]), axis=(1, 2)),
         jnp.max(jnp.where(moves, jnp.abs(w[1:]), -w[1:]), axis=(1, 2)),
     )
-    # And what rounding in M itself may hide.
+    # The rounding of the entries of M, which no formula with M can show.
     violation = violation + tol.unit * jnp.sum(jnp.abs(slopes), axis=1)
-    # A maximum may lose a NaN when it is vectorised.
+    # XLA's maximum may drop a NaN when it is vectorised; a sum does not.
     violation = jnp.where(jnp.isfinite(jnp.sum(w, axis=(1, 2))[1:]), violation, jnp.inf)
     violation = jnp.maximum(violation, 0) / jnp.where(size > 0, size, 1)
     worst = jnp.max(violation)

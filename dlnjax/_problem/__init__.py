@@ -1,4 +1,12 @@
-"""The problem: a loss with weight decay, its minimisers, and what is refused."""
+"""Problems `ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c` with weight decay: classes, minimisers, validation.
+
+- `base.py`: the interface `AbstractProblem`, its lasso and duality gap, and the checks that
+  every solver makes of a problem.
+- `design.py`: the two classes, `LeastSquares(X, y)` and `Quadratic(M, r)`.
+- `quadratic_loss.py`: tests whether a user's `loss` is the quadratic of its `M` and `r`.
+- `semidefinite.py`: tests whether `½⟨x, Mx⟩ − ⟨r, x⟩` is convex and bounded below.
+- `solution_space.py`: the affine space of the minimisers of the loss.
+"""
 
 from .base import (
     AbstractProblem as AbstractProblem,

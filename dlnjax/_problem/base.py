@@ -1,4 +1,11 @@
-"""What a problem is: a loss with weight decay, and its lasso; and which problems are refused."""
+"""`AbstractProblem`: a quadratic loss with weight decay, its lasso objective and duality gap.
+
+    ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c,    Lasso(x, μ) = ℓ(x) + κ‖x‖₁,    κ = λ + 1/μ.
+
+Where its values are known, a bad problem raises: in the constructors of `design.py`, and in
+`check_problem` and `check_quadratic`. Under tracing nothing can be raised: `validity` returns a
+`RESULTS`, solvers compute with `harmless(problem, valid)`, and invalid lanes become NaN.
+"""
 
 import abc
 from typing import Any, ClassVar, TypeVar
@@ -23,14 +30,37 @@ from .quadratic_loss import agrees
 
 
 class AbstractProblem(eqx.Module):
-    """`ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c` with weight decay `λ ≥ 0`.
+    """Interface of the problems `ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c` with weight decay `λ ≥ 0`.
 
-    Everything that a solver asks of a problem is here: `r`, products with `M`, columns of
-    `M`, its diagonal. Arguments `x` may carry leading batch axes, `(..., d)`.
+    Solvers access a problem only through these methods: `r`, products with `M`, columns, blocks
+    and the diagonal of `M`, and `loss`. Points `x` may have leading batch axes, `(..., d)`. `r` and
+    `κ` are in units of `Xᵀy`, losses in units of `‖y‖²`.
+
+    A subclass may have another loss, such as the logistic one. `gradient_flow` with
+    `WeightForm()`, and `train`, follow it; solvers that assume the quadratic raise a `TypeError`.
+
+    !!! example
+
+        ```python
+        class Logistic(dln.LeastSquares):
+            loss = lambda self, x: jnp.sum(jnp.logaddexp(0.0, -self.y * (x @ self.X.T)), axis=-1)
+            gradient = lambda self, x: jax.grad(lambda x: jnp.sum(self.loss(x)))(x)
+
+
+        problem = Logistic(jnp.eye(2), jnp.array([1.0, -1.0]))
+        network = dln.UV(jnp.ones(2), jnp.zeros(2))
+        run = dln.train(network, problem, optax.sgd(0.1), eps=0.1, steps=100)
+        run.x[-1]  # of the signs of y
+        ```
+
+    !!! cite "Reference"
+
+        [B25] §1, arXiv 2509.18766.
     """
 
     weight_decay: AbstractVar[Float[Array, ""]]
-    # Set by classes whose `loss` is the quadratic of `r` and `M`, so that it is not looked at.
+    # Classes whose `loss` is the quadratic of `r` and `M` set it to True. Their loss is then not
+    # evaluated to test that (`quadratic_loss.py`).
     quadratic_by_construction: ClassVar[bool] = False
 
     @property
@@ -40,76 +70,172 @@ class AbstractProblem(eqx.Module):
 
     @abc.abstractmethod
     def matvec(self, x: Float[ArrayLike, "... d"]) -> Float[Array, "... d"]:
-        """`Mx`, shape `(..., d)`."""
+        """`Mx`, of shape `(..., d)`, for `x` of shape `(..., d)`.
+
+        !!! example
+
+            ```python
+            problem = dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2))
+            problem.matvec(jnp.ones(2))  # (4, 4)
+            ```
+        """
 
     @abc.abstractmethod
     def gram(self) -> Float[Array, "d d"]:
-        """`M`, shape `(d, d)`."""
+        """The Gram matrix `M`, shape `(d, d)`; `XᵀX` for least squares.
+
+        !!! example
+
+            ```python
+            dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2)).gram()  # 4I
+            ```
+        """
 
     @abc.abstractmethod
     def gram_column(self, j: ArrayLike) -> Float[Array, " d"]:
-        """Column `j` of `M`, shape `(d,)`, without forming `M`."""
+        """Column `j` of `M`, shape `(d,)`, without forming `M`.
+
+        !!! example
+
+            ```python
+            dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2)).gram_column(1)  # (0, 4)
+            ```
+        """
 
     @abc.abstractmethod
     def gram_block(self, index: Int[Array, " k"]) -> Float[Array, "k k"]:
-        """The rows and columns `index` of `M`, without forming `M`."""
+        """The submatrix of `M` with rows and columns `index`, shape `(k, k)`, without forming `M`.
+
+        !!! example
+
+            ```python
+            problem = dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2))
+            problem.gram_block(jnp.array([1]))  # [[4]]
+            ```
+        """
 
     @abc.abstractmethod
     def gram_diagonal(self) -> Float[Array, " d"]:
-        """Diagonal of `M`, shape `(d,)`."""
+        """The diagonal of `M`, shape `(d,)`: the squared norms of the columns of `X`.
+
+        !!! example
+
+            ```python
+            dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2)).gram_diagonal()  # (4, 4)
+            ```
+        """
 
     def column_norms(self) -> Float[Array, " d"]:
-        """`‖Xⱼ‖`, the root of the diagonal of `M`, shape `(d,)`."""
+        """The column norms `‖Xⱼ‖ = √Mⱼⱼ`, shape `(d,)`.
+
+        !!! example
+
+            ```python
+            dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2)).column_norms()  # (2, 2)
+            ```
+        """
         square = self.gram_diagonal()
-        some = square > 0  # the derivative of √0 would be NaN
+        # `where` on the argument of √ too: its derivative at 0 is infinite, and `where` on the
+        # value alone would multiply it by 0, which is NaN.
+        some = square > 0
         return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)), 0)
 
     def rows(self) -> tuple[Float[Array, "n d"], Float[Array, " n"]] | None:
-        """`X` and `y`, where `M = XᵀX` and `r = Xᵀy` come from them; `None` where they are not
-        known."""
+        """`(X, y)` of shapes `(n, d)` and `(n,)` with `M = XᵀX` and `r = Xᵀy`, or `None` where the
+        problem is given by `M` and `r` alone. Solvers choose row or coordinate algorithms by it.
+
+        !!! example
+
+            ```python
+            problem = dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2))
+            X, y = problem.rows()
+            dln.Quadratic(X.T @ X, y @ X).rows()  # None
+            ```
+        """
         return None
 
     @property
     @abc.abstractmethod
     def rank_bound(self) -> int:
-        """A static upper bound of the rank of `M`: `min(n, d)` for least squares."""
+        """A static upper bound of the rank of `M`: `min(n, d)` for least squares, else `d`."""
 
     @abc.abstractmethod
     def loss(self, x: Real[ArrayLike, "... d"]) -> Float[Array, "..."]:
-        """`ℓ(x)`, without weight decay. `(..., d) -> (...)`."""
+        """The loss `ℓ(x)`, without weight decay. `(..., d) -> (...)`.
+
+        !!! example
+
+            ```python
+            problem = dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2))
+            problem.loss(jnp.zeros(2))  # ½‖y‖² = 1
+            ```
+        """
 
     def is_in_range(self) -> Bool[Array, ""]:
-        """Whether the data are finite, and the squares of columns neither overflow nor underflow.
-        Shape `()`."""
+        """Whether all data are finite, and the squared column norms and `r` too. Shape `()`.
+        `LeastSquares` also requires that no squared norm underflows.
+
+        !!! example
+
+            ```python
+            dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2)).is_in_range()  # True
+            ```
+        """
+        # Bad weight decay has a result of its own, `invalid_decay`.
         data = eqx.tree_at(lambda problem: problem.weight_decay, self, None)
         leaves = [a for a in jax.tree.leaves(data) if eqx.is_inexact_array(a)]
         leaves += [self.gram_diagonal(), self.r]
         return jnp.stack([jnp.all(jnp.isfinite(a)) for a in leaves]).all()
 
     def is_convex(self) -> Bool[Array, ""]:
-        """Whether the loss is convex and has a minimum, which is at least 0. Shape `()`."""
+        """Whether the loss is convex, bounded below, and its minimum at least 0. Shape `()`.
+
+        !!! example
+
+            ```python
+            dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2)).is_convex()  # True
+            ```
+        """
         return jnp.asarray(True)
 
     def gradient(self, x: Real[ArrayLike, "... d"]) -> Float[Array, "... d"]:
-        """`∇ℓ(x) = Mx − r`, without weight decay. `(..., d) -> (..., d)`."""
+        """The gradient `∇ℓ(x) = Mx − r`, without weight decay. `(..., d) -> (..., d)`.
+
+        !!! example
+
+            ```python
+            problem = dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2))
+            problem.gradient(jnp.zeros(2))  # −r = (−2, −2)
+            ```
+        """
         x = self.as_points(x)
         return self.matvec(x) - jnp.broadcast_to(self.r, x.shape)
 
     def lasso_objective(
         self, x: Real[ArrayLike, "... d"], mu: Real[ArrayLike, "..."]
     ) -> Float[Array, "..."]:
-        """`Lasso(x, μ) = ℓ(x) + κ‖x‖₁`, `κ = λ + 1/μ` ([B25] Eq. 1.4).
+        """The lasso objective `Lasso(x, μ) = ℓ(x) + κ‖x‖₁`, `κ = λ + 1/μ` ([B25] Eq. 1.4).
 
-        **Arguments:** `x` of shape `(..., d)`; `mu > 0`, broadcast against the leading axes
-        of `x`.
+        **Arguments:** `x` of shape `(..., d)`; `mu > 0`, the inverse regularisation in units of
+        `1/Xᵀy`, broadcast against the leading axes of `x`.
+
+        **Returns:** the objective, of the broadcast shape `(...)`; NaN where `x` is.
 
         **Raises:** `ValueError` if `mu ≤ 0` or the last axis of `x` is not `d`.
+
+        !!! example
+
+            ```python
+            problem = dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2))
+            problem.lasso_objective(jnp.ones(2), 1.0)  # 1 + 2 = 3
+            ```
         """
         x = self.as_points(x)
         mu = as_positive(mu, "mu", x.dtype)
         batch = leading_axes(x, mu, "mu")
         valid = validity(self, any_loss=True) == RESULTS.successful
-        # Derivatives of NaN are NaN.
+        # Compute with finite values and blank the result: NaN inside would make the derivatives
+        # of valid entries NaN too.
         is_known = ~jnp.any(jnp.isnan(x), axis=-1) & valid
         x, problem = jnp.where(is_known[..., None], x, 1), harmless(self, valid)
         kappa = jnp.broadcast_to(problem.weight_decay + 1 / mu, batch)
@@ -123,12 +249,27 @@ class AbstractProblem(eqx.Module):
         kappa: Real[ArrayLike, "..."],
         positive: bool = False,
     ) -> Float[Array, "..."]:
-        """An upper bound of `ℓ(x) + κ‖x‖₁ − min`, from the residual scaled into the dual
-        feasible set. Needs no solution.
+        """The duality gap of `x` for the lasso at `κ`: an upper bound of `ℓ(x) + κ‖x‖₁ − min`.
+
+        The dual point is the residual `y − Xx`, scaled into the dual feasible set. No solution of
+        the lasso is needed.
 
         **Arguments:** `x` of shape `(..., d)`; `kappa ≥ 0` broadcast against its leading axes
-        (units of `r`); `positive` for the lasso over `x ≥ 0` (infinite where some `x < 0`). At
-        `κ = 0` the derivative in `κ` is a mean over coordinates, and no side's.
+        (units of `r`); `positive` for the lasso over `x ≥ 0` (infinite where some `x < 0`).
+
+        **Returns:** the gap, `≥ 0` up to rounding, of the broadcast shape `(...)`, in units of the
+        loss. At `κ = 0` all coordinates with `∇ℓ(x)ᵢ ≠ 0` attain the minimum that scales the dual
+        point: the derivative in `κ` is a mean over them, not the one-sided derivative.
+
+        **Raises:** `ValueError` if `kappa < 0`, or the last axis of `x` is not `d`; `TypeError` if
+        the loss is not the quadratic.
+
+        !!! example
+
+            ```python
+            problem = dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2))
+            problem.duality_gap(jnp.full(2, 0.25), 1.0)  # 0: the solution at κ = 1
+            ```
         """
         x = self.as_points(x)
         kappa = as_float(kappa, "kappa", x.dtype)
@@ -148,12 +289,24 @@ class AbstractProblem(eqx.Module):
         positive: bool,
         rounding: Float[Array, " d"] | None = None,
     ) -> Float[Array, ""]:
-        """The duality gap where the two signs of each coordinate have their own `κ`, 0 and ∞
-        included. With `rounding`, what may be rounding in each entry of `Xᵀ(y − Xx)`, a bound that
-        counts as met within it: the gap is then right up to `Σ roundingᵢ|xᵢ|`, which is added."""
+        """The duality gap of one point `x`, `(d,)`, with a `κ` for each sign of each coordinate.
+
+        **Arguments:** `bounds`, the `κ` of positive entries (row 0) and of negative ones (row 1), 0
+        and ∞ allowed; `positive` for `x ≥ 0`; `rounding`, a bound on the rounding error of each
+        entry of `Xᵀ(y − Xx)`. With it, a dual constraint that is violated by less counts as
+        satisfied, and the error that this may cause, `Σ roundingᵢ|xᵢ|`, is added to the gap.
+
+        !!! example
+
+            ```python
+            problem = dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2))
+            problem.gap_at(jnp.full(2, 0.25), jnp.ones((2, 2)), False)  # 0
+            ```
+        """
         # With ρ = y − Xx the residual, c = Xᵀρ and the dual point αρ, the gap is
-        #     ½(1 − α)²‖ρ‖² + Σᵢ (κᵢ|xᵢ| − α cᵢ xᵢ),
-        # a sum of non-negative terms: no cancellation, and only ‖ρ‖² = 2ℓ(x) is needed.
+        #     ½(1 − α)²‖ρ‖² + Σᵢ (κᵢ|xᵢ| − α cᵢ xᵢ).
+        # All terms are non-negative, so that nothing cancels, as it would in the difference of the
+        # primal and the dual value. And ‖ρ‖² = 2ℓ(x) follows from M, r and c alone.
         c = -self.gradient(x)
         upper, lower = bounds
         square = 2 * self.loss(x)
@@ -166,14 +319,15 @@ class AbstractProblem(eqx.Module):
             if not positive:
                 fits = jnp.minimum(fits, scale_to(-c, lower + rounding))
             alpha_max = jnp.min(fits)
-            # Beyond feasibility, the best scaling in [0, α_max] is where the gap is stationary.
+            # The gap is a convex quadratic in α: its minimum over [0, α_max] is the stationary
+            # point 1 + ⟨c, x⟩/‖ρ‖², clipped.
             best = 1 + jnp.where(square > 0, inner / jnp.where(square > 0, square, 1), 0)
             alpha = jnp.clip(best, 0, alpha_max)
             return 0.5 * (1 - alpha) ** 2 * square + jnp.sum(linear - alpha * c * x)
 
         gap = gap_within(0.0)
         if rounding is not None:
-            # A sum of non-negative terms, but for rounding.
+            # A constraint that is violated within `rounding` makes terms of the sum negative.
             within = jnp.maximum(gap_within(rounding), 0) + jnp.sum(rounding * jnp.abs(x))
             gap = jnp.minimum(gap, within)
         if positive:
@@ -181,7 +335,17 @@ class AbstractProblem(eqx.Module):
         return gap
 
     def as_points(self, x: ArrayLike) -> Array:
-        """`x` as an array of points, `(..., d)`."""
+        """`x` as a floating-point array of points, `(..., d)`, in the dtype of the problem.
+
+        **Raises:** `ValueError` if the last axis is not `d`; `TypeError` if `x` is not numeric.
+
+        !!! example
+
+            ```python
+            problem = dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2))
+            problem.as_points(np.ones((3, 2), int)).dtype  # float64
+            ```
+        """
         x = as_float(x, "x", self.r.dtype)
         if x.ndim == 0 or x.shape[-1] != self.r.shape[0]:
             raise ValueError(
@@ -193,7 +357,7 @@ class AbstractProblem(eqx.Module):
 
 @eqx.filter_jit
 def _gap_at_all(problem: AbstractProblem, x: Array, kappa: Array, positive: bool) -> Array:
-    # Derivatives of NaN are NaN.
+    # Invalid lanes are computed with harmless values: derivatives through NaN would be NaN.
     is_valid = validity(problem) == RESULTS.successful
     problem = harmless(problem, is_valid)
 
@@ -209,17 +373,18 @@ def _gap_at_all(problem: AbstractProblem, x: Array, kappa: Array, positive: bool
 
 
 def check_problem(problem: Any) -> None:
-    """Refuse what is not a problem."""
+    """Raise a `TypeError` if `problem` is not an `AbstractProblem`."""
     what = "a problem, such as `dlnjax.LeastSquares(X, y)`"
     check_type(problem, "problem", AbstractProblem, what)
 
 
 def check_quadratic(problem: Any) -> None:
-    """Refuse a problem whose loss is not the quadratic of its `r` and `M`."""
+    """Raise a `TypeError` if `loss` is not the quadratic of `r` and `M`, where values are known."""
     check_problem(problem)
     if _is_quadratic_by_construction(problem) or not is_concrete(*jax.tree.leaves(problem)):
         return
     with jax.ensure_compile_time_eval():
+        # NaN or overflow in the data would look like another loss. They have a result of their own.
         is_refused = bool(problem.is_in_range() & ~agrees(problem))
     if is_refused:
         raise TypeError(
@@ -230,17 +395,20 @@ def check_quadratic(problem: Any) -> None:
 
 
 def is_quadratic(problem: AbstractProblem) -> Array:
-    """Under tracing: what `check_quadratic` accepts."""
+    """Whether `loss` is the quadratic of `r` and `M`: `check_quadratic` for traced values."""
     return jnp.asarray(True) if _is_quadratic_by_construction(problem) else agrees(problem)
 
 
 def _is_quadratic_by_construction(problem: AbstractProblem) -> bool:
-    # Not what a class inherits: it may have another `loss`.
+    # Read from the class itself, not from its bases: a subclass may override `loss`.
     return vars(type(problem)).get("quadratic_by_construction", False)
 
 
 def validity(problem: AbstractProblem, any_loss: bool = False) -> RESULTS:
-    """Under tracing: what the constructors refuse, and `check_quadratic` unless `any_loss`."""
+    """The first reason why a traced problem is invalid, or `successful`.
+
+    It covers what the constructors raise for known values, and `check_quadratic` unless
+    `any_loss`."""
     decay = problem.weight_decay
     is_loss = problem.is_convex() if any_loss else problem.is_convex() & is_quadratic(problem)
     return first_failure(
@@ -251,7 +419,8 @@ def validity(problem: AbstractProblem, any_loss: bool = False) -> RESULTS:
 
 
 def nan_unless_valid(problem: AbstractProblem, value: Array) -> Array:
-    """For functions without a `result`. Known problems have been looked at already."""
+    """`value`, or NaN for an invalid traced problem: for functions that return no `result`."""
+    # Known values have passed the checks of the constructor.
     if is_concrete(*jax.tree.leaves(problem)):
         return value
     return jnp.where(validity(problem) == RESULTS.successful, value, jnp.nan)
@@ -261,14 +430,16 @@ _P = TypeVar("_P", bound=AbstractProblem)
 
 
 def harmless(problem: _P, valid: Array) -> _P:
-    """Zeros in place of an invalid problem: with inf in its data LAPACK may not come back, and
-    Newton's method does not."""
+    """`problem`, with all its numbers 0 unless `valid`.
+
+    Iterations of LAPACK on NaN or inf may not terminate, and Newton's method on them does not."""
     zero_unless = lambda v: jnp.where(valid, v, 0) if eqx.is_inexact_array(v) else v
     return jax.tree.map(zero_unless, problem)
 
 
 def without_decay(problem: _P) -> _P:
-    """The problem with `λ = 0`, which is a constant of the program also under tracing."""
+    """The problem with `λ = 0`."""
+    # A concrete 0 also under `jit`: code that only weight decay needs is then not compiled.
     with jax.ensure_compile_time_eval():
         zero = jnp.zeros((), problem.r.dtype)
     return eqx.tree_at(lambda problem: problem.weight_decay, problem, zero)

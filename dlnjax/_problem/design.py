@@ -1,4 +1,11 @@
-"""The problems: `LeastSquares`, from a design and a response, and `Quadratic`, from `M` and `r`."""
+"""The two classes of problems.
+
+- `LeastSquares(X, y)`: `ℓ(x) = ½‖Xx − y‖²`, so `M = XᵀX`, `r = Xᵀy`, `c = ½‖y‖²`. Products with `M`
+  go through `X`; `M` is formed on demand.
+- `Quadratic(M, r, c)`: `ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c`. The constructor tests that `ℓ` is convex and
+  bounded below, by `semidefinite.py`. For traced values it sets `c = NaN` where it is not, which
+  `is_convex` reads.
+"""
 
 import contextlib
 from typing import Any, ClassVar
@@ -23,7 +30,16 @@ from .semidefinite import Semidefinite
 
 
 class LeastSquares(AbstractProblem):
-    """`ℓ(x) = ½‖Xx − y‖²`, without a factor `1/n` (scikit-learn's `alpha` is `κ/n`).
+    """Least squares, `ℓ(x) = ½‖Xx − y‖²`, without a factor `1/n` (scikit-learn's `alpha` is `κ/n`).
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        problem.loss(jnp.zeros(2))  # ½‖y‖² = 2.5
+        problem.gradient(jnp.zeros(2))  # −Xᵀy = (−2, −1)
+        problem.lasso_objective(jnp.array([1.0, 0.0]), mu=1.0)  # ½(1² + 1²) + 1 = 2
+        ```
 
     !!! cite "Reference"
 
@@ -95,6 +111,8 @@ class LeastSquares(AbstractProblem):
 
     def is_in_range(self) -> Array:
         square = self.gram_diagonal()
+        # Below the smallest normal number, squares of small columns lose their digits or are 0:
+        # such a column would count as empty. The correlations `Xᵀy` and `M` would be lost with it.
         lost = (square < jnp.finfo(square.dtype).tiny) & jnp.any(self.X != 0, axis=0)
         return ~jnp.any(lost) & jnp.all(jnp.isfinite(square)) & jnp.all(jnp.isfinite(self.r))
 
@@ -112,7 +130,16 @@ class LeastSquares(AbstractProblem):
 
 
 class Quadratic(AbstractProblem):
-    """`ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c` with `M ⪰ 0` symmetric and `r ∈ range M`.
+    """A quadratic, `ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c` with `M ⪰ 0` symmetric and `r ∈ range M`.
+
+    !!! example
+
+        ```python
+        problem = dln.Quadratic(jnp.diag(jnp.array([1.0, 4.0])), jnp.array([1.0, 2.0]))
+        problem.constant  # ½⟨r, M⁻¹r⟩ = 1
+        problem.loss(jnp.array([1.0, 0.5]))  # 0, the least loss
+        dln.lasso_path(problem).x(1.0)  # (0, 0.25)
+        ```
 
     !!! cite "Reference"
 
@@ -137,10 +164,11 @@ class Quadratic(AbstractProblem):
         - `M`: symmetric positive semidefinite, shape `(d, d)`.
         - `r`: in the range of `M`, shape `(d,)`.
         - `constant`: `c`; by default `½⟨r, M†r⟩`, so that the least loss is 0.
-        - `weight_decay`: `λ ≥ 0`, scalar.
+        - `weight_decay`: `λ ≥ 0`, scalar, in units of `r`.
 
-        **Raises:** `ValueError` if `M` is not square, symmetric and positive semidefinite,
-        if `r` is not in its range, if the least loss is negative, for NaN or inf, `λ < 0`.
+        **Raises:** `TypeError` for non-numeric data; `ValueError` if `M` is not square, symmetric
+        and positive semidefinite, if `r` is not in its range, if the least loss is negative, for
+        NaN or inf, `λ < 0`.
         """
         M, r = to_common_dtype(as_float(M, "M"), as_float(r, "r"))
         dtype = M.dtype
@@ -155,9 +183,10 @@ class Quadratic(AbstractProblem):
         self.weight_decay = _as_weight_decay(weight_decay, dtype)
         with _eager(M):
             spectrum = Semidefinite(M)
-        # ½⟨r, M†r⟩, whose derivatives through the pseudo-inverse itself can be NaN. One Newton
-        # step with that held fixed gives x = M†r its first derivative, and since x makes
-        # ⟨r, x⟩ − ½⟨x, Mx⟩ stationary, that gives the constant three.
+        # The constant ½⟨r, M†r⟩ needs derivatives in M and r, but those of the pseudo-inverse are
+        # NaN where eigenvalues are equal. One Newton step with M† held fixed gives x = M†r the
+        # right first derivative. Since x makes ⟨r, x⟩ − ½⟨x, Mx⟩ stationary, errors of x enter
+        # squared: the derivatives of the constant are right up to order three.
         with _eager(M, r):
             x = lax.stop_gradient(spectrum.solve(r))
             x = x + spectrum.solve(r - matmul(M, x))
@@ -173,7 +202,7 @@ class Quadratic(AbstractProblem):
             & spectrum.contains(r, matmul(M, x))
             & spectrum.is_bounded(x, c, least)
         )
-        # What is traced is not refused: then there is no such constant.
+        # Traced values cannot raise: NaN marks the problem as invalid.
         self.constant = jnp.where(is_convex, c, jnp.nan)
 
     @property
@@ -209,8 +238,11 @@ class Quadratic(AbstractProblem):
         x = self.as_points(x)
         r = jnp.broadcast_to(self.r, x.shape)
         value = jnp.sum((0.5 * self.matvec(x) - r) * x, axis=-1) + self.constant
-        # A squared norm, which rounding must not make negative. What rounding does not explain
-        # is no squared norm, and not hidden.
+        # At a minimum of 0 rounding may make ℓ negative, but as a squared norm it must be ≥ 0: the
+        # gap has 2ℓ = ‖ρ‖². The bound, 100 units of rounding of all terms, is the margin by which
+        # `Semidefinite.is_bounded` accepts a `constant` that is too small: with less, problems that
+        # it accepts would have negative losses. With 100 times more, a loss that is truly negative
+        # by 0.1 % of its terms would be hidden in float32.
         norms = jnp.broadcast_to(self.column_norms(), x.shape)
         terms = jnp.sum(norms * jnp.abs(x), axis=-1) ** 2 + jnp.sum(jnp.abs(r * x), axis=-1)
         rounding = 100 * jnp.finfo(x.dtype).eps * (terms + self.constant)
@@ -218,7 +250,8 @@ class Quadratic(AbstractProblem):
 
 
 def _as_weight_decay(value: ArrayLike, dtype) -> Array:
-    # Under `jit` a constant stays one, so that what only weight decay needs is not computed.
+    # A concrete `λ` stays concrete under `jit`: for `λ = 0`, code that only weight decay needs is
+    # not compiled.
     with _eager(value):
         decay = as_float(value, "weight_decay", dtype)
     check_scalar(decay, "weight_decay")
@@ -228,5 +261,6 @@ def _as_weight_decay(value: ArrayLike, dtype) -> Array:
 
 
 def _eager(*arrays: ArrayLike) -> contextlib.AbstractContextManager[Any]:
-    """Under `jit`, what is made of concrete arrays stays concrete, and is refused at once."""
+    """A context in which results of concrete arrays stay concrete under `jit`, so that bad values
+    raise at once."""
     return jax.ensure_compile_time_eval() if is_concrete(*arrays) else contextlib.nullcontext()

@@ -27,9 +27,10 @@ import jax
 import numpy as np
 
 from .._checks import check_type
+from .._version import provenance
 from .program import Program, Values, check, plan
 from .spec import Cell, Sweep
-from .store import Store, create, need, open_sweep, provenance
+from .store import Store, create, need, open_sweep
 
 
 def run_sweep(

@@ -15,7 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -289,17 +288,3 @@ def open_sweep(path: str | Path) -> Any:
             stacklevel=2,
         )
     return data.drop_vars("block_checksum")
-
-
-def provenance() -> dict[str, Any]:
-    """Versions and devices of this process."""
-    import platform
-    from importlib.metadata import version
-
-    packages = ("dlnjax", "jax", "jaxlib", "diffrax", "equinox", "numpy", "zarr")
-    device = jax.local_devices()[0]
-    return {
-        "versions": {name: version(name) for name in packages}
-        | {"python": platform.python_version()},
-        "device": {"platform": device.platform, "kind": device.device_kind},
-    }

@@ -2,9 +2,7 @@
 
 import json
 import os
-import platform
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +12,8 @@ import rich.console
 import rich.progress
 import typer
 
+from .._version import provenance
+
 out = rich.console.Console(highlight=False)
 err = rich.console.Console(stderr=True, highlight=False)
 
@@ -21,8 +21,8 @@ OutDir = Annotated[Path, typer.Option("--out", help="Folder for the files that a
 Float32 = Annotated[bool, typer.Option("--float32", help="Compute in single precision.")]
 
 
-class OutputError(Exception):
-    """The results cannot be written."""
+class CommandError(Exception):
+    """A command cannot do what was asked. The message says why, and the fix."""
 
 
 def set_precision(float32: bool) -> None:
@@ -47,9 +47,9 @@ def writable_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise OutputError(f"Cannot create the folder {path}: {e.strerror}.") from e
+        raise CommandError(f"Cannot create the folder {path}: {e.strerror}.") from e
     if not os.access(path, os.W_OK):
-        raise OutputError(f"Cannot write into the folder {path}. Pass another one as --out.")
+        raise CommandError(f"Cannot write into the folder {path}. Pass another one as --out.")
     return path
 
 
@@ -57,11 +57,13 @@ def write(path: Path, save: Callable[[Path], Any]) -> Path:
     try:
         save(path)
     except OSError as e:
-        raise OutputError(f"Cannot write {path}: {e.strerror}.") from e
+        raise CommandError(f"Cannot write {path}: {e.strerror}.") from e
     return path
 
 
-def write_json(path: Path, content: dict[str, Any]) -> Path:
+def write_report(path: Path, content: dict[str, Any]) -> Path:
+    """Write JSON that also says what made it."""
+
     def plain(value):
         if isinstance(value, np.ndarray):
             return plain(value.tolist())
@@ -73,13 +75,8 @@ def write_json(path: Path, content: dict[str, Any]) -> Path:
             return None  # JSON has no NaN or infinity
         return value
 
-    text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(plain(content | provenance()), indent=1, allow_nan=False, ensure_ascii=False)
     return write(path, lambda p: p.write_text(text + "\n", encoding="utf-8"))
-
-
-def provenance() -> dict[str, str]:
-    packages = ("dlnjax", "jax", "jaxlib", "diffrax", "equinox")
-    return {name: version(name) for name in packages} | {"python": platform.python_version()}
 
 
 def positive(value: float) -> float:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._standardize import centered
+
 
 class DataError(ValueError):
     """The data cannot be used. The message names the place, the value and the fix."""
@@ -67,33 +69,19 @@ def standardize(data: Dataset) -> Dataset:
 
         Efron, Hastie, Johnstone, Tibshirani (2004), Least Angle Regression, §1.
     """
-    y_scale, y = _centre(data.y)
-    if not y.any():
+    X, y = centered(data.X), centered(data.y)
+    if not y.norm:
         raise DataError(
             f"The target {data.target!r} is constant ({data.y[0]:g} in every row, "
-            f"n = {len(y)}), so there is nothing to explain. Choose another --target, or add rows."
+            f"n = {len(data.y)}), so there is nothing to explain. Choose another --target, or add "
+            "rows."
         )
-    _, X = _centre(data.X)
-    if not X.any():
+    if not X.norm.any():
         raise DataError(
             f"Every feature is constant ({_listed(data.columns)}), so nothing can be selected. "
             "Add a column that varies."
         )
-    norm = np.linalg.norm(X, axis=0)
-    return data._replace(X=X / np.where(norm > 0, norm, 1), y=y_scale * y)
-
-
-def _centre(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The magnitude of each column, and the centred columns divided by it (0 if constant)."""
-    scale = np.max(np.abs(a), axis=0)
-    scale = np.where(scale > 0, scale, 1)
-    # Dividing first keeps squares and sums from overflowing; centring twice removes the rounding
-    # of the first mean, which matters where the offset dwarfs the variation.
-    a = a / scale
-    a = a - a.mean(axis=0)
-    a = a - a.mean(axis=0)
-    constant = np.linalg.norm(a, axis=0) <= 1e-10 * math.sqrt(len(a))
-    return scale, np.where(constant, 0.0, a)
+    return data._replace(X=X.values / np.where(X.norm > 0, X.norm, 1), y=y.values * y.unit)
 
 
 # Built-in data sets
@@ -182,7 +170,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[_Row]]:
         raise DataError(f"{name} is empty. It needs a header with column names, then one row each.")
     line, header = rows.pop(0)
     where = f"{name}, header on line {line}"
-    if any(header) and all(_is_number(cell) or cell.lower() in _MISSING for cell in header):
+    if any(header) and not any(map(_is_text, header)):
         raise DataError(
             f"{where}: it holds only numbers ({_listed(header)}), so the header seems to be "
             "missing. Add a first row with the column names."
@@ -226,6 +214,8 @@ def _read_text(path: Path) -> str:
 
 def _csv_rows(name: str, text: str) -> list[_Row]:
     """All rows but blank ones, cells stripped."""
+    # Not by pandas: its C parser reads `"2"3` as 23, and neither of its parsers says on which line
+    # of the file a row starts.
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
     rows = []
     line = 1
@@ -249,29 +239,33 @@ def _numbers(
     values = np.empty((len(rows), len(columns)))
     for i, (line, cells) in enumerate(rows):
         for j, cell in enumerate(cells):
-            if not _is_number(cell) or not math.isfinite(float(cell)):
+            values[i, j] = _number(cell)
+            if not math.isfinite(values[i, j]):
                 where = f"{name}, row on line {line}, column {_short(columns[j])}"
                 raise DataError(f"{where}: {_fault(cell, columns[j] == target)}")
-            values[i, j] = float(cell)
     return values
 
 
-def _is_number(cell: str) -> bool:
+def _number(cell: str) -> float:
+    """Its value, NaN if it is text."""
     try:
-        float(cell)
+        # Python reads 1_000 as a number; in data, an underscore is more likely part of a label.
+        return math.nan if "_" in cell else float(cell)
     except ValueError:
-        return False
-    # Python reads 1_000 as a number; in data, an underscore is more likely part of a label.
-    return "_" not in cell
+        return math.nan
+
+
+def _is_text(cell: str) -> bool:
+    return cell.lower() not in _MISSING and math.isnan(_number(cell))
 
 
 def _fault(cell: str, is_target: bool) -> str:
     if cell.lower() in _MISSING:
         return f"missing value ({cell!r}). Fill it in or remove the row."
-    if _is_number(cell):
-        return f"{_short(cell)} is not finite. Correct it or remove the row."
-    fix = "choose another --target" if is_target else "remove the column"
-    return f"{_short(cell)} is text. Encode it as numbers or {fix}."
+    if _is_text(cell):
+        fix = "choose another --target" if is_target else "remove the column"
+        return f"{_short(cell)} is text. Encode it as numbers or {fix}."
+    return f"{_short(cell)} is not finite. Correct it or remove the row."
 
 
 # .npz

@@ -1,13 +1,14 @@
-"""The main solvers once, against stored values: does this installation, on this device, compute?"""
+"""`dlnjax info`: versions and devices; the main solvers once, against stored values."""
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import typer
 
 from .._end_point.end_point import end_point, limit_point
 from .._flow.gradient_flow import gradient_flow
@@ -15,7 +16,9 @@ from .._lasso.path import lasso_path
 from .._lasso.point import lasso
 from .._limit.limit_flow import limit_flow
 from .._problem import LeastSquares
+from .._version import provenance
 from ..networks import UV, AbstractNetwork, Deep, USquared
+from .console import Float32, err, out, set_precision
 
 X = ((2.0, -1.0, 0.5, 1.0), (0.0, 1.5, -1.0, 0.5), (1.0, 0.5, 2.0, -1.5))
 Y = (1.0, -0.5, 2.0)
@@ -53,7 +56,7 @@ SOLVERS: dict[str, tuple[Callable, tuple[float, ...]]] = {
 }
 
 
-class Check(NamedTuple):
+class _Check(NamedTuple):
     """How one solver did."""
 
     solver: str
@@ -62,7 +65,7 @@ class Check(NamedTuple):
     passes: bool
 
 
-def check() -> Iterator[Check]:
+def _run_checks() -> Iterator[_Check]:
     """Run them on the default device in the default precision. One that raises is off by `inf`."""
     problem = LeastSquares(jnp.asarray(X), jnp.asarray(Y))
     uv = UV(jnp.ones(4), jnp.zeros(4))
@@ -74,4 +77,35 @@ def check() -> Iterator[Check]:
             x = jnp.full(4, jnp.inf)
         seconds = time.perf_counter() - started
         difference = float(np.max(np.abs(np.asarray(x) - stored)) / np.max(np.abs(stored)))
-        yield Check(name, difference, seconds, difference <= TOLERANCE[x.dtype.itemsize])
+        yield _Check(name, difference, seconds, difference <= TOLERANCE[x.dtype.itemsize])
+
+
+def info(
+    check: Annotated[
+        bool, typer.Option("--check", help="Run the main solvers once, against stored values.")
+    ] = False,
+    float32: Float32 = False,
+) -> None:
+    """Versions, devices, precision; with --check, whether the solvers work here."""
+    state = "on" if jax.config.read("jax_enable_x64") else "off: JAX computes in float32"
+    set_precision(float32)
+    for name, number in provenance()["versions"].items():
+        out.print(f"{name:9s} {number}")
+    for device in jax.devices():
+        out.print(f"device    {device.platform} {device.id}: {device.device_kind}")
+    out.print(
+        "precision float32 in this command"
+        if float32
+        else "precision float64 in this command (--float32 opts out)"
+    )
+    out.print(f"          in Python, JAX's own setting: jax_enable_x64 is {state}")
+    if not check:
+        return
+    holds = True
+    for one in _run_checks():
+        mark = "[green]ok[/]   " if one.passes else "[red]wrong[/]"
+        out.print(f"{mark} {one.solver:20s} off by {one.difference:.1e}, {one.seconds:4.1f} s")
+        holds = holds and one.passes
+    if not holds:
+        err.print("These values are wrong: please report them with all of the above.")
+        raise typer.Exit(1)

@@ -1,20 +1,106 @@
-"""What `dlnjax reproduce` prints and draws."""
+"""`dlnjax reproduce`: what papers claim, measured."""
 
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import rich.markup
+import typer
 from matplotlib.figure import Figure
 
 from ..papers import b25
-from ..papers.ledger import CLAIMS
+from ..papers.figures import FIGURES
+from ..papers.ledger import CLAIMS, FIGURE
 from ..plot import instances_figure
+from .console import (
+    OutDir,
+    out,
+    progress_bar,
+    set_precision,
+    writable_folder,
+    write,
+    write_report,
+)
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+def reproduce(
+    claims: Annotated[
+        list[str] | None, typer.Argument(help="Claims, such as `W23-which`; see `--list`.")
+    ] = None,
+    all_claims: Annotated[bool, typer.Option("--all", help="Every claim.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="List the claims and stop.")] = False,
+    out_dir: OutDir = Path("."),
+    instances: Annotated[
+        int, typer.Option(help="B25-fig1: instances for the gaps.", min=20, max=1_000_000)
+    ] = 500,
+    path_instances: Annotated[
+        int,
+        typer.Option(
+            help="B25-fig1: instances for the monotone fraction.", min=100, max=100_000_000
+        ),
+    ] = 20_000,
+    seed: Annotated[int, typer.Option(help="B25-fig1: seed of the instances.")] = 0,
+    float32: Annotated[
+        bool, typer.Option("--float32", help="B25-fig1: compute in single precision.")
+    ] = False,
+) -> None:
+    """Measure what papers claim and print it beside the stated values.
+
+    Writes `ledger.json`, and the figures of `B25-fig1`, `B23-activation`, `W23-fig1` to
+    `W23-fig3`, `PF23-fixture`, `MS25-rate` and `Gis20-scalar`. Ends with an error if a claim
+    does not hold.
+    """
+    if show:
+        for claim in CLAIMS.values():
+            line = f"{claim.id:16s} {claim.statement}"
+            out.print(rich.markup.escape(line), soft_wrap=True)
+        return
+    chosen = list(CLAIMS) if all_claims else list(dict.fromkeys(claims or []))
+    unknown = [id for id in chosen if id not in CLAIMS]
+    if unknown:
+        raise typer.BadParameter(
+            f"unknown claim {', '.join(map(repr, unknown))}: there is {', '.join(CLAIMS)}."
+        )
+    if not chosen:
+        raise typer.BadParameter("name a claim, such as `B25-fig1`, or pass `--all` or `--list`.")
+    if float32 and chosen != [FIGURE]:
+        raise typer.BadParameter(f"--float32 works with {FIGURE} only: tolerances are for float64.")
+    set_precision(float32)
+    folder = writable_folder(out_dir)
+    written = []
+    holds = True
+    if FIGURE in chosen:
+        with progress_bar() as progress:
+            report = figure1(instances, path_instances, seed, progress.track)
+        picture = write(folder / f"{FIGURE}.png", lambda p: report.figure.savefig(p, dpi=150))
+        written += [picture, write_report(folder / f"{FIGURE}.json", report.content)]
+        for line in report.lines:
+            out.print(line, soft_wrap=True)
+        holds = report.holds
+    rest = [id for id in chosen if id != FIGURE]
+    if rest:
+        with progress_bar() as progress:
+            ledger = measure(rest, progress.track)
+        for line in ledger.lines:
+            out.print(rich.markup.escape(line), soft_wrap=True)
+        written.append(write_report(folder / "ledger.json", ledger.content))
+        for id in rest:
+            if id in FIGURES:
+                figure = FIGURES[id]()
+                written.append(
+                    write(folder / f"{id}.png", lambda p, f=figure: f.savefig(p, dpi=150))
+                )
+        holds = holds and ledger.holds
+    out.print(f"wrote {', '.join(map(str, written))}", soft_wrap=True)
+    if not holds:
+        raise typer.Exit(1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,12 @@ import rich.markup
 import rich.table
 import typer
 
-from .._sweep.figures import eps_label, sweep_figures
 from .._sweep.run import run_sweep
 from .._sweep.summary import failures, summary
 from .._sweep.toml import read_sweep
+from ..plot import eps_label, sweep_figures
 from .console import (
+    CommandError,
     Float32,
     err,
     out,
@@ -24,10 +25,6 @@ from .console import (
     writable_folder,
     write,
 )
-
-
-class SweepError(Exception):
-    """The sweep cannot start or go on."""
 
 
 def sweep(
@@ -70,7 +67,7 @@ def sweep(
             err.print(rich.markup.escape(shlex.join(["dlnjax", *again])), soft_wrap=True)
             raise typer.Exit(130) from None
         except (ModuleNotFoundError, OSError, ValueError) as e:
-            raise SweepError(_as_option(e)) from e
+            raise CommandError(_as_option(e)) from e
     if jax.process_index() > 0:
         return
     out.print(" × ".join(f"{length} {label}" for label, length in _lanes(data).items()) + ": done")
@@ -114,7 +111,7 @@ def _join(
         try:
             jax.distributed.initialize()
         except (RuntimeError, ValueError) as e:
-            raise SweepError(
+            raise CommandError(
                 f"Found no other processes ({e}) Start them with `srun`, or pass --coordinator, "
                 "--processes and --process."
             ) from e

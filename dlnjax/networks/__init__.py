@@ -1,6 +1,10 @@
-"""Diagonal linear networks: each a file, on the interfaces of `base.py`.
+"""Diagonal linear networks: parametrisations `x = network()` of a linear model.
 
-`link.py` is how the flow evaluates their links, `check.py` tests a network of one's own.
+- `base.py`: the interfaces `AbstractNetwork` (weights) and `AbstractDualNetwork` (link function).
+- `depth2.py`, `deep.py`, `linear.py`: the networks of the library.
+- `link.py`: how the flow evaluates a link function and its derivative.
+- `signs.py`: arrays with one row for each sign.
+- `check.py`: `check_network`, a test for networks of users.
 """
 
 from .base import (

@@ -1,4 +1,11 @@
-"""`Deep`: `x = u^D − v^D` at real depth `D ≥ 2`."""
+"""`Deep`: the network `x = u^D − v^D` of real depth `D ≥ 2`.
+
+    D = 2:  q = exp(w log ε),              w(0) = 1 + 2 log(shape)/log ε;
+    D > 2:  q = ε w^{−a}, a = D/(D−2),     w(0) = shape^{2−D},
+
+with `q⁺ = u^D`, `q⁻ = v^D` and `q(0) = ε shape^D`. In the terms of `Growth`, `p = 1 − 2/D` and
+`h = p w(0)` at `D > 2`.
+"""
 
 import math
 from typing import ClassVar
@@ -15,15 +22,24 @@ from .depth2 import exponential_growth, exponential_link, exponential_w
 
 
 class Deep(AbstractDualNetwork):
-    """`x = u^D − v^D` with `u, v > 0` and real `D ≥ 2`, from `(ε^{1/D} u, ε^{1/D} v)`. At `D = 2`,
-    loss `ℓ(x) + λ(‖u‖² + ‖v‖²)` and `t = s log(1/ε)/4`; at `D > 2` no weight decay, and
-    `t = s / (D(D−2) ε^{1−2/D})`.
+    """The network `x = u^D − v^D` with `u, v > 0` and real `D ≥ 2`, start `(ε^{1/D} u, ε^{1/D} v)`.
 
-    Without decay gradient flow conserves `u∘v` at `D = 2` and `u^{2−D} + v^{2−D}` at `D > 2`.
+    At `D = 2` the loss is `ℓ(x) + λ(‖u‖² + ‖v‖²)` and `t = s log(1/ε)/4`; at `D > 2` there is no
+    weight decay, and `t = s / (D(D−2) ε^{1−2/D})`. Without decay gradient flow conserves `u∘v` at
+    `D = 2` and `u^{2−D} + v^{2−D}` at `D > 2`.
 
-    At `D > 2` in `gradient_flow`, `ε` acts on an active coordinate no smaller than where `w` is
-    `u^{2/3} w(0)`, `u` the unit of rounding: in float64 4e-11, about `ε = 5e-32` at `D = 3` and
-    1e-21 at `D = 4`. Below that `x_mean` is within about 4e-11 of its limit.
+    At `D > 2`, `gradient_flow` integrates an active coordinate with an `ε` no smaller than the one
+    for which its `w` is `eps^{2/3} w(0)`, `eps` the rounding unit: in float64 about 5e-32 at depth
+    3 and 1e-21 at depth 4. If the true `ε` is smaller, `x_mean` is within about 4e-11 of its limit.
+
+    !!! example
+
+        ```python
+        network = dln.Deep(jnp.ones(2), jnp.ones(2), depth=3)
+        network()  # (0, 0)
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, -1.0]))
+        dln.limit_flow(network, problem).x(2.0)  # (1.5, −0.5), the lasso at μ = 2
+        ```
 
     !!! cite "Reference"
 
@@ -63,16 +79,16 @@ class Deep(AbstractDualNetwork):
 
     @property
     def depth(self) -> Float[Array, ""] | int:
-        """`D`; the Python number 2 at depth 2."""
+        """The depth `D`; the Python number 2 at depth 2."""
         return 2 if self._depth is None else self._depth.value
 
     @property
     def exponent(self) -> Float[Array, ""] | None:
-        """`a = D/(D−2)`, of the link `ε w^{−a}`; `None` at depth 2."""
+        """The exponent `a = D/(D−2)` of the link `ε w^{−a}`; `None` at depth 2."""
         return None if self._depth is None else self._depth.value / (self._depth.value - 2)
 
     def _shape(self) -> Array:
-        # NaN in place of what the constructor refuses, so that traced lanes are found invalid.
+        # NaN for values that the constructor would refuse, so that traced lanes are found invalid.
         shape = jnp.stack([self.u, self.v])
         allowed = shape > 0
         if self._depth is not None:
@@ -80,7 +96,7 @@ class Deep(AbstractDualNetwork):
         return jnp.where(allowed, shape, jnp.nan)
 
     def __call__(self) -> Array:
-        # Trial steps may cross 0, where a real power is NaN.
+        # Trial steps of the weight form may cross 0, and a real power of a negative number is NaN.
         return jnp.abs(self.u) ** self.depth - jnp.abs(self.v) ** self.depth
 
     def initial(self, log_eps: Array) -> "Deep":
@@ -88,7 +104,8 @@ class Deep(AbstractDualNetwork):
         return eqx.tree_at(lambda net: (net.u, net.v), self, (u, v))
 
     def least_log_eps(self, dtype: DTypeLike) -> float:
-        return -math.inf  # each weight keeps its sign, and its digits
+        # The sign of x is that of a difference of two powers, which are known to relative rounding.
+        return -math.inf
 
     def time_scale(self, log_eps: Array) -> Array:
         if self._depth is None:
@@ -97,7 +114,16 @@ class Deep(AbstractDualNetwork):
         return jnp.exp((2 / depth - 1) * log_eps) / (depth * (depth - 2))
 
     def penalty(self, weight_decay: Array) -> Array:
-        """**Raises:** `ValueError` for weight decay at `D > 2` (NaN under tracing)."""
+        """`λ(‖u‖² + ‖v‖²)` at depth 2.
+
+        **Raises:** `ValueError` for weight decay at `D > 2` (under tracing, it is NaN).
+
+        !!! example
+
+            ```python
+            dln.Deep(jnp.ones(2), jnp.ones(2), depth=2).penalty(jnp.array(0.5))  # 0.5 · (2 + 2) = 2
+            ```
+        """
         if self._depth is None:
             return weight_decay * (jnp.sum(self.u**2) + jnp.sum(self.v**2))
         if is_concrete(weight_decay) and float(weight_decay) != 0:
@@ -116,7 +142,8 @@ class Deep(AbstractDualNetwork):
     def initial_dual(self, log_eps: Array) -> Array:
         if self._depth is None:
             return exponential_w(self._shape(), log_eps)
-        return jnp.exp((2 - self.depth) * jnp.log(self._shape()))  # NaN ** 0 would be 1
+        # As exp of a product, since NaN ** 0 is 1, and the shape of an invalid lane is NaN.
+        return jnp.exp((2 - self.depth) * jnp.log(self._shape()))
 
     def growth(self, log_eps: Array) -> Growth:
         if self._depth is None:
@@ -126,6 +153,7 @@ class Deep(AbstractDualNetwork):
 
 
 def _is_two(depth: ArrayLike) -> bool:
+    # Decided by the Python number, so that the kind of link is static.
     return isinstance(depth, int | float) and depth == 2
 
 

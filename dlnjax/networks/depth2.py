@@ -1,4 +1,10 @@
-"""The networks of depth 2: `UV` and `USquared`."""
+"""The networks of depth 2, `UV` and `USquared`, and their exponential link.
+
+    q = φ_ε(w) = exp(w log ε),    w(0) = 1 + 2 log|shape|/log ε,    q(0) = ε shape²,
+
+so that `log q = log q(0) ± log(1/ε) Xᵀν`: in the terms of `Growth`, `p = 0` and `h = 1/log(1/ε)`.
+The shape is `α` for `USquared` and `(β ± γ)/2` for `UV`.
+"""
 
 import math
 from typing import ClassVar
@@ -14,20 +20,36 @@ from .base import AbstractDualNetwork, Growth, as_network_weights
 
 
 def exponential_link(w: Array, log_eps: Array) -> Array:
+    """`φ_ε(w) = ε^w`."""
     return jnp.exp(w * log_eps)
 
 
 def exponential_w(shape: Array, log_eps: Array) -> Array:
+    """`w(0)`; 1 as `ε → 0`."""
     return 1 + 2 * jnp.log(jnp.abs(shape)) / log_eps
 
 
 def exponential_growth(shape: Array, log_eps: Array) -> Growth:
+    """`Growth` of the exponential link."""
     start = 2 * jnp.log(jnp.abs(shape)) + log_eps
     return Growth(start, jnp.broadcast_to(-1 / log_eps, start.shape), 0.0)
 
 
 class UV(AbstractDualNetwork):
-    """`x = u∘v`, loss `ℓ(x) + λ/2 (‖u‖² + ‖v‖²)`, from `(ε^½ β, ε^½ γ)`; `t = s log(1/ε)/2`.
+    """The network `x = u∘v`: loss `ℓ(x) + λ/2 (‖u‖² + ‖v‖²)`, start `(ε^½ β, ε^½ γ)`,
+    `t = s log(1/ε)/2`.
+
+    It is signed: `x = q⁺ − q⁻` with `q^± = ((u ± v)/2)²`. Without weight decay its flow conserves
+    `u² − v²`.
+
+    !!! example
+
+        ```python
+        network = dln.UV(jnp.ones(2), jnp.zeros(2))  # β = 1, γ = 0
+        network.initial(jnp.log(1e-4)).u  # √ε β = (0.01, 0.01)
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, -1.0]))
+        dln.limit_flow(network, problem).x(2.0)  # (1.5, −0.5), the lasso at μ = 2
+        ```
 
     !!! cite "Reference"
 
@@ -87,8 +109,16 @@ class UV(AbstractDualNetwork):
 
 
 class USquared(AbstractDualNetwork):
-    """`x = u∘u`, loss `ℓ(x) + λ‖u‖²`, from `ε^½ α`; `t = s log(1/ε)/4`. Compares with the
-    positive lasso.
+    """The network `x = u∘u ≥ 0`: loss `ℓ(x) + λ‖u‖²`, start `ε^½ α`, `t = s log(1/ε)/4`.
+
+    It compares with the positive lasso, `lasso_path(problem, positive=True)`.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, -1.0]))
+        dln.limit_flow(dln.USquared(jnp.ones(2)), problem).x(2.0)  # (1.5, 0)
+        ```
 
     !!! cite "Reference"
 
@@ -119,7 +149,8 @@ class USquared(AbstractDualNetwork):
         return eqx.tree_at(lambda net: net.u, self, self.u * jnp.exp(log_eps / 2))
 
     def least_log_eps(self, dtype: DTypeLike) -> float:
-        return -math.inf  # each weight keeps its sign, and its digits
+        # x is not a difference of weights: each weight keeps its sign and its digits.
+        return -math.inf
 
     def time_scale(self, log_eps: Array) -> Array:
         return -log_eps / 4

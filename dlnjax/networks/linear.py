@@ -12,16 +12,18 @@ from .base import AbstractNetwork, as_network_weights
 
 
 class Linear(AbstractNetwork):
-    """`x = u`, loss `ℓ(x) + λ/2 ‖u‖²`, from `ε u`; `t = s`. Depth 1, for comparison: gradient flow
-    ends at the minimiser of the loss that is closest to the start in the 2-norm, and with weight
-    decay at ridge regression.
+    """The linear model `x = u` itself, depth 1: loss `ℓ(x) + λ/2 ‖u‖²`, start `ε u`, `t = s`.
 
-    ```python
-    flow = dln.gradient_flow(dln.Linear(jnp.zeros(4)), problem, s, eps=0.5)  # from 0
-    ```
+    For comparison: gradient flow ends at the minimiser of the loss that is closest to the start in
+    the 2-norm, and with weight decay at ridge regression. It runs in both formulations, in
+    `end_point` and in `limit_point`. There is no limit process, and so no lasso path to follow.
 
-    In both formulations, in `end_point` and in `limit_point`; there is no limit process, and so
-    no lasso path that it follows.
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.ones((1, 2)), jnp.array([2.0]))
+        dln.end_point(dln.Linear(jnp.zeros(2)), problem, eps=0.5).x  # least 2-norm: (1, 1)
+        ```
 
     !!! cite "Reference"
 
@@ -46,7 +48,8 @@ class Linear(AbstractNetwork):
         return eqx.tree_at(lambda net: net.u, self, self.u * jnp.exp(log_eps))
 
     def least_log_eps(self, dtype: DTypeLike) -> float:
-        return -math.inf  # a start that underflows is a start at 0
+        # The flow from εu depends on ε continuously: a start that underflows to 0 is right.
+        return -math.inf
 
     def time_scale(self, log_eps: Array) -> Array:
         return jnp.ones_like(log_eps)

@@ -1,7 +1,14 @@
-"""The link `q = φ_ε(w)` of a dual network, as the terms of the flow evaluate it.
+"""The link function `q = φ_ε(w)` of a dual network, as the terms of the flow evaluate it.
 
-Trial steps of a solver overshoot. There `q` is capped: without a cap it overflows, and reverse mode
-turns the infinity of a rejected step into NaN. No `x` that counts as finite reaches the cap.
+| class | `φ_ε(w)` | used where |
+|---|---|---|
+| `ExponentialLink` | `exp(−w log(1/ε))` | `growth` is an exponential: depth 2 |
+| `PowerLink` | `ε w^{−a}` | `growth` is a power: depth `D > 2`, `a = D/(D−2)` |
+| `NetworkLink` | the network's own `link` | `growth` is `None` |
+
+Trial steps of a solver overshoot. So `q` is capped at `exp(log_cap)`: without a cap it overflows,
+and reverse mode turns the infinity of a rejected step into NaN. An `x` at the cap counts as not
+finite.
 """
 
 import abc
@@ -18,34 +25,35 @@ from .base import AbstractDualNetwork, Growth, is_in_range, log_cap
 
 
 class AbstractLink(eqx.Module):
-    """All arrays have the shape `(signs, d)` of `w`."""
+    """Interface of a link function and its derivative. All arrays have the shape of `w`."""
 
     start: AbstractVar[Float[Array, "signs d"]]  # w(0)
 
     @abc.abstractmethod
     def q(self, w: Float[Array, "signs d"]) -> Float[Array, "signs d"]:
-        """`φ_ε(w)`, capped."""
+        """`φ_ε(w)`, capped: for the stages of a step."""
 
     @abc.abstractmethod
     def slope(
         self, w: Float[Array, "signs d"], q: Float[Array, "signs d"]
     ) -> Float[Array, "signs d"]:
-        """`−φ_ε'(w) ≥ 0`, where `q = φ_ε(w)`."""
+        """The derivative `−φ_ε'(w) ≥ 0`, given `q = φ_ε(w)`."""
 
     @abc.abstractmethod
     def read(self, w: Float[Array, "signs d"]) -> Float[Array, "signs d"]:
-        """`φ_ε(w)` of a state that was reached, as it is returned."""
+        """`φ_ε(w)` at an accepted state, for output."""
 
     def is_consistent(self, w: Float[Array, "signs d"]) -> Bool[Array, ""]:
-        """Whether the network's own link is one at states that were reached: `q ≥ 0`."""
+        """Whether a user's link is non-negative at the accepted state `w`."""
         return jnp.asarray(True)
 
     def is_held(self) -> Bool[Array, ""]:
-        """Whether the dtype resolves `w` where a coordinate is active."""
+        """Whether the dtype resolves `w` of an active coordinate at this `ε`."""
         return jnp.asarray(True)
 
     def validity(self) -> RESULTS:
-        """Under tracing: a degenerate shape is an infinite dual variable, which never moves."""
+        """Whether the start is valid: `w(0)` is finite (it is infinite for a degenerate shape, from
+        which a coordinate never moves), `x(0)` is in range, and `is_held`."""
         in_range = jnp.all(jnp.isfinite(self.start)) & is_in_range(self.read(self.start))
         return first_failure(
             (in_range, RESULTS.invalid_shape), (self.is_held(), RESULTS.invalid_eps)
@@ -53,7 +61,7 @@ class AbstractLink(eqx.Module):
 
 
 class ExponentialLink(AbstractLink):
-    """`φ_ε(w) = exp(−w log(1/ε))`, at depth 2."""
+    """The link at depth 2, `φ_ε(w) = exp(−w log(1/ε))`."""
 
     start: Float[Array, "signs d"]
     log_eps: Float[Array, ""]
@@ -69,27 +77,36 @@ class ExponentialLink(AbstractLink):
 
 
 class PowerLink(AbstractLink):
-    """`φ_ε(w) = ε w^{−a}`, with a wall at `w = 0`.
+    """The link at depth `D > 2`, `φ_ε(w) = ε w^{−a}`, with a pole at `w = 0`.
 
-    An active coordinate sits at `w = (ε/q)^{1/a}`, far below the rounding of `w(0)`. Two roundings
-    remain, of size `u` (the unit): `s`, in which a coordinate reaches the wall within
-    `δs ≈ (ε/q)^{1/a}/ρ`; and the sum of steps that takes `w` from `w(0)` to the wall, relative to
-    where it ends. The second only matters where more coordinates are active than `X` has rank,
-    since else `Xx = y` determines them. So `ε` acts on a coordinate no smaller than where, active,
-    it has `w = u^{2/3} w(0)` (4e-11 in float64). Below that, `x̄` keeps an error of this size, the
-    distance to its limit `ε → 0`, and the choice among dependent columns one of `u^{1/3}`.
+    An active coordinate has `w = (ε/q)^{1/a}`, which for small `ε` is far below the rounding of
+    `w(0)`. With `u` the rounding unit, two effects limit how small `w` may become:
+
+    - the rounding of `s`: near the pole a coordinate moves within `δs ≈ (ε/q)^{1/a}/ρ`, for a
+      correlation `ρ` with the residual;
+    - the rounding of the steps that add up from `w(0)` to `w`: an error `u w(0)/w` relative to `w`.
+      It affects `x` only where more coordinates are active than `X` has rank: otherwise `Xx = y`
+      determines them.
+
+    So each coordinate is integrated with an `ε` no smaller than the one for which its active `w` is
+    `u^{2/3} w(0)` (4e-11 w(0) in float64). If the true `ε` is smaller, `x̄` has an error of this
+    size, `u^{2/3}`, which is its distance to the limit `ε → 0`, and the choice among linearly
+    dependent columns has one of `u^{1/3}`.
     """
 
     start: Float[Array, "signs d"]
     exponent: Float[Array, ""]  # a
-    log_eps: Float[Array, "signs d"]
-    acting_log_eps: Float[Array, "signs d"]
+    log_eps: Float[Array, "signs d"]  # that of the network
+    acting_log_eps: Float[Array, "signs d"]  # that of the integration, which is not smaller
 
     def __init__(self, growth: Growth, start: Array, largest_x: Array):
         self.start = start
         self.exponent = exponent = 1 / jnp.asarray(growth.exponent, start.dtype)
-        # log q(0) = log ε − a log w(0)
+        # From log q(0) = log ε − a log w(0).
         self.log_eps = growth.log_initial + exponent * jnp.log(start)
+        # The power 2/3 was chosen between the two errors above, u^{2/3} and u^{1/3}. With a bound
+        # on w smaller by 100 the choice among dependent columns would have errors of 6e-4 instead
+        # of 6e-6 in float64; with one larger by 100, x̄ would have errors of 4e-9 instead of 4e-11.
         smallest = jnp.finfo(start.dtype).eps ** (2 / 3) * start
         least = lax.stop_gradient(exponent * jnp.log(smallest) + jnp.log(largest_x))
         self.acting_log_eps = jnp.maximum(self.log_eps, least)
@@ -105,23 +122,25 @@ class PowerLink(AbstractLink):
         return self.exponent * q / jnp.maximum(w, jnp.finfo(w.dtype).tiny)
 
     def read(self, w):
-        # Away from the wall it is the q of ε itself: exact at s = 0, and tiny.
+        # Inactive coordinates are returned with the true ε, so that x(0) is exact. The switch at
+        # w = u^{1/3} w(0) is half way, in digits, between w(0) and an active w. Where the two ε
+        # differ, q is at most u^{a/3} x there, with a > 1, so that the jump is small.
         away = w > jnp.finfo(w.dtype).eps ** (1 / 3) * self.start
         return self._q(w, jnp.where(away, self.log_eps, self.acting_log_eps))
 
 
 class NetworkLink(AbstractLink):
-    """The link of a network of which nothing else is known, by automatic differentiation.
+    """The `link` method of a network without `growth`, differentiated automatically.
 
-    A link with a wall at `w = 0`, as a power has, is followed down to where an active coordinate
-    sits at `w = u^{2/3} w(0)`, with `u` the unit of rounding. Below that, where `PowerLink` lets a
-    larger `ε` act, the sum of steps that leads there loses its digits, and the `ε` is refused.
+    If the link has a pole at `w = 0`, as a power has, an `ε` for which an active coordinate has
+    `w < u^{2/3} w(0)`, with `u` the rounding unit, is refused: the rounding errors are those of
+    `PowerLink`, but without `growth` no larger `ε` can be substituted.
     """
 
     start: Float[Array, "signs d"]
     network: AbstractDualNetwork
     log_eps: Float[Array, ""]
-    at_wall: Float[Array, "signs d"]  # φ_ε as w falls to 0
+    at_wall: Float[Array, "signs d"]  # φ_ε(0⁺): finite, or ∞ at a pole
     is_resolved: Bool[Array, ""]
 
     def __init__(
@@ -131,22 +150,31 @@ class NetworkLink(AbstractLink):
         unit = jnp.finfo(start.dtype).eps
         link = lambda w: lax.stop_gradient(network.link(lax.stop_gradient(w), log_eps))
         size = jnp.where(start == 0, 1, jnp.abs(start))  # large initialisations start at w ≤ 0
+        # φ_ε(0⁺) is evaluated at w = u⁴ (2e-63 in float64, 2e-28 in float32), still a normal
+        # number: for the ε that are accepted, a power is there u^{−10/3} times the largest x or
+        # more. The 4 units of rounding keep a smooth link, which may come out a unit lower at w < 0
+        # than at 0⁺, from looking like one with a pole.
         self.at_wall = (1 - 4 * unit) * link(unit**4 * size)
         least = unit ** (2 / 3) * size
-        goes_on = link(-least) > (1 + 4 * unit) * link(least)  # as exponentials do
+        # A link without a pole, such as an exponential, is larger at −w than at w: all ε are fine.
+        # For powers it is equal (even), negative (odd) or NaN. The exponential's ratio is
+        # 1 + 2 · 4e-11 log(1/ε) in float64, far above 4 units of rounding.
+        goes_on = link(-least) > (1 + 4 * unit) * link(least)
         self.is_resolved = jnp.all(goes_on | (link(least) >= largest_x))
 
     def is_held(self):
         return self.is_resolved
 
     def _link(self, w: Array) -> Array:
-        # Beyond a wall at 0 a link may be negative, infinite, NaN, or decrease again: only trial
-        # steps get there. Where it is negative before, `is_consistent` says so.
+        # Only trial steps reach w < 0. Beyond a pole at 0 a link may be negative, infinite, NaN or
+        # decreasing: q is then the cap. A link that is negative at w > 0 is a fault of the network,
+        # which `is_consistent` finds.
         q = lax.stop_gradient(self.network.link(w, self.log_eps))
         top = jnp.exp(jnp.asarray(log_cap(w.dtype), w.dtype))
         good = (q >= 0) & (q < top) & ~((w < 0) & (q < self.at_wall))
         beyond = jnp.where((q < 0) & (w > 0), 0, top)
-        # The derivatives of what is not chosen may be infinite: it is asked elsewhere.
+        # Evaluated again, at w(0) where the cap is chosen: derivatives of the branch that `where`
+        # discards may be infinite, and times 0 they are NaN.
         q = self.network.link(jnp.where(good, w, self.start), self.log_eps)
         return jnp.where(good, q, beyond)
 
@@ -167,7 +195,9 @@ class NetworkLink(AbstractLink):
 def link_of(
     network: AbstractDualNetwork, log_eps: Float[Array, ""], largest_x: Float[Array, ""]
 ) -> AbstractLink:
-    """The most exact form that the network's `growth` tells of. `largest_x` is the size of `x`."""
+    """The link of a network, in the most accurate form: by its `growth`, if there is one.
+
+    `largest_x` is an estimate of the largest entry of `x`, `‖r‖_∞/σ²`."""
     start = network.initial_dual(log_eps)
     growth = network.growth(log_eps)
     if growth is None:

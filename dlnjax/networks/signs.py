@@ -1,14 +1,18 @@
-"""Arrays with a row for each sign that a network has: `(1, d)`, or `(2, d)` with `+` first."""
+"""Arrays with one row for each sign of a network.
+
+A positive network has `x = q` and arrays `(1, d)`; a signed one has `x = q⁺ − q⁻` and arrays
+`(2, d)`, with the row of `+` first. `signed` is the linear map `q ↦ x`, `sides` its transpose.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 
 def signed(q: Float[Array, "signs d"]) -> Float[Array, " d"]:
-    """`q`, or `q⁺ − q⁻`."""
+    """`x = q`, or `x = q⁺ − q⁻`."""
     return q[0] if q.shape[0] == 1 else q[0] - q[1]
 
 
 def sides(v: Float[Array, " d"], like: Shaped[Array, "signs d"]) -> Float[Array, "signs d"]:
-    """`v`, or `v` and `−v`: its transpose."""
+    """The rows `(v)` or `(v, −v)`, as many as `like` has: the transpose of `signed`."""
     return jnp.stack([v, -v][: like.shape[0]])

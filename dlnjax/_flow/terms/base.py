@@ -1,15 +1,20 @@
-"""What every formulation of the flow hands to diffrax: two interfaces.
+"""The interfaces of vector fields of the flow.
 
-- `AbstractFlowTerm`: the flow in rescaled time, its initial state, and how to read a state.
-- `AbstractDualTerm`: the dual form, which knows its own Jacobian.
+- `AbstractFlowTerm`: a diffrax term in rescaled time, with its initial state and reading of states.
+- `AbstractDualTerm`: one of the dual form, which also factorises its own Jacobian, for `Rodas5P`.
 
-With `w = w(0) ∓ Xᵀν + λs` and `x = Σ ± φ_ε(w)`, the flow is `dν/ds = y − Xx`, `dz/ds = x`. Each
-state space is one file, with one Cholesky factorization a step:
+With `w = w(0) ∓ Xᵀν + λs` and `x = Σ ± φ_ε(w)`, the flow is `dν/ds = y − Xx`, `dz/ds = x`. The
+state spaces:
 
-- `rows.py`: `(ν, z)`, for `n < d` without weight decay at depth 2;
-- `coordinates.py`: `(w, z)`;
-- `linear.py`: `(x, z)`, of depth 1;
-- `weights.py` is the weight form, of any network.
+| file | state | used for | factorised in each step |
+|---|---|---|---|
+| `rows.py` | `(ν, z)` | `n < d`, depth 2, no weight decay | `I/(γh) + X E Xᵀ`, `n × n` |
+| `coordinates.py` | `(w, z)` | all other networks with a link | `I + γh √E M √E`, `d × d` |
+| `linear.py` | `(x, z)` | depth 1 | `I/(γh) + M + λI`, `d × d` |
+| `weights.py` | `(weights, z)` | the weight form | by `quadrature.py` |
+
+`E` is the diagonal matrix of `−φ_ε'(w)`, summed over signs. The table omits the scale `σ` of the
+problem, see `AbstractDualTerm`.
 """
 
 import abc
@@ -31,7 +36,7 @@ State = tuple[Float[Array, "..."], Float[Array, " d"]]
 
 
 class AbstractFlowTerm(diffrax.AbstractTerm[Any, Any]):
-    """The flow in rescaled time `s`, with its initial state and how to read a state."""
+    """Interface of the flow in rescaled time: vector field, initial state, reading of states."""
 
     @abc.abstractmethod
     def initial(self) -> Any:
@@ -39,20 +44,20 @@ class AbstractFlowTerm(diffrax.AbstractTerm[Any, Any]):
 
     @abc.abstractmethod
     def validity(self) -> RESULTS:
-        """Under tracing: what of the network its constructor refuses."""
+        """The first reason why a traced network is invalid, or `successful`."""
 
     @abc.abstractmethod
     def read(
         self, s: RealScalarLike, state: Any
     ) -> tuple[Float[Array, " d"], Float[Array, " d"], Float[Array, " d"]]:
-        """`x`, `z = ∫x` and the dual `Xᵀν = s r − Mz`, each `(d,)`."""
+        """`x`, `z = ∫₀ˢ x` and the dual `Xᵀν = s r − Mz` at a state, each `(d,)`."""
 
     def is_consistent(self, state: Any) -> Bool[Array, ""]:
-        """Whether the network's own functions hold what they promise at a state."""
+        """Whether a user's link is non-negative at a state."""
         return jnp.asarray(True)
 
     def is_in_range(self, x: Float[Array, "... d"]) -> Bool[Array, ""]:
-        """Whether `x` is below the cap of the links, above which nothing is known of it."""
+        """Whether all entries of `x` are below the cap of the links; at the cap they are wrong."""
         return jnp.asarray(True)
 
     def contr(self, t0: RealScalarLike, t1: RealScalarLike, **kwargs: Any) -> RealScalarLike:
@@ -63,18 +68,23 @@ class AbstractFlowTerm(diffrax.AbstractTerm[Any, Any]):
 
 
 class AbstractDualTerm(AbstractFlowTerm):
-    """The state is `(f, z)`, of which only `f` feeds back: `g = image(f)`, `x = x(g)`,
-    `df/ds = velocity(x)`, affine in `x`, and `dz/ds = x`. Nothing depends on `s` itself.
+    """Interface of the dual form. The state is `(f, z)`, and only `f` feeds back:
 
-    The problem is scaled by `σ`, the largest column norm, so that tolerances are in units of
-    the dual variable `w`, and so that `x` and its integral are `σ²x`, `σ²z`.
+        g = image(f),    x = x(g),    df/ds = velocity(x),    dz/ds = x.
+
+    `image` is linear and `velocity` affine, so that the Jacobian of `f` is a product of three
+    matrices. The field is autonomous.
+
+    The problem is scaled by `σ`, the largest column norm: `X/σ`, `σy`, `σ²x`, `σ²z`. Entries of
+    `M/σ²` are at most 1, so that an error in one entry of `σ²z` changes each entry of `w` by no
+    more than itself: one tolerance suits both, whatever the units of `X` are.
     """
 
     scale: AbstractVar[Float[Array, ""]]
 
     @abc.abstractmethod
     def response(self, g: Float[Array, "..."]) -> tuple[Float[Array, " d"], Float[Array, "..."]]:
-        """`σ²x` at `g`, and the slope that `change` and `factorize` take."""
+        """`σ²x` at `g`, and the slopes `−φ_ε'(w)`, which `change` and `factorize` take."""
 
     @abc.abstractmethod
     def x(self, g: Float[Array, "..."]) -> Float[Array, " d"]:
@@ -82,7 +92,7 @@ class AbstractDualTerm(AbstractFlowTerm):
 
     @abc.abstractmethod
     def change(self, slope: Float[Array, "..."], image: Float[Array, "..."]) -> Float[Array, " d"]:
-        """The first-order change of `σ²x` where `g` moves by `image`."""
+        """The directional derivative of `σ²x` along a change `image` of `g`."""
 
     @abc.abstractmethod
     def image(self, f: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -90,7 +100,7 @@ class AbstractDualTerm(AbstractFlowTerm):
 
     @abc.abstractmethod
     def velocity(self, x: Float[Array, " d"]) -> Float[Array, "..."]:
-        """`df/ds` where the network is at `σ²x`."""
+        """`df/ds` for the value `x` of `σ²x`."""
 
     @abc.abstractmethod
     def factorize(self, slope: Float[Array, "..."], gamma_h) -> PyTree[Array]:
@@ -98,19 +108,20 @@ class AbstractDualTerm(AbstractFlowTerm):
 
     @property
     def drift(self) -> Float[Array, ""] | float:
-        """The mean velocity of both signs, which `x` does not change; where there is one sign, or
-        the other is its negative, nobody asks."""
+        """The mean of `df/ds` over both signs, which does not depend on `x`: `λ` in coordinates.
+
+        It is used only where the state has two rows and weight decay."""
         return 0.0
 
     @abc.abstractmethod
     def solve(
         self, factors: PyTree[Array], rhs: Float[Array, "..."], drift: Float[Array, ""] | float
     ) -> Float[Array, "..."]:
-        """`(I/(γh) − J)⁻¹ rhs`, where the mean of `rhs` over both signs is `drift`."""
+        """`(I/(γh) − J)⁻¹ rhs`, given the mean `drift` of `rhs` over both signs."""
 
     @abc.abstractmethod
     def error(self, state: State, error: State) -> State:
-        """The size of the error of a step that ends in `state`, in the units of the state."""
+        """The error for the step size controller, from the embedded error of a step to `state`."""
 
     def vf(self, t: RealScalarLike, y: State, args: Any) -> State:
         x = self.x(self.image(y[0]))
@@ -118,6 +129,7 @@ class AbstractDualTerm(AbstractFlowTerm):
 
 
 def column_scale(problem: AbstractProblem) -> Float[Array, ""]:
-    """`σ`, the largest column norm."""
+    """`σ`, the largest column norm; 1 if all columns are 0."""
+    # Without derivatives: the solution does not depend on the scale.
     largest = jnp.sqrt(jnp.max(problem.gram_diagonal()))
     return lax.stop_gradient(jnp.where(largest > 0, largest, 1))

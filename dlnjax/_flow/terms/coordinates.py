@@ -1,24 +1,30 @@
 """The state space of `w`: for `d ≤ n`, every `Quadratic`, weight decay, and every link.
 
-An active `w` stays near 0 for ever, and at depth above 2 far below the rounding of `w(0)`, while
-`sr − Mz` and `λs` grow with `s`. So `w` itself is the state, as interior-point methods keep their
-slacks: a step adds to it what a linear system in units of `w` says, which loses no digit however
-small `w` is or large `s`. With `ρ = r − Mx`,
+An active `w` stays near 0, and at depth above 2 far below the rounding of `w(0)`, while `sr − Mz`
+and `λs` grow with `s`. So `w` itself is the state, as interior-point methods keep their slacks: a
+step adds an increment that a linear system in units of `w` determines, and loses no digits however
+small `w` or large `s` is. With `ρ = r − Mx`,
 
-    dw^±/ds = ∓ρ + λ.
+    dw^±/ds = ∓ρ + λ,    dz/ds = x.
 
-A step solves `(I/(γh) − J)U = b` with two rows, of which the sum is known, `U⁺ + U⁻ = 2S`: that of
-a field of `λ` alone. (From `b⁺ + b⁻` it would have that of `ρ`, which adds up to that of `sr`.) So
-for each coordinate one sign `τ` is solved for, that of the larger slope `E^τ = −φ'(w^τ)`: the
-active one, if there is one, whose small `U^τ` would be lost in a difference.
-With `T` the diagonal of these signs, `E` the sum of both slopes, `E'` the smaller one, the change
-of `x` is `−T(EU^τ − 2E'S)`, and
+A stage of a step solves `(I/(γh) − J)U = b` for two rows `U^±`, and their mean `S` is known: it is
+the stage of the field `λ` alone, without `ρ`. (Computed from `b⁺ + b⁻` it would have the rounding
+of `ρ`, which adds up to that of `sr`.) So each coordinate is solved for one sign `τ` only, and the
+other is `2S − U^τ`. `τ` is the sign of the larger slope `E^τ = −φ'(w^τ)`, the active one if there
+is one: its `U^τ` is small, and would be lost in a difference.
+
+Let `T` be the diagonal matrix of the signs `τ`, `E` that of the sum of both slopes, and `E'` that
+of the smaller slope. Then the change of `x` is `−T(EU^τ − 2E'S)`, and
 
     (I + γhME) TU^τ = a,    a = T γh b^τ + 2γhM T E'S.
 
-With `R² = γhE` this is `V = (I + RMR)⁻¹ R a` and `TU^τ = R⁻¹V = a − MRV`, the first where `R` is
-large, the second where it is small. The matrix is `R(R⁻² + M)R`, a diagonal scaling of a
-well-conditioned one, to which the Cholesky factorisation is indifferent.
+With `R² = γhE` the solution is `V = (I + RMR)⁻¹ R a`, and then, in each coordinate,
+
+    TU^τ = R⁻¹V  where R > 1,    TU^τ = a − MRV  where R ≤ 1.
+
+Both formulas are exact; each divides by a number above 1, or by none. The matrix is `R(R⁻² + M)R`,
+a diagonal scaling of a well-conditioned matrix, which does not affect the accuracy of a Cholesky
+factorisation.
 """
 
 import jax.numpy as jnp
@@ -32,21 +38,22 @@ from ...networks.link import AbstractLink
 from ...networks.signs import sides, signed
 from .base import AbstractDualTerm
 
-# How much a relative error of x counts beside one of w. Of an active coordinate it is log(1/ε)
-# times as large: with 0, errors of x at the first jump reach 2e-5 at log ε = −2000; with 0.3 they
-# stay below 1e-6. Steps at log ε = −23 (median of eight UV 10 × 4): 217, 222, 252, 302 with 0, 0.1,
-# 0.3, 1: a sixth more with 0.3, and 39 % with 1.
+# The weight of a relative error of x beside an error of w, in the error of a step. An error of w in
+# an active coordinate is a relative error of x = exp(−w log(1/ε)) that is log(1/ε) times larger.
+# With 0, errors of x at the first jump reach 2e-5 at log ε = −2000; with 0.3 they stay
+# below 1e-6. It costs steps: at log ε = −23 (median of eight problems UV 10 × 4) 217, 222, 252, 302
+# with 0, 0.1, 0.3, 1, so a sixth more with 0.3, and 39 % more with 1.
 IN_X = 0.3
 
 
 class CoordinateTerm(AbstractDualTerm):
-    """State `(w, σ²z)`, of shapes `(signs, d)` and `(d,)`; the point is `w`."""
+    """State `(w, σ²z)`, of shapes `(signs, d)` and `(d,)`; its image is `w` itself."""
 
-    M: Float[Array, "d d"]  # in units of σ²
-    data: tuple[Float[Array, "n d"], Float[Array, " n"]] | None  # X/σ, σy
+    M: Float[Array, "d d"]  # M/σ²
+    data: tuple[Float[Array, "n d"], Float[Array, " n"]] | None  # (X/σ, σy), for n ≤ d
     r: Float[Array, " d"]
     link: AbstractLink
-    weight_decay: Float[Array, ""] | None  # None: 0
+    weight_decay: Float[Array, ""] | None  # None if it is known to be 0
     scale: Float[Array, ""]
 
     def initial(self):
@@ -75,14 +82,15 @@ class CoordinateTerm(AbstractDualTerm):
         if self.data is None:
             rest = self.r - matmul(self.M, x)
         else:
-            # Through the residual: its rounding is a change of y, which keeps the invariants.
+            # Through the residual: its rounding is then that of some y, so that w moves within the
+            # range of Xᵀ and its components in the null space of X stay conserved.
             X, y = self.data
             rest = matmul(y - matmul(X, x), X)
         velocity = sides(-rest, self.link.start)
         return velocity if self.weight_decay is None else velocity + self.weight_decay
 
     def factorize(self, slope, gamma_h):
-        # Slopes that underflow to 0 stay there; the derivative of √0 would be NaN.
+        # Slopes may underflow to 0, where the derivative of √ is infinite.
         total = jnp.sum(slope, axis=0)
         moves = total > 0
         root = jnp.where(moves, jnp.sqrt(gamma_h * jnp.where(moves, total, 1)), 0)
@@ -102,7 +110,7 @@ class CoordinateTerm(AbstractDualTerm):
         if self.weight_decay is None:
             u = self._solve_for(factor, root, b[0])
             return jnp.stack([u, -u])
-        # The other sign follows from the sum of both.
+        # `half` is S, `least` is TE', `asked` is a, and `u` is TU^τ (see the top of the file).
         is_plus, half = slope[0] >= slope[1], gamma_h * drift
         least = jnp.where(is_plus, slope[1], -slope[0])
         asked = jnp.where(is_plus, b[0], -b[1])
@@ -113,20 +121,25 @@ class CoordinateTerm(AbstractDualTerm):
         )
 
     def _solve_for(self, factor: Cholesky, root: Array, asked: Array) -> Array:
+        """`(I + γhME)⁻¹ asked`."""
+        # `root` is R. R⁻¹V amplifies the rounding of V where R < 1, and a − MRV cancels where R is
+        # large, since MRV is then close to a.
         v = factor.solve(root * asked)
         large = root > 1
         return jnp.where(large, v / jnp.where(large, root, 1), asked - matmul(self.M, root * v))
 
     def error(self, state, error):
-        # An error of w by itself, and by what it makes of x, relative to max(x, |r|/σ²).
+        # The larger of the error of w, and `IN_X` times the error that it causes in x, relative to
+        # x + max |r|/σ².
         w, (in_w, in_z) = state[0], error
         q, other = (self.scale**2 * self.link.q(v) for v in (w, w - in_w))
         size = jnp.max(jnp.abs(self.r))
         in_x = IN_X * jnp.abs(q - other) / (jnp.where(size > 0, size, 1) + q)
         in_z = jnp.abs(in_z)
         if self.weight_decay is not None:
-            # With λ above all of `r` nothing ever moves away from 0, and `z` tends to about x(0)/λ:
-            # its error counts relative to that, where it would not be seen in units of `w`.
+            # If λ exceeds all |rᵢ|, no coordinate activates: x decays to 0, and z tends to about
+            # x(0)/λ, far below the units of w. The error of z is then weighted by λ/x(0), so that
+            # x̄ keeps its relative accuracy.
             start = jnp.max(self.scale**2 * self.link.q(self.link.start))
             decays = (self.weight_decay > size) & (start > 0)
             weight = jnp.where(decays, self.weight_decay / jnp.where(decays, start, 1), 1)
@@ -139,7 +152,7 @@ class CoordinateTerm(AbstractDualTerm):
         moved = start - w
         if self.weight_decay is not None:
             moved = moved + self.weight_decay * s
-        # Of the two signs, the one with the smaller w(0) is the more exact.
+        # w(0) − w is less accurate for the sign with the larger w(0).
         dual = moved[0]
         if len(start) == 2:
             dual = jnp.where(start[0] <= start[1], dual, -moved[1])

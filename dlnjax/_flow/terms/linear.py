@@ -1,4 +1,9 @@
-"""The dual form of depth 1: `x = x(0) + Xᵀν − λz`, a linear equation."""
+"""The dual form of depth 1, a linear equation.
+
+    x = x(0) + Xᵀν − λz,    dx/ds = r − (M + λI)x,    dz/ds = x.
+
+A step factorises `I/(γh) + M + λI` by Cholesky.
+"""
 
 import jax
 import jax.lax as lax
@@ -13,10 +18,11 @@ from .base import AbstractDualTerm, column_scale
 
 
 class LinearTerm(AbstractDualTerm):
-    """State `(σ²x/ρ, σ²z)`, each `(d,)`, with `ρ` the size of `r`, so that both are of order 1;
-    `dx/ds = r − (M + λI)x`."""
+    """State `(σ²x/ρ, σ²z)`, each `(d,)`, where `ρ` is the size of `σ²x`.
 
-    M: Float[Array, "d d"]  # M + λI, in units of σ²
+    So `x` has order 1, and the tolerances do not depend on the units of `y`."""
+
+    M: Float[Array, "d d"]  # (M + λI)/σ²
     r: Float[Array, " d"]
     start: Float[Array, " d"]  # x(0)
     weight_decay: Float[Array, ""]
@@ -61,13 +67,14 @@ class LinearTerm(AbstractDualTerm):
 
 
 def x_size(network: Linear, problem: AbstractProblem, log_eps: Array) -> Float[Array, ""]:
-    """The size of `x`, for tolerances."""
+    """The size of `x`, to which tolerances are relative: `max(‖r‖_∞/σ², ‖x(0)‖_∞)`, or 1 if 0."""
     start = jnp.max(jnp.abs(network.initial(log_eps)()))
     size = jnp.maximum(jnp.max(jnp.abs(problem.r)) / column_scale(problem) ** 2, start)
     return lax.stop_gradient(jnp.where(size > 0, size, 1))
 
 
 def linear_term(network: Linear, problem: AbstractProblem, log_eps: Array) -> LinearTerm:
+    """The vector field of `network` on `problem`."""
     scale = column_scale(problem)
     decay = jnp.asarray(problem.weight_decay)
     return LinearTerm(

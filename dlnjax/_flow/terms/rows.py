@@ -1,7 +1,13 @@
-"""The state space of `ν ∈ R^n`: for `n < d`, without weight decay, at depth 2.
+"""The state space of `ν ∈ R^n`: for `n < d`, at depth 2, without weight decay.
 
-With weight decay `ν` grows like `λs`, and an active `w` would be the difference of numbers that
-grow; at depth above 2 an active `w` is below the rounding of `w(0)`.
+    g = Xᵀν,   w^± = w(0) ∓ g,   x = φ_ε(w⁺) − φ_ε(w⁻),   dν/ds = y − Xx,   dz/ds = x.
+
+With `E = diag(−φ_ε'(w⁺) − φ_ε'(w⁻))`, the Jacobian in `ν` is `−X E Xᵀ`: symmetric and negative
+semidefinite. A step factorises `I/(γh) + X E Xᵀ` by Cholesky.
+
+Otherwise `w` itself must be the state (`coordinates.py`). With weight decay `Xᵀν` grows like `λs`,
+and an active `w ≈ 0` would be a difference of growing numbers. At depth above 2 an active `w` is
+below the rounding of `w(0)`.
 """
 
 import jax
@@ -18,7 +24,7 @@ from .base import AbstractDualTerm
 
 
 class RowTerm(AbstractDualTerm):
-    """State `(σν, σ²z)`, of shapes `(n,)` and `(d,)`; the point is `g = Xᵀν`."""
+    """State `(σν, σ²z)`, of shapes `(n,)` and `(d,)`; its image is `g = Xᵀν`."""
 
     X: Float[Array, "n d"]  # X/σ
     y: Float[Array, " n"]  # σy
@@ -55,6 +61,7 @@ class RowTerm(AbstractDualTerm):
         return self.y - matmul(self.X, x)
 
     def factorize(self, slope, gamma_h):
+        # I/(γh) keeps the matrix positive definite where few coordinates are active.
         matrix = matmul(self.X * slope[None, :], self.X.T)
         identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
         return Cholesky(identity / gamma_h + matrix)

@@ -1,4 +1,9 @@
-"""The weight form: gradient flow on the weights of any network, by automatic differentiation."""
+"""The weight form: gradient flow on the weights of any network, by automatic differentiation.
+
+With `x = network()`,
+
+    d(weights)/ds = −(t/s) ∇(ℓ(x) + penalty(λ)),    dz/ds = x.
+"""
 
 import math
 
@@ -19,7 +24,7 @@ from .base import AbstractFlowTerm
 
 
 def check_least_eps(network: AbstractNetwork, log_eps: Array) -> None:
-    """Refuse an `ε` that the weights of the network cannot hold."""
+    """Raise a `ValueError` for an `ε` below `network.least_log_eps`, where `x` is inaccurate."""
     least = network.least_log_eps(log_eps.dtype)
     if is_concrete(log_eps) and float(log_eps) < least:
         raise ValueError(
@@ -32,12 +37,12 @@ def check_least_eps(network: AbstractNetwork, log_eps: Array) -> None:
 
 
 class WeightTerm(AbstractFlowTerm):
-    """State `(network, z)`: `d(weights)/ds = −(t/s) ∇(ℓ + penalty)`, `dz/ds = x`."""
+    """State `(weights, z)`, where `weights` is the network with `None` for other leaves."""
 
     problem: AbstractProblem
     start: AbstractNetwork
     time_scale: Float[Array, ""]
-    is_held: Bool[Array, ""]  # the weights hold so small an ε
+    is_held: Bool[Array, ""]  # whether ε is at least that of `least_log_eps`
 
     def __init__(self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array):
         self.problem = problem
@@ -51,7 +56,8 @@ class WeightTerm(AbstractFlowTerm):
     def validity(self):
         weights = jax.tree.leaves(weights_of(self.start))
         finite = jnp.stack([jnp.all(jnp.isfinite(w)) for w in [*weights, self.start()]]).all()
-        # At tiny ε every weight underflows to 0, and most networks never move from there.
+        # If all weights underflow to 0 at a tiny ε, the velocity is 0 too for most networks, and
+        # the flow would never start. (With r = 0, staying at 0 is right.)
         velocity, _ = self.vf(0.0, self.initial(), None)
         moves = jnp.stack([jnp.any(v != 0) for v in [*weights, *jax.tree.leaves(velocity)]]).any()
         moves = moves | jnp.all(self.problem.r == 0)
@@ -60,6 +66,7 @@ class WeightTerm(AbstractFlowTerm):
         )
 
     def _network(self, weights) -> AbstractNetwork:
+        """The network with these weights, and its other leaves."""
         return eqx.combine(weights, self.start, is_leaf=is_constant)
 
     def vf(self, t, y, args):
@@ -74,6 +81,7 @@ class WeightTerm(AbstractFlowTerm):
 
     def read(self, s, state):
         z = state[1]
-        dual = s * self.problem.r - self.problem.matvec(z)  # of another loss it is not the integral
+        # Xᵀν = ∫ −∇ℓ(x), which is s r − Mz for the quadratic loss only.
+        dual = s * self.problem.r - self.problem.matvec(z)
         dual = jnp.where(is_quadratic(self.problem), dual, jnp.nan)
         return self._network(state[0])(), z, dual
