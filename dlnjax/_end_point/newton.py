@@ -15,9 +15,10 @@ the growth `δ`; with `p = 1 − 2/D` every link is
 Where `ε` is small, `w = w(0) e^{−pδ}` of an active coordinate would be lost in `w(0) − Fᵀν`; so the
 mismatch of the last equation is a variable, updated by increments. A Newton step solves
 
-    V S (±Vᵀdν + mismatch) = target − Vx,    dδ = (±Vᵀdν + mismatch)/h_δ,    S = q/h_δ,
+    V Σ ±S u = target − Vx,    u = ±Vᵀdν + mismatch,    dδ = u/h_δ,    S = q/h_δ,
 
-with `h_δ = h e^{−pδ}` and `V` an orthonormal basis of the row space of `X` (`SolutionSpace`).
+where the sum is over signs, `h_δ = h e^{−pδ}`, and the rows of `V` are an orthonormal basis of the
+row space of `X` (`SolutionSpace`).
 
 | phase | linear solver | ends when |
 |---|---|---|
@@ -214,7 +215,7 @@ class Newton(eqx.Module):
 
     def _log_growth(self, dual: Array) -> Array:
         """`growth.log_growth`, infinite where `w` would come to 0 or below."""
-        # One eps before the wall: `log1p(−1)` is −inf, and its derivative NaN.
+        # One eps before the wall, where `log1p` comes to −1, beyond which it is NaN.
         limit = self.growth.dual(jnp.full_like(dual, jnp.inf))
         is_beyond = dual >= limit * (1 - jnp.finfo(dual.dtype).eps)
         return jnp.where(is_beyond, jnp.inf, self.growth.log_growth(jnp.where(is_beyond, 0, dual)))
@@ -274,8 +275,8 @@ class Newton(eqx.Module):
         def iterate(state: State, linear_solve: Callable, change: float) -> State:
             state = self.newton(state, linear_solve)
             residual = self.residual(state)
-            # Near the path, reduce `ε` at constant q, by a step that grows with the way that is
-            # done: it doubles. At D > 2 `w` may fall by the factor e^change only, since the
+            # Near the path, reduce `ε` at constant q. A step in log ε may be as long as the way that
+            # is done, and 1 more. At D > 2 `w` may fall by the factor e^change only, since the
             # mismatch, as large as the last w, must keep digits of the next one: half of them in
             # phase 1, 7/8 in phase 2. By experiment a residual of 10 in place of 0.1 takes 2 to 3
             # steps less on average (of 14) and 1e-3 takes 4 more, both to the same points; without
@@ -348,8 +349,8 @@ class Newton(eqx.Module):
         return self.growth.unit * self.growth.dual(state.delta) + state.mismatch
 
     def dual(self, state: State) -> Array:
-        """`Xᵀν`: of the range of `Xᵀ`, the element that agrees with the growth of the heaviest `q`
-        of a basis."""
+        """`Xᵀν`, in the range of `Xᵀ`, as the growth of the heaviest independent `q` determines
+        it."""
         # Not from `nu`, a sum of steps, which has the rounding of the largest of them.
         q, _ = self.position(state)
         stretch = q / self.growth.dual_per_log_growth(state.delta)
