@@ -297,7 +297,7 @@ class DLNRegressor(_AbstractDLN):
         X = np.random.default_rng(0).normal(size=(50, 10))
         model = DLNRegressor(s=20, eps=0).fit(X, X[:, 0] - 2 * X[:, 1])
         model.coef_  # (0.882, −1.894, 0, …, 0)
-        model.alpha_, model.certificate_  # 0.103, 4e-14: it is that lasso
+        model.alpha_, model.certificate_ < 1e-12  # 0.103, True: it is that lasso
         ```
 
     !!! cite "Reference"

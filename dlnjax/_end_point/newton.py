@@ -275,8 +275,8 @@ class Newton(eqx.Module):
         def iterate(state: State, linear_solve: Callable, change: float) -> State:
             state = self.newton(state, linear_solve)
             residual = self.residual(state)
-            # Near the path, reduce `ε` at constant q. A step in log ε may be as long as the way that
-            # is done, and 1 more. At D > 2 `w` may fall by the factor e^change only, since the
+            # Near the path, reduce `ε` at constant q. A step in log ε may be as long as the way so
+            # far, and 1 more. At D > 2 `w` may fall by the factor e^change only, since the
             # mismatch, as large as the last w, must keep digits of the next one: half of them in
             # phase 1, 7/8 in phase 2. By experiment a residual of 10 in place of 0.1 takes 2 to 3
             # steps less on average (of 14) and 1e-3 takes 4 more, both to the same points; without

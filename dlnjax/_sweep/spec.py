@@ -273,7 +273,7 @@ class Sweep:
 
             ```python
             sweep = dln.Sweep(instances=9, sizes=[(3, 4)], metrics=["num_knots"])
-            key = sweep.instance_key(sweep.cells[0], 7)
+            key = sweep.instance_key(sweep.cells[0], jnp.asarray(7))
             X, y = sweep.generator(key, 3, 4)  # instance 7, anywhere and at any time
             ```
         """
