@@ -29,7 +29,16 @@ _LANES = 20_000  # that the quantiles over s are taken of
 
 
 def style(ax: Axes) -> Axes:
-    """What all axes here look like: `ax` with a grid, small labels and two sides only."""
+    """What all axes here look like: `ax` with a grid, small labels and two sides only.
+
+    !!! example
+
+        ```python
+        from matplotlib.figure import Figure
+
+        ax = dln.plot.style(Figure().subplots())
+        ```
+    """
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(True, which="major", color="#EDEDED", linewidth=0.8)
     ax.set_axisbelow(True)
@@ -38,7 +47,15 @@ def style(ax: Axes) -> Axes:
 
 
 def eps_label(log_eps: float) -> str:
-    """`ε` as text, from `log_eps`: as `e^log_eps` where it would underflow."""
+    """`ε` as text, from `log_eps`: as `e^log_eps` where it would underflow.
+
+    !!! example
+
+        ```python
+        dln.plot.eps_label(np.log(1e-5))  # "1e-05"
+        dln.plot.eps_label(-2000.0)  # "e^-2000"
+        ```
+    """
     return f"{math.exp(log_eps):.3g}" if log_eps > -690 else f"e^{log_eps:g}"
 
 
@@ -85,6 +102,17 @@ def plot_coordinates(ax: Axes, s: Values, flow_mean: Values, lasso: Values) -> A
     - `ax`: what is drawn on, and returned.
     - `s`: times, `(S,)`, for the path too, at `μ = s`.
     - `flow_mean`, `lasso`: `flow.x_mean` and `path.x(s)`, `(S, d)`.
+
+    !!! example
+
+        ```python
+        from matplotlib.figure import Figure
+
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        path, s = dln.lasso_path(problem), jnp.linspace(0.1, 3, 50)
+        limit = dln.limit_flow(dln.UV(jnp.ones(2), jnp.zeros(2)), problem)
+        ax = dln.plot.plot_coordinates(Figure().subplots(), s, limit.x_mean(s), path.x(s))
+        ```
     """
     s, flow_mean, lasso = map(np.asarray, (s, flow_mean, lasso))
     colors = _colors(lasso)
@@ -116,6 +144,15 @@ def plot_gap(
     - `gap`: `(S,)`, such as `suboptimality_gap(...).relative`.
     - `bound`: what the certificate bounds it by, `(S,)`; drawn dotted.
     - `label`, `color`: of the curve.
+
+    !!! example
+
+        ```python
+        from matplotlib.figure import Figure
+
+        s = np.linspace(0.1, 3, 50)
+        ax = dln.plot.plot_gap(Figure().subplots(), s, 1e-3 / s, 1e-2 / s, label="ε = 1e-5")
+        ```
     """
     floor = 1e-16
     ax.plot(s, np.maximum(gap, floor), color=color, linewidth=1.6, label=label)
@@ -134,7 +171,18 @@ def plot_trade_off(
     xlabel: str,
 ) -> Axes:
     """Loss against complexity, called `xlabel`, on `ax`: of `flows`, each a label, its complexity
-    and its loss along training, and of `lasso`, the same without the label."""
+    and its loss along training, and of `lasso`, the same without the label.
+
+    !!! example
+
+        ```python
+        from matplotlib.figure import Figure
+
+        norm, loss = np.linspace(0, 3, 50), np.linspace(3, 0, 50) ** 2
+        flows = [("ε = 1e-5", norm, 1.1 * loss)]
+        ax = dln.plot.plot_trade_off(Figure().subplots(), flows, (norm, loss), "1-norm")
+        ```
+    """
     ax.plot(*lasso, color=_LASSO, linewidth=2.6, alpha=0.35, label="lasso")
     for (label, complexity, loss), color in zip(flows, COLORS, strict=False):
         ax.plot(complexity, loss, color=color, linewidth=1.4, label=label)
@@ -154,7 +202,18 @@ def comparison_figure(
 ) -> Figure:
     """The figure of `dlnjax compare`, with its `title` and the `names` of the coordinates. `lasso`
     has `x`, `loss`, `norm` and `nonzeros` at the times `s`; each of `flows` has these of `x_mean`,
-    and `label`, `relative_gap` and `certified_gap`."""
+    and `label`, `relative_gap` and `certified_gap`.
+
+    !!! example
+
+        ```python
+        s, x = np.linspace(0.1, 3, 50), np.linspace(0, [2.0, 1.0], 50)
+        lasso = {"x": x, "loss": 3 - x.sum(1), "norm": x.sum(1), "nonzeros": (x > 0).sum(1)}
+        flow = lasso | {"label": "ε = 1e-5", "relative_gap": 1e-3 / s, "certified_gap": 1e-2 / s}
+        figure = dln.plot.comparison_figure("two columns", s, ["a", "b"], lasso, [flow])
+        figure.savefig("compare.png")
+        ```
+    """
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplot_mosaic(
         [["path", "norm"], ["gap", "nonzeros"]], width_ratios=[1.6, 1], height_ratios=[1.5, 1]
@@ -198,7 +257,16 @@ def comparison_figure(
 
 def instances_figure(title: str, s: np.ndarray, panels: Sequence[dict]) -> Figure:
     """[B25] Fig. 1, with a `title`: for each instance the coordinates above and the relative gap
-    below. Each of `panels` has `title`, and `x`, `lasso` and `relative_gap` at the times `s`."""
+    below. Each of `panels` has `title`, and `x`, `lasso` and `relative_gap` at the times `s`.
+
+    !!! example
+
+        ```python
+        s, x = np.linspace(0.1, 3, 50), np.linspace(0, [2.0, 1.0], 50)
+        panel = {"title": "instance 0", "x": x, "lasso": x, "relative_gap": 1e-3 / s}
+        figure = dln.plot.instances_figure("two columns", s, [panel, panel])
+        ```
+    """
     figure = Figure(figsize=(10, 8.5), layout="constrained")
     figure.suptitle(title, fontsize=11)
     colors = _colors(panels[0]["lasso"])
@@ -236,6 +304,17 @@ def plot_quantiles(ax: Axes, data: Any, metric: str, *, color: str = COLORS[0]) 
     - `data`: of `open_sweep`, at one size, network, weight decay and `ε` (`isel`, `sel`).
     - `metric`: the name of one that has the axis `s`.
     - `color`: of the median and the bands.
+
+    !!! example
+
+        ```python
+        import xarray as xr
+        from matplotlib.figure import Figure
+
+        s, rng = np.linspace(0.1, 3, 50), np.random.default_rng(0)
+        gap = (("instance", "s"), rng.exponential(size=(20, 50)) / s)  # as `open_sweep` has them
+        ax = dln.plot.plot_quantiles(Figure().subplots(), xr.Dataset({"gap": gap}, {"s": s}), "gap")
+        ```
     """
     values = data[metric].transpose("instance", "s").values
     good = values[np.isfinite(values).all(1)]
@@ -258,7 +337,19 @@ def plot_quantiles(ax: Axes, data: Any, metric: str, *, color: str = COLORS[0]) 
 
 def plot_sizes(ax: Axes, data: Any, metric: str) -> Axes:
     """Heat map on `ax`, over `n` and `d`, of the mean of a `metric` over instances. The `data` are
-    of `open_sweep`, at one network and weight decay."""
+    of `open_sweep`, at one network and weight decay.
+
+    !!! example
+
+        ```python
+        import xarray as xr
+        from matplotlib.figure import Figure
+
+        knots = (("size", "instance"), np.arange(40.0).reshape(2, 20))  # as `open_sweep` has them
+        data = xr.Dataset({"knots": knots, "n": ("size", [3, 6]), "d": ("size", [4, 8])})
+        ax = dln.plot.plot_sizes(Figure().subplots(), data, "knots")
+        ```
+    """
     means = data[metric].mean("instance").values
     rows, columns = np.unique(data["n"].values), np.unique(data["d"].values)
     table = np.full((len(rows), len(columns)), np.nan)
@@ -269,7 +360,20 @@ def plot_sizes(ax: Axes, data: Any, metric: str) -> Axes:
 
 def plot_networks(ax: Axes, data: Any, metric: str) -> Axes:
     """Heat map on `ax`, over networks (depths) and `ε`, of the median of a `metric` over instances.
-    The `data` are of `open_sweep`, at one size and weight decay."""
+    The `data` are of `open_sweep`, at one size and weight decay.
+
+    !!! example
+
+        ```python
+        import xarray as xr
+        from matplotlib.figure import Figure
+
+        values = np.arange(120.0).reshape(3, 2, 20)  # as `open_sweep` has them
+        axes = {"network": ["2", "3", "4"], "log_eps": [-5.0, -10.0]}
+        data = xr.Dataset({"gap": (("network", "log_eps", "instance"), values)}, axes)
+        ax = dln.plot.plot_networks(Figure().subplots(), data, "gap")
+        ```
+    """
     table = data[metric].transpose("network", "log_eps", "instance").median("instance").values
     names = data["network"].values
     eps = [eps_label(value) for value in data["log_eps"].values]
@@ -293,7 +397,20 @@ def _heat_map(ax: Axes, table: np.ndarray, rows: Any, columns: Any) -> Axes:
 
 def plot_scaling(ax: Axes, data: Any, metric: str) -> Axes:
     """Median (solid) and 95 % quantile (dashed) over instances of a `metric` against `log(1/ε)`, on
-    `ax`, for each size and network. The `data` are of `open_sweep`, at one weight decay."""
+    `ax`, for each size and network. The `data` are of `open_sweep`, at one weight decay.
+
+    !!! example
+
+        ```python
+        import xarray as xr
+        from matplotlib.figure import Figure
+
+        values = np.exp(np.arange(60.0)).reshape(1, 1, 3, 20)  # as `open_sweep` has them
+        axes = {"size": ["3 × 4"], "network": ["uv"], "log_eps": [-20.0, -10.0, -5.0]}
+        data = xr.Dataset({"gap": (("size", "network", "log_eps", "instance"), values)}, axes)
+        ax = dln.plot.plot_scaling(Figure().subplots(), data, "gap")
+        ```
+    """
     x = -data["log_eps"].values
     cells = [(size, name) for size in data["size"].values for name in data["network"].values]
     for k, (size, name) in enumerate(cells):
@@ -333,7 +450,16 @@ _OF_INSTANCES = {plot_sizes: ": mean over instances", plot_networks: ": median o
 def sweep_figures(data: Any) -> dict[str, Figure]:
     """The figures that fit the `data` of `open_sweep`, by name: for each metric quantiles over `s`,
     a scaling plot for two values of `ε` or more, and heat maps over sizes, or over three networks
-    or more and `ε`."""
+    or more and `ε`.
+
+    !!! example
+
+        ```python
+        sweep = dln.Sweep(instances=20, sizes=[(3, 4), (3, 5)], metrics=["num_knots"])
+        data = dln.run_sweep(sweep, "knots.zarr", progress=False)
+        figures = dln.plot.sweep_figures(data)  # {"num_knots": …}, a heat map over sizes
+        ```
+    """
     n, d, networks = set(data["n"].values), set(data["d"].values), data["network"].values
     several_eps = "log_eps" in data.dims and data.sizes["log_eps"] > 1
     figures = {}

@@ -273,6 +273,15 @@ def open_sweep(path: str | Path) -> Any:
 
     **Raises:** `ModuleNotFoundError` without the extra `sweep`; `ValueError` if there is no sweep
     at `path`. Warns where blocks are missing: metrics are NaN, results −1, `not_computed`.
+
+    !!! example
+
+        ```python
+        sweep = dln.Sweep(instances=20, sizes=[(3, 4)], metrics=["num_knots"])
+        dln.run_sweep(sweep, "knots.zarr", progress=False)
+        data = dln.open_sweep("knots.zarr")
+        float(data.num_knots.mean())  # about 4
+        ```
     """
     xarray = need("xarray")
     need("zarr")
