@@ -1,0 +1,5 @@
+"""What event-driven solvers share: the active coordinates and their pivots (`state.py`), the
+tolerances (`tolerances.py`), which minimiser is meant where columns depend on each other
+(`minimizer.py`), derivatives, and the stack of transformations around a solver (`transform.py`).
+The events themselves, with their order and ties, are in `_lasso/path.py` and `_limit/process.py`.
+"""

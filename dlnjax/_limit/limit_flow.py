@@ -1,6 +1,6 @@
 """`limit_flow`, the limit `ε → 0` of gradient flow: arguments, and the program around the process.
 
-`process.py` follows the process of jumps, `selection.py` chooses among several minimisers, and
+`process.py` follows the process of jumps, `minimizer.py` chooses among several minimisers, and
 `derivatives.py` differentiates what they return.
 """
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from .._active_set.derivatives import limit_on_segments
-from .._active_set.selection import Prior, prior_of
+from .._active_set.minimizer import Prior, prior_of
 from .._active_set.transform import event_driven
 from .._checks import as_count, as_float, check_scalar, is_concrete
 from .._path import LimitFlow

@@ -27,7 +27,7 @@ lowers `⟨1, q⟩` at constant `Xx`.
 
 The path is certified afterwards (`_assemble`): `w ≥ 0`, and `w = 0` where `x ≠ 0`, have exactly one
 solution `(w, Mz)`, so their violation measures the error. Where columns of `{w = 0}` depend on
-each other, `selection.py` then chooses among the minimisers.
+each other, `minimizer.py` then chooses among the minimisers.
 """
 
 import equinox as eqx
@@ -37,7 +37,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._active_set.derivatives import Segments
-from .._active_set.selection import Prior, select
+from .._active_set.minimizer import Prior, select
 from .._active_set.state import (
     ActiveSet,
     Event,
