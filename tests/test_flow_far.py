@@ -168,8 +168,9 @@ def test_decay_above_all_correlations(X, decay):
     """Nothing moves away from 0: `q^± = q(0)^± e^{−L(λ ∓ r)s}`, `L = log(1/ε)`, but for `Mx`, which
     is below 1e-4 of `r`, and that below 1e-3 of λ."""
     L, r, s = 8.3, X, np.array([1e-3, 0.1, 1.0, 10.0, 1e3]) / decay
-    problem = dln.LeastSquares([[X]], [1.0], decay)
-    flow = dln.gradient_flow(dln.UV([0.4], [0.1]), problem, s, log_eps=-L)
+    problem = dln.LeastSquares(np.array([[X]]), np.ones(1), decay)
+    network = dln.UV(np.array([0.4]), np.array([0.1]))
+    flow = dln.gradient_flow(network, problem, s, log_eps=-L)
     signs, start = np.array([1, -1]), np.exp(-L) * np.array([0.25, 0.15]) ** 2
     rate = L * (decay - signs * r)
     mean = signs * start * -np.expm1(-rate * s[:, None]) / (rate * s[:, None])
