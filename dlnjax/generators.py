@@ -7,6 +7,8 @@ knows.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -236,7 +238,7 @@ class Given:
         return self.X[index], self.y[index]
 
 
-NAMED = {
+NAMED: dict[str, Callable[..., Any]] = {
     "gaussian": Gaussian,
     "rademacher": Rademacher,
     "toeplitz": Toeplitz,

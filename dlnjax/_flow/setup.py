@@ -46,8 +46,8 @@ from ..networks.base import (
     matched,
     takes,
 )
-from ..networks.link import ExponentialLink, link_of
 from .kvaerno5 import StagewiseKvaerno5
+from .link import ExponentialLink, link_of
 from .rodas5p import Rodas5P
 from .terms.base import AbstractDualTerm, AbstractFlowTerm, column_scale
 from .terms.coordinates import CoordinateTerm

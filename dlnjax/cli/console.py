@@ -14,8 +14,8 @@ import typer
 
 from .._version import provenance
 
-out = rich.console.Console(highlight=False)
-err = rich.console.Console(stderr=True, highlight=False)
+out: rich.console.Console = rich.console.Console(highlight=False)
+err: rich.console.Console = rich.console.Console(stderr=True, highlight=False)
 
 OutDir = Annotated[Path, typer.Option("--out", help="Folder for the files that are written.")]
 Float32 = Annotated[bool, typer.Option("--float32", help="Compute in single precision.")]

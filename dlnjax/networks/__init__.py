@@ -2,7 +2,6 @@
 
 - `base.py`: the interfaces `AbstractNetwork` (weights) and `AbstractDualNetwork` (link function).
 - `depth2.py`, `deep.py`, `linear.py`: the networks of the library.
-- `link.py`: how the flow evaluates a link function, in the most exact form that `growth` tells of.
 - `signs.py`: arrays with one row for each sign.
 - `check.py`: `check_network`, a test for networks of users.
 """

@@ -10,7 +10,7 @@ the initialisation; training starts from `network.initial(log_eps)`, the shape s
 
 import abc
 import math
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -245,7 +245,7 @@ class Constant(eqx.Module):
         self.value = as_float(value, "value")
 
 
-def is_constant(node) -> bool:
+def is_constant(node: Any) -> bool:
     """Whether a node of a network is a `Constant`."""
     return isinstance(node, Constant)
 
@@ -410,7 +410,7 @@ def is_in_range(x: Array) -> Array:
     return jnp.all(jnp.log(jnp.abs(x)) < 0.999 * log_cap(x.dtype))
 
 
-def log_cap(dtype) -> float:
+def log_cap(dtype: DTypeLike) -> float:
     """The logarithm of the largest `q` that a link returns: the fourth root of the largest number,
     1e77 in float64 and 4e9 in float32."""
     # Trial steps of a solver overshoot to q = ∞ without a cap. The power 1/4 was chosen: squares of

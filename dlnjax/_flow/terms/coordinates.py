@@ -34,8 +34,8 @@ from ..._linalg import Cholesky, matmul
 from ...networks.base import (
     is_in_range,
 )
-from ...networks.link import AbstractLink
 from ...networks.signs import sides, signed
+from ..link import AbstractLink
 from .base import AbstractDualTerm
 
 # The weight of a relative error of x beside an error of w, in the error of a step. An error of w in

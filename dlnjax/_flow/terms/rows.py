@@ -18,8 +18,8 @@ from ..._linalg import Cholesky, matmul
 from ...networks.base import (
     is_in_range,
 )
-from ...networks.link import ExponentialLink
 from ...networks.signs import sides, signed
+from ..link import ExponentialLink
 from .base import AbstractDualTerm
 
 

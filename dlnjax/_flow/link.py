@@ -21,7 +21,8 @@ from equinox import AbstractVar
 from jaxtyping import Array, Bool, Float
 
 from .._results import RESULTS, first_failure
-from .base import AbstractDualNetwork, Growth, is_in_range, log_cap
+from ..networks import AbstractDualNetwork, Growth
+from ..networks.base import is_in_range, log_cap
 
 
 class AbstractLink(eqx.Module):
