@@ -164,15 +164,31 @@ def test_early_times(network, decayed):
 
 
 @pytest.mark.parametrize("X, decay", [(0.0, 7e19), (0.0, 1.0), (1.0, 1000.0)])
-def test_decay_above_all_correlations(X, decay):
+@pytest.mark.parametrize("L", [8.3, 200.0])
+def test_decay_above_all_correlations(X, decay, L):
     """Nothing moves away from 0: `q^± = q(0)^± e^{−L(λ ∓ r)s}`, `L = log(1/ε)`, but for `Mx`, which
     is below 1e-4 of `r`, and that below 1e-3 of λ."""
-    L, r, s = 8.3, X, np.array([1e-3, 0.1, 1.0, 10.0, 1e3]) / decay
-    problem = dln.LeastSquares(np.array([[X]]), np.ones(1), decay)
-    network = dln.UV(np.array([0.4]), np.array([0.1]))
-    flow = dln.gradient_flow(network, problem, s, log_eps=-L)
+    s = np.array([1e-3, 0.1, 1.0, 10.0, 1e3]) / decay
+    flow = _one_coordinate(np.float64, X, decay, L, s)
     signs, start = np.array([1, -1]), np.exp(-L) * np.array([0.25, 0.15]) ** 2
-    rate = L * (decay - signs * r)
+    rate = L * (decay - signs * X)
     mean = signs * start * -np.expm1(-rate * s[:, None]) / (rate * s[:, None])
-    # Steps are to 1e-7 of what `x̄` comes to.
-    np.testing.assert_allclose(flow.x_mean[:, 0], mean.sum(axis=1), rtol=2e-6)
+    # Steps are to 1e-7 of what `w` is; a change of it changes `x` by L times that.
+    np.testing.assert_allclose(flow.x_mean[:, 0], mean.sum(axis=1), rtol=1e-7 * max(L, 20))
+
+
+@pytest.mark.parametrize(
+    "dtype, L", [(np.float64, 705.0), (np.float64, 2000.0), (np.float32, 80.0)]
+)
+def test_decay_of_what_underflows(dtype, L):
+    s = np.array([1e-6, 1e-3, 1.0])
+    flow = _one_coordinate(dtype, 1.0, 1000.0, L, s)
+    assert flow.result == dln.RESULTS.successful
+    # `x(0)` is e^{-L}, times less than 1: below the number whose square underflows.
+    assert np.max(np.abs(flow.x_mean)) <= np.finfo(dtype).tiny ** 0.5
+
+
+def _one_coordinate(dtype, X, decay, L, s) -> dln.Flow:
+    problem = dln.LeastSquares(np.full((1, 1), X, dtype), np.ones(1, dtype), decay)
+    network = dln.UV(np.full(1, 0.4, dtype), np.full(1, 0.1, dtype))
+    return dln.gradient_flow(network, problem, s.astype(dtype), log_eps=-L, throw=False)

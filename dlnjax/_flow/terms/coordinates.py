@@ -138,12 +138,14 @@ class CoordinateTerm(AbstractDualTerm):
         in_z = jnp.abs(in_z)
         if self.weight_decay is not None:
             # If λ exceeds all |rᵢ|, no coordinate activates: x decays to 0, and z tends to about
-            # x(0)/λ, far below the units of w. The error of z is then weighted by λ/x(0), so that
-            # x̄ keeps its relative accuracy.
+            # x(0)/λ, far below the units of w. The error of z is then relative to that, so that
+            # x̄ keeps its relative accuracy. Below √tiny it does not: products of such numbers
+            # underflow, and without that bound no step is accepted at log ε = −705 (float32: −80).
             start = jnp.max(self.scale**2 * self.link.q(self.link.start))
-            decays = (self.weight_decay > size) & (start > 0)
-            weight = jnp.where(decays, self.weight_decay / jnp.where(decays, start, 1), 1)
-            in_z = in_z * jnp.maximum(1, weight)
+            decays = self.weight_decay > size
+            unit = start / jnp.where(decays, self.weight_decay, 1)
+            unit = jnp.clip(unit, float(jnp.finfo(unit.dtype).tiny) ** 0.5, 1)
+            in_z = in_z / jnp.where(decays, unit, 1)
         return jnp.maximum(jnp.abs(in_w), in_x), in_z
 
     def read(self, s, state):
