@@ -36,7 +36,7 @@ from .._checks import (
     check_type,
 )
 from .._loops import while_loop
-from .._problem import AbstractProblem
+from .._problem import AbstractProblem, default_events
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractNetwork
 from .setup import AbstractFormulation, DualForm, Run, as_run
@@ -150,10 +150,7 @@ def crossing_times(
     if level.shape not in ((), (d,)):
         raise ValueError(f"`level` must be a scalar or of shape ({d},), got shape {level.shape}.")
     if max_crossings is None:
-        # The default size of `lasso_path` and `limit_flow`, whose events the crossings tend to. It
-        # is an estimate: too small a buffer ends in `max_crossings_reached`, too large a one costs
-        # memory.
-        max_crossings = 4 * problem.rank_bound + 16
+        max_crossings = default_events(problem)  # crossings tend to the events of the limit
     max_crossings = as_count(max_crossings, "max_crossings")
     solver = formulation.default_solver() if solver is None else solver
     check_type(solver, "solver", diffrax.AbstractSolver, "a solver, such as `diffrax.Kvaerno5()`")

@@ -41,6 +41,7 @@ from .._active_set.state import (
     Scaled,
     gather,
     indices,
+    most_pivots_of_a_tie,
     pivot_until_done,
     scatter,
 )
@@ -48,7 +49,7 @@ from .._active_set.tolerances import Tolerances
 from .._active_set.transform import event_driven
 from .._checks import as_count, as_flag, as_weights, is_weights, may_be_zero
 from .._path import PiecewiseLinearPath
-from .._problem import AbstractProblem, check_quadratic, validity
+from .._problem import AbstractProblem, check_quadratic, default_events, validity
 from .._results import RESULTS, first_failure, raise_on_failure
 
 
@@ -211,10 +212,8 @@ def homotopy(
     may_be_zero: bool,
 ) -> PiecewiseLinearPath:
     """`lasso_path` of arguments that were checked; `may_be_zero` says whether a weight may be 0."""
-    # 30 000 Gaussian problems up to 20 × 40 had at most 3.7 min(n, d) knots; 16 more for the
-    # smallest. A path with more ends in `max_knots_reached`.
     if max_knots is None:
-        max_knots = 4 * problem.rank_bound + 16
+        max_knots = default_events(problem)
     follow = ft.partial(_follow, positive=positive, max_knots=max_knots, may_be_zero=may_be_zero)
     return event_driven(follow, path_on_segments, problem)(problem, weights)
 
@@ -290,12 +289,11 @@ def _follow(
         violation = jnp.where(ends & (event.tau > 0), jnp.inf, violation)
         violation = jnp.where(state.is_done, 0, violation)
 
-        # With rounding a tie could cycle, in spite of Murty's rule. The cap is a choice: on 600
-        # designs with ties and up to 20 rows a knot took at most 19 pivots. The 64 is for small k.
+        # With rounding a tie could cycle, in spite of Murty's rule.
         stalled = jnp.where(moved, 0, state.stalled + possible.astype(jnp.int32))
         counts = moved & ~state.is_prelude
         is_full = counts & (state.row == max_knots - 1)
-        has_cycled = ~ends & (stalled > 16 * k + 64)
+        has_cycled = ~ends & (stalled > most_pivots_of_a_tie(k))
         result = RESULTS.where(is_full, RESULTS.max_knots_reached, state.result)
         result = RESULTS.where(has_cycled, RESULTS.path_cycled, result)
         # From a segment that is wrong, not just inaccurate, every later knot would be wrong.

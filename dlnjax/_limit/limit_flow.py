@@ -15,7 +15,7 @@ from .._active_set.minimizer import Prior, prior_of
 from .._active_set.transform import event_driven
 from .._checks import as_count, as_float, check_scalar, is_concrete
 from .._path import LimitFlow
-from .._problem import AbstractProblem, check_quadratic, validity
+from .._problem import AbstractProblem, check_quadratic, default_events, validity
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractDualNetwork, AbstractNetwork
 from ..networks.base import (
@@ -153,10 +153,8 @@ def limit_flow(
     prior = prior_of(network, alone, start)
     # A refused lane ends at once in the process, which asks for a finite `dual`.
     dual = jnp.where(is_taken & has_dual, dual, jnp.nan)
-    # Twice what any of 30 000 Gaussian problems needed, and 16 more for the smallest. A process
-    # with more ends in `max_knots_reached`.
     if max_knots is None:
-        max_knots = 4 * problem.rank_bound + 16
+        max_knots = default_events(problem)
     max_knots = as_count(max_knots, "max_knots")
     limit = _limit(problem, dual, s_max, prior, refused, network.positive, max_knots)
     return raise_on_failure(limit, limit.result, throw, kept=("knots", "values", "slopes", "norms"))

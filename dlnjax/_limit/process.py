@@ -44,6 +44,7 @@ from .._active_set.state import (
     Pivoting,
     Scaled,
     indices,
+    most_pivots_of_a_tie,
     pivot_until_done,
     scatter,
 )
@@ -254,11 +255,9 @@ def follow(
         # A row opens where s has moved; the first one at s = 0, too, if a start x₀ is active there.
         opens = moves | is_cut | (pivots & (state.row < 0))
         is_full = opens & (state.row == max_knots - 1)
-        # Lawson and Hanson's method ends in exact arithmetic; with rounding it could cycle. The cap
-        # is a choice: 600 designs with ties and up to 20 rows took at most 19 pivots a knot. The 64
-        # is for small k.
+        # Lawson and Hanson's method ends in exact arithmetic; with rounding it could cycle.
         stalled = jnp.where(opens, 0, state.stalled + is_taken.astype(jnp.int32))
-        has_cycled = ~ends & (stalled > 16 * k + 64)
+        has_cycled = ~ends & (stalled > most_pivots_of_a_tie(k))
         result = RESULTS.where(is_full, RESULTS.max_knots_reached, state.result)
         result = RESULTS.where(has_cycled, RESULTS.path_cycled, result)
         excluded = state.excluded | ((indices(d) == event.j) & is_dependent & ~replaces)

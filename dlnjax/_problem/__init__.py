@@ -12,6 +12,7 @@ from .base import (
     AbstractProblem as AbstractProblem,
     check_problem as check_problem,
     check_quadratic as check_quadratic,
+    default_events as default_events,
     harmless as harmless,
     is_quadratic as is_quadratic,
     nan_unless_valid as nan_unless_valid,
