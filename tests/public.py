@@ -31,7 +31,9 @@ def public_names() -> set[str]:
         names |= {
             f"dlnjax.{short}.{name}"
             for name, value in vars(module).items()
-            if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
+            if not name.startswith("_")
+            and f"{getattr(value, '__module__', '')}.".startswith(f"{module.__name__}.")
+            and f"dlnjax.{name}" not in names
         }
     # It is one class under two names.
     return names - {"dlnjax.metrics.Metric"}

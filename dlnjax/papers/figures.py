@@ -24,23 +24,18 @@ from .. import (
     limit_flow,
     potential,
 )
-from ..plot import COLORS
+from ..plot.axes import COLORS, DASHES, style
 from . import b23, gis20, ms25, pf23, w23
 from .end_points import Lane, end_points
 
 DEPTHS = (2, 2.5, 3, 4)
-_DASHES = (0, (4, 2))
 
 
 def _panel(ax: Axes, title: str, x: str, y: str) -> Axes:
     ax.set_title(title, fontsize=9)
     ax.set_xlabel(x, fontsize=9)
     ax.set_ylabel(y, fontsize=9)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(True, which="major", color="#EDEDED", linewidth=0.8)
-    ax.set_axisbelow(True)
-    ax.tick_params(labelsize=8)
-    return ax
+    return style(ax)
 
 
 def w23_rates() -> Figure:
@@ -94,7 +89,7 @@ def w23_hard_instance() -> Figure:
             curves.loglog(eps[D], row, color=colour, label=f"δ = {delta:g}")
             # The asymptotes of W23-fig2, and below the line of the transition.
             limit = eps[D] ** delta if D == 2 else eps[D] * delta ** (-D / (D - 2))
-            curves.loglog(eps[D], limit, color=colour, linestyle=_DASHES, linewidth=0.9)
+            curves.loglog(eps[D], limit, color=colour, linestyle=DASHES, linewidth=0.9)
             diagram.axhline(delta, color=colour, linewidth=0.9)
         diagram.pcolormesh(
             eps[D],
@@ -105,7 +100,7 @@ def w23_hard_instance() -> Figure:
             rasterized=True,
         )
         where = np.log(0.5) / np.log(eps[D]) if D == 2 else eps[D] ** (1 - 2 / D)
-        diagram.plot(eps[D], where, color="black", linestyle=_DASHES)
+        diagram.plot(eps[D], where, color="black", linestyle=DASHES)
         diagram.set(ylim=(deltas[0], deltas[-1]), yscale="log")
         diagram.set_xticks(np.logspace(lowest[D], 0, 6))
         diagram.xaxis.set_minor_locator(NullLocator())
@@ -176,7 +171,7 @@ def activations() -> Figure:
     for ax in axes:
         ax.sharey(axes[0])
         for jump in jumps:
-            ax.axvline(jump, color="#777777", linestyle=_DASHES, linewidth=0.8)
+            ax.axvline(jump, color="#777777", linestyle=DASHES, linewidth=0.8)
     axes[0].legend(fontsize=8, frameon=False)
     axes[0].set_xlabel("s; dashed: the jumps of the limit", fontsize=9)
     length, delay, _ = b23.delays(problem, limit)

@@ -1,0 +1,240 @@
+"""Training beside the lasso: what `dlnjax compare` and [B25] Fig. 1 show."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from .axes import COLORS, DASHES, GREY, LASSO, Values, style
+
+_CERTIFIED = "certified, without any lasso"
+
+
+def _logarithmic(ax: Axes, s: np.ndarray) -> None:
+    """A logarithmic `s` axis, without the clutter of minor labels on short ranges."""
+    ax.set_xscale("log")
+    ax.set_xlim(s[0], s[-1])
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    if s[-1] / s[0] < 1e4:
+        ax.xaxis.set_major_formatter(plain)
+    if s[-1] / s[0] < 10:
+        ax.xaxis.set_minor_formatter(plain)
+        ax.tick_params(axis="x", which="minor", labelsize=7)
+    else:
+        ax.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+
+
+def _colors(lasso: np.ndarray) -> dict[int, str]:
+    """A colour for each coordinate if there are few, else for the largest ones."""
+    d = lasso.shape[1]
+    order = np.argsort(-np.max(np.abs(lasso), axis=0), kind="stable")
+    chosen = range(d) if d <= len(COLORS) else order[: len(COLORS)].tolist()
+    return dict(zip(chosen, COLORS, strict=False))
+
+
+def _coordinate_handles(colors: dict[int, str], names: Sequence[str]) -> list[Line2D]:
+    return [
+        *(Line2D([], [], color=color, label=names[i]) for i, color in colors.items()),
+        Line2D([], [], color="#555555", label=r"flow $\bar x^\varepsilon(s)$"),
+        Line2D([], [], color="#555555", linestyle=DASHES, label=r"lasso $x(\mu)$, $\mu=s$"),
+    ]
+
+
+def plot_coordinates(ax: Axes, s: Values, flow_mean: Values, lasso: Values) -> Axes:
+    """Coordinates of the averaged flow (solid) over those of the lasso path (dashed).
+
+    Up to eight coordinates are coloured, the largest ones if there are more; the rest is grey.
+
+    **Arguments:**
+
+    - `ax`: what is drawn on, and returned.
+    - `s`: times, `(S,)`, for the path too, at `μ = s`.
+    - `flow_mean`, `lasso`: `flow.x_mean` and `path.x(s)`, `(S, d)`.
+
+    !!! example
+
+        ```python
+        from matplotlib.figure import Figure
+
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        path, s = dln.lasso_path(problem), jnp.linspace(0.1, 3, 50)
+        limit = dln.limit_flow(dln.UV(jnp.ones(2), jnp.zeros(2)), problem)
+        ax = dln.plot.plot_coordinates(Figure().subplots(), s, limit.x_mean(s), path.x(s))
+        ```
+    """
+    s, flow_mean, lasso = map(np.asarray, (s, flow_mean, lasso))
+    colors = _colors(lasso)
+    for i in sorted(range(lasso.shape[1]), key=lambda i: i in colors):
+        color, z = colors.get(i, GREY), 3 if i in colors else 1
+        width = 1.6 if i in colors else 0.7
+        ax.plot(s, flow_mean[:, i], color=color, linewidth=width, zorder=z)
+        ax.plot(s, lasso[:, i], color=color, linewidth=0.7 * width, linestyle=DASHES, zorder=z)
+    ax.axhline(0, color=LASSO, linewidth=0.6, zorder=0)
+    ax.set_ylabel("coordinates", fontsize=9)
+    return style(ax)
+
+
+def plot_gap(
+    ax: Axes,
+    s: Values,
+    gap: Values,
+    bound: Values | None = None,
+    *,
+    label: str = "relative gap",
+    color: str = COLORS[0],
+) -> Axes:
+    """The relative lasso gap of the averaged flow.
+
+    **Arguments:**
+
+    - `ax`: what is drawn on, and returned.
+    - `s`: times, `(S,)`.
+    - `gap`: `(S,)`, such as `suboptimality_gap(...).relative`.
+    - `bound`: what the certificate bounds it by, `(S,)`; drawn dotted.
+    - `label`, `color`: of the curve.
+
+    !!! example
+
+        ```python
+        from matplotlib.figure import Figure
+
+        s = np.linspace(0.1, 3, 50)
+        ax = dln.plot.plot_gap(Figure().subplots(), s, 1e-3 / s, 1e-2 / s, label="ε = 1e-5")
+        ```
+    """
+    floor = 1e-16
+    ax.plot(s, np.maximum(gap, floor), color=color, linewidth=1.6, label=label)
+    if bound is not None:
+        line = {"color": color, "linewidth": 1.0, "linestyle": (0, (1, 1.5))}
+        ax.plot(s, np.maximum(bound, floor), **line, label=_CERTIFIED)
+    ax.set_yscale("log")
+    ax.set_ylabel("relative lasso gap", fontsize=9)
+    return style(ax)
+
+
+def plot_trade_off(
+    ax: Axes,
+    flows: Sequence[tuple[str, Values, Values]],
+    lasso: tuple[Values, Values],
+    xlabel: str,
+) -> Axes:
+    """Loss against complexity, called `xlabel`, on `ax`: of `flows`, each a label, its complexity
+    and its loss along training, and of `lasso`, the same without the label.
+
+    !!! example
+
+        ```python
+        from matplotlib.figure import Figure
+
+        norm, loss = np.linspace(0, 3, 50), np.linspace(3, 0, 50) ** 2
+        flows = [("ε = 1e-5", norm, 1.1 * loss)]
+        ax = dln.plot.plot_trade_off(Figure().subplots(), flows, (norm, loss), "1-norm")
+        ```
+    """
+    ax.plot(*lasso, color=LASSO, linewidth=2.6, alpha=0.35, label="lasso")
+    for (label, complexity, loss), color in zip(flows, COLORS, strict=False):
+        ax.plot(complexity, loss, color=color, linewidth=1.4, label=label)
+    ax.set_xlabel(xlabel, fontsize=9)
+    ax.set_ylabel(r"loss $\ell$", fontsize=9)
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.legend(fontsize=7, frameon=False, loc="best")
+    return style(ax)
+
+
+def comparison_figure(
+    title: str,
+    s: np.ndarray,
+    names: Sequence[str],
+    lasso: dict[str, np.ndarray],
+    flows: Sequence[dict],
+) -> Figure:
+    """The figure of `dlnjax compare`, with its `title` and the `names` of the coordinates. `lasso`
+    has `x`, `loss`, `norm` and `nonzeros` at the times `s`; each of `flows` has these of `x_mean`,
+    and `label`, `relative_gap` and `certified_gap`.
+
+    !!! example
+
+        ```python
+        s, x = np.linspace(0.1, 3, 50), np.linspace(0, [2.0, 1.0], 50)
+        lasso = {"x": x, "loss": 3 - x.sum(1), "norm": x.sum(1), "nonzeros": (x > 0).sum(1)}
+        flow = lasso | {"label": "ε = 1e-5", "relative_gap": 1e-3 / s, "certified_gap": 1e-2 / s}
+        figure = dln.plot.comparison_figure("two columns", s, ["a", "b"], lasso, [flow])
+        figure.savefig("compare.png")
+        ```
+    """
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    axes = figure.subplot_mosaic(
+        [["path", "norm"], ["gap", "nonzeros"]], width_ratios=[1.6, 1], height_ratios=[1.5, 1]
+    )
+    figure.suptitle(title, fontsize=11)
+    last = flows[-1]
+    plot_coordinates(axes["path"], s, last["x"], lasso["x"])
+    handles = _coordinate_handles(_colors(lasso["x"]), names)
+    axes["path"].legend(handles=handles, fontsize=7, frameon=False, loc="upper left", ncols=2)
+    low, high = axes["path"].get_ylim()
+    axes["path"].set_ylim(low, high + 0.25 * (high - low))  # room for the legend
+    axes["path"].set_title(
+        f"averaged flow at {last['label']} over the lasso path", fontsize=9, loc="left"
+    )
+    for flow, color in zip(flows, COLORS, strict=False):
+        gap, bound = flow["relative_gap"], flow["certified_gap"]
+        plot_gap(axes["gap"], s, gap, bound, label=flow["label"], color=color)
+    handles, labels = axes["gap"].get_legend_handles_labels()
+    entries = dict(zip(labels, handles, strict=True))
+    entries[_CERTIFIED] = entries.pop(_CERTIFIED)  # once, and last
+    axes["gap"].legend(entries.values(), entries.keys(), fontsize=7, frameon=False)
+    axes["gap"].set_xlabel(
+        r"rescaled training time $s$  =  inverse regularisation $\mu$", fontsize=9
+    )
+    for name in ("path", "gap"):
+        _logarithmic(axes[name], s)
+    axes["path"].tick_params(labelbottom=False)
+    for name, xlabel in (
+        ("norm", r"1-norm $\Vert x\Vert_1$"),
+        ("nonzeros", "non-zero coordinates"),
+    ):
+        plot_trade_off(
+            axes[name],
+            [(flow["label"], flow[name], flow["loss"]) for flow in flows],
+            (lasso[name], lasso["loss"]),
+            xlabel,
+        )
+    axes["norm"].set_title("what early stopping traces", fontsize=9, loc="left")
+    return figure
+
+
+def instances_figure(title: str, s: np.ndarray, panels: Sequence[dict]) -> Figure:
+    """[B25] Fig. 1, with a `title`: for each instance the coordinates above and the relative gap
+    below. Each of `panels` has `title`, and `x`, `lasso` and `relative_gap` at the times `s`.
+
+    !!! example
+
+        ```python
+        s, x = np.linspace(0.1, 3, 50), np.linspace(0, [2.0, 1.0], 50)
+        panel = {"title": "instance 0", "x": x, "lasso": x, "relative_gap": 1e-3 / s}
+        figure = dln.plot.instances_figure("two columns", s, [panel, panel])
+        ```
+    """
+    figure = Figure(figsize=(10, 8.5), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    colors = _colors(panels[0]["lasso"])
+    handles = _coordinate_handles(colors, [f"$x_{i + 1}$" for i in colors])
+    figure.legend(
+        handles=handles, fontsize=8, frameon=False, loc="outside lower center", ncols=len(handles)
+    )
+    rows = (len(panels) + 1) // 2
+    grid = figure.subfigures(rows, 2, squeeze=False)
+    low = min(float(np.max(p["relative_gap"])) for p in panels)
+    high = max(float(np.max(p["relative_gap"])) for p in panels)
+    for panel, part in zip(panels, grid.ravel(), strict=False):
+        top, bottom = part.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+        plot_coordinates(top, s, panel["x"], panel["lasso"])
+        top.set_title(panel["title"], fontsize=9, loc="left")
+        plot_gap(bottom, s, panel["relative_gap"])
+        bottom.set_ylim(min(1e-5, low / 10), 2 * high)
+        bottom.set_xlabel(r"$s = \mu$", fontsize=9)
+        bottom.set_xlim(0, s[-1])
+    return figure
