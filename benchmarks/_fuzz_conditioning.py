@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linprog, nnls
+from sklearn.linear_model import lars_path
 
 from ._fuzz_problems import Arrays, Config
 
@@ -100,13 +101,25 @@ def _is_all_rounding(a: Arrays, lane: int, eps: float) -> bool:
     return bool(np.sum((y - X @ x) ** 2) / 2 + cost < rounding)
 
 
+def _span(config: Config, a: Arrays, lane: int) -> float:
+    """The quotient of the last and the first knot of the path, by LARS."""
+    weights = a["weights"][lane][0]
+    X = a["X"][lane] / np.where((weights > 0) & np.isfinite(weights), weights, 1)
+    X, y = X / np.max(np.abs(X)), a["y"][lane] / np.max(np.abs(a["y"][lane]))
+    penalised = (weights > 0) & np.isfinite(weights) & (np.linalg.norm(X, axis=0) > 0)
+    knots, _, _ = lars_path(X[:, penalised], y, method="lasso", positive=config.positive)
+    knots = knots[knots > 0]
+    return float(knots[0] / knots[-1])
+
+
 def is_told(config: Config, a: Arrays, lane: int, result: str) -> bool:
     """Whether the dtype tells the result. At `D > 2`, where active columns depend on each other,
     the end point hangs on their `w`, of the order of `ε^{1−2/D}`, of which rounding of `w(0)` or
     `X` may leave less than half of the digits. With `x ≥ 0` its dual may diverge. A flow ends where
     the rounding of `sr` exceeds what its steps may be wrong by. A gap is none where the objective
     itself is rounding, as at the latest `μ` in float32 always. And where one column explains the
-    response, but for 1e-12 of it, the rest may cost as much as that column, if weights differ."""
+    response, but for 1e-12 of it, the rest may cost as much as that column, if weights differ; so
+    it may if the path has knots beyond what rounding leaves of the correlations."""
     if result == "end_point_not_reached":
         return not (config.positive and _diverges(a["X"][lane], a["y"][lane]))
     if result == "end_point_undetermined":
@@ -124,6 +137,8 @@ def is_told(config: Config, a: Arrays, lane: int, result: str) -> bool:
         return late * config.eps < (steps if config.depth == 2 else config.eps ** (2 / 3) / 10)
     if result == "gap_not_reached":
         return config.dtype == "float64" and not _is_all_rounding(a, lane, config.eps)
+    if result == "path_inaccurate" and _span(config, a, lane) > 0.01 / config.eps:
+        return False
     if result == "path_inaccurate" and "explained" in str(a["defects"][lane]):
         w = a["weights"][lane][(a["weights"][lane] > 0) & np.isfinite(a["weights"][lane])]
         return w.size == 0 or np.max(w) / np.min(w) < 1e4

@@ -22,7 +22,8 @@ FOUND = {
     (1, "flow"): {(0, 1, 0, 0): [374, 278, 140], (3, 1, 7, 3): [299], (3, 1, 2, 1): [76]},
     # Some minimiser, where columns depend on each other, not the one that the flow selects; and
     # `w` late in the process, which was rounding, taken for 0. Entries that come to rest at 0, with
-    # the other sign by rounding; entropies whose columns differ by ten decades, or that vanish.
+    # the other sign by rounding; entropies whose columns differ by ten decades, or that vanish;
+    # that stopped where the next step would have been exact, or where a needed entry underflowed.
     (0, "limit"): {
         (1, 0, 0, 0): [9],
         (0, 0, 0, 0): [298, 314],
@@ -33,6 +34,9 @@ FOUND = {
         (3, 0, 7, 3): [1],
         (3, 0, 8, 2): [17],
         (6, 0, 0, 2): [462],
+        (9, 0, 1, 0): [108],
+        (9, 0, 7, 5): [428],
+        (9, 0, 9, 0): [266],
     },
     # Columns whose norms differ by ten decades: singular values of small ones, and the dual on
     # large ones, were rounding; the dual was a sum of steps, with the rounding of the largest. A
@@ -50,6 +54,9 @@ FOUND = {
     (0, "limit_point"): {(3, 0, 0, 2): [57], (3, 0, 6, 2): [156], (3, 0, 2, 5): [46]},
     (1, "limit_point"): {(0, 1, 0, 0): [1, 61, 422], (0, 1, 0, 1): [96, 315], (0, 1, 0, 3): [502]},
     (1, "basis_pursuit"): {(0, 1, 0, 0): [61, 209, 262], (0, 1, 0, 1): [20], (0, 1, 0, 4): [137]},
+    # A response that is explained but for 1e-8: the dual of no single segment proved the point, or
+    # it was feasible only with a residual between rounding and half of the digits.
+    (2, "basis_pursuit"): {(9, 2, 5, 0): [27, 475], (9, 2, 2, 0): [114], (9, 2, 3, 1): [258]},
     # `y` in the cone of `x ≥ 0` but for rounding.
     (2, "end"): {(1, 2, 0, 0): [86, 109, 124, 213]},
 }
@@ -58,6 +65,8 @@ FLAGGED = {
     (1, "basis_pursuit"): {(1, 1, 0, 4): [17]},
     # Four columns of rank 3, of which three have a pivot of 2e-5: that of the fourth is rounding.
     (11, "limit"): {(6, 11, 0, 1): [351]},
+    # The last knot lies where what is left of `y` is rounding, in units nine decades apart.
+    (2, "basis_pursuit"): {(9, 2, 5, 0): [349]},
     # The path that tells which `x ≥ 0` are allowed failed.
     (12, "end"): {(6, 12, 0, 0): [60]},
 }

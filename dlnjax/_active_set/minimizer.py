@@ -127,6 +127,7 @@ class _Frame(eqx.Module):
     is_empty: Bool[Array, " k"]  # slots of the basis that are not filled
     norms: Float[Array, " d"]  # ‖Xⱼ‖: by ‖Xⱼ‖qⱼ coordinates compare, whatever the columns' units
     of_basis: Float[Array, " k"]  # the same for the basis
+    sign: Float[Array, " k"]  # of the coordinates of the basis
 
     def __init__(self, problem: AbstractProblem, basis: Array, sign: Array):
         at = jnp.minimum(basis, problem.r.shape[0] - 1)
@@ -138,7 +139,8 @@ class _Frame(eqx.Module):
         is_basis = jnp.any(exact, axis=0)[None, :]
         V = jnp.where(is_basis, exact.astype(V.dtype), V)
         self.V = jnp.where(face.is_empty[:, None], 0, V)
-        self.target = face.solve(problem.r[at] - problem.weight_decay * sign[at])
+        self.sign = sign[at].astype(V.dtype)
+        self.target = face.solve(problem.r[at] - problem.weight_decay * self.sign)
         self.is_empty = face.is_empty
         self.norms = lax.stop_gradient(problem.column_norms())
         self.of_basis = self.norms.at[basis].get(mode="fill", fill_value=0)
@@ -210,6 +212,10 @@ def _descend(
         weight = jnp.sum(q / dual_per_log_growth, axis=0)
         H = matmul(frame.V * weight[None, :], frame.V.T)
         off = jnp.where(frame.is_empty, 0, -frame.excess(prior, free, theta))
+        share = q * frame.norms[None, :]
+        # A q that has underflowed, and is missed, would be lost: its row of H is 0.
+        is_missed = off * frame.sign * frame.of_basis > unit**0.75 * jnp.max(share)
+        H = H + jnp.diag(jnp.where(is_missed, jnp.finfo(H.dtype).tiny, 0).astype(H.dtype))
         change = solve_symmetric(H, off)
         rise = jnp.where(free, sides(matmul(change, frame.V), free) / dual_per_log_growth, 0)
         counts = q > negligible
@@ -217,14 +223,11 @@ def _descend(
         kappa = jnp.max(jnp.where(counts | (rise > 0), jnp.abs(rise), 0))
         shorter = jnp.log1p(kappa) if p is None else -jnp.expm1(-p * jnp.log1p(kappa)) / p
         length = jnp.where(kappa > 0, shorter / jnp.where(kappa > 0, kappa, 1), 1)
-        # The last step is made from where no q changes by more than 0.01 of itself or by more than
-        # eps^0.6 of the largest: Newton squares both, the latter to below eps. 100 times more
-        # (measured), for either: the loop stops early, and 18 of 720 more limits fail the check at
-        # the end. 100 times less: no change in float64.
+        # The last step is made from where no q changes by more than 0.01 of itself, and where the
+        # square of that, which is what a Newton step leaves, is rounding of the largest one. If all
+        # entries are negligible, they fall for ever and need not stand still.
         is_near = jnp.all(~counts | (jnp.abs(rise) < 0.01))
-        # If all entries are negligible, they fall for ever and need not stand still.
-        share = q * frame.norms[None, :]
-        is_still = jnp.max(share * jnp.abs(rise)) <= unit**0.6 * jnp.max(share)
+        is_still = jnp.max(share * rise**2) <= unit * jnp.max(share)
         is_near = is_near & (is_still | ~jnp.any(counts))
         is_near = is_near | ~jnp.isfinite(kappa)
         theta = jnp.where(was_near, theta, theta + length * change)
@@ -237,11 +240,16 @@ def _descend(
     # check of the equations. eps^0.75, 2e-12, leaves room for a condition number of 1e4.
     # 100 times less (measured): 51 of 720 more limits fail it. 100 times more: no change in
     # float64.
-    q, _ = frame.q(prior, free, theta)
+    q, per_log_q = frame.q(prior, free, theta)
     off = jnp.where(frame.is_empty, 0, frame.excess(prior, free, theta) * frame.of_basis)
     # In a cone (`_can_be_positive`) all of q may vanish: then its start, 1, is the unit.
     size = jnp.maximum(jnp.max(q * frame.norms[None, :]), float(negligible > 0))
-    is_met = jnp.max(jnp.abs(off)) <= unit**0.75 * size
+    # Where columns differ by decades, so do entries of θ, whose sum is rounded. 16 is a choice.
+    terms = matmul(jnp.abs(theta), jnp.abs(frame.V))[None, :]
+    rounded = jnp.sum(q * terms / jnp.abs(per_log_q), axis=0)
+    rounded = 16 * unit * frame.of_basis * matmul(jnp.abs(frame.V), rounded)
+    allowed = jnp.minimum(unit**0.75 * size + rounded, unit**0.5 * size)
+    is_met = jnp.all(jnp.abs(off) <= allowed)
     return theta, is_near & is_met & jnp.all(jnp.isfinite(theta))
 
 
