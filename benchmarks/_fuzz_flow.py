@@ -181,17 +181,20 @@ class Integral:
         at = s * unit
         # Tolerances in the units of each: w is known to 1e-11 of its unit.
         atol = np.concatenate([np.full(signs * d, 1e-11 * w_unit), np.full(d, 1e-14 / size)])
-        run = solve_ivp(
-            lambda t, v: field(t, v) / unit,
-            (0, at[-1]),
-            np.concatenate([start.ravel(), np.zeros(d)]),
-            method="Radau",
-            jac=lambda t, v: jacobian(t, v) / unit,
-            rtol=1e-9,
-            atol=np.maximum(atol, 1e-300),
-            t_eval=at,
-            first_step=min(1e-3, at[-1]),
-        )
+        try:
+            run = solve_ivp(
+                lambda t, v: field(t, v) / unit,
+                (0, at[-1]),
+                np.concatenate([start.ravel(), np.zeros(d)]),
+                method="Radau",
+                jac=lambda t, v: jacobian(t, v) / unit,
+                rtol=1e-9,
+                atol=np.maximum(atol, 1e-300),
+                t_eval=at,
+                first_step=min(1e-3, at[-1]),
+            )
+        except ValueError:  # a trial step of Radau may overflow
+            return
         if not run.success or run.y.shape[1] != len(s):
             return
         self.is_known = True

@@ -87,7 +87,7 @@ def path_on_segments(
 def limit_on_segments(
     segments: Segments,
     problem: AbstractProblem,
-    dual: Float[Array, "signs d"],
+    initial_dual: Float[Array, "signs d"],
     s_max: Float[Array, ""],
     prior: Prior | None,
 ) -> tuple[Array, Array, Array]:
@@ -95,14 +95,14 @@ def limit_on_segments(
 
     A segment opens when `w` of one coordinate reaches 0, or at `s_max` where the process was cut.
     On its active set `w = 0`, which determines `z` there, and `x` by the derivative in `s`; the
-    other entries of `z` are constant. `dual` is `w(0)`, shape `(1, d)` or `(2, d)`.
+    other entries of `z` are constant. `initial_dual` is `w(0)`, shape `(1, d)` or `(2, d)`.
     """
     r, decay = problem.r, problem.weight_decay
     d = r.shape[0]
     index, sign = segments.index, segments.sign.astype(r.dtype)
     at = jnp.minimum(index, d - 1)
     faces = jax.vmap(lambda index: Face(problem, index))(index)
-    start = jnp.where(sign > 0, dual[0][at], dual[-1][at])
+    start = jnp.where(sign > 0, initial_dual[0][at], initial_dual[-1][at])
     plateaus = scatter(index, jax.vmap(Face.solve)(faces, r[at] - decay * sign), d)
     is_shared = jnp.zeros(index.shape[0], bool)
     if prior is not None and segments.selection is not None:
@@ -129,7 +129,7 @@ def limit_on_segments(
         face, index, sign, start, next_x, j, side, is_shared = row
         side_of = side.astype(r.dtype)
         image, speed = problem.matvec(z), problem.matvec(x)
-        w = jnp.where(side > 0, dual[0, j], dual[-1, j])
+        w = jnp.where(side > 0, initial_dual[0, j], initial_dual[-1, j])
         w = w + decay * s - side_of * (s * r[j] - image[j])
         falls = side_of * (r[j] - speed[j]) - decay
         is_jump = (side != 0) & (falls > 0)

@@ -69,7 +69,7 @@ class Prior(eqx.Module):
         per_log_q = self.unit if self.exponent is None else self.exponent * (self.offset - g)
         return jnp.where(free, per_log_q, 1)
 
-    def dual(self, log_q: Array) -> Array:
+    def g_at(self, log_q: Array) -> Array:
         """`g` at which `q` has this logarithm: the inverse of `log_q`."""
         if self.exponent is None:
             return self.unit * (log_q - self.log_s)
@@ -77,20 +77,20 @@ class Prior(eqx.Module):
 
 
 def prior_of(
-    network: AbstractDualNetwork, dual: Float[Array, "signs d"], start: ArrayLike | None
+    network: AbstractDualNetwork, initial_dual: Float[Array, "signs d"], start: ArrayLike | None
 ) -> Prior | None:
-    """The prior of a network whose `w(0)` tends to `dual`, shape `(signs, d)`, as `ε → 0`.
+    """The prior of a network whose `w(0)` tends to `initial_dual`, shape `(signs, d)`, as `ε → 0`.
 
     `start` is `x₀`, shape `(d,)`. `None` if the network has no `growth`, so that its link is not
     known.
     """
-    dtype = dual.dtype
+    dtype = initial_dual.dtype
     growth = network.growth(-jnp.ones((), dtype))
     if growth is None:
         return None
     p = None if growth.is_exponential else jnp.asarray(growth.exponent, dtype)
     # Another ε only scales and shifts θ: L = 1 at ε = 1/e.
-    log_s, unit = growth.log_initial + (dual if p is None else 1), growth.unit
+    log_s, unit = growth.log_initial + (initial_dual if p is None else 1), growth.unit
     zero = jnp.zeros_like(log_s)
     if p is not None:
         unit = unit / p * jnp.exp(p * log_s)
@@ -253,16 +253,16 @@ def _descend(
     return theta, is_near & is_met & jnp.all(jnp.isfinite(theta))
 
 
-def _first(frame: _Frame, prior: Prior, free: Array, dual: Array, basis: Array) -> Array:
+def _first(frame: _Frame, prior: Prior, free: Array, initial_dual: Array, basis: Array) -> Array:
     """A first `θ`: `Fᵀν` is the multiple of `w(0)` at which the largest `q` of those that started
     at 0 has the size of `u`. Coordinates with `w(0) = 0` begin at `q = |x₀|`. (`θ = 0` will not do:
     at `D > 2` it means `q = ∞` for all that started at 0.)"""
     size = jnp.max(jnp.abs(frame.target))
-    starts = free & (dual > 0)
-    ratio = prior.dual(jnp.log(jnp.where(size > 0, size, 1))) / jnp.where(starts, dual, 1)
+    starts = free & (initial_dual > 0)
+    ratio = prior.g_at(jnp.log(jnp.where(size > 0, size, 1))) / jnp.where(starts, initial_dual, 1)
     ratio = jnp.min(jnp.where(starts, ratio, jnp.inf))
     ratio = jnp.where(jnp.isfinite(ratio), ratio, 0)
-    towards = jnp.where(free[0], dual[0], -dual[-1])
+    towards = jnp.where(free[0], initial_dual[0], -initial_dual[-1])
     return ratio * towards.at[basis].get(mode="fill", fill_value=0)
 
 
@@ -334,7 +334,7 @@ def select(
     problem: AbstractProblem,
     scaled: Scaled,
     prior: Prior | None,
-    dual: Float[Array, "signs d"],
+    initial_dual: Float[Array, "signs d"],
     index: Int[Array, "K k"],
     sign: Int[Array, "K k"],
     knots: Float[Array, " K"],
@@ -353,7 +353,7 @@ def select(
     tol = Tolerances(slopes.dtype)
     rows = indices(K)[:, None]
     side = lambda s: jnp.zeros((K, d), bool).at[rows, index].set(sign == s, mode="drop")
-    active = jnp.stack([side(1), side(-1)][: dual.shape[0]], axis=1)
+    active = jnp.stack([side(1), side(-1)][: initial_dual.shape[0]], axis=1)
     exists = (scaled.scale > 0)[None, :] & is_known[:, None]
     others = ~active & exists[:, None, :] & (distance <= tol.violation)
     start = Selection(
@@ -366,7 +366,7 @@ def select(
     def some():
         scale = scaled.scale[None, :]
         image = scale * problem.matvec(scale * slopes)
-        speed = jnp.abs(scaled.excess[None] - jax.vmap(lambda v: sides(v, dual))(image))
+        speed = jnp.abs(scaled.excess[None] - jax.vmap(lambda v: sides(v, initial_dual))(image))
         size = jnp.maximum(jnp.max(jnp.abs(scaled.r)), jnp.sum(jnp.abs(slopes), axis=1))
         far = jnp.maximum(distance, speed / jnp.where(size > 0, size, 1)[:, None, None])
         # On the active set w and dw/ds are 0: their largest computed value says how exact a 0 is
@@ -395,8 +395,8 @@ def select(
             # 100 times more or less for `digits` (measured): 3 and 1 of 720 limits change. 100
             # times more for the 8: 16 more are undetermined. Less: none is, decided by rounding.
             digits = 16 * len(basis) * tol.unit / least
-            bounds = dual + problem.weight_decay * knots[k]
-            decays = jnp.full_like(dual, problem.weight_decay)
+            bounds = initial_dual + problem.weight_decay * knots[k]
+            decays = jnp.full_like(initial_dual, problem.weight_decay)
             off = jnp.maximum(
                 *(frame.distance(basis, signs, scaled.scale, v, digits) for v in (bounds, decays))
             )
@@ -418,7 +418,7 @@ def select(
                 is_decided = is_decided & ~is_selected
             else:
                 frame = _Frame(problem, basis, jnp.where(free[0], 1, -1)).among(free)
-                theta = _first(frame, prior, free, dual, basis)
+                theta = _first(frame, prior, free, initial_dual, basis)
                 theta, is_reached = _descend(frame, prior, free, theta, is_selected, 0.0)
                 is_decided = is_decided & (is_reached | ~is_selected)
                 x = signed(frame.q(prior, free, theta)[0])

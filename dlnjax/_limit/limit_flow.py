@@ -19,8 +19,8 @@ from .._problem import AbstractProblem, check_quadratic, default_events, validit
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractDualNetwork, AbstractNetwork
 from ..networks.base import (
-    dual_from,
     harmless_network,
+    initial_dual_from,
     matched,
     takes,
 )
@@ -30,7 +30,7 @@ from .process import follow
 @eqx.filter_jit
 def _limit(
     problem: AbstractProblem,
-    dual: Array,
+    initial_dual: Array,
     s_max: Array,
     prior: Prior | None,
     refused: RESULTS,
@@ -39,9 +39,9 @@ def _limit(
 ) -> LimitFlow:
     run = ft.partial(follow, positive=positive, max_knots=max_knots)
     solve = event_driven(run, limit_on_segments, problem)
-    limit = solve(problem, dual, s_max, prior)
-    # A refused network or start has NaN in `dual`, from which the process knows no cause: the one
-    # found by `limit_flow` comes first.
+    limit = solve(problem, initial_dual, s_max, prior)
+    # A refused network or start has NaN in `initial_dual`, from which the process knows no cause:
+    # the one found by `limit_flow` comes first.
     result = first_failure(validity(problem), refused, limit.result)
     return eqx.tree_at(lambda limit: limit.result, limit, result)
 
@@ -135,26 +135,26 @@ def limit_flow(
             f"`s_max` must be positive, got {float(s_max)}. Leave it out to follow the process "
             "to its end."
         )
-    dual = network.initial_dual(jnp.asarray(-jnp.inf, dtype))
+    initial_dual = network.initial_dual(jnp.asarray(-jnp.inf, dtype))
     is_taken = takes(network, problem.weight_decay)
-    has_dual = jnp.all(jnp.isfinite(dual))
+    has_dual = jnp.all(jnp.isfinite(initial_dual))
     refused = first_failure((has_dual, RESULTS.invalid_shape), (is_taken, RESULTS.invalid_decay))
     # Derivatives of a refused shape would be NaN, also in lanes that the caller masks out: it is
     # replaced by a harmless one.
     network = harmless_network(network, has_dual)
-    dual = network.initial_dual(jnp.asarray(-jnp.inf, dtype))
-    alone = dual
+    initial_dual = network.initial_dual(jnp.asarray(-jnp.inf, dtype))
+    alone = initial_dual
     if start is not None:
-        dual = dual_from(dual, start, network.positive)
-        has_start = jnp.all(jnp.isfinite(dual))
+        initial_dual = initial_dual_from(initial_dual, start, network.positive)
+        has_start = jnp.all(jnp.isfinite(initial_dual))
         refused = first_failure(refused, (has_start, RESULTS.invalid_start))
         # For the same reason.
         start = jnp.where(has_start, start, 0)
     prior = prior_of(network, alone, start)
-    # A refused lane ends at once in the process, which asks for a finite `dual`.
-    dual = jnp.where(is_taken & has_dual, dual, jnp.nan)
+    # A refused lane ends at once in the process, which asks for a finite `initial_dual`.
+    initial_dual = jnp.where(is_taken & has_dual, initial_dual, jnp.nan)
     if max_knots is None:
         max_knots = default_events(problem)
     max_knots = as_count(max_knots, "max_knots")
-    limit = _limit(problem, dual, s_max, prior, refused, network.positive, max_knots)
+    limit = _limit(problem, initial_dual, s_max, prior, refused, network.positive, max_knots)
     return raise_on_failure(limit, limit.result, throw, kept=("knots", "values", "slopes", "norms"))

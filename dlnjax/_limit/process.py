@@ -191,23 +191,23 @@ def _certain(state: _State, scaled: Scaled, tol: Tolerances) -> _State:
 
 def follow(
     problem: AbstractProblem,
-    dual: Array,
+    initial_dual: Array,
     s_max: Array,
     prior: Prior | None,
     *,
     positive: bool,
     max_knots: int,
 ) -> tuple[LimitFlow, Segments]:
-    """The limit process from `w(0) = dual`, shape `(1, d)` or `(2, d)`, up to `s_max`.
+    """The limit process from `w(0) = initial_dual`, shape `(1, d)` or `(2, d)`, up to `s_max`.
 
     `prior` is the start of the network, for the selection of minimisers. Arguments are as checked
     by `limit_flow`; bad values end in `result`.
     """
-    d, dtype = dual.shape[1], dual.dtype
+    d, dtype = initial_dual.shape[1], initial_dual.dtype
     # One slot more than the rank: a column is tried before it is known to be dependent.
     k = min(problem.rank_bound + 1, d)
     tol = Tolerances(dtype)
-    scaled = Scaled(problem, dual, positive)
+    scaled = Scaled(problem, initial_dual, positive)
     signs = _signs(scaled)
     is_decayed = problem.weight_decay > 0
     # The last row opens just after `s_max`, so that the process is still known at `s_max` itself.
@@ -295,7 +295,7 @@ def follow(
         )
         return state, record
 
-    is_shape = jnp.all(dual >= 0) & jnp.all(jnp.isfinite(dual))
+    is_shape = jnp.all(initial_dual >= 0) & jnp.all(jnp.isfinite(initial_dual))
     verdict = first_failure(
         validity(problem), (is_shape, RESULTS.invalid_shape), (s_max > 0, RESULTS.invalid_grid)
     )
@@ -335,7 +335,7 @@ def follow(
         .set(jnp.where(is_open, jnp.where(first < d, 1, -1), 0).astype(jnp.int32)),
     )
     state, record = pivot_until_done(step, (state, record))
-    return _assemble(problem, state, record, ~valid, scaled, dual, prior, positive)
+    return _assemble(problem, state, record, ~valid, scaled, initial_dual, prior, positive)
 
 
 def _assemble(
@@ -344,13 +344,13 @@ def _assemble(
     record: _Record,
     is_invalid: Array,
     scaled: Scaled,
-    dual: Array,
+    initial_dual: Array,
     prior: Prior | None,
     positive: bool,
 ) -> tuple[LimitFlow, Segments]:
     """The path in the user's units, from the record of active sets: selected, and certified."""
-    tol = Tolerances(dual.dtype)
-    K, d = record.s.shape[0], dual.shape[1]
+    tol = Tolerances(initial_dual.dtype)
+    K, d = record.s.shape[0], initial_dual.shape[1]
     num_knots = state.row + 1
     rows = jnp.clip(indices(K), 0, jnp.maximum(state.row, 0))
     is_lost = (state.result == RESULTS.max_knots_reached) | (state.result == RESULTS.path_cycled)
@@ -366,7 +366,7 @@ def _assemble(
         """`z` at the knots, shape `(K, d)`, and `w/s` there, shape `(K + 1, signs, d)`, whose last
         row is `dw/ds` on the last ray."""
         values = jnp.cumsum(slopes[:-1] * jnp.diff(knots)[:, None], axis=0)
-        values = jnp.concatenate([jnp.zeros((1, d), dual.dtype), values])
+        values = jnp.concatenate([jnp.zeros((1, d), initial_dual.dtype), values])
         points = jnp.concatenate([values, slopes[-1:]])
         image = scale * problem.matvec(scale * points)
         w = jnp.where(is_ray, 0, scaled.b[None]) - s * scaled.excess[None]
@@ -376,16 +376,15 @@ def _assemble(
 
     # An entry that comes to rest at exactly 0, as integer data have them, may have the wrong sign
     # by rounding. It would count as a violation of any size: w of the other sign is not 0.
-    slope = jnp.where(record.slope * record.sign.astype(dual.dtype) < 0, 0, record.slope)
+    slope = jnp.where(record.slope * record.sign.astype(initial_dual.dtype) < 0, 0, record.slope)
     slopes = scatter(record.index, slope, d)[rows]
     values, w = follow(slopes)
     unit = jnp.maximum(size, scaled.b[None] / jnp.where(s > 0, s, 1)[:-1])
     distance = jnp.where(s[:-1] > 0, jnp.abs(w[:-1]) / jnp.where(unit > 0, unit, 1), scaled.b[None])
     # After the last knot of a process that ended early, no plateau was computed.
     is_known = indices(K) <= state.row - ends_early.astype(jnp.int32)
-    chosen, selection, is_undetermined = select(
-        problem, scaled, prior, dual, record.index, record.sign, knots, slopes, distance, is_known
-    )
+    events = record.index, record.sign, knots, slopes, distance, is_known
+    chosen, selection, is_undetermined = select(problem, scaled, prior, initial_dual, *events)
     slopes = chosen[rows]
     is_new = any_lane(jnp.any(selection.free))
     values, w = cond(is_new, follow, lambda _: (values, w), slopes)
@@ -417,7 +416,7 @@ def _assemble(
         values=nan_if(is_invalid, values * scale),
         slopes=nan_if(is_unknown[:, None], slopes * scale),
         num_knots=num_knots,
-        weights=jnp.broadcast_to(dual, (2, d)),
+        weights=jnp.broadcast_to(initial_dual, (2, d)),
         norms=scaled.norms,
         result=result,
         stats={"num_pivots": state.steps, "max_violation": worst},

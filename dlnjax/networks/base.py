@@ -377,16 +377,16 @@ def harmless_network(network: _N, valid: Array) -> _N:
     return jax.tree.unflatten(structure, some)
 
 
-def dual_from(dual: Array, start: ArrayLike, positive: bool) -> Array:
-    """`w(0)` for a start at `x₀ = start`, as `ε → 0`, of a network with initial dual `dual`.
+def initial_dual_from(initial_dual: Array, start: ArrayLike, positive: bool) -> Array:
+    """`w(0)` for a start at `x₀ = start`, as `ε → 0`, of a network with this initial dual.
 
     It is 0 for the sign of `x₀`, where the coordinate is active. Moving from 0 to `x₀` without
     weight decay conserves `w⁺ + w⁻`, so that the other sign has their sum.
     """
-    x = as_float(start, "start", dual.dtype)
-    if x.shape != dual.shape[1:]:
+    x = as_float(start, "start", initial_dual.dtype)
+    if x.shape != initial_dual.shape[1:]:
         raise ValueError(
-            f"`start` must be a linear model of shape {dual.shape[1:]}, got {x.shape}. Use "
+            f"`start` must be a linear model of shape {initial_dual.shape[1:]}, got {x.shape}. Use "
             "`jax.vmap` for several."
         )
     check_finite(x, "start")
@@ -396,8 +396,10 @@ def dual_from(dual: Array, start: ArrayLike, positive: bool) -> Array:
             f"`start[{i}]` = {float(x[i])} is negative, but the network represents `x ≥ 0` "
             "only. Use `UV` for signed models."
         )
-    towards = sides(x, dual)
-    moved = jnp.where(towards > 0, 0, jnp.where(towards < 0, jnp.sum(dual, axis=0), dual))
+    towards = sides(x, initial_dual)
+    moved = jnp.where(
+        towards > 0, 0, jnp.where(towards < 0, jnp.sum(initial_dual, axis=0), initial_dual)
+    )
     # A traced bad start cannot raise: NaN makes the lane invalid.
     is_bad = jnp.any(~jnp.isfinite(x)) | (positive & jnp.any(x < 0))
     return jnp.where(is_bad, jnp.nan, moved)
