@@ -60,8 +60,9 @@ def flow_violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndar
     lost = np.max(np.abs(flow["x"]), axis=2) < 1e18 * float(np.finfo(config.dtype).tiny)
     close = np.where(lost[..., None], np.inf, close)
     # And the error of steps is in w: far less than they are asked for, but at the wall, at D > 2.
-    # With two signs x may cancel; the error is of q.
+    # With two signs x may cancel; the error is of q. At the wall the link of the dual may be 0.
     error = 1e3 * config.eps if config.depth == 2 else config.eps**0.55
+    q = np.maximum(q, np.abs(x)[:, :, None])
     off = np.abs(x - want) - close - error * np.sum(w_sum * folds * q, axis=2)
     off = np.where(close > 0.1 * largest, 0, np.maximum(off, 0) / largest)
     found["flow, link"] = np.max(off, axis=(1, 2))
