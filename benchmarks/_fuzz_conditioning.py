@@ -102,14 +102,16 @@ def _is_all_rounding(a: Arrays, lane: int, eps: float) -> bool:
 
 
 def _span(config: Config, a: Arrays, lane: int) -> float:
-    """The quotient of the last and the first knot of the path, by LARS."""
+    """The quotient of the last and the first knot of the path, by LARS; 1 where it has none."""
+    if not np.any(a["y"][lane]):
+        return 1.0
     weights = a["weights"][lane][0]
     X = a["X"][lane] / np.where((weights > 0) & np.isfinite(weights), weights, 1)
     X, y = X / np.max(np.abs(X)), a["y"][lane] / np.max(np.abs(a["y"][lane]))
     penalised = (weights > 0) & np.isfinite(weights) & (np.linalg.norm(X, axis=0) > 0)
     knots, _, _ = lars_path(X[:, penalised], y, method="lasso", positive=config.positive)
     knots = knots[knots > 0]
-    return float(knots[0] / knots[-1])
+    return float(knots[0] / knots[-1]) if len(knots) else 1.0
 
 
 def is_told(config: Config, a: Arrays, lane: int, result: str) -> bool:

@@ -240,13 +240,13 @@ def _descend(
     # check of the equations. eps^0.75, 2e-12, leaves room for a condition number of 1e4.
     # 100 times less (measured): 51 of 720 more limits fail it. 100 times more: no change in
     # float64.
-    q, per_log_q = frame.q(prior, free, theta)
+    q, dual_per_log_growth = frame.q(prior, free, theta)
     off = jnp.where(frame.is_empty, 0, frame.excess(prior, free, theta) * frame.of_basis)
     # In a cone (`_can_be_positive`) all of q may vanish: then its start, 1, is the unit.
     size = jnp.maximum(jnp.max(q * frame.norms[None, :]), float(negligible > 0))
     # Where columns differ by decades, so do entries of θ, whose sum is rounded. 16 is a choice.
     terms = matmul(jnp.abs(theta), jnp.abs(frame.V))[None, :]
-    rounded = jnp.sum(q * terms / jnp.abs(per_log_q), axis=0)
+    rounded = jnp.sum(q * terms / jnp.abs(dual_per_log_growth), axis=0)
     rounded = 16 * unit * frame.of_basis * matmul(jnp.abs(frame.V), rounded)
     allowed = jnp.minimum(unit**0.75 * size + rounded, unit**0.5 * size)
     is_met = jnp.all(jnp.abs(off) <= allowed)

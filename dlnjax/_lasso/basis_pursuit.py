@@ -187,8 +187,9 @@ def minimum_norm(
         return jnp.maximum(jnp.max(ratio), 1)
 
     # A residual that is not rounding, eps^¾, may be added to the dual any number of times: points
-    # that minimise the loss are 0 there.
+    # that minimise the loss are 0 there. Where x is held that number is infinite.
     is_clear = against > jnp.finfo(x.dtype).eps ** 0.75 * rounding_units(problem, x)
+    is_clear = is_clear & ~is_held
 
     def made_feasible(dual):
         lacks = jnp.where(is_allowed & is_clear[None, :], signs * dual[None, :] - weights, 0)
