@@ -20,7 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,14 +152,13 @@ def deep(a: Arrays) -> dln.AbstractDualNetwork:
 
 
 def flow(network: Callable) -> Callable:
-    def run(a: Arrays, adjoint=None) -> Arrays:
+    def run(a: Arrays) -> Arrays:
         problem = problem_of(a)
         flow = dln.gradient_flow(
             network(a),
             problem,
             a["s"],
             log_eps=a["log_eps"],
-            adjoint=adjoint,
             throw=False,
             rtol=FINE["rtol"],
             atol=FINE["atol"],
@@ -171,7 +169,7 @@ def flow(network: Callable) -> Callable:
     return run
 
 
-def lasso(a: Arrays, adjoint=None) -> Arrays:
+def lasso(a: Arrays) -> Arrays:
     problem = problem_of(a)
     path = dln.lasso_path(problem, throw=False)
     point = dln.lasso(problem, a["mu"], gap_tol=1e-13, throw=False)
@@ -187,7 +185,7 @@ def lasso(a: Arrays, adjoint=None) -> Arrays:
 
 
 def limit(network: Callable) -> Callable:
-    def run(a: Arrays, adjoint=None) -> Arrays:
+    def run(a: Arrays) -> Arrays:
         limit = dln.limit_flow(network(a), problem_of(a), throw=False)
         return {
             "x̄(s)": limit.x_mean(a["s"]),
@@ -199,7 +197,7 @@ def limit(network: Callable) -> Callable:
 
 
 def end(network: Callable) -> Callable:
-    def run(a: Arrays, adjoint=None) -> Arrays:
+    def run(a: Arrays) -> Arrays:
         end = dln.end_point(
             network(a), problem_of(a), log_eps=a["log_eps"], throw=False, max_steps=512
         )
@@ -309,7 +307,7 @@ def derivatives(fn: Callable, arguments: list[str], lanes: Arrays, along: Arrays
             k: jnp.where(i == j, w, 0).astype(w.dtype) for j, (k, w) in enumerate(weights.items())
         }
         gradients = jax.vmap(lambda i: pull(only(i))[0])(jnp.arange(len(weights)))
-        ahead = lambda c: flat(fn({**a, **c}, adjoint=diffrax.ForwardMode()))
+        ahead = lambda c: flat(fn({**a, **c}))
         seed = lambda i: {k: jnp.where(i == j, along[k], 0) for j, k in enumerate(arguments)}
         tangents = jax.vmap(lambda i: jax.jvp(ahead, (chosen,), (seed(i),))[1])
         return gradients, tangents(jnp.arange(len(arguments)))

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,15 +28,10 @@ def _network(X) -> dln.UV:
     return dln.UV(jnp.ones(X.shape[1]), jnp.zeros(X.shape[1]))
 
 
-def flow(log_eps: float, checkpoints: int | None = None) -> Callable:
-    adjoint = diffrax.RecursiveCheckpointAdjoint(checkpoints) if checkpoints else None
-
+def flow(log_eps: float) -> Callable:
     def run(X, y):
         problem = dln.LeastSquares(X, y)
-        flow = dln.gradient_flow(
-            _network(X), problem, S, log_eps=log_eps, adjoint=adjoint, throw=False
-        )
-        return flow.x_mean
+        return dln.gradient_flow(_network(X), problem, S, log_eps=log_eps, throw=False).x_mean
 
     return run
 
@@ -62,8 +56,6 @@ WORK: dict[str, tuple[Callable, float]] = {  # and how many times the forward ti
     "flow, ε = 1e-5": (flow(math.log(1e-5)), 6),
     "flow, ε = 1e-20": (flow(math.log(1e-20)), 6),
     "flow, log ε = −700": (flow(-700.0), 6),
-    "flow, 361 checkpoints": (flow(math.log(1e-20), 361), 6),
-    "flow, 25 checkpoints": (flow(math.log(1e-20), 25), 6),
     "lasso path, x(30)": (path, 2),
     "lasso at μ = 30": (point, 2),
     "limit process, z": (limit, 2),

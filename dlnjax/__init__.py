@@ -17,6 +17,7 @@ from ._end_point.potential import (
     mirror_map as mirror_map,
     potential as potential,
 )
+from ._flow.auto_tsit5 import AutoTsit5 as AutoTsit5
 from ._flow.crossings import CrossingTimes as CrossingTimes, crossing_times as crossing_times
 from ._flow.gradient_flow import Flow as Flow, gradient_flow as gradient_flow
 from ._flow.rodas5p import Rodas5P as Rodas5P

@@ -2,18 +2,22 @@
 
 - `held(tree)` has the values of `tree` and no derivatives; `vanishing(v)` has the value 0 and the
   derivatives of `v`. So `held(a) + vanishing(b)` has the value of `a` and the derivatives of `b`.
-- `reverse_only(tree, message)` is the identity, whose forward mode raises a `TypeError`. Forward
-  mode through diffrax's checkpointed adjoint fails anyway, with a message that names no remedy.
+- `linear_map(apply, transpose, residuals, change)` is a linear function of `change` whose transpose
+  is given: the one means to give a loop of unknown length both modes of differentiation.
 """
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.lax as lax
+import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
+
+from ._loops import varying
 
 _T = TypeVar("_T")
 
@@ -28,44 +32,98 @@ def vanishing(v: Array) -> Array:
     return v - lax.stop_gradient(v)
 
 
-# Two primitives: the identity of values, and the identity of tangents. Reverse mode linearises the
-# first to the second and transposes that, so that the second is never evaluated or batched. Forward
-# mode evaluates or batches it, and that raises.
-_identity_p = Primitive("identity")
-_tangent_p = Primitive("reverse_only")
+def linear_map(
+    apply: Callable[[PyTree, PyTree], PyTree],
+    transpose: Callable[[PyTree, PyTree], PyTree],
+    residuals: PyTree[Array],
+    change: PyTree[Array],
+) -> PyTree[Array]:
+    """`apply(residuals, change)`, linear in `change`, with `transpose(residuals, cotangent)`.
+
+    Forward mode differentiates `apply`, reverse mode calls `transpose`, and forward mode over
+    reverse mode differentiates `transpose`. Neither function may refer to traced values other than
+    through `residuals`. (`jax.custom_vjp` has no forward mode, and `jax.custom_jvp` transposes only
+    what JAX can transpose, which a loop of unknown length is not.)"""
+    residuals, change = varying((residuals, change), (residuals, change))
+    known, known_tree = jax.tree.flatten(residuals)
+    moved, moved_tree = jax.tree.flatten(change)
+    trees: list[Any] = []
+
+    def forward(known, moved):
+        out = apply(jax.tree.unflatten(known_tree, known), jax.tree.unflatten(moved_tree, moved))
+        out, tree = jax.tree.flatten(varying(out, (known, moved)))
+        trees.append(tree)
+        return out
+
+    def backward(known, out):
+        out = jax.tree.unflatten(trees[-1], out)
+        found = transpose(jax.tree.unflatten(known_tree, known), out)
+        return jax.tree.leaves(varying(found, (known, out)))
+
+    out = _linear_p.bind(*known, *moved, forward=forward, backward=backward, count=len(known))
+    return jax.tree.unflatten(trees[-1], out)
 
 
-def _refuse(*_, message: str, **__):
-    """Raise a `TypeError`: how the second primitive is evaluated, lowered and batched."""
-    raise TypeError(message)
+# Operands are `count` residuals, then the numbers in which the map is linear. `forward` and
+# `backward` take the two lists, and return a list.
+_linear_p = Primitive("linear_map")
+_linear_p.multiple_results = True
 
 
-def _jvp(primals, tangents, *, message: str):
-    (value,), (change,) = primals, tangents
-    # Symbolic zeros: nothing is differentiated with respect to this leaf.
-    if not isinstance(change, ad.Zero):
-        change = _tangent_p.bind(change, message=message)
-    return _identity_p.bind(value, message=message), change
+def _apply(*args, forward, backward, count):
+    return forward(list(args[:count]), list(args[count:]))
 
 
-_identity_p.def_impl(lambda value, *, message: value)
-_identity_p.def_abstract_eval(lambda value, *, message: value)
-mlir.register_lowering(_identity_p, lambda ctx, value, *, message: [value])
-ad.primitive_jvps[_identity_p] = _jvp
-batching.primitive_batchers[_identity_p] = lambda args, axes, *, message: (
-    _identity_p.bind(*args, message=message),
-    *axes,
-)
-
-_tangent_p.def_impl(_refuse)
-_tangent_p.def_abstract_eval(lambda tangent, *, message: tangent)
-mlir.register_lowering(_tangent_p, _refuse)
-ad.deflinear2(_tangent_p, lambda cotangent, _, *, message: [cotangent])
-batching.primitive_batchers[_tangent_p] = _refuse
+@_linear_p.def_abstract_eval
+def _(*avals, forward, backward, count):
+    # (`jax.eval_shape` would lose over which axes of a mesh the outputs vary.)
+    return jax.make_jaxpr(forward)(list(avals[:count]), list(avals[count:])).out_avals
 
 
-def reverse_only(tree: _T, message: str) -> _T:
-    """`tree`, whose derivatives in forward mode raise a `TypeError` with `message`."""
-    numbers, rest = eqx.partition(tree, eqx.is_inexact_array)
-    numbers = jax.tree.map(lambda v: _identity_p.bind(v, message=message), numbers)
-    return eqx.combine(numbers, rest)
+def _jvp(primals, tangents, *, forward, backward, count):
+    bind = lambda args: _linear_p.bind(*args, forward=forward, backward=backward, count=count)
+    out = bind(primals)
+    zeros = [jnp.zeros_like(v) for v in out]
+    moves = [not isinstance(t, ad.Zero) for t in tangents]
+    changes = zeros
+    if any(moves[count:]):
+        linear = [ad.instantiate_zeros(t) for t in tangents[count:]]
+        changes = bind([*primals[:count], *linear])
+    if any(moves[:count]):
+        # How the map itself changes, by forward mode.
+        at = lambda *known: forward(list(known), list(primals[count:]))
+        known = [ad.instantiate_zeros(t) for t in tangents[:count]]
+        _, more = jax.jvp(at, tuple(primals[:count]), tuple(known))
+        changes = [a + b for a, b in zip(changes, more, strict=True)]
+    return out, changes
+
+
+def _transpose(cotangents, *args, forward, backward, count):
+    cotangents = [ad.instantiate_zeros(c) for c in cotangents]
+    out = _linear_p.bind(
+        *args[:count], *cotangents, forward=backward, backward=forward, count=count
+    )
+    return [None] * count + list(out)
+
+
+def _batch(args, axes, *, forward, backward, count):
+    lanes = next(a.shape[i] for a, i in zip(args, axes, strict=True) if i is not None)
+    known, known_axes = list(args[:count]), list(axes[:count])
+    # Linear operands get a leading axis of lanes, also those that all lanes share: so the
+    # transposed map has one too, and JAX sums over it.
+    leading = lambda a, i: (
+        jnp.broadcast_to(a, (lanes, *a.shape)) if i is None else jnp.moveaxis(a, i, 0)
+    )
+    linear = [leading(a, i) for a, i in zip(args[count:], axes[count:], strict=True)]
+    over = lambda fn: jax.vmap(fn, in_axes=(known_axes, 0), axis_size=lanes)
+    out = _linear_p.bind(
+        *known, *linear, forward=over(forward), backward=over(backward), count=count
+    )
+    return out, [0] * len(out)
+
+
+_linear_p.def_impl(_apply)
+mlir.register_lowering(_linear_p, mlir.lower_fun(_apply, multiple_results=True))
+ad.primitive_jvps[_linear_p] = _jvp
+ad.primitive_transposes[_linear_p] = _transpose
+batching.primitive_batchers[_linear_p] = _batch

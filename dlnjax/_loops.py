@@ -54,16 +54,6 @@ def varying(tree: _T, like: PyTree) -> _T:
     return _cast(tree, _axes(like)) if _is_inside() else tree
 
 
-def check_shard_map(data: PyTree) -> None:
-    """Raise a `ValueError` for data inside `jax.shard_map` with its check of varying axes, which
-    diffrax's own loops do not pass."""
-    if _axes(data):
-        raise ValueError(
-            "Flows inside `jax.shard_map` need `jax.shard_map(..., check_vma=False)`: its check of "
-            "varying axes does not take diffrax's loops."
-        )
-
-
 def _of(step: Callable[..., Any], *args: Any) -> frozenset[str]:
     """The mesh axes over which the arguments or the outputs of `step` vary."""
     return _axes(args) | _axes(jax.make_jaxpr(step)(*args).out_avals)

@@ -1,6 +1,6 @@
 """`RESULTS`: how a solve ended, and how failures are raised.
 
-Programs hold no host callback (but for diffrax's own, in flows). A solver computes its `result` as
+Programs hold no host callback. A solver computes its `result` as
 an array, one code per lane; after the call, on the host, `raise_on_failure` raises for the first
 lane that failed. Under tracing it blanks failed lanes with NaN instead. `first_failure` combines
 conditions into one result; `one_unless` keeps NaN out of the derivatives of lanes that failed.
@@ -138,13 +138,14 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "The trajectory is not finite: it overflows in this precision. Scale the data, or use "
         "float64."
     )
+    step_too_small = (
+        "A step of the solver fell below the rounding of `s`: the trajectory changes too fast "
+        "there for this precision. Use float64, or a larger ε; with an explicit solver, the "
+        "default one."
+    )
     max_crossings_reached = (
         "The flow has more jumps than the buffer holds: those in it are right. Pass a larger "
         "`max_crossings`, a smaller `s_max`, or a `level` that fewer coordinates reach."
-    )
-    jumps_missed = (
-        "Coordinates crossed `level` too close to each other to be told apart: tighten `rtol` and "
-        "`atol`, or move the `level`."
     )
     training_diverged = (
         "Training diverged: weights, or the loss, are not finite after some step. What was "

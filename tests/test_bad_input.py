@@ -177,11 +177,6 @@ CASES = {
         TypeError,
         "`solver` must be a solver",
     ),
-    "adjoint": (
-        lambda: dln.gradient_flow(NETWORK, PROBLEM, [1.0], adjoint="a", **EPS),
-        TypeError,
-        "`adjoint` must be an adjoint, such as `diffrax.ForwardMode()`, got str",
-    ),
     "grid of text": (
         lambda: dln.gradient_flow(NETWORK, PROBLEM, TEXT, **EPS),
         TypeError,

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,13 +41,12 @@ def network(a: Arrays):
 ATOL = 1e-13
 
 
-def flow(a: Arrays, adjoint=None):
+def flow(a: Arrays):
     flow = dln.gradient_flow(
         network(a),
         problem(a),
         a["s"],
         log_eps=a["log_eps"],
-        adjoint=adjoint,
         rtol=1e-12,  # what the differences see of it must be below 1e-6
         atol=ATOL,
         max_steps=8192,
@@ -57,7 +55,7 @@ def flow(a: Arrays, adjoint=None):
     return flow.x, flow.x_mean, flow.z, dln.certificate(problem(a), flow)
 
 
-def lasso(a: Arrays, adjoint=None):
+def lasso(a: Arrays):
     options = dict(weights=a["weights"], throw=False)
     path = dln.lasso_path(problem(a), **options)
     point = dln.lasso(problem(a), a["mu"], gap_tol=1e-13, **options)
@@ -66,13 +64,13 @@ def lasso(a: Arrays, adjoint=None):
     return path.x(a["mu"]), path.knots[:4], point.x, gap.absolute, gap.relative, bound
 
 
-def limit(a: Arrays, adjoint=None):
+def limit(a: Arrays):
     limit = dln.limit_flow(network(a), problem(a), a["s_max"], throw=False)
     # The last knot is where it was stopped.
     return limit.x_mean(a["s"]), limit.plateau(a["s"]), limit.jumps[:3], limit.knots[-1]
 
 
-def end(a: Arrays, adjoint=None):
+def end(a: Arrays):
     end = dln.end_point(network(a), problem(a), log_eps=a["log_eps"], throw=False)
     return end.x, jnp.where(jnp.isfinite(end.dual), end.dual, 0)  # infinite with weight decay
 
@@ -134,7 +132,7 @@ def test_derivatives(name):
     @jax.vmap
     @jax.jit
     def forward(a, v):
-        return jax.jvp(lambda a: fn(a, adjoint=diffrax.ForwardMode()), (a,), (v,))
+        return jax.jvp(lambda a: fn(a), (a,), (v,))
 
     value, gradients = jax.device_get(backward(lanes))
     # x = exp(w log ε), of which a shape is a factor.

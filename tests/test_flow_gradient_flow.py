@@ -359,13 +359,12 @@ def _parameters(space: str, log_eps: float):
     return tuple(map(jnp.asarray, (X, y, 0.1, log_eps, u, v)))
 
 
-def _total(X, y, decay, log_eps, u, v, adjoint=None):
+def _total(X, y, decay, log_eps, u, v):
     flow = dln.gradient_flow(
         dln.UV(u, v),
         dln.LeastSquares(X, y, decay),
         TIMES[-1:],
         log_eps=log_eps,
-        adjoint=adjoint,
         throw=False,
     )
     return jnp.sum(flow.x_mean)
@@ -377,8 +376,7 @@ _reverse = jax.jit(jax.grad(_total, argnums=range(6)))
 @jax.jit
 def _forward(*parameters):
     """The derivative along the vector of ones."""
-    total = functools.partial(_total, adjoint=diffrax.ForwardMode())
-    return jax.jvp(total, parameters, tuple(map(jnp.ones_like, parameters)))[1]
+    return jax.jvp(_total, parameters, tuple(map(jnp.ones_like, parameters)))[1]
 
 
 @functools.cache

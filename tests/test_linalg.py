@@ -185,8 +185,7 @@ SOLVERS = {
     "crossing_times": lambda p: dln.crossing_times(NETWORK, p, 5.0, 0.3, eps=1e-4, **OPTIONS).s,
     "train": lambda p: dln.train(NETWORK, p, optax.sgd(1e-3), eps=0.1, steps=[1, 9], **OPTIONS).x,
 }
-FLOWS = {"rows", "coordinates", "deep", "weights"}  # their default adjoint has reverse mode only
-UNDIFFERENTIATED = {"null_space_constant", "crossing_times"}
+UNDIFFERENTIATED = {"null_space_constant"}
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -199,8 +198,6 @@ def test_no_batch_is_spread(name):
         if name in UNDIFFERENTIATED:
             return value(X, y)
         gradients = jax.value_and_grad(value, (0, 1))(X, y)
-        if name in FLOWS:
-            return gradients
         return gradients, jax.jvp(value, (X, y), (X, y))
 
     X = jax.ShapeDtypeStruct((LANES, N, D), float)

@@ -5,7 +5,6 @@ result, and NaN."""
 from collections.abc import Callable
 from typing import NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,26 +67,26 @@ def _network(lane):
     return dln.UV(lane["shape"], jnp.zeros(D))
 
 
-def _path(problem, lane, forward):
+def _path(problem, lane):
     path = dln.lasso_path(problem, max_knots=2, throw=False)
     gap = dln.suboptimality_gap(problem, jnp.ones(D), P, path=path)
     asked = path.x(P), path.z(P), path.slope(P), path.x(jnp.inf), path.downward_variation(P)
     return path.result, (*asked, path.kkt_residual(problem), gap.absolute, gap.relative, path.knots)
 
 
-def _limit(problem, lane, forward):
+def _limit(problem, lane):
     limit = dln.limit_flow(_network(lane), problem, max_knots=2, throw=False)
     asked = limit.x(P), limit.z(P), limit.plateau(P), limit.dual(problem, P), limit.jumps
     return limit.result, (*asked, limit.kkt_residual(problem), limit.slopes**2)
 
 
-def _lasso(problem, lane, forward):
+def _lasso(problem, lane):
     point = dln.lasso(problem, jnp.array(40.0), max_steps=3, throw=False)
     values = problem.lasso_objective(point.x, 40.0), problem.duality_gap(point.x, 0.1)
     return point.result, (point.x, point.gap, *values)
 
 
-def _flow(problem, lane, forward):
+def _flow(problem, lane):
     flow = dln.gradient_flow(
         _network(lane),
         problem,
@@ -95,22 +94,21 @@ def _flow(problem, lane, forward):
         log_eps=lane["log_eps"],
         max_steps=120,
         throw=False,
-        adjoint=diffrax.ForwardMode() if forward else None,
     )
     return flow.result, (flow.x, flow.x_mean, flow.z, flow.dual, dln.certificate(problem, flow))
 
 
-def _end(problem, lane, forward):
+def _end(problem, lane):
     end = dln.end_point(_network(lane), problem, log_eps=lane["log_eps"], max_steps=14, throw=False)
     return end.result, (end.x, jnp.where(jnp.isinf(end.dual), 0, end.dual))
 
 
-def _limit_point(problem, lane, forward):
+def _limit_point(problem, lane):
     point = dln.limit_point(_network(lane), problem, throw=False)
     return point.result, (point.x, jnp.where(jnp.isinf(point.dual), 0, point.dual))
 
 
-def _projection(problem, lane, forward):
+def _projection(problem, lane):
     x = jnp.array([0.3, -0.2, 0.1, 0.0])
     end = dln.bregman_projection(
         _network(lane), problem, x, log_eps=lane["log_eps"], max_steps=16, throw=False
@@ -118,17 +116,17 @@ def _projection(problem, lane, forward):
     return end.result, (end.x, end.dual)
 
 
-def _pursuit(problem, lane, forward):
+def _pursuit(problem, lane):
     point = dln.basis_pursuit(problem, max_knots=2, throw=False)
     return point.result, (point.x, point.dual, point.gap, point.infeasibility)
 
 
-def _null_space(problem, lane, forward):
+def _null_space(problem, lane):
     constant = dln.null_space_constant(problem, max_knots=2, throw=False)
     return constant.result, (constant.value,)
 
 
-def _train(problem, lane, forward):
+def _train(problem, lane):
     run = dln.train(
         _network(lane), problem, optax.sgd(0.1), log_eps=lane["log_eps"] / 10, steps=12, throw=False
     )
@@ -162,32 +160,23 @@ def _program(case: Case):
     """Of lanes, and which are counted: results, which are NaN, and derivatives in both modes, in
     four parameters that are shared and in one of each lane."""
 
-    def masked(shared, own, lane, forward):
+    def masked(shared, own, lane):
         lane = lane | {k: lane[k] + t * v for (k, v), t in zip(ALONG.items(), shared, strict=True)}
         problem = dln.LeastSquares(lane["X"], lane["y"] + own * ALONG["y"], lane["decay"])
-        result, values = case.fn(problem, lane, forward)
+        result, values = case.fn(problem, lane)
         total = sum(jnp.sum(jnp.sin(v)) for v in values)
         all_nan = jnp.stack([jnp.all(jnp.isnan(v)) for v in values])
         return jnp.where(result == dln.RESULTS.successful, total, 0), (result, all_nan)
 
-    def lanes(forward):
-        return jax.vmap(
-            lambda shared, own, lane: masked(shared, own, lane, forward), in_axes=(None, 0, 0)
-        )
+    lanes = jax.vmap(masked, in_axes=(None, 0, 0))
 
     @jax.jit
     def run(data, counted):
         at = jnp.zeros(len(ALONG)), jnp.zeros(len(NAMES))
         along = jnp.eye(len(ALONG) + 1)
         along = along[:, :-1], jnp.broadcast_to(along[:, -1:], (len(along), len(NAMES)))
-        if case.fn is _flow:  # whose adjoint is not that of forward mode
-            push = lambda *dot: jax.jvp(lambda *at: lanes(True)(at[0], at[1], data)[0], at, dot)[1]
-            _, pull, aux = jax.vjp(lambda *at: lanes(False)(at[0], at[1], data), *at, has_aux=True)
-        else:
-            _, push, aux = jax.linearize(
-                lambda *at: lanes(False)(at[0], at[1], data), *at, has_aux=True
-            )
-            pull = jax.linear_transpose(push, *at)
+        _, push, aux = jax.linearize(lambda *at: lanes(at[0], at[1], data), *at, has_aux=True)
+        pull = jax.linear_transpose(push, *at)
         return aux, jax.vmap(push)(*along), pull(counted)
 
     return run

@@ -95,8 +95,6 @@ def test_failures_that_are_not_raised_are_nan_with_their_result(name):
 
 @pytest.mark.parametrize("name", FAIL)
 def test_programs_hold_no_callback(name):
-    if name in ("gradient_flow", "crossing_times"):
-        pytest.skip("diffrax checks its times by callbacks")
     jaxpr = str(eqx.filter_make_jaxpr(FAIL[name][0])(PROBLEM)[0])
     assert "while" in jaxpr or "scan" in jaxpr
     assert "callback" not in jaxpr

@@ -1,30 +1,30 @@
 """`crossing_times`: when the coordinates of a flow at finite `ε` cross a level.
 
-The flow is integrated from crossing to crossing. Each segment ends at a root of the function
-`minᵢ roomᵢ`, found by bisection in diffrax's dense output, where for `hᵢ = |xᵢ|/levelᵢ`
+The flow is integrated as in `gradient_flow`, without stops. After each block of steps, the
+coordinates that are on another side of their level at the end of a step than at its beginning are
+looked for, and the times by bisection in the solver's dense output. With `hᵢ = |xᵢ|/levelᵢ` and
 
-    roomᵢ = 1 − hᵢ  below the level,    roomᵢ = hᵢ − (1 − √eps)  above it.
+    roomᵢ = 1 − hᵢ  below the level,    roomᵢ = hᵢ − (1 − √eps)  above it,
 
-How a segment ends:
+the next time in a step is the first root of `minᵢ roomᵢ` over the coordinates that cross in it:
 
 | event | condition | what changes |
 |---|---|---|
 | activation | `hᵢ` rises to 1 | the time is stored, `i` counts as above the level |
 | deactivation | `hᵢ` falls to `1 − √eps` | the time is stored, `i` counts as below it |
 | tie | several `roomᵢ ≤ √eps/2` at the root | all of them cross at this time |
-| end | `s_max` is reached without a root | the lane is done |
-| full buffer | a root, but `max_crossings` are stored | `max_crossings_reached` |
-| lost crossing | no root, but some `roomᵢ < −√eps` at `s_max` | `jumps_missed` |
+| end | `s_max` is reached | the lane is done |
+| full buffer | a crossing, but `max_crossings` are stored | `max_crossings_reached` |
 | failure | the solver fails, `x` reaches its cap, the link is negative | its result |
 """
 
+import dataclasses
 from typing import Any
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optimistix as optx
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from .._batching import any_lane
@@ -35,11 +35,15 @@ from .._checks import (
     check_scalar,
     check_type,
 )
-from .._loops import while_loop
+from .._derivatives import held, vanishing
+from .._loops import fori_loop, scan, while_loop
 from .._problem import AbstractProblem, default_events
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractNetwork
+from .adjoint import at_time, trajectory
+from .driver import Fixed, Moving, Record, State, block, counts, start
 from .setup import AbstractFormulation, DualForm, Run, as_run
+from .terms.base import AbstractFlowTerm
 
 
 class CrossingTimes(eqx.Module):
@@ -64,7 +68,7 @@ class CrossingTimes(eqx.Module):
     - `num_crossings`: the number of crossing times, a scalar.
     - `result`: how the solve ended. If it failed, the times are NaN; with `max_crossings_reached`
         the first `K` crossings are kept.
-    - `stats`: `num_steps`, the number of steps of the solver.
+    - `stats`: as in `Flow`.
     """
 
     s: Float[Array, " K"]
@@ -73,20 +77,6 @@ class CrossingTimes(eqx.Module):
     num_crossings: Int[Array, ""]
     result: RESULTS
     stats: dict[str, Any]
-
-
-class _State(eqx.Module):
-    """The carry of the loop over segments."""
-
-    s: Float[Array, ""]
-    y: PyTree[Array]
-    is_above: Bool[Array, " d"]
-    row: Int[Array, ""]  # the next row of the buffers
-    steps: Int[Array, ""]
-    result: RESULTS
-    is_done: Bool[Array, ""]
-    times: Float[Array, " K"]
-    crossed: Bool[Array, "2 K d"]  # activations, deactivations
 
 
 def crossing_times(
@@ -111,7 +101,8 @@ def crossing_times(
     for every level strictly between the values of `|xᵢ|` before and after the jump.
 
     A coordinate that crosses twice within one step of the solver is not detected. One that starts
-    at the level counts as above it. Differentiable in forward mode only.
+    at the level counts as above it. Derivatives, in both modes and to second order, take another
+    integration.
 
     !!! example
 
@@ -129,7 +120,7 @@ def crossing_times(
     - `level`: positive, a scalar or of shape `(d,)`, in units of `x`. For example half of each
         coordinate's first plateau.
     - `max_crossings`: static size `K` of the buffers, default `4 min(n, d) + 16`.
-    - the others: as in `gradient_flow`; `max_steps` counts steps between two crossings.
+    - the others: as in `gradient_flow`.
 
     **Returns:** a `CrossingTimes`.
 
@@ -152,10 +143,21 @@ def crossing_times(
     if max_crossings is None:
         max_crossings = default_events(problem)  # crossings tend to the events of the limit
     max_crossings = as_count(max_crossings, "max_crossings")
-    solver = formulation.default_solver() if solver is None else solver
+    solver = formulation.default_solver(problem) if solver is None else solver
     check_type(solver, "solver", diffrax.AbstractSolver, "a solver, such as `diffrax.Kvaerno5()`")
     jumps = _solve(run, s_max, jnp.broadcast_to(level, d), solver, max_crossings)
     return raise_on_failure(jumps, jumps.result, throw, kept=("s",))
+
+
+class _Found(eqx.Module):
+    """The crossings found so far, in buffers of `K` rows."""
+
+    row: Int[Array, ""]  # the next row
+    is_full: Bool[Array, ""]
+    is_above: Bool[Array, " d"]
+    times: Float[Array, " K"]
+    crossed: Bool[Array, "2 K d"]  # activations, deactivations
+    result: RESULTS
 
 
 @eqx.filter_jit
@@ -163,117 +165,174 @@ def _solve(
     run: Run, s_max: Array, level: Array, solver: diffrax.AbstractSolver, max_crossings: int
 ) -> CrossingTimes:
     term = run.term()
-    start = term.initial()
-    dtype, d = level.dtype, level.shape[0]
-    unit = float(jnp.finfo(dtype).eps)
-    # Hysteresis: a coordinate that has risen to 1 deactivates at 1 − width, so that after each root
-    # its `room` is `width` and not 0, and the next segment can detect a change of sign. The root in
-    # s is known to 8 units of rounding, that in h to about 8 eps s d(log x)/ds, with d(log x)/ds of
-    # the size of log(1/ε)‖r‖: √eps (1.5e-8) is above that up to s‖r‖ log(1/ε) = 1e7. With 100 times
-    # less, crossings could be lost from 1e5 on, which s = 100 at log ε = −1000 reaches. With 100
-    # times more, deactivation times would move by 1e-6/log(1/ε) and near ties would be merged.
-    width = unit**0.5
     ends = jnp.isfinite(s_max) & (s_max > 0)
     is_level = jnp.all(level > 0) & jnp.all(jnp.isfinite(level))
     verdict = first_failure(run.validity(term), (ends & is_level, RESULTS.invalid_grid))
     valid = verdict == RESULTS.successful
-    s_max = jnp.where(valid, s_max, 1)
-    first_step = jnp.minimum(run.first_step(term, valid), s_max)
-
-    def height(s, y):
-        return jnp.abs(term.read(s, y)[0]) / level
-
-    def room(s, y, is_above):
-        """The distance of each `hᵢ` from its next crossing; negative beyond it."""
-        h = height(s, y)
-        return jnp.where(is_above, h - (1 - width), 1 - h)
-
-    # Bisection stops when the bracket is below atol + rtol |s| and the value is below atol. Only
-    # the bracket shall decide, as the size of x is arbitrary. So the value is scaled to at most
-    # atol/2, which leaves its sign; rtol is 8 units of rounding, since a bracket cannot get below
-    # one or two.
-    small = unit
-    root_finder = optx.Bisection(rtol=8 * unit, atol=small, flip=True)
-
-    def condition(t, y, args, **_):
-        value = 0.5 * small * jnp.clip(jnp.min(room(t, y, args)), -1, 1)
-        # diffrax combines it with a Python float in `lax.cond`, which needs equal dtypes.
-        return value.astype(jnp.result_type(float))
-
-    def step(state: _State) -> _State:
-        solution = diffrax.diffeqsolve(
-            term,
-            solver,
-            t0=state.s,
-            t1=jnp.where(state.is_done, state.s, s_max),
-            # x changes fast after a crossing: start with a thousandth of the first step. It must
-            # exceed the rounding of s, by 64 units, or s + dt0 = s late in a float32 flow. The
-            # controller corrects either by factors of up to 10 a step.
-            dt0=jnp.where(
-                state.row > 0, jnp.maximum(1e-3 * first_step, 64 * unit * state.s), first_step
-            ),
-            y0=state.y,
-            args=state.is_above,
-            stepsize_controller=run.controller(),
-            event=diffrax.Event(condition, root_finder, direction=False),
-            adjoint=diffrax.ForwardMode(),
-            max_steps=run.max_steps,
-            throw=False,
-        )
-        assert solution.ts is not None and solution.stats is not None
-        is_event = (solution.result == diffrax.RESULTS.event_occurred) & ~state.is_done
-        s, y = solution.ts[-1], jax.tree.map(lambda v: v[-1], solution.ys)
-        left = room(s, y, state.is_above)
-        crosses = is_event & (left <= jnp.maximum(jnp.min(left), 0) + width / 2)
-        # diffrax detects a crossing as a change of sign of the minimum. A coordinate beyond its
-        # level without an event makes the minimum negative, and hides all later events.
-        is_lost = ~is_event & ~state.is_done & ~(jnp.min(left) > -width)
-        failed = ~is_event & (solution.result != diffrax.RESULTS.successful)
-        is_full = is_event & (state.row == max_crossings)
-        result = RESULTS.where(is_lost, RESULTS.jumps_missed, state.result)
-        result = RESULTS.where(failed, RESULTS.promote(solution.result), result)
-        result = RESULTS.where(is_full, RESULTS.max_crossings_reached, result)
-        is_held = term.is_in_range(term.read(s, y)[0])
-        result = RESULTS.where(is_held, result, RESULTS.flow_not_finite)
-        is_consistent = term.is_consistent(y)
-        result = RESULTS.where(is_consistent, result, RESULTS.invalid_network)
-        result = RESULTS.where(state.is_done, state.result, result)
-        row = jnp.where(is_event, state.row, max_crossings)
-        sides = jnp.stack([crosses & ~state.is_above, crosses & state.is_above])
-        return _State(
-            s=jnp.where(state.is_done, state.s, s),
-            y=jax.tree.map(lambda new, old: jnp.where(state.is_done, old, new), y, state.y),
-            is_above=state.is_above ^ crosses,
-            row=state.row + (is_event & ~is_full).astype(jnp.int32),
-            steps=state.steps + jnp.where(state.is_done, 0, solution.stats["num_steps"]),
-            result=result,
-            is_done=state.is_done | ~is_event | is_full | ~is_held | ~is_consistent,
-            times=state.times.at[row].set(s, mode="drop"),
-            crossed=state.crossed.at[:, row].set(sides, mode="drop"),
-        )
-
-    state = _State(
-        s=jnp.zeros_like(s_max),
-        y=start,
-        is_above=height(jnp.zeros_like(s_max), start) >= 1,
-        row=jnp.asarray(0, jnp.int32),
-        steps=jnp.asarray(0),
-        result=verdict,
-        is_done=~valid,
-        times=jnp.zeros(max_crossings, dtype),
-        crossed=jnp.zeros((2, max_crossings, d), bool),
-    )
-    # One predicate for all lanes: those that are done take segments of length 0, which are dropped.
-    state = while_loop(lambda state: any_lane(~state.is_done), step, state)
-    is_known = state.result == RESULTS.successful
-    is_known = is_known | (state.result == RESULTS.max_crossings_reached)
-    last = state.times[jnp.clip(state.row - 1, 0)]
-    times = jnp.where(jnp.arange(max_crossings, dtype=jnp.int32) < state.row, state.times, last)
+    run = run.harmless(valid)
+    term, level = run.term(), jnp.where(valid, level, 1)
+    # A lane with invalid input integrates over an empty interval.
+    end = jnp.where(valid, s_max, 0)
+    fixed = run.fixed(term, solver, end[None], valid)
+    moving = Moving(term, term.initial())
+    found, state = held(_search(moving, fixed, level, max_crossings))
+    result = first_failure(verdict, found.result, state.result)
+    times = _times(moving, fixed, level, found)
+    is_known = (result == RESULTS.successful) | (result == RESULTS.max_crossings_reached)
+    last = times[jnp.clip(found.row - 1, 0)]
+    times = jnp.where(jnp.arange(max_crossings, dtype=jnp.int32) < found.row, times, last)
     return CrossingTimes(
         s=jnp.where(is_known, times, jnp.nan),
-        activations=state.crossed[0],
-        deactivations=state.crossed[1],
-        num_crossings=state.row,
-        result=state.result,
-        stats={"num_steps": state.steps},
+        activations=found.crossed[0],
+        deactivations=found.crossed[1],
+        num_crossings=found.row,
+        result=result,
+        stats=counts(state),
     )
+
+
+def _height(term: AbstractFlowTerm, level: Array, s: Array, y: PyTree[Array]) -> Array:
+    return jnp.abs(term.read(s, y)[0]) / level
+
+
+def _search(moving: Moving, fixed: Fixed, level: Array, max_crossings: int):
+    """Integrate block by block, and find the crossings of each block. No derivatives."""
+    moving, fixed, level = held((moving, fixed, level))
+    term, d, dtype = moving.term, level.shape[0], level.dtype
+    state = start(moving, fixed)
+    found = _Found(
+        row=jnp.zeros((), jnp.int32),
+        is_full=jnp.asarray(False),
+        is_above=_height(term, level, state.s, state.y) >= 1,
+        times=jnp.zeros(max_crossings, dtype),
+        crossed=jnp.zeros((2, max_crossings, d), bool),
+        result=RESULTS.successful,
+    )
+
+    def step(carry):
+        state, found = carry
+        after, records, count = block(moving, fixed, state)
+        found = _crossings(term, fixed, level, found, records, count, after)
+        stops = found.is_full | (found.result != RESULTS.successful)
+        return after._replace(is_done=after.is_done | stops), found
+
+    carry = while_loop(lambda c: any_lane(~c[0].is_done), step, (state, found))
+    return carry[1], carry[0]
+
+
+def _crossings(
+    term: AbstractFlowTerm,
+    fixed: Fixed,
+    level: Array,
+    found: _Found,
+    records: Record,
+    count: Array,
+    after: State,
+) -> _Found:
+    """`found`, with the crossings in the steps of a block, after which the state is `after`."""
+    # A coordinate that has risen to 1 deactivates at 1 − width, so that one that stays at its level
+    # does not cross it with each rounding. Heights have about the errors of the steps, 1e-7 by
+    # default: far below that, noise would count as crossings; with 100 times more, deactivation
+    # times would move by 1e-6/log(1/ε) and near ties would be merged.
+    width = float(jnp.finfo(level.dtype).eps) ** 0.5
+    # The state after an attempt is the one before the next; rows from `count` on are empty.
+    states = jax.tree.map(
+        lambda before, last: jnp.roll(before, -1, axis=0).at[count - 1].set(last),
+        records.y,
+        after.y,
+    )
+    x = jax.vmap(lambda s, y: term.read(s, y)[0])(records.s, states)
+    heights, kept = jnp.abs(x) / level[None], records.is_kept[:, None]
+    held_up = term.is_in_range(jnp.where(kept, x, 0))
+    consistent = jnp.all(jax.vmap(term.is_consistent)(states) | ~records.is_kept)
+    result = first_failure(
+        found.result,
+        (held_up, RESULTS.flow_not_finite),
+        (consistent, RESULTS.invalid_network),
+    )
+
+    def side(is_above, row):
+        height, is_kept = row
+        then = jnp.where(is_above, height >= 1 - width, height >= 1)
+        then = jnp.where(is_kept, then, is_above)
+        return then, (then != is_above, is_above)
+
+    _, (pending, above) = scan(side, found.is_above, (heights, kept))
+
+    def next_crossing(carry):
+        pending, found, s = carry
+        attempt = jnp.argmax(jnp.any(pending, axis=1))
+        here, is_above = pending[attempt], above[attempt]
+        is_any = jnp.any(here) & ~found.is_full
+        record = jax.tree.map(lambda v: v[attempt], records)
+        inner = fixed.solver.interpolation_cls(t0=record.s, t1=record.s1, **record.dense)
+
+        def room(s):
+            """The distances of heights from their crossings, and 1 where none is pending."""
+            h = _height(term, level, s, inner.evaluate(s))
+            return jnp.where(here, jnp.where(is_above, h - (1 - width), 1 - h), 1)
+
+        def halve(_, bracket):
+            low, high = bracket
+            middle = low + (high - low) / 2
+            is_beyond = jnp.min(room(middle)) < 0
+            return jnp.where(is_beyond, low, middle), jnp.where(is_beyond, middle, high)
+
+        # As many halvings as `s` has binary digits, and two more.
+        digits = jnp.finfo(level.dtype).nmant + 3
+        bracket = (jnp.maximum(s, record.s), record.s1)
+        _, root = fori_loop(0, digits, halve, bracket)
+        left = room(root)
+        crosses = here & is_any & (left <= jnp.maximum(jnp.min(left), 0) + width / 2)
+        sides = jnp.stack([crosses & ~is_above, crosses & is_above])
+        is_full = is_any & (found.row == found.times.shape[0])
+        row = jnp.where(is_any & ~is_full, found.row, found.times.shape[0])
+        found = _Found(
+            row=found.row + (is_any & ~is_full).astype(jnp.int32),
+            is_full=found.is_full | is_full,
+            is_above=found.is_above ^ (crosses & ~is_full),
+            times=found.times.at[row].set(root, mode="drop"),
+            crossed=found.crossed.at[:, row].set(sides, mode="drop"),
+            result=RESULTS.where(is_full, RESULTS.max_crossings_reached, found.result),
+        )
+        return pending.at[attempt].set(here & ~crosses & ~is_full), found, root
+
+    found = dataclasses.replace(found, result=result)
+    goes_on = lambda c: any_lane(jnp.any(c[0]) & ~c[1].is_full)
+    _, found, _ = while_loop(goes_on, next_crossing, (pending, found, records.s[0]))
+    return found
+
+
+@eqx.filter_custom_jvp
+def _times(moving: Moving, fixed: Fixed, level: Array, found: _Found) -> Array:
+    return found.times
+
+
+@_times.def_jvp
+def _(primals, tangents):
+    numbers, rest = eqx.partition(primals, eqx.is_inexact_array)
+    known = lambda v, t: jnp.zeros_like(v) if t is None else t
+    changes = jax.tree.map(known, numbers, tangents)
+    return jax.jvp(lambda numbers: _roots(*eqx.combine(numbers, rest)), (numbers,), (changes,))
+
+
+def _roots(moving: Moving, fixed: Fixed, level: Array, found: _Found) -> Array:
+    """The times as functions of the data: the flow is integrated again to the times, and two Newton
+    steps of length 0 make derivatives right to second order."""
+    K = found.times.shape[0]
+    rows = jnp.arange(K, dtype=jnp.int32)
+    s = held(jnp.where(rows < found.row, found.times, jnp.max(found.times)))
+    states, _ = trajectory(moving, dataclasses.replace(fixed, grid=s))
+    crossed = found.crossed[0] | found.crossed[1]
+
+    def root(s, state, crosses):
+        index = jnp.argmax(crosses)
+        away = lambda s: _height(moving.term, level, s, at_time(s, state, moving.term))[index]
+        for _ in range(2):
+            height, slope = jax.jvp(away, (s,), (jnp.ones_like(s),))
+            is_moving = jnp.any(crosses) & (slope != 0)
+            step = vanishing(height) / jnp.where(is_moving, slope, 1)
+            s = s - jnp.where(is_moving, step, 0)
+        return s
+
+    return jax.vmap(root)(s, states, crossed)

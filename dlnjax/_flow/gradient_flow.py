@@ -14,7 +14,7 @@ import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, PyTree, Real
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from .._checks import (
     as_float,
@@ -23,22 +23,12 @@ from .._checks import (
     check_type,
     is_concrete,
 )
-from .._derivatives import reverse_only
 from .._problem import AbstractProblem
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractNetwork
+from .adjoint import at_time, trajectory
+from .driver import Moving, counts
 from .setup import AbstractFormulation, DualForm, Run, as_run
-from .terms.base import AbstractFlowTerm
-
-# States that reverse mode stores. `python -m benchmarks gradients`: the 361 of diffrax's default
-# (for 65536 steps) take three times the memory and 7 to 12 % less time at 3 × 4 and 20 × 40; 25
-# take 40 to 70 % of the memory and 8 to 36 % more time.
-CHECKPOINTS = 100
-REVERSE_ONLY = (
-    "By default a flow is differentiable in reverse mode (`jax.grad`, `jax.jacrev`, `jax.vjp`) and "
-    "once. For forward mode (`jax.jvp`, `jax.jacfwd`), and for second derivatives as forward over "
-    "forward, pass `gradient_flow(..., adjoint=diffrax.ForwardMode())`."
-)
 
 
 class Flow(eqx.Module):
@@ -89,7 +79,6 @@ def gradient_flow(
     rtol: Real[ArrayLike, ""] | None = None,
     atol: Real[ArrayLike, ""] | None = None,
     max_steps: int = 65536,
-    adjoint: diffrax.AbstractAdjoint | None = None,
     throw: bool = True,
 ) -> Flow:
     """The trajectory of a network under gradient flow, from an initialisation of size `ε`.
@@ -116,18 +105,15 @@ def gradient_flow(
         depth `D > 2`.)
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
     - `formulation`: `DualForm()` (default) or `WeightForm()`.
-    - `solver`: any diffrax solver; default `Rodas5P()` for the dual form, diffrax's `Kvaerno5`
-        for the weight form.
+    - `solver`: any diffrax solver; default `Rodas5P()` for the dual form, above rank 24
+        `AutoTsit5()`; diffrax's `Kvaerno5` for the weight form.
     - `rtol`, `atol`: tolerances of the embedded error of a step, in `w` and other quantities of
         order 1 (for the weight form `atol` is in units of `ε^½`). Defaults 1e-7 and 1e-8 in
         float64; 1e-4 and 1e-5 in float32. Errors of `x_mean` are up to some hundred times the
         tolerance, relative to its largest value. Before the first jump `x_mean` is exponentially
         small, as `x` is, and has fewer correct digits than `x`.
-    - `max_steps`, `adjoint`: as in `diffrax.diffeqsolve`. The default adjoint, for reverse mode, is
-        `diffrax.RecursiveCheckpointAdjoint(100)`: it stores 100 states (of up to `3d` numbers,
-        and the saved ones) in each lane, and recomputes up to 5000 steps at most twice. For
-        forward mode pass `diffrax.ForwardMode()`, which also gives second derivatives, as forward
-        over forward only.
+    - `max_steps`: the most steps that are tried. Reverse mode keeps a bounded number of states
+        whatever it is (`_flow/adjoint.py`).
     - `throw`: whether to raise on failure. Under tracing, and with `throw=False`, nothing is
         raised: failed lanes are NaN, with their `result`.
 
@@ -143,12 +129,9 @@ def gradient_flow(
     formulation = DualForm() if formulation is None else formulation
     run = as_run(network, problem, eps, log_eps, formulation, rtol, atol, max_steps)
     s = _as_times(s, problem.r.dtype)
-    solver = formulation.default_solver() if solver is None else solver
-    adjoint = diffrax.RecursiveCheckpointAdjoint(CHECKPOINTS) if adjoint is None else adjoint
+    solver = formulation.default_solver(problem) if solver is None else solver
     check_type(solver, "solver", diffrax.AbstractSolver, "a solver, such as `diffrax.Kvaerno5()`")
-    what = "an adjoint, such as `diffrax.ForwardMode()`"
-    check_type(adjoint, "adjoint", diffrax.AbstractAdjoint, what)
-    flow = _solve(run, s, solver, adjoint)
+    flow = _solve(run, s, solver)
     return raise_on_failure(flow, flow.result, throw)
 
 
@@ -175,33 +158,8 @@ def _as_times(s: ArrayLike, dtype) -> Array:
     return s
 
 
-@eqx.filter_custom_jvp
-def _moving(s: Array, state: PyTree[Array], term: AbstractFlowTerm) -> PyTree[Array]:
-    """`state`, with the vector field as its derivative in `s`."""
-    # The derivative of diffrax's interpolation would be less accurate, and would need derivatives
-    # with respect to the lengths of the steps.
-    return state
-
-
-@_moving.def_jvp
-def _(primals, tangents):
-    s, _, term = primals
-    ds, change, _ = tangents
-    state = _moving(*primals)
-    if ds is None:
-        return state, change
-    moved = jax.tree.map(lambda v: ds * v, term.vf(s, state, None))
-    add = lambda m, c: m if c is None else m + c
-    return state, jax.tree.map(add, moved, change, is_leaf=lambda v: v is None)
-
-
 @eqx.filter_jit
-def _solve(
-    run: Run, s: Array, solver: diffrax.AbstractSolver, adjoint: diffrax.AbstractAdjoint
-) -> Flow:
-    # Forward mode through this adjoint raises an error of JAX that does not name the remedy.
-    if isinstance(adjoint, diffrax.RecursiveCheckpointAdjoint):
-        run, s = reverse_only((run, s), REVERSE_ONLY)
+def _solve(run: Run, s: Array, solver: diffrax.AbstractSolver) -> Flow:
     term = run.term()
     is_grid = jnp.all(jnp.isfinite(s)) & (s[0] >= 0) & jnp.all(s[1:] >= s[:-1])
     verdict = first_failure(run.validity(term), (is_grid, RESULTS.invalid_grid))
@@ -211,27 +169,11 @@ def _solve(
     # An invalid lane of a batch integrates over an empty interval.
     times = jnp.where(valid, s, 0)
     grid = lax.stop_gradient(times)
-    solution = diffrax.diffeqsolve(
-        term,
-        solver,
-        t0=0,
-        t1=grid[-1],
-        dt0=jnp.minimum(run.first_step(term, valid), jnp.where(grid[-1] > 0, grid[-1], 1)),
-        y0=term.initial(),
-        saveat=diffrax.SaveAt(ts=grid),
-        stepsize_controller=run.controller(),
-        adjoint=adjoint,
-        max_steps=run.max_steps,
-        throw=False,
-    )
-    # diffrax returns inf at times that it did not reach, and derivatives through inf are NaN. A
-    # lane that failed is read at its initial state instead, and blanked below.
-    arrived = [jnp.all(jnp.isfinite(v)) for v in jax.tree.leaves(solution.ys)]
-    has_arrived = jnp.stack(arrived).all() & (solution.result == diffrax.RESULTS.successful)
-    reached = jax.tree.map(
-        lambda v, start: jnp.where(has_arrived, v, start[None]), solution.ys, term.initial()
-    )
-    states = jax.vmap(lambda s, state: _moving(s, state, term))(times, reached)
+    fixed = run.fixed(term, solver, grid, valid)
+    reached, last = trajectory(Moving(term, term.initial()), fixed)
+    # Times that were not reached have the initial state, and are blanked below.
+    has_arrived = last.result == RESULTS.successful
+    states = jax.vmap(lambda s, state: at_time(s, state, term))(times, reached)
     x, z, dual = jax.vmap(term.read)(times, states)
     if run.network.positive:
         # z = ∫x ≥ 0, but while x is exponentially small the errors of the steps, of size `atol`,
@@ -245,13 +187,12 @@ def _solve(
     finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(z))
     finite = finite & term.is_in_range(x) & has_arrived
     is_consistent = jnp.all(jax.vmap(term.is_consistent)(states))
-    result = RESULTS.promote(solution.result)
     result = first_failure(
         verdict,
-        result,
+        last.result,
         (finite, RESULTS.flow_not_finite),
         (is_consistent, RESULTS.invalid_network),
     )
     good = result == RESULTS.successful
     x, x_mean, z, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (x, x_mean, z, dual))
-    return Flow(s, x, x_mean, z, dual, result, solution.stats, run.network.positive)
+    return Flow(s, x, x_mean, z, dual, result, counts(last), run.network.positive)

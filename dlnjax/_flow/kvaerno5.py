@@ -7,7 +7,7 @@ A stage of the step is the root `k` of
 diffrax would differentiate it by a dense LU factorisation of the size of the whole state, in
 batched calls of LAPACK that may deadlock on machines with few cores (`_linalg.py`). So the step of
 diffrax runs without derivatives, and each stage gets them from the implicit function theorem, with
-the linear solver of `quadrature.py`: first-order for both modes, second as forward over forward.
+the linear solver of `quadrature.py`.
 """
 
 import functools as ft
@@ -18,14 +18,14 @@ import diffrax
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import optimistix as optx
-import optimistix.internal as optxi
 from jaxtyping import Array, PyTree
 
 from .._derivatives import held, vanishing
 from .quadrature import QuadratureSolver
-from .terms.base import RealScalarLike
+from .terms.base import RealScalarLike, unwrapped
 
 _TABLEAU = diffrax.Kvaerno5.tableau
 
@@ -53,10 +53,19 @@ def _off(k: PyTree[Array], stage: _Stage) -> PyTree[Array]:
     return jax.tree.map(jnp.subtract, k, stage.term.prod(velocity, stage.control))
 
 
-# `optimistix.internal.implicit_jvp` requires functions without closure. Lambdas, since the type
-# checker of the tests would wrap a `def` in one.
-_root = lambda stage: (stage.known, None)
-_off_at = lambda k, _, stage: _off(k, stage)
+def _root(stage: _Stage) -> PyTree[Array]:
+    """The stage `k`, as a function of what determines it: two Newton steps from its value.
+
+    Each doubles the order to which derivatives are right: the second are. The value is kept, so
+    that a step has the same one with and without derivatives. (`optimistix.implicit_jvp` loses
+    derivatives inside a `scan` in forward mode over reverse mode, as JAX may drop a custom rule
+    there.)"""
+    k = held(stage.known)
+    for _ in range(2):
+        jacobian = lx.JacobianLinearOperator(_off, k, stage)
+        change = lx.linear_solve(jacobian, _off(k, stage), QuadratureSolver()).value
+        k = jax.tree.map(lambda k, dk: k - vanishing(dk), k, change)
+    return k
 
 
 class StagewiseKvaerno5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
@@ -106,7 +115,7 @@ class StagewiseKvaerno5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptive
         # through inf would be NaN for the whole trajectory.
         is_finite = jnp.stack([jnp.all(jnp.isfinite(k)) for k in jax.tree.leaves(dense["k"])]).all()
         known = jax.tree.map(lambda k: jnp.where(is_finite, k, 0), dense["k"])
-        term = terms.term  # diffrax wraps every term in the direction of integration
+        term = unwrapped(terms)
         control = term.contr(t0, t1)
         first = term.prod(term.vf(t0, y0, args), control)
 
@@ -121,8 +130,7 @@ class StagewiseKvaerno5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptive
                 gamma=gamma,
                 args=args,
             )
-            k, _ = optxi.implicit_jvp(_root, _off_at, inputs, frozenset(), QuadratureSolver())
-            return jax.tree.map(lambda ks, k: ks.at[i].set(k), ks, k), None
+            return jax.tree.map(lambda ks, k: ks.at[i].set(k), ks, _root(inputs)), None
 
         dtype = jax.tree.leaves(y0)[0].dtype
         count = len(_TABLEAU.b_sol)

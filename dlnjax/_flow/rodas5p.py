@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .terms.base import AbstractDualTerm, RealScalarLike
+from .terms.base import AbstractDualTerm, RealScalarLike, unwrapped
 
 # Steinebach, *Construction of Rosenbrock–Wanner method Rodas5P and numerical benchmarks within
 # the Julia Differential Equations package*, BIT 63:27 (2023): the coefficients published
@@ -125,13 +125,13 @@ _OUTPUTS = np.vstack([[*_LAST, 1.0, 1.0, 1.0], np.eye(8)[7], H])
 _QUADRATURE = _OUTPUTS @ np.linalg.inv(np.eye(8) / GAMMA - _square(C))
 
 
-def _sum(coefficients, terms: Sequence[Array | float]) -> Array | float:
+def linear_sum(coefficients, terms: Sequence[Array | float]) -> Array | float:
     """`Σ cⱼ termⱼ`."""
     # Term by term, so that XLA fuses the sum: stacking the terms for a matrix product copies them.
     return sum((float(c) * k for c, k in zip(coefficients, terms, strict=True) if c), 0.0)
 
 
-class _Interpolation(diffrax.AbstractLocalInterpolation):
+class Interpolation(diffrax.AbstractLocalInterpolation):
     """The continuous extension, with `k` the stages (see `H`)."""
 
     t0: RealScalarLike  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -148,6 +148,35 @@ class _Interpolation(diffrax.AbstractLocalInterpolation):
         basis = (1 - theta, theta, bump, bump * theta, bump * theta**2)
         combine = lambda *cs: sum(b * c for b, c in zip(basis, cs, strict=True))
         return jax.tree.map(combine, *self.coefficients)
+
+
+def rosenbrock(term: AbstractDualTerm, h: Array, y0: Any) -> list[Any]:
+    """The increment of a step, its error estimate, the three coefficients of the interpolation."""
+    g = term.image(y0[0])
+    x, slope = term.response(g)
+    factors = term.factorize(slope, GAMMA * h)
+
+    stages: list[Array] = []
+    images: list[Array] = []
+    xs: list[Array] = []
+    # The mean of each stage over both signs, divided by h. It does not depend on x, so that its
+    # recursion is that of the stages with J = 0: mean/(γh) = drift + Σ cⱼ meanⱼ/h.
+    drifts: list[Any] = []
+    for a, c in zip(A, C, strict=True):
+        x = term.x(g + linear_sum(a, images)) if images else x
+        drift = term.drift + linear_sum(c, drifts)
+        stage = term.solve(factors, term.velocity(x) + linear_sum(c, stages) / h, drift)
+        drifts.append(GAMMA * drift)
+        stages.append(stage)
+        images.append(term.image(stage))
+        xs.append(x)
+
+    outputs = []
+    for own, other in zip(_OUTPUTS, _QUADRATURE, strict=True):
+        moved = jnp.asarray(linear_sum(other, images))
+        quadrature = h * (term.change(slope, moved) + linear_sum(other, xs))
+        outputs.append((linear_sum(own, stages), quadrature))
+    return outputs
 
 
 class Rodas5P(diffrax.AbstractAdaptiveSolver[Any]):
@@ -177,7 +206,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver[Any]):
     """
 
     term_structure: ClassVar[Any] = diffrax.AbstractTerm
-    interpolation_cls: ClassVar[Callable[..., _Interpolation]] = _Interpolation
+    interpolation_cls: ClassVar[Callable[..., Interpolation]] = Interpolation
 
     def order(self, terms: Any) -> int:
         return 5
@@ -195,39 +224,13 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver[Any]):
         solver_state: None,
         made_jump: Any,
     ) -> tuple[Any, Any, dict[str, Any], None, diffrax.RESULTS]:
-        # diffrax wraps each term in one that has the direction of integration.
-        term = terms.term
+        term = unwrapped(terms)
         if not isinstance(term, AbstractDualTerm):
             raise ValueError("`Rodas5P` integrates the dual form only.")
         # In a batch, lanes that are done make steps of length 0 whose results are discarded. A
         # division by h = 0 there would be NaN in the derivatives of all lanes.
         h = jnp.where(t1 > t0, t1 - t0, 1)
-        g = term.image(y0[0])
-        x, slope = term.response(g)
-        factors = term.factorize(slope, GAMMA * h)
-
-        stages: list[Array] = []
-        images: list[Array] = []
-        xs: list[Array] = []
-        # The mean of each stage over both signs, divided by h. It does not depend on x, so that its
-        # recursion is that of the stages with J = 0: mean/(γh) = drift + Σ cⱼ meanⱼ/h.
-        drifts: list[Any] = []
-        for a, c in zip(A, C, strict=True):
-            x = term.x(g + _sum(a, images)) if images else x
-            drift = term.drift + _sum(c, drifts)
-            stage = term.solve(factors, term.velocity(x) + _sum(c, stages) / h, drift)
-            drifts.append(GAMMA * drift)
-            stages.append(stage)
-            images.append(term.image(stage))
-            xs.append(x)
-
-        # Increment, error estimate and the three coefficients of the interpolation.
-        outputs = []
-        for own, other in zip(_OUTPUTS, _QUADRATURE, strict=True):
-            moved = jnp.asarray(_sum(other, images))
-            quadrature = h * (term.change(slope, moved) + _sum(other, xs))
-            outputs.append((_sum(own, stages), quadrature))
-        increment, error, *inner = outputs
+        increment, error, *inner = rosenbrock(term, h, y0)
 
         # A trial step may overflow. An infinite error estimate makes the controller reject it, with
         # a fifth of the step next; the state stays finite, since derivatives through inf or NaN are

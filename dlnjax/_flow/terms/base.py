@@ -67,6 +67,11 @@ class AbstractFlowTerm(diffrax.AbstractTerm[Any, Any]):
         return jax.tree.map(lambda v: control * v, vf)
 
 
+def unwrapped(terms: Any) -> Any:
+    """The term itself: `diffrax.diffeqsolve` wraps it in one with the direction of integration."""
+    return getattr(terms, "term", terms)
+
+
 class AbstractDualTerm(AbstractFlowTerm):
     """Interface of the dual form. The state is `(f, z)`, and only `f` feeds back:
 
@@ -118,6 +123,11 @@ class AbstractDualTerm(AbstractFlowTerm):
         self, factors: PyTree[Array], rhs: Float[Array, "..."], drift: Float[Array, ""] | float
     ) -> Float[Array, "..."]:
         """`(I/(γh) − J)⁻¹ rhs`, given the mean `drift` of `rhs` over both signs."""
+
+    @property
+    @abc.abstractmethod
+    def matrix_size(self) -> int:
+        """The size of the matrix that a step factorises."""
 
     @abc.abstractmethod
     def error(self, state: State, error: State) -> State:

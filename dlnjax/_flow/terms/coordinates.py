@@ -128,6 +128,10 @@ class CoordinateTerm(AbstractDualTerm):
         large = root > 1
         return jnp.where(large, v / jnp.where(large, root, 1), asked - matmul(self.M, root * v))
 
+    @property
+    def matrix_size(self):
+        return len(self.r)
+
     def error(self, state, error):
         # The larger of the error of w, and `IN_X` times the error that it causes in x, relative to
         # x + max |r|/σ².

@@ -58,6 +58,10 @@ class LinearTerm(AbstractDualTerm):
     def solve(self, factors, rhs, drift):
         return factors.solve(rhs)
 
+    @property
+    def matrix_size(self):
+        return len(self.r)
+
     def error(self, state, error):
         return jax.tree.map(jnp.abs, error)
 

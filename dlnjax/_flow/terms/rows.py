@@ -69,6 +69,10 @@ class RowTerm(AbstractDualTerm):
     def solve(self, factors, rhs, drift):
         return factors.solve(rhs)
 
+    @property
+    def matrix_size(self):
+        return len(self.y)
+
     def error(self, state, error):
         return jax.tree.map(jnp.abs, error)
 

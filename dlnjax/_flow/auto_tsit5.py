@@ -1,0 +1,241 @@
+"""Tsit5 where the flow is not stiff, and Rodas5P where it is.
+
+An explicit step costs a fraction of one of Rodas5P, which factorises a matrix. But on a plateau,
+where the active coordinates relax at rates up to `ρ`, the largest eigenvalue of `−J`, it must stay
+below `STABLE/ρ`, where Rodas5P takes steps as long as the plateau. So each lane chooses, by cost:
+
+| in | a step would have cost with the other |
+|---|---|
+| Tsit5 | `ratio`, or nothing if stability limits it |
+| Rodas5P | `hρ/STABLE` steps of Tsit5, or one |
+
+where `ratio` is the cost of a Rodas5P step in steps of Tsit5, and `ρ` is measured by one power
+iteration a step. (The last two stages of Tsit5, which lie at the same time, would give it for
+nothing, but on a plateau their difference is rounding.) A lane goes to the other method when
+that would have saved `PATIENCE · ratio` since it last would have saved nothing. So the steps cost
+at most about twice those of the better method. LSODA switches by similar estimates.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from .._batching import any_lane
+from .._derivatives import held
+from .._loops import cond
+from .driver import AbstractSwitchingSolver
+from .rodas5p import Interpolation, linear_sum, rosenbrock
+from .terms.base import AbstractDualTerm, RealScalarLike, unwrapped
+
+_TABLEAU = diffrax.Tsit5.tableau
+# The continuous extension of order 4, `y(θ) = y₀ + h Σ bᵢ(θ) kᵢ`: the coefficients of θ, θ², θ³, θ⁴
+# in `bᵢ(θ)`. Tsitouras, Computers & Mathematics with Applications 62 (2011), 770-775.
+_DENSE = np.array(
+    [
+        np.polymul(
+            -1.0530884977290216 * np.array([1, -1.3299890189751412, 0]),
+            [1, -1.4364028541716351, 0.7139816917074209],
+        ),
+        0.1017 * np.array([1, -2.1966568338249754, 1.2949852507374631, 0, 0]),
+        2.490627285651252793 * np.array([1, -2.38535645472061657, 1.57803468208092486, 0, 0]),
+        -16.54810288924490272
+        * np.polymul([1, -1.21712927295533244], [1, -0.61620406037800089, 0, 0]),
+        47.37952196281928122
+        * np.polymul([1, -1.203071208372362603], [1, -0.658047292653547382, 0, 0]),
+        -34.87065786149660974 * np.polymul([1, -1.2], [1, -0.666666666666666667, 0, 0]),
+        2.5 * np.polymul([1, -1], [1, -0.6, 0, 0]),
+    ]
+)[:, 3::-1]
+# The same in the basis of `Interpolation`, of which the first three coefficients are these.
+_INNER = -np.stack(
+    [_DENSE[:, 1] + _DENSE[:, 2] + _DENSE[:, 3], _DENSE[:, 2] + _DENSE[:, 3], _DENSE[:, 3]]
+)
+
+# The real interval of stability of Tsit5 (`tests/test_flow_auto_tsit5.py` computes it).
+STABLE = 3.5
+# From which `hρ` on stability limits a step: `_longest_step` keeps it at 2.8.
+LIMITED = 2.5
+# What the other method must have saved for a switch, in steps of Rodas5P, and by which factor that
+# grows with each. On a plateau Rodas5P takes 10 to 30 steps: with 10 steps lanes at log ε = −230
+# and −700 switch where the next jump makes them return, and with 2 to 5 times the switches batches
+# take up to 4 times as long, as lanes wait for each other; with 40 a lane that should switch pays
+# 40 steps for it.
+PATIENCE = 20
+BACKOFF = 4
+
+
+class _State(NamedTuple):
+    """What is carried from step to step."""
+
+    velocity: Float[Array, "..."]  # at the state, with x there
+    x: Float[Array, " d"]
+    is_stiff: Bool[Array, ""]
+    rate: Float[Array, ""]  # `ρ` at the state, a lower bound that is close to it
+    direction: Float[Array, "..."]  # of length 1, near the eigenvector of `ρ`
+    # What the other method would have saved, in steps of Tsit5; 0 while it would have cost more.
+    tally: Float[Array, ""]
+    # How much that must be for a switch, in steps of Rodas5P.
+    patience: Float[Array, ""]
+
+
+class AutoTsit5(AbstractSwitchingSolver):
+    """Tsit5, of order 5, and Rodas5P where stability would limit its steps.
+
+    The default solver of `DualForm()` for larger problems. Each lane of a batch switches by itself,
+    by the cost of a step. It integrates the dual form only.
+
+    **Raises:** `ValueError` in `gradient_flow` with another formulation.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        network = dln.UV(jnp.ones(2), jnp.zeros(2))
+        solver, s = dln.AutoTsit5(), jnp.array([2.0])
+        flow = dln.gradient_flow(network, problem, s, eps=1e-9, solver=solver)
+        flow.x[0]  # (2, 1)
+        ```
+
+    !!! cite "Reference"
+
+        Ch. Tsitouras, Computers & Mathematics with Applications 62 (2011); G. Steinebach, BIT
+        Numerical Mathematics 63:27 (2023); L. Petzold, SIAM J. Sci. Stat. Comput. 4 (1983), for the
+        switch.
+    """
+
+    term_structure: ClassVar[Any] = diffrax.AbstractTerm
+    interpolation_cls: ClassVar[Callable[..., Interpolation]] = Interpolation
+
+    def order(self, terms: Any) -> int:
+        return 5
+
+    def init(
+        self, terms: Any, t0: RealScalarLike, t1: RealScalarLike, y0: Any, args: Any
+    ) -> _State:
+        _check(terms)
+        velocity, x = self.func(terms, t0, y0, args)
+        patience = jnp.full_like(x[0], PATIENCE)
+        zero, size = jnp.zeros_like(patience), jnp.sqrt(jnp.sum(velocity**2))
+        direction = held(velocity / jnp.where(size > 0, size, 1))
+        return _State(velocity, x, jnp.asarray(False), zero, direction, zero, patience)
+
+    def func(self, terms: Any, t0: RealScalarLike, y0: Any, args: Any) -> Any:
+        return terms.vf(t0, y0, args)
+
+    def _needs_turn(self, solver_state: _State) -> Bool[Array, ""]:
+        """Whether the next step is one of Rodas5P."""
+        return solver_state.is_stiff
+
+    def _longest_step(self, solver_state: _State) -> Float[Array, ""]:
+        """The longest stable step of Tsit5."""
+        # The controller alone lets steps grow beyond stability, until what they amplify exceeds the
+        # tolerance. Values do not mind, but derivatives then have errors of 1e-5: the rounding of
+        # cotangents of 1e11.
+        rate = jnp.where(solver_state.is_stiff, 0, solver_state.rate)
+        return jnp.where(rate > 0, 0.8 * STABLE / jnp.where(rate > 0, rate, 1), jnp.inf)
+
+    def step(
+        self,
+        terms: Any,
+        t0: RealScalarLike,
+        t1: RealScalarLike,
+        y0: Any,
+        args: Any,
+        solver_state: _State,
+        made_jump: Any,
+    ) -> tuple[Any, Any, dict[str, Any], _State, diffrax.RESULTS]:
+        term = _check(terms)
+        state, is_live = solver_state, t1 > t0
+        h = jnp.where(is_live, t1 - t0, 1)
+        ratio = cost_ratio(term)
+        pick = lambda a, b: jnp.where(state.is_stiff, b, a)
+        increment, error, inner, end, grown = cond(
+            any_lane(is_live & ~state.is_stiff),
+            lambda: _explicit(term, h, y0, state),
+            lambda: _implicit(term, h, y0, state),
+        )
+        # A power iteration for ρ. It also takes in where the step went, as coordinates that start
+        # to move would be missing from it.
+        length = lambda v: jnp.sqrt(jnp.sum(v**2))
+        unit = lambda v: v / jnp.where(length(v) > 0, length(v), 1)
+        rate = length(grown)
+        direction = unit(unit(grown) + 0.1 * unit(held(increment[0])))
+
+        # As in `Rodas5P`: a step that overflows is rejected, and leaves the state finite.
+        leaves = jax.tree.leaves((increment, error, end, grown))
+        good = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
+        only = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+        y1 = only(jax.tree.map(jnp.add, y0, increment), y0)
+        error = term.error(y1, error)
+        error = jax.tree.map(lambda e: jnp.where(good, e, jnp.inf), error)
+        velocity, x = only(end, (state.velocity, state.x))
+        rate, direction = only((rate, direction), (state.rate, state.direction))
+
+        # What the other method would have saved: a step of Tsit5 that stability limits, or all but
+        # one of the steps of Tsit5 that one of Rodas5P costs.
+        of_explicit = jnp.where(h * rate > LIMITED, 1, 1 - ratio)
+        of_implicit = ratio - jnp.maximum(h * rate / STABLE, 1)
+        tally = jnp.maximum(state.tally + pick(of_explicit, of_implicit), 0)
+        switches = tally >= state.patience * ratio
+        after = _State(
+            velocity=velocity,
+            x=x,
+            is_stiff=state.is_stiff ^ switches,
+            rate=rate,
+            direction=direction,
+            tally=jnp.where(switches, 0, tally),
+            patience=jnp.where(switches, BACKOFF * state.patience, state.patience),
+        )
+        dense_info = dict(coefficients=(y0, y1, *inner))
+        return y1, error, dense_info, after, diffrax.RESULTS.successful
+
+
+def _check(terms: Any) -> AbstractDualTerm:
+    """The term, if it is one of the dual form."""
+    term = unwrapped(terms)
+    if not isinstance(term, AbstractDualTerm):
+        raise ValueError("`AutoTsit5` integrates the dual form only.")
+    return term
+
+
+def cost_ratio(term: AbstractDualTerm) -> float:
+    """The cost of a step of Rodas5P in steps of Tsit5."""
+    # Measured in batches, float64 on two cores: 3.5 at 30 × 60, 5.6 at 50 × 100, 8.4 at 100 × 200.
+    return 1 + 0.08 * term.matrix_size
+
+
+def _explicit(term: AbstractDualTerm, h: Array, y0: Any, state: _State):
+    """The increment of a Tsit5 step, its error, the coefficients of the interpolation, the field at
+    its end, and `J` there times the direction."""
+    f0, velocities, xs = y0[0], [state.velocity], [state.x]
+    for row in _TABLEAU.a_lower[:-1]:
+        x = term.x(term.image(f0 + h * linear_sum(row, velocities)))
+        xs.append(x)
+        velocities.append(term.velocity(x))
+    increment = h * linear_sum(_TABLEAU.a_lower[-1], velocities)
+    velocity, x, grown = _at_end(term, f0 + increment, state.direction)
+    velocities, xs = [*velocities, velocity], [*xs, x]
+    combine = lambda weights: (h * linear_sum(weights, velocities), h * linear_sum(weights, xs))
+    inner = tuple(combine(weights) for weights in _INNER)
+    increment = (increment, combine(_TABLEAU.b_sol)[1])
+    return increment, combine(_TABLEAU.b_error), inner, (velocity, x), grown
+
+
+def _implicit(term: AbstractDualTerm, h: Array, y0: Any, state: _State):
+    """The same of a Rodas5P step."""
+    increment, error, *inner = rosenbrock(term, h, y0)
+    velocity, x, grown = _at_end(term, y0[0] + increment[0], state.direction)
+    return increment, error, tuple(inner), (velocity, x), grown
+
+
+def _at_end(term: AbstractDualTerm, f: Array, direction: Array) -> tuple[Array, Array, Array]:
+    """The velocity and `x` at the end of a step, and `J` times a direction."""
+    x, slope = term.response(term.image(f))
+    change = term.change(*held((slope, term.image(direction))))
+    velocity, grown = jax.jvp(term.velocity, (x,), (change,))
+    return velocity, x, held(grown)

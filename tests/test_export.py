@@ -1,0 +1,52 @@
+"""Programs lower for accelerators from a machine that has none, and hold no host callback."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import export
+
+import dlnjax as dln
+
+N, D, LANES = 3, 4, 5
+OPTIONS: dict[str, Any] = dict(throw=False)
+
+
+def _network(X):
+    return dln.UV(jnp.ones(D, X.dtype), jnp.zeros(D, X.dtype))
+
+
+S = np.array([1.0, 5.0])
+FUNCTIONS = {
+    "flow": lambda X, p: dln.gradient_flow(_network(X), p, S, eps=1e-3, **OPTIONS).x_mean,
+    "flow, AutoTsit5": lambda X, p: (
+        dln.gradient_flow(_network(X), p, S, eps=1e-3, solver=dln.AutoTsit5(), **OPTIONS).x_mean
+    ),
+    "crossing_times": lambda X, p: (
+        dln.crossing_times(_network(X), p, 5.0, 0.3, eps=1e-3, **OPTIONS).s
+    ),
+    "lasso_path": lambda X, p: dln.lasso_path(p, **OPTIONS).x(2.0),
+    "limit_flow": lambda X, p: dln.limit_flow(_network(X), p, **OPTIONS).x(2.0),
+    "lasso": lambda X, p: dln.lasso(p, 2.0, **OPTIONS).x,
+    "end_point": lambda X, p: dln.end_point(_network(X), p, eps=1e-3, **OPTIONS).x,
+    "train": lambda X, p: (
+        dln.train(_network(X), p, optax.sgd(1e-2), eps=0.1, steps=[1, 9], **OPTIONS).x
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_batch_and_its_gradient_lower_for_cuda(name):
+    def total(X, y):
+        return jnp.sum(FUNCTIONS[name](X, dln.LeastSquares(X, y)))
+
+    X = jax.ShapeDtypeStruct((LANES, N, D), np.float32)
+    y = jax.ShapeDtypeStruct((LANES, N), np.float32)
+    program = jax.jit(jax.vmap(jax.value_and_grad(total)))
+    exported = export.export(program, platforms=["cuda"])(X, y)
+    assert exported.platforms == ("cuda",)
+    module = exported.mlir_module()
+    assert "while" in module and "callback" not in module
