@@ -1,7 +1,7 @@
 """How exact derivatives are.
 
 Every function in reverse mode, by a random linear function of each of its outputs, against forward
-mode (another adjoint for flows) and against differences along a random direction in each argument:
+mode and against differences along a random direction in each argument:
 central ones, or at `λ = 0` one-sided, extrapolated to step 0 in Ridders' way, which also says how
 exact they are. All are relative to the 2-norm of the gradient in that argument, or to `FLOOR` times
 the function if that is more. (Directions have entries ±1: the square of a difference is on average
