@@ -92,7 +92,9 @@ def prepared(
     """`solver` with what `diffrax.diffeqsolve` would fill in: the tolerances of implicit stages."""
     if isinstance(solver, diffrax.AbstractImplicitSolver):
         unset = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)().rtol
-        names = [n for n in ("rtol", "atol", "norm") if getattr(solver.root_finder, n, None) is unset]
+        names = [
+            n for n in ("rtol", "atol", "norm") if getattr(solver.root_finder, n, None) is unset
+        ]
         of = lambda tree: [getattr(tree, n) for n in names]
         solver = eqx.tree_at(lambda s: of(s.root_finder), solver, of(controller))
     return with_scan(solver, "lax")
