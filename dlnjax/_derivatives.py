@@ -2,6 +2,7 @@
 
 - `held(tree)` has the values of `tree` and no derivatives; `vanishing(v)` has the value 0 and the
   derivatives of `v`. So `held(a) + vanishing(b)` has the value of `a` and the derivatives of `b`.
+- `differentiated_as(explicit)` gives a function the derivatives of another with the same values.
 - `linear_map(apply, transpose, residuals, change)` is a linear function of `change` whose transpose
   is given: the one means to give a loop of unknown length both modes of differentiation.
 """
@@ -30,6 +31,29 @@ def held(tree: _T) -> _T:
 def vanishing(v: Array) -> Array:
     """The value 0, with the derivatives of `v`."""
     return v - lax.stop_gradient(v)
+
+
+def differentiated_as(explicit: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator: the values of a function, with the derivatives of `explicit`, which has the same
+    values and is evaluated only where something is differentiated.
+
+    All derivatives of higher order are those of `explicit`: a rule that calls the function again
+    would lose them, since JAX may drop the rule of a function inside of another rule."""
+
+    def decorate(fn):
+        with_rule = eqx.filter_custom_jvp(fn)
+
+        @with_rule.def_jvp
+        def _(primals, tangents):
+            numbers, rest = eqx.partition(primals, eqx.is_inexact_array)
+            known = lambda v, t: jnp.zeros_like(v) if t is None else t
+            changes = jax.tree.map(known, numbers, tangents)
+            at = lambda numbers: explicit(*eqx.combine(numbers, rest))
+            return jax.jvp(at, (numbers,), (changes,))
+
+        return with_rule
+
+    return decorate
 
 
 def linear_map(

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from .._batching import any_lane
-from .._derivatives import linear_map, vanishing
+from .._derivatives import differentiated_as, linear_map, vanishing
 from .._loops import cond, fori_loop, while_loop
 from . import driver
 from .driver import Fixed, Moving, State
@@ -218,17 +218,7 @@ def _shifted(s: Array, state: PyTree[Array], term: AbstractFlowTerm) -> PyTree[A
     return moved(ahead, moved(ahead / 2, state))
 
 
-@eqx.filter_custom_jvp
+@differentiated_as(_shifted)
 def at_time(s: Array, state: PyTree[Array], term: AbstractFlowTerm) -> PyTree[Array]:
-    """`_shifted`, which is evaluated only where something is differentiated."""
+    """`state` at the time `s`, without the evaluations of `_shifted`."""
     return state
-
-
-@at_time.def_jvp
-def _(primals, tangents):
-    # All derivatives of higher order are those of `_shifted`: calling `at_time` again would lose
-    # them, since JAX may drop the rule of a function inside of another rule.
-    numbers, rest = eqx.partition(primals, eqx.is_inexact_array)
-    known = lambda v, t: jnp.zeros_like(v) if t is None else t
-    changes = jax.tree.map(known, numbers, tangents)
-    return jax.jvp(lambda numbers: _shifted(*eqx.combine(numbers, rest)), (numbers,), (changes,))

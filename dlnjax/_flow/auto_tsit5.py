@@ -29,8 +29,8 @@ from .._batching import any_lane
 from .._derivatives import held
 from .._loops import cond
 from .driver import AbstractSwitchingSolver
-from .rodas5p import Interpolation, linear_sum, rosenbrock
-from .terms.base import AbstractDualTerm, RealScalarLike, unwrapped
+from .rodas5p import Interpolation, finished, linear_sum, rosenbrock
+from .terms.base import AbstractDualTerm, RealScalarLike, dual_term_of
 
 _TABLEAU = diffrax.Tsit5.tableau
 # The continuous extension of order 4, `y(θ) = y₀ + h Σ bᵢ(θ) kᵢ`: the coefficients of θ, θ², θ³, θ⁴
@@ -117,11 +117,10 @@ class AutoTsit5(AbstractSwitchingSolver):
     def init(
         self, terms: Any, t0: RealScalarLike, t1: RealScalarLike, y0: Any, args: Any
     ) -> _State:
-        _check(terms)
+        dual_term_of(terms, self)
         velocity, x = self.func(terms, t0, y0, args)
         patience = jnp.full_like(x[0], PATIENCE)
-        zero, size = jnp.zeros_like(patience), jnp.sqrt(jnp.sum(velocity**2))
-        direction = held(velocity / jnp.where(size > 0, size, 1))
+        zero, (direction, _) = jnp.zeros_like(patience), _normalized(held(velocity))
         return _State(velocity, x, jnp.asarray(False), zero, direction, zero, patience)
 
     def func(self, terms: Any, t0: RealScalarLike, y0: Any, args: Any) -> Any:
@@ -149,7 +148,7 @@ class AutoTsit5(AbstractSwitchingSolver):
         solver_state: _State,
         made_jump: Any,
     ) -> tuple[Any, Any, dict[str, Any], _State, diffrax.RESULTS]:
-        term = _check(terms)
+        term = dual_term_of(terms, self)
         state, is_live = solver_state, t1 > t0
         h = jnp.where(is_live, t1 - t0, 1)
         ratio = cost_ratio(term)
@@ -161,18 +160,11 @@ class AutoTsit5(AbstractSwitchingSolver):
         )
         # A power iteration for ρ. It also takes in where the step went, as coordinates that start
         # to move would be missing from it.
-        length = lambda v: jnp.sqrt(jnp.sum(v**2))
-        unit = lambda v: v / jnp.where(length(v) > 0, length(v), 1)
-        rate = length(grown)
-        direction = unit(unit(grown) + 0.1 * unit(held(increment[0])))
+        ahead, rate = _normalized(grown)
+        direction, _ = _normalized(ahead + 0.1 * _normalized(held(increment[0]))[0])
 
-        # As in `Rodas5P`: a step that overflows is rejected, and leaves the state finite.
-        leaves = jax.tree.leaves((increment, error, end, grown))
-        good = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
+        y1, error, good = finished(term, y0, increment, error, (end, grown))
         only = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
-        y1 = only(jax.tree.map(jnp.add, y0, increment), y0)
-        error = term.error(y1, error)
-        error = jax.tree.map(lambda e: jnp.where(good, e, jnp.inf), error)
         velocity, x = only(end, (state.velocity, state.x))
         rate, direction = only((rate, direction), (state.rate, state.direction))
 
@@ -193,14 +185,6 @@ class AutoTsit5(AbstractSwitchingSolver):
         )
         dense_info = dict(coefficients=(y0, y1, *inner))
         return y1, error, dense_info, after, diffrax.RESULTS.successful
-
-
-def _check(terms: Any) -> AbstractDualTerm:
-    """The term, if it is one of the dual form."""
-    term = unwrapped(terms)
-    if not isinstance(term, AbstractDualTerm):
-        raise ValueError("`AutoTsit5` integrates the dual form only.")
-    return term
 
 
 def cost_ratio(term: AbstractDualTerm) -> float:
@@ -239,3 +223,9 @@ def _at_end(term: AbstractDualTerm, f: Array, direction: Array) -> tuple[Array, 
     change = term.change(*held((slope, term.image(direction))))
     velocity, grown = jax.jvp(term.velocity, (x,), (change,))
     return velocity, x, held(grown)
+
+
+def _normalized(v: Array) -> tuple[Array, Array]:
+    """`v` at length 1, unless it is 0; and its length."""
+    length = jnp.sqrt(jnp.sum(v**2))
+    return v / jnp.where(length > 0, length, 1), length

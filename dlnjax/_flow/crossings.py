@@ -35,7 +35,7 @@ from .._checks import (
     check_scalar,
     check_type,
 )
-from .._derivatives import held, vanishing
+from .._derivatives import differentiated_as, held, vanishing
 from .._loops import fori_loop, scan, while_loop
 from .._problem import AbstractProblem, default_events
 from .._results import RESULTS, first_failure, raise_on_failure
@@ -303,19 +303,6 @@ def _crossings(
     return found
 
 
-@eqx.filter_custom_jvp
-def _times(moving: Moving, fixed: Fixed, level: Array, found: _Found) -> Array:
-    return found.times
-
-
-@_times.def_jvp
-def _(primals, tangents):
-    numbers, rest = eqx.partition(primals, eqx.is_inexact_array)
-    known = lambda v, t: jnp.zeros_like(v) if t is None else t
-    changes = jax.tree.map(known, numbers, tangents)
-    return jax.jvp(lambda numbers: _roots(*eqx.combine(numbers, rest)), (numbers,), (changes,))
-
-
 def _roots(moving: Moving, fixed: Fixed, level: Array, found: _Found) -> Array:
     """The times as functions of the data: the flow is integrated again to the times, and two Newton
     steps of length 0 make derivatives right to second order."""
@@ -336,3 +323,8 @@ def _roots(moving: Moving, fixed: Fixed, level: Array, found: _Found) -> Array:
         return s
 
     return jax.vmap(root)(s, states, crossed)
+
+
+@differentiated_as(_roots)
+def _times(moving: Moving, fixed: Fixed, level: Array, found: _Found) -> Array:
+    return found.times

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .terms.base import AbstractDualTerm, RealScalarLike, unwrapped
+from .terms.base import AbstractDualTerm, RealScalarLike, dual_term_of
 
 # Steinebach, *Construction of Rosenbrock–Wanner method Rodas5P and numerical benchmarks within
 # the Julia Differential Equations package*, BIT 63:27 (2023): the coefficients published
@@ -179,6 +179,21 @@ def rosenbrock(term: AbstractDualTerm, h: Array, y0: Any) -> list[Any]:
     return outputs
 
 
+def finished(
+    term: AbstractDualTerm, y0: Any, increment: Any, error: Any, others: PyTree[Array] = ()
+) -> tuple[Any, Any, Array]:
+    """The state after a step, its error as the controller takes it, and whether all is finite.
+
+    A trial step may overflow. An infinite error estimate makes the controller reject it, with a
+    fifth of the step next; the state stays finite, since derivatives through inf or NaN are NaN
+    even if the step is rejected."""
+    leaves = jax.tree.leaves((increment, error, others))
+    good = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
+    y1 = jax.tree.map(lambda y, dy: jnp.where(good, y + dy, y), y0, increment)
+    error = term.error(y1, error)
+    return y1, jax.tree.map(lambda e: jnp.where(good, e, jnp.inf), error), good
+
+
 class Rodas5P(diffrax.AbstractAdaptiveSolver[Any]):
     """The Rosenbrock method Rodas5P, of order 5 with an embedded method of order 4.
 
@@ -224,22 +239,13 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver[Any]):
         solver_state: None,
         made_jump: Any,
     ) -> tuple[Any, Any, dict[str, Any], None, diffrax.RESULTS]:
-        term = unwrapped(terms)
-        if not isinstance(term, AbstractDualTerm):
-            raise ValueError("`Rodas5P` integrates the dual form only.")
+        term = dual_term_of(terms, self)
         # In a batch, lanes that are done make steps of length 0 whose results are discarded. A
         # division by h = 0 there would be NaN in the derivatives of all lanes.
         h = jnp.where(t1 > t0, t1 - t0, 1)
         increment, error, *inner = rosenbrock(term, h, y0)
 
-        # A trial step may overflow. An infinite error estimate makes the controller reject it, with
-        # a fifth of the step next; the state stays finite, since derivatives through inf or NaN are
-        # NaN even if the step is rejected.
-        leaves = jax.tree.leaves((increment, error))
-        good = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
-        y1 = jax.tree.map(lambda y, dy: jnp.where(good, y + dy, y), y0, increment)
-        error = term.error(y1, error)
-        error = jax.tree.map(lambda e: jnp.where(good, e, jnp.inf), error)
+        y1, error, _ = finished(term, y0, increment, error)
         dense_info = dict(coefficients=(y0, y1, *inner))
         return y1, error, dense_info, None, diffrax.RESULTS.successful
 

@@ -138,6 +138,14 @@ class AbstractDualTerm(AbstractFlowTerm):
         return self.velocity(x), x
 
 
+def dual_term_of(terms: Any, solver: Any) -> AbstractDualTerm:
+    """The term that a solver of the dual form steps, or a `ValueError`."""
+    term = unwrapped(terms)
+    if not isinstance(term, AbstractDualTerm):
+        raise ValueError(f"`{type(solver).__name__}` integrates the dual form only.")
+    return term
+
+
 def column_scale(problem: AbstractProblem) -> Float[Array, ""]:
     """`σ`, the largest column norm; 1 if all columns are 0."""
     # Without derivatives: the solution does not depend on the scale.
