@@ -46,3 +46,56 @@ def test_derivatives_in_time():
     np.testing.assert_allclose(dx_mean[1:], (x - x_mean)[1:] / s[1:, None], rtol=1e-12)
     # q' = 4q(r − q) in t = s log(1/ε)/4.
     np.testing.assert_allclose(dx, 3 * x * (problem.r[None] - x), rtol=1e-12)
+
+
+LOG_EPS = -12.0
+
+
+def _logistic(r, s):
+    """The flow of `USquared` from `ε` on the identity: `q' = 4q(r − q)` in `t = s log(1/ε)/4`."""
+    grown = jnp.exp(LOG_EPS * (1 - r * s))
+    return r * grown / (r - jnp.exp(LOG_EPS) + grown)
+
+
+def _derivatives(fn, mode, at):
+    """The gradient, and how it changes along (1, 0.3), which mixes both arguments."""
+    along = jnp.asarray(1.0), jnp.asarray(0.3)
+    gradient = lambda *at: jnp.stack(mode(fn, (0, 1))(*at))
+    return jax.jit(lambda: jax.jvp(gradient, at, along))()
+
+
+def test_second_derivatives_in_time_and_data():
+    """In `s`, in the data and mixed, forward over both modes, against the closed form."""
+
+    def flow(r, s):
+        problem = dln.LeastSquares(jnp.ones((1, 1)), r[None])
+        network = dln.USquared(jnp.ones(1))
+        options = dict(log_eps=LOG_EPS, rtol=1e-10, atol=1e-12, throw=False)
+        return dln.gradient_flow(network, problem, s[None], **options).x[0, 0]
+
+    at = jnp.asarray(1.5), jnp.asarray(0.72)  # during the jump
+    want = _derivatives(_logistic, jax.grad, at)
+    for mode in (jax.jacfwd, jax.grad):
+        for ours, exact in zip(_derivatives(flow, mode, at), want, strict=True):
+            np.testing.assert_allclose(ours, exact, rtol=1e-5)
+
+
+def test_derivatives_of_crossing_times():
+    """First and second, in both modes, in the data and the level, against the closed form."""
+
+    def crossing(r, level):
+        problem = dln.LeastSquares(jnp.ones((1, 1)), r[None])
+        options = dict(log_eps=LOG_EPS, rtol=1e-10, atol=1e-12, max_crossings=2, throw=False)
+        return dln.crossing_times(dln.USquared(jnp.ones(1)), problem, 4.0, level, **options).s[0]
+
+    def exact(r, level):
+        eps = jnp.exp(LOG_EPS)
+        return jnp.log(level * (r - eps) / (eps * (r - level))) / (-LOG_EPS * r)
+
+    at = jnp.asarray(1.5), jnp.asarray(0.6)
+    np.testing.assert_allclose(crossing(*at), exact(*at), rtol=1e-8)
+    np.testing.assert_allclose(_logistic(at[0], exact(*at)), at[1], rtol=1e-10)
+    want = _derivatives(exact, jax.grad, at)
+    for mode in (jax.jacfwd, jax.grad):
+        for ours, theirs in zip(_derivatives(crossing, mode, at), want, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5)

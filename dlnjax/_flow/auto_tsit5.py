@@ -12,8 +12,7 @@ below `STABLE/ρ`, where Rodas5P takes steps as long as the plateau. So each lan
 where `ratio` is the cost of a Rodas5P step in steps of Tsit5, and `ρ` is measured by one power
 iteration a step. (The last two stages of Tsit5, which lie at the same time, would give it for
 nothing, but on a plateau their difference is rounding.) A lane goes to the other method when
-that would have saved `PATIENCE · ratio` since it last would have saved nothing. So the steps cost
-at most about twice those of the better method. LSODA switches by similar estimates.
+that would have saved `PATIENCE · ratio` since it last would have saved nothing. LSODA switches by similar estimates.
 """
 
 from collections.abc import Callable
@@ -61,10 +60,9 @@ STABLE = 3.5
 # From which `hρ` on stability limits a step: `_longest_step` keeps it at 2.8.
 LIMITED = 2.5
 # What the other method must have saved for a switch, in steps of Rodas5P, and by which factor that
-# grows with each. On a plateau Rodas5P takes 10 to 30 steps: with 10 steps lanes at log ε = −230
-# and −700 switch where the next jump makes them return, and with 2 to 5 times the switches batches
-# take up to 4 times as long, as lanes wait for each other; with 40 a lane that should switch pays
-# 40 steps for it.
+# grows with each switch. On a plateau Rodas5P takes 10 to 30 steps: with much fewer, lanes switch
+# for a plateau from which the next jump makes them return, while others wait for them; with more, a
+# lane that should switch pays for it. 10 and 20 differ by less than the noise of the benchmark.
 PATIENCE = 20
 BACKOFF = 4
 
@@ -189,7 +187,8 @@ class AutoTsit5(AbstractSwitchingSolver):
 
 def cost_ratio(term: AbstractDualTerm) -> float:
     """The cost of a step of Rodas5P in steps of Tsit5."""
-    # Measured in batches, float64 on two cores: 3.5 at 30 × 60, 5.6 at 50 × 100, 8.4 at 100 × 200.
+    # Fitted to 3.5, 5.6 and 8.4 at 30 × 60, 50 × 100 and 100 × 200, before steps had the power
+    # iteration. `python -m benchmarks.switching` now gives 2, 3 and 6; it was not fitted again.
     return 1 + 0.08 * term.matrix_size
 
 

@@ -171,9 +171,9 @@ class DualForm(AbstractFormulation):
         return dual_term(network, problem, log_eps)
 
     def default_solver(self, problem: AbstractProblem) -> diffrax.AbstractSolver[Any]:
-        # Up to this size a batch factorises faster than Tsit5 gains (see `_linalg.INVERTED`, and
-        # `cost_ratio`). At 20 × 40 Tsit5 takes 0.9 to 1.4 of the time, at 30 × 60 it takes 0.4 to
-        # 1.5, at 50 × 100 a fifth to 1.2, and it compiles longer.
+        # Up to this size a batch factorises fast (`_linalg.INVERTED`), and AutoTsit5 takes about as
+        # long and compiles longer. `python -m benchmarks.switching`, at log ε = −46 and −700: 0.85
+        # and 1.1 of the time at 20 × 40, 0.5 and 1.5 at 30 × 60, 0.35 and 1.2 at 50 × 100.
         return Rodas5P() if problem.rank_bound <= INVERTED else AutoTsit5()
 
     def check(self, network: AbstractNetwork, log_eps: Array) -> None:
