@@ -1,5 +1,7 @@
 """Derivatives of the flow in lanes that end apart, and in time."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +72,7 @@ def test_second_derivatives_in_time_and_data():
     def flow(r, s):
         problem = dln.LeastSquares(jnp.ones((1, 1)), r[None])
         network = dln.USquared(jnp.ones(1))
-        options = dict(log_eps=LOG_EPS, rtol=1e-10, atol=1e-12, throw=False)
+        options: dict[str, Any] = dict(log_eps=LOG_EPS, rtol=1e-10, atol=1e-12, throw=False)
         return dln.gradient_flow(network, problem, s[None], **options).x[0, 0]
 
     at = jnp.asarray(1.5), jnp.asarray(0.72)  # during the jump
@@ -85,7 +87,9 @@ def test_derivatives_of_crossing_times():
 
     def crossing(r, level):
         problem = dln.LeastSquares(jnp.ones((1, 1)), r[None])
-        options = dict(log_eps=LOG_EPS, rtol=1e-10, atol=1e-12, max_crossings=2, throw=False)
+        options: dict[str, Any] = dict(
+            log_eps=LOG_EPS, rtol=1e-10, atol=1e-12, max_crossings=2, throw=False
+        )
         return dln.crossing_times(dln.USquared(jnp.ones(1)), problem, 4.0, level, **options).s[0]
 
     def exact(r, level):

@@ -12,7 +12,8 @@ below `STABLE/ρ`, where Rodas5P takes steps as long as the plateau. So each lan
 where `ratio` is the cost of a Rodas5P step in steps of Tsit5, and `ρ` is measured by one power
 iteration a step. (The last two stages of Tsit5, which lie at the same time, would give it for
 nothing, but on a plateau their difference is rounding.) A lane goes to the other method when
-that would have saved `PATIENCE · ratio` since it last would have saved nothing. LSODA switches by similar estimates.
+that would have saved `PATIENCE · ratio` since it last would have saved nothing. LSODA switches by
+similar estimates.
 """
 
 from collections.abc import Callable

@@ -25,8 +25,8 @@ from .._loops import while_loop
 from .._results import RESULTS
 from .terms.base import AbstractFlowTerm
 
-# Attempts in a block. With blocks of 16, batches of 128 flows 3 × 4 and of 25 flows 20 × 40 took 15 %
-# longer (one noisy run). A flow takes about 50 to 1000 attempts.
+# Attempts in a block. With blocks of 16, batches of 128 flows 3 × 4 and of 25 flows 20 × 40 took
+# 15 % longer (one noisy run). A flow takes about 50 to 1000 attempts.
 BLOCK = 64
 
 
