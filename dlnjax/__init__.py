@@ -1,69 +1,7 @@
 """Diagonal linear networks and the lasso regularisation path."""
 
-from . import generators, metrics  # noqa: F401
-from ._batching import batched as batched
-from ._end_point.bregman import bregman_projection as bregman_projection
-from ._end_point.end_point import (
-    EndPoint as EndPoint,
-    end_point as end_point,
-    limit_point as limit_point,
-)
-from ._end_point.null_space import (
-    NullSpaceConstant as NullSpaceConstant,
-    null_space_constant as null_space_constant,
-)
-from ._end_point.potential import (
-    inverse_mirror_map as inverse_mirror_map,
-    mirror_map as mirror_map,
-    potential as potential,
-)
-from ._flow.auto_tsit5 import AutoTsit5 as AutoTsit5
-from ._flow.crossings import CrossingTimes as CrossingTimes, crossing_times as crossing_times
-from ._flow.gradient_flow import Flow as Flow, gradient_flow as gradient_flow
-from ._flow.rodas5p import Rodas5P as Rodas5P
-from ._flow.setup import DualForm as DualForm, WeightForm as WeightForm
-from ._gap import (
-    SuboptimalityGap as SuboptimalityGap,
-    certificate as certificate,
-    eta as eta,
-    suboptimality_gap as suboptimality_gap,
-)
-from ._lasso.basis_pursuit import (
-    BasisPursuit as BasisPursuit,
-    basis_pursuit as basis_pursuit,
-)
-from ._lasso.monotone import (
-    is_always_monotone as is_always_monotone,
-    is_z_matrix as is_z_matrix,
-)
-from ._lasso.path import lasso_path as lasso_path
-from ._lasso.point import LassoPoint as LassoPoint, lasso as lasso
-from ._limit.limit_flow import limit_flow as limit_flow
-from ._path import (
-    LimitFlow as LimitFlow,
-    PiecewiseLinearPath as PiecewiseLinearPath,
-)
-from ._problem import (
-    AbstractProblem as AbstractProblem,
-    LeastSquares as LeastSquares,
-    Quadratic as Quadratic,
-)
-from ._results import RESULTS as RESULTS
-from ._sweep.run import run_sweep as run_sweep
-from ._sweep.spec import KnotGrid as KnotGrid, Sweep as Sweep
-from ._sweep.store import open_sweep as open_sweep
-from ._train.effective import (
-    EffectiveInitialization as EffectiveInitialization,
-    effective_initialization as effective_initialization,
-)
-from ._train.train import Training as Training, train as train
-from ._version import __version__ as __version__
-from .metrics import Metric as Metric
-from .networks import UV as UV, Deep as Deep, Linear as Linear, USquared as USquared
-from .networks.base import (
-    AbstractDualNetwork as AbstractDualNetwork,
-    AbstractNetwork as AbstractNetwork,
-    Constant as Constant,
-    Growth as Growth,
-)
-from .networks.check import check_network as check_network
+import lazy_loader
+
+# The names are those of `__init__.pyi`. Each is imported when it is first used, so that the command
+# line answers without the seconds that JAX and diffrax take to import.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,8 +4,6 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import jax
-
 __version__ = "0.1.0"
 
 PACKAGES = ("jax", "jaxlib", "diffrax", "equinox", "numpy", "zarr")
@@ -13,6 +11,8 @@ PACKAGES = ("jax", "jaxlib", "diffrax", "equinox", "numpy", "zarr")
 
 def provenance() -> dict[str, Any]:
     """Versions, of packages that are installed, and the kind of device of this process."""
+    import jax  # not when only the version is asked for
+
     versions = {"dlnjax": __version__}
     for name in PACKAGES:
         try:

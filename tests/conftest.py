@@ -58,10 +58,11 @@ def write(tmp_path):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Run `dlnjax ARGS`; returns the exit code, stdout and stderr."""
+    """Run `dlnjax ARGS`; returns the exit code, stdout and stderr. Keeps no compiled programs."""
     from dlnjax import cli  # not before the plugin that checks types
 
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("dlnjax._cache.enable_cache", lambda: None)
 
     def call(*args) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["dlnjax", *map(str, args)])

@@ -18,8 +18,8 @@ def public_names() -> set[str]:
     """What `import dlnjax` gives, and what the public modules in it define."""
     names = {
         f"dlnjax.{name}"
-        for name, value in vars(dln).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+        for name in dir(dln)
+        if not name.startswith("_") and not isinstance(getattr(dln, name), types.ModuleType)
     }
     modules = {
         found.name: importlib.import_module(f"dlnjax.{found.name}")

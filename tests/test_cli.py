@@ -1,6 +1,8 @@
 """The command line, run in this process through its real entry point."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlnjax import cli
-from dlnjax.cli import info as _info
+from dlnjax.cli import checks
 from dlnjax.papers.claim import Claim, Measurement
 from dlnjax.papers.ledger import CLAIMS
 
@@ -110,11 +112,11 @@ def test_info(run):
 
 def test_info_checks_the_solvers(run, monkeypatch):
     kept = ("lasso path", "flow, u∘v")  # the others have tests of their own
-    monkeypatch.setattr(_info, "SOLVERS", {name: _info.SOLVERS[name] for name in kept})
+    monkeypatch.setattr(checks, "SOLVERS", {name: checks.SOLVERS[name] for name in kept})
     code, text, _ = run("info", "--check")
     assert code == 0 and text.count("ok ") == 2
-    solve, stored = _info.SOLVERS["lasso path"]
-    monkeypatch.setattr(_info, "SOLVERS", {"lasso path": (solve, (*stored[:3], 1e-5))})
+    solve, stored = checks.SOLVERS["lasso path"]
+    monkeypatch.setattr(checks, "SOLVERS", {"lasso path": (solve, (*stored[:3], 1e-5))})
     code, text, message = run("info", "--check")
     assert code == 1 and "wrong lasso path" in text and "report" in message
 
@@ -161,3 +163,42 @@ def test_runs_as_a_module():
     command = [sys.executable, "-m", "dlnjax.cli", "reproduce", "--list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(listed.stdout.splitlines()) == len(CLAIMS)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--help"], ["compare", "--help"], ["compare", "no.csv"], ["sweep", "no.toml", "--out", "x"]],
+)
+def test_answers_without_importing_jax(args):
+    code = f"""
+import sys
+from dlnjax.cli import main
+sys.argv = ["dlnjax", *{args}]
+try:
+    main()
+finally:
+    print("jax" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "Traceback" not in done.stderr
+
+
+def test_says_that_it_compiles_and_keeps_the_programs(table, tmp_path):
+    """In a terminal, with a cache of its own."""
+    screen, terminal = pty.openpty()
+    command = [sys.executable, "-m", "dlnjax.cli", "compare", table, "--target", "y"]
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(
+        [*command, "--out", tmp_path], stderr=terminal, stdout=subprocess.DEVNULL, env=env
+    )
+    os.close(terminal)
+    shown = b""
+    try:
+        while piece := os.read(screen, 4096):
+            shown += piece
+    except OSError:  # the other end is closed
+        pass
+    assert process.wait() == 0
+    assert "compiling …" in shown.decode()
+    assert len(list(tmp_path.glob("dlnjax/*/*-cache"))) >= 2  # the path and the flow

@@ -90,6 +90,14 @@ def run_sweep(
     check(sweep)
     devices = jax.local_devices()
     programs: dict[Cell, Program] = {}
+    tqdm = need("tqdm")
+    bar = tqdm.tqdm(
+        desc="compiling …",
+        unit=" instances",
+        unit_scale=True,
+        file=sys.stderr,
+        disable=not (progress and jax.process_index() == 0 and sys.stderr.isatty()),
+    )
     try:
         # Wait before process 0 creates the store, so that all have seen whether `path` exists, and
         # after it, also if it failed, so that nobody waits for ever.
@@ -101,7 +109,7 @@ def run_sweep(
             _wait()
         store = Store(path)
         _compare(sweep, store)
-        failed = _run(sweep, store, programs, devices, progress)
+        failed = _run(sweep, store, programs, devices, bar)
     except FileExistsError:
         raise
     except KeyboardInterrupt as e:
@@ -112,6 +120,8 @@ def run_sweep(
             f"Cannot write to {path} ({e.strerror or e}). The blocks that were written before are "
             "intact: make room or get access, and go on with `resume=True`."
         ) from e
+    finally:
+        bar.close()
     _wait()
     data = open_sweep(path)
     if failed:
@@ -175,18 +185,11 @@ def _run(
     store: Store,
     programs: dict[Cell, Program],
     devices: Sequence[Any],
-    progress: bool,
+    bar: Any,
 ) -> int:
     """Compute the missing blocks of this process. Returns the number of lanes that failed."""
-    tqdm = need("tqdm")
     missing = list(store.missing(sweep, jax.process_index(), jax.process_count()))
-    bar = tqdm.tqdm(
-        total=sum(store.instances_in(block) for _, block in missing),
-        unit=" instances",
-        unit_scale=True,
-        file=sys.stderr,
-        disable=not (progress and jax.process_index() == 0 and sys.stderr.isatty()),
-    )
+    bar.reset(total=sum(store.instances_in(block) for _, block in missing))
     failed = 0
 
     def write(cell: Cell, blocks: Sequence[int], started: Sequence[Values]) -> None:
@@ -199,24 +202,25 @@ def _run(
 
     # `waiting` is the last group of blocks that was started. JAX computes it while the next one is
     # dispatched and the one before is written: `device_get` in `write` is what waits.
-    with bar:
-        waiting: tuple[Any, ...] = ()
-        for cell, group in itertools.groupby(missing, key=lambda pair: pair[0]):
-            blocks = [block for _, block in group]
-            bar.set_description(f"{sweep.size_labels[cell.size]}, {cell.name}")
-            program = programs.pop(cell, None)
-            if program is None:
-                # Compiling takes long: write first, so that a kill meanwhile loses nothing.
-                if waiting:
-                    write(*waiting)
-                    waiting = ()
-                program = Program(sweep, cell, store.layout, devices)
-            for i in range(0, len(blocks), len(devices)):
-                some = blocks[i : i + len(devices)]
-                started = program(some)
-                if waiting:
-                    write(*waiting)
-                waiting = (cell, some, started)
-        if waiting:
-            write(*waiting)
+    waiting: tuple[Any, ...] = ()
+    for cell, group in itertools.groupby(missing, key=lambda pair: pair[0]):
+        blocks = [block for _, block in group]
+        label = f"{sweep.size_labels[cell.size]}, {cell.name}"
+        program = programs.pop(cell, None)
+        if program is None:
+            # Compiling takes long: write first, so that a kill meanwhile loses nothing.
+            if waiting:
+                write(*waiting)
+                waiting = ()
+            bar.set_description(f"{label}: compiling …")
+            program = Program(sweep, cell, store.layout, devices)
+        bar.set_description(label)
+        for i in range(0, len(blocks), len(devices)):
+            some = blocks[i : i + len(devices)]
+            started = program(some)
+            if waiting:
+                write(*waiting)
+            waiting = (cell, some, started)
+    if waiting:
+        write(*waiting)
     return failed

@@ -11,12 +11,10 @@ import re
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .. import metrics as _metrics
-from ..generators import Given
-from .program import check, check_inputs
-from .spec import KnotGrid, Sweep
+if TYPE_CHECKING:
+    from .spec import Sweep
 
 # Each is checked with those before it, so that an error belongs to the first key that fails.
 KEYS = (
@@ -30,12 +28,12 @@ class SpecError(Exception):
     """What is wrong in a file, with its line."""
 
 
-def read_sweep(path: str | Path) -> Sweep:
-    """The sweep that a TOML file describes, checked as far as can be without computing it.
+def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
+    """The text of a file and what it says, if it has no keys but those of a sweep. Needs no JAX.
 
     **Raises:** `SpecError` that names the file, the line and the fix.
     """
-    path, text = Path(path), ""
+    text = ""
     try:
         text = path.read_text("utf-8")
         content = tomllib.loads(text)
@@ -49,14 +47,36 @@ def read_sweep(path: str | Path) -> Sweep:
         line = found[1] if found else len(text.splitlines())
         raise SpecError(f"{path}, line {line}: this is not TOML: {message}.") from e
 
-    def error(message: object, key: str | None = None) -> SpecError:
-        return SpecError(f"{path}, line {_line(text, content, key)}: {message}")
-
     for key in content:
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS, 1)
             fix = f"Did you mean `{near[0]}`?" if near else f"There are {', '.join(KEYS)}."
-            raise error(f"there is no key `{key}`. {fix}", key)
+            raise _error(path, text, content, key, f"there is no key `{key}`. {fix}")
+    return text, content
+
+
+def _error(
+    path: Path, text: str, content: dict[str, Any], key: str | None, why: object
+) -> SpecError:
+    return SpecError(f"{path}, line {_line(text, content, key)}: {why}")
+
+
+def read_sweep(path: str | Path) -> "Sweep":
+    """The sweep that a TOML file describes, checked as far as can be without computing it.
+
+    **Raises:** `SpecError` that names the file, the line and the fix.
+    """
+    path = Path(path)
+    text, content = read_toml(path)
+    # Here, since they import JAX, which takes seconds.
+    from .. import metrics as named
+    from ..generators import Given
+    from .program import check, check_inputs
+    from .spec import Sweep
+
+    def error(message: object, key: str | None = None) -> SpecError:
+        return _error(path, text, content, key, message)
+
     values: dict[str, Any] = {}
     for key in content:
         try:
@@ -75,7 +95,7 @@ def read_sweep(path: str | Path) -> Sweep:
         try:
             sweep = Sweep(**arguments)
             check_inputs(sweep)
-            if key == "metrics" and not {*sweep.metrics.values()} <= {*_metrics.NAMED.values()}:
+            if key == "metrics" and not {*sweep.metrics.values()} <= {*named.NAMED.values()}:
                 check(sweep)
         except Exception as e:
             notes = [note for note in getattr(e, "__notes__", []) if note.startswith("In the ")]
@@ -86,6 +106,8 @@ def read_sweep(path: str | Path) -> Sweep:
 def _value(key: str, value: Any, folder: Path) -> Any:
     """A value of the file as `Sweep` takes it."""
     if key == "s" and isinstance(value, dict):
+        from .spec import KnotGrid
+
         fields = [field.name for field in dataclasses.fields(KnotGrid)]
         if unknown := [name for name in value if name not in fields]:
             raise ValueError(f"`s` has no {unknown[0]!r}: as a table it has {', '.join(fields)}.")

@@ -1,11 +1,10 @@
 """The command `dlnjax`, one command a file.
 
-typer and rich are imported by `main` only: `dlnjax.cli.data` does without them.
+A command file imports what JAX needs where it computes, so that `--help` and bad arguments are
+answered at once. typer and rich are imported by `main` only: `dlnjax.cli.data` does without them.
 """
 
 import sys
-
-import equinox as eqx
 
 
 def main() -> None:
@@ -32,9 +31,14 @@ def main() -> None:
     )
     for command in (compare.compare, reproduce.reproduce, sweep.sweep, info.info):
         app.command()(command)
+    for_users: tuple[type[Exception], ...] = (CommandError, DataError, SpecError)
     try:
         app()
     # Only errors of ours, or of the solvers, carry a message for users.
-    except (CommandError, DataError, SpecError, eqx.EquinoxRuntimeError) as e:
+    except Exception as e:
+        if equinox := sys.modules.get("equinox"):
+            for_users += (equinox.EquinoxRuntimeError,)
+        if not isinstance(e, for_users):
+            raise
         err.print(f"[bold red]Error:[/] {rich.markup.escape(str(e))}", soft_wrap=True)
         sys.exit(1)

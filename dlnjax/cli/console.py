@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 import rich.console
 import rich.progress
+import rich.text
 import typer
 
 from .._version import provenance
@@ -25,8 +25,47 @@ class CommandError(Exception):
     """A command cannot do what was asked. The message says why, and the fix."""
 
 
-def set_precision(float32: bool) -> None:
+def start_jax(float32: bool) -> None:
+    """Import JAX, which takes a second or two; choose the precision; keep compiled programs."""
+    import jax
+
+    from .._cache import enable_cache
+
     jax.config.update("jax_enable_x64", not float32)
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        enable_cache()
+    _Compiling.listen()
+
+
+class _Compiling(rich.progress.ProgressColumn):
+    """Says so while a program is compiled."""
+
+    now = False
+    listens = False
+
+    @classmethod
+    def listen(cls) -> None:
+        if cls.listens:
+            return
+        cls.listens = True
+        import jax.monitoring
+
+        def begins(event: str, **_: Any) -> None:
+            # A program that was stored is loaded instead, mostly within a tenth of a second.
+            if event == "/jax/compilation_cache/compile_requests_use_cache":
+                cls.now = True
+            elif event == "/jax/compilation_cache/cache_hits":
+                cls.now = False
+
+        def ended(event: str, duration_secs: float, **_: Any) -> None:
+            if event == "/jax/core/compile/backend_compile_duration":
+                cls.now = False
+
+        jax.monitoring.register_event_listener(begins)
+        jax.monitoring.register_event_duration_secs_listener(ended)
+
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        return rich.text.Text("compiling …" if self.now and not task.finished else "")
 
 
 def progress_bar() -> rich.progress.Progress:
@@ -36,6 +75,7 @@ def progress_bar() -> rich.progress.Progress:
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeElapsedColumn(),
+        _Compiling(),
         console=err,
         transient=True,
         disable=not err.is_terminal,

@@ -6,22 +6,18 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import rich.markup
 import rich.table
 import typer
 
-from .._sweep.run import run_sweep
-from .._sweep.summary import failures, summary
-from .._sweep.toml import read_sweep
-from ..plot import eps_label, sweep_figures
+from .._sweep.toml import read_sweep, read_toml
 from .console import (
     CommandError,
     Float32,
     err,
     out,
     positive,
-    set_precision,
+    start_jax,
     writable_folder,
     write,
 )
@@ -50,8 +46,17 @@ def sweep(
 
     Prints a table; writes `sweep.zarr`, which `dlnjax.open_sweep` reads, and figures.
     """
-    set_precision(float32)
-    _join(coordinator, processes, process, distributed)
+    several = _several(coordinator, processes, process, distributed)
+    read_toml(spec)  # what is wrong with the file itself is said at once
+    start_jax(float32)
+    import jax
+
+    from .._sweep.run import run_sweep
+    from .._sweep.summary import failures
+    from ..plot import sweep_figures
+
+    if several:
+        _join(coordinator, processes, process)
     asked = read_sweep(spec)
     store = writable_folder(out_dir) / "sweep.zarr"
     with warnings.catch_warnings():
@@ -93,31 +98,43 @@ def _lanes(data: Any) -> dict[str, int]:
     return {label: n for label, n in lengths.items() if n > 1 or label == "instances"}
 
 
-def _join(
+def _several(
     coordinator: str | None, processes: int | None, process: int | None, distributed: bool
-) -> None:
-    """Find the other processes, if there are any."""
+) -> bool:
+    """Whether there are other processes. Checks the options that say so."""
     explicit = (coordinator, processes, process)
-    if any(value is not None for value in explicit):
-        if None in explicit or distributed:
-            raise typer.BadParameter(
-                "pass --coordinator, --processes and --process together, or --distributed alone."
-            )
-        assert processes is not None and process is not None
-        if process >= processes:
-            raise typer.BadParameter(f"--process counts from 0 to {processes - 1}, got {process}.")
+    if all(value is None for value in explicit):
+        return distributed
+    if None in explicit or distributed:
+        raise typer.BadParameter(
+            "pass --coordinator, --processes and --process together, or --distributed alone."
+        )
+    assert processes is not None and process is not None
+    if process >= processes:
+        raise typer.BadParameter(f"--process counts from 0 to {processes - 1}, got {process}.")
+    return True
+
+
+def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Find the other processes: with `None`, as the cluster says."""
+    import jax
+
+    if coordinator is not None:
         jax.distributed.initialize(coordinator, processes, process)
-    elif distributed:
-        try:
-            jax.distributed.initialize()
-        except (RuntimeError, ValueError) as e:
-            raise CommandError(
-                f"Found no other processes ({e}) Start them with `srun`, or pass --coordinator, "
-                "--processes and --process."
-            ) from e
+        return
+    try:
+        jax.distributed.initialize()
+    except (RuntimeError, ValueError) as e:
+        raise CommandError(
+            f"Found no other processes ({e}) Start them with `srun`, or pass --coordinator, "
+            "--processes and --process."
+        ) from e
 
 
 def _summary_table(data: Any) -> rich.table.Table:
+    from .._sweep.summary import summary
+    from ..plot import eps_label
+
     table = rich.table.Table(box=None, pad_edge=False)
     labels = {"size": "size", "network": "network", "weight_decay": "λ", "log_eps": "ε"}
     columns = {axis: label for axis, label in labels.items() if data.sizes.get(axis, 1) > 1}

@@ -1,5 +1,10 @@
 """All claims by their identifiers, in the order in which `dlnjax reproduce` measures them."""
 
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
 from . import (
     azu21,
     b23,
@@ -35,3 +40,44 @@ CLAIMS: dict[str, Claim] = {
         *gis20.CLAIMS,
     ]
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Ledger:
+    lines: list[str]
+    content: dict[str, Any]
+    holds: bool
+
+
+def measure(ids: Sequence[str], track: Callable[..., Iterable]) -> Ledger:
+    """The rows of the claims `ids`."""
+    rows, seconds = [], {}
+    for id in track(ids, description="claims"):
+        function = CLAIMS[id].measure
+        assert function is not None, f"{id} is a figure, without rows"
+        start = time.perf_counter()
+        rows += function()
+        seconds[id] = time.perf_counter() - start
+    failed = [row for row in rows if not row.holds]
+    lines, last = [], ""
+    for row in rows:
+        if row.id != last:
+            lines.append(f"{row.id}: {CLAIMS[row.id].statement} ({seconds[row.id]:.1f} s)")
+            last = row.id
+        stated = (
+            f"at most {row.stated:.9g}" if row.kind == "at most" else f"stated {row.stated:.9g}"
+        )
+        lines += [
+            f"  {'holds' if row.holds else 'FAILS'}  {row.claim}",
+            f"         {stated}, measured {row.measured:.9g}, tolerance {row.tolerance:.2g}: "
+            f"{row.why}",
+        ]
+    summary = f"{len(rows) - len(failed)} of {len(rows)} measurements hold"
+    if failed:
+        ids_failed = ", ".join(dict.fromkeys(row.id for row in failed))
+        summary += f"; FAILS: {ids_failed}"
+    content = {
+        "rows": [dataclasses.asdict(row) | {"holds": row.holds} for row in rows],
+        "seconds": seconds,
+    }
+    return Ledger([*lines, summary], content, not failed)
