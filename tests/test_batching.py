@@ -1,5 +1,7 @@
 """`batched`: the same as `vmap`, in another order."""
 
+import threading
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 import dlnjax as dln
+from dlnjax import _batching
 
 LANES = 7
 RNG = np.random.default_rng(0)
@@ -88,6 +91,32 @@ def test_default_chunks_stay_in_cache():
     assert lanes_together(8) == 100  # three chunks of at most 128
     assert lanes_together(40_000) == 6
     assert lanes_together(10**6, lanes=3) == 1
+
+
+def test_chunks_run_side_by_side_with_the_results_of_one_thread():
+    both_here = threading.Barrier(2, timeout=60)
+
+    def meet(X, y):
+        """Returns once two chunks are computed at the same time."""
+
+        def wait(X):
+            both_here.wait()
+            return X
+
+        return _flow(jax.pure_callback(wait, X, X, vmap_method="broadcast_all"), y)
+
+    with _batching.as_on(2):
+        flow = dln.batched(meet, X[:6], Y[:6], chunk=3)
+    with _batching.as_on(1):
+        alone = dln.batched(_flow, X[:6], Y[:6], chunk=3)
+    np.testing.assert_array_equal(flow.x_mean, alone.x_mean)
+
+
+def test_the_precision_is_that_of_the_caller():
+    with jax.enable_x64(False), _batching.as_on(2):
+        out = dln.batched(lambda v: v * jnp.arange(3, dtype=v.dtype), np.ones((4, 3), np.float32), chunk=2)
+    assert out.dtype == np.float32
+    np.testing.assert_array_equal(out, np.tile(np.arange(3), (4, 1)))
 
 
 def test_lanes_of_keys():
