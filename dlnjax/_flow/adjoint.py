@@ -144,10 +144,10 @@ def _reverse(
             solver, other = eqx.partition(record.solver, eqx.is_inexact_array)
 
             def step(moves, y, solver):
-                y1, _, dense, after, _ = fixed.solver.step(
-                    whole(moves).term, record.s, record.s1, y, None,
-                    eqx.combine(solver, other), False,
-                )  # fmt: skip
+                solver = eqx.combine(solver, other)
+                y1, _, dense, after, _ = driver.solver_step(
+                    fixed.solver, whole(moves).term, record.s, record.s1, y, solver
+                )
                 return y1, dense, numbers(after)
 
             _, pull = jax.vjp(step, moves, record.y, solver)
