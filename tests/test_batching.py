@@ -93,7 +93,7 @@ def test_default_chunks_stay_in_cache():
     assert lanes_together(10**6, lanes=3) == 1
 
 
-def test_chunks_run_side_by_side_with_the_results_of_one_thread():
+def test_chunks_run_side_by_side_with_the_results_of_one_thread(monkeypatch):
     both_here = threading.Barrier(2, timeout=60)
 
     def meet(X, y):
@@ -105,16 +105,18 @@ def test_chunks_run_side_by_side_with_the_results_of_one_thread():
 
         return _flow(jax.pure_callback(wait, X, X, vmap_method="broadcast_all"), y)
 
-    with _batching.as_on(2):
-        flow = dln.batched(meet, X[:6], Y[:6], chunk=3)
-    with _batching.as_on(1):
-        alone = dln.batched(_flow, X[:6], Y[:6], chunk=3)
+    monkeypatch.setattr(_batching, "cores", lambda: 2)
+    flow = dln.batched(meet, X[:6], Y[:6], chunk=3)
+    monkeypatch.setattr(_batching, "cores", lambda: 1)
+    alone = dln.batched(_flow, X[:6], Y[:6], chunk=3)
     np.testing.assert_array_equal(flow.x_mean, alone.x_mean)
 
 
 def test_the_precision_is_that_of_the_caller():
-    with jax.enable_x64(False), _batching.as_on(2):
-        out = dln.batched(lambda v: v * jnp.arange(3, dtype=v.dtype), np.ones((4, 3), np.float32), chunk=2)
+    with jax.enable_x64(False):
+        out = dln.batched(
+            lambda v: v * jnp.arange(3, dtype=v.dtype), np.ones((4, 3), np.float32), chunk=2
+        )
     assert out.dtype == np.float32
     np.testing.assert_array_equal(out, np.tile(np.arange(3), (4, 1)))
 

@@ -10,7 +10,6 @@ import pytest
 import dlnjax as dln
 from dlnjax._sweep.summary import failures, summary
 from dlnjax._sweep.toml import SpecError, read_sweep
-from dlnjax.cli import sweep as _command
 from dlnjax.plot import sweep_figures
 
 ROOT = Path(__file__).parents[1]
@@ -176,7 +175,7 @@ def test_interrupted_command(spec, run, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_command, "run_sweep", interrupt)
+    monkeypatch.setattr("dlnjax._sweep.run.run_sweep", interrupt)
     spec.write_text(CHEAP)
     code, _, message = run(spec, "--out", spec.parent)
     again = f"dlnjax sweep {spec} --out {spec.parent} --resume"

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._batching import as_on, cores, default_chunk
+from .._batching import default_chunk
 from .._flow.gradient_flow import gradient_flow
 from .._lasso.path import lasso_path
 from .._limit.limit_flow import limit_flow
@@ -42,11 +42,10 @@ SOLVES = ("path", "limit", "flow")
 
 class Layout(NamedTuple):
     """The sizes of batches, which decide rounding beside the specification. Chosen when a store is
-    created, and kept in it: a machine with other memory or cores goes on with the same."""
+    created, and kept in it: a machine with other memory goes on with the same."""
 
     block: int  # instances that a device works on at a time
     chunks: list[int]  # lanes that run in step, in each of `sweep.cells`
-    cores: int  # of a CPU, whose caches decide the chunks of lasso paths
 
 
 def _make_problem(sweep: Sweep, cell: Cell, index: Array, data: Any) -> AbstractProblem:
@@ -245,10 +244,8 @@ class Program:
     def __init__(self, sweep: Sweep, cell: Cell, layout: Layout, devices: Sequence[Any]):
         self._sweep, self._cell, self._layout, self._devices = sweep, cell, layout, devices
         chunk = layout.chunks[sweep.cells.index(cell)]
-        # Tracing reads the number of cores, compiling does not: it runs in parallel, outside.
-        with as_on(layout.cores):
-            jitted = jax.jit(block_function(sweep, cell, chunk))
-            lowered = [jitted.lower(*self._put(0, device)) for device in devices]
+        jitted = jax.jit(block_function(sweep, cell, chunk))
+        lowered = [jitted.lower(*self._put(0, device)) for device in devices]
         with ThreadPoolExecutor() as pool:
             self._compiled = list(pool.map(lambda low: low.compile(), lowered))
 
@@ -305,7 +302,7 @@ def plan(sweep: Sweep, memory: int, devices: Sequence[Any]) -> tuple[Layout, dic
 def _layout(sweep: Sweep, block: int) -> Layout:
     lanes = block * len(sweep.weight_decay)
     chunks = [default_chunk(lanes, _bytes_of_lane(sweep, cell)) for cell in sweep.cells]
-    return Layout(block, chunks, cores())
+    return Layout(block, chunks)
 
 
 def _bytes_of_lane(sweep: Sweep, cell: Cell) -> int:
