@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 from importlib.metadata import version
@@ -13,6 +14,9 @@ if version("jaxlib").startswith("0.10."):  # XLA aborts on flags that it does no
 if isa := os.environ.get("DLNJAX_ISA"):
     flags.append(f"--xla_cpu_max_isa={isa}")
 os.environ.setdefault("XLA_FLAGS", " ".join(flags))
+# Tracing makes millions of small objects, few of them in cycles: searching them all for cycles as
+# often as Python does takes a tenth of the time.
+gc.set_threshold(200_000, 20, 100)
 
 import equinox as eqx  # noqa: E402
 import jax  # noqa: E402
