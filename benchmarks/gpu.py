@@ -1,4 +1,4 @@
-"""A GPU against the CPU of the same machine, both with this library: flows and lasso paths of 3 sizes
+"""A GPU against the CPU of the same machine, with this library: flows and paths of three sizes
 at up to 10⁶ lanes, memory a lane, and `dlnjax info --check` in both precisions.
 
 One command of at most 8 minutes: `python -m benchmarks gpu`. Each kind of device works in a process
