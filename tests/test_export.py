@@ -32,21 +32,30 @@ FUNCTIONS = {
     "limit_flow": lambda X, p: dln.limit_flow(_network(X), p, **OPTIONS).x(2.0),
     "lasso": lambda X, p: dln.lasso(p, 2.0, **OPTIONS).x,
     "end_point": lambda X, p: dln.end_point(_network(X), p, eps=1e-3, **OPTIONS).x,
+    "basis_pursuit": lambda X, p: dln.basis_pursuit(p, **OPTIONS).x,
+    "limit_point": lambda X, p: dln.limit_point(_network(X), p, **OPTIONS).x,
+    "null_space_constant": lambda X, p: dln.null_space_constant(p, **OPTIONS).value,
     "train": lambda X, p: (
         dln.train(_network(X), p, optax.sgd(1e-2), eps=0.1, steps=[1, 9], **OPTIONS).x
     ),
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_batch_and_its_gradient_lower_for_cuda(name):
+def _exported(name, dtype, platforms) -> str:
+    """The program of a batch of values and gradients."""
+
     def total(X, y):
         return jnp.sum(FUNCTIONS[name](X, dln.LeastSquares(X, y)))
 
-    X = jax.ShapeDtypeStruct((LANES, N, D), np.float32)
-    y = jax.ShapeDtypeStruct((LANES, N), np.float32)
+    X, y = (jax.ShapeDtypeStruct(shape, dtype) for shape in ((LANES, N, D), (LANES, N)))
     program = jax.jit(jax.vmap(jax.value_and_grad(total)))
-    exported = export.export(program, platforms=["cuda"])(X, y)
-    assert exported.platforms == ("cuda",)
-    module = exported.mlir_module()
-    assert "while" in module and "callback" not in module
+    exported = export.export(program, platforms=platforms)(X, y)
+    assert exported.platforms == tuple(platforms)
+    return exported.mlir_module()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_batch_and_its_gradient_lower_for_accelerators(name):
+    for dtype, platforms in ((np.float32, ["cuda", "rocm", "tpu"]), (np.float64, ["cuda"])):
+        module = _exported(name, dtype, platforms)
+        assert "while" in module and "callback" not in module
