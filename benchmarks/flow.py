@@ -23,7 +23,7 @@ from joblib import Parallel
 import dlnjax as dln
 
 from . import _peers_diffrax, _peers_scipy
-from ._data import khan, normal_batch
+from ._data import at_hand, khan, normal_batch
 from ._report import draw_ratios, print_row, write
 from ._timing import Contender, compete
 from .loop import loop_overhead
@@ -202,7 +202,7 @@ def main(out: Path, quick: bool) -> None:
     with Parallel(n_jobs=2) as pool:
         settings = {"accuracy": ACCURACY, "s": "50 points on (0, 20]", "quick": quick}
         content = {"settings": settings, "rows": [], "loop": loop_overhead(quick)}
-        for work in QUICK if quick else FULL:
+        for work in at_hand(QUICK if quick else FULL):
             content["rows"].append(measure(work, repetitions, pool))
             write(out, "flow", content)  # a row at a time: the last ones take long
     rows = content["rows"]

@@ -115,15 +115,17 @@ def work_on(device: str, quick: bool, folder: Path) -> list[dict[str, Any]]:
                 out["bytes_a_lane"] = size / row.lanes
                 run = lambda program=program, X=X, y=y: program(X, y)
             out["compile"] = time.perf_counter() - begin
-            times = []
+            times, output = [], None
             for _ in range(2 if expected > 10 else 3):
                 begin = time.perf_counter()
-                x, result, count = jax.block_until_ready(run())
+                output = jax.block_until_ready(run())
                 times.append(time.perf_counter() - begin)
         except Exception as e:  # out of memory, which has no type of its own
             out["note"] = f"failed: {str(e).splitlines()[0][:120]}"
             print(f"  {device} {row.label}: {out['note']}", flush=True)
             continue
+        assert output is not None
+        x, result, count = output
         out["seconds"] = min(times)
         out["failed"] = int(np.sum(np.asarray(result != dln.RESULTS.successful)))
         out["most_steps"] = int(np.max(np.asarray(count)))

@@ -16,7 +16,7 @@ import dlnjax as dln
 from tests.families import kkt_violation
 
 from . import _peers_lasso
-from ._data import khan, normal_batch
+from ._data import at_hand, khan, normal_batch
 from ._report import draw_ratios, print_row, write
 from ._timing import Contender, compete, once
 from .grid import grids
@@ -115,7 +115,7 @@ def main(out: Path, quick: bool) -> None:
     repetitions = 3
     with Parallel(n_jobs=2) as pool:
         rows = []
-        for work in QUICK if quick else FULL:
+        for work in at_hand(QUICK if quick else FULL):
             rows.append(measure(work, repetitions, pool))
             write(out, "lasso", {"settings": {"quick": quick}, "rows": rows})
     for row in grids(quick):

@@ -1,8 +1,9 @@
-"""What diffrax's loop costs: our Rosenbrock step in `diffrax.diffeqsolve`, and in a bare
-`lax.while_loop` with the same controller, which takes the same steps."""
+"""What the loop around the steps costs: Rodas5P in `gradient_flow`, in `diffrax.diffeqsolve` and in a
+bare `lax.while_loop` with the same controller, which takes the same steps."""
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import diffrax
 import jax
@@ -62,7 +63,18 @@ def bare(log_eps: float):
     return jax.jit(jax.vmap(solve))
 
 
-def in_diffrax(log_eps: float, saveat: diffrax.SaveAt, adjoint: diffrax.AbstractAdjoint):
+def in_dlnjax(log_eps: float, s: jax.Array):
+    def solve(X, y):
+        d = X.shape[1]
+        network, problem = dln.UV(jnp.ones(d), jnp.zeros(d)), dln.LeastSquares(X, y)
+        options: dict[str, Any] = dict(log_eps=log_eps, rtol=RTOL, atol=ATOL, throw=False)
+        flow = dln.gradient_flow(network, problem, s, solver=dln.Rodas5P(), **options)
+        return flow.stats["num_steps"], flow.x_mean
+
+    return jax.jit(jax.vmap(solve))
+
+
+def in_diffrax(log_eps: float, s: jax.Array):
     def solve(X, y):
         term = _term(X, y, log_eps)
         solution = diffrax.diffeqsolve(
@@ -72,9 +84,8 @@ def in_diffrax(log_eps: float, saveat: diffrax.SaveAt, adjoint: diffrax.Abstract
             END,
             _first_step(X, y),
             term.initial(),
-            saveat=saveat,
+            saveat=diffrax.SaveAt(ts=s),
             stepsize_controller=diffrax.PIDController(RTOL, ATOL, norm=optx.max_norm),
-            adjoint=adjoint,
             max_steps=65536,
             throw=False,
         )
@@ -86,20 +97,17 @@ def in_diffrax(log_eps: float, saveat: diffrax.SaveAt, adjoint: diffrax.Abstract
 def loop_overhead(quick: bool) -> list[dict]:
     cases = [(3, 4, 1e-5, 1), (3, 4, 1e-5, 1000), (20, 40, 1e-20, 50), (50, 100, 1e-20, 16)]
     rows = []
-    print("\nour step in diffrax's loop against a bare while_loop: time of a step, ratio")
-    checkpoints = diffrax.RecursiveCheckpointAdjoint()
-    grid = diffrax.SaveAt(ts=jnp.linspace(0, END, SAVED + 1)[1:])
+    print("\nthe loop around the steps against a bare while_loop: time of a step, ratio")
+    grid = jnp.linspace(0, END, SAVED + 1)[1:]
     for n, d, eps, lanes in cases[:1] if quick else cases:
         X, y = (jnp.asarray(v) for v in normal_batch(lanes, n, d))
         log_eps = math.log(eps)
-        end = diffrax.SaveAt(t1=True)
         functions = {
             "bare loop": bare(log_eps),
-            "diffrax, end only": in_diffrax(log_eps, end, checkpoints),
-            f"diffrax, {SAVED} points": in_diffrax(log_eps, grid, checkpoints),
-            f"diffrax, {SAVED} points, ForwardMode": in_diffrax(
-                log_eps, grid, diffrax.ForwardMode()
-            ),
+            "dlnjax, end only": in_dlnjax(log_eps, grid[-1:]),
+            f"dlnjax, {SAVED} points": in_dlnjax(log_eps, grid),
+            "diffrax, end only": in_diffrax(log_eps, grid[-1:]),
+            f"diffrax, {SAVED} points": in_diffrax(log_eps, grid),
         }
         entries = [Contender(k, lambda f=f, X=X, y=y: f(X, y)) for k, f in functions.items()]
         us, them = compete(entries[0], entries[1:], 3 if quick else 7)

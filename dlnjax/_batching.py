@@ -118,12 +118,14 @@ def default_chunk(lanes: int, each: float | int) -> int:
     return math.ceil(lanes / math.ceil(lanes / largest))
 
 
-@eqx.filter_jit
-def _run(fn: Callable, args: PyTree, lanes: Int[Array, " chunk"]) -> PyTree:
+def _on_lanes(fn: Callable, args: PyTree, lanes: Int[Array, " chunk"]) -> PyTree:
     """`fn` on the lanes with these indices: one compiled program for all chunks."""
     arrays, rest = eqx.partition(args, eqx.is_array)
     arrays = jax.tree.map(lambda a: a[lanes], arrays)
     return eqx.filter_vmap(fn)(*eqx.combine(arrays, rest))
+
+
+_run: Any = eqx.filter_jit(_on_lanes)  # its type has no `lower`
 
 
 def batched(
