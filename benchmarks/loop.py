@@ -1,4 +1,4 @@
-"""What the loop around the steps costs: Rodas5P in `gradient_flow`, in `diffrax.diffeqsolve` and in a
+"""What the loop around steps costs: Rodas5P in `gradient_flow`, in `diffrax.diffeqsolve`, and in a
 bare `lax.while_loop` with the same controller, which takes the same steps."""
 
 import math
