@@ -1,6 +1,7 @@
 import gc
 import os
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +15,8 @@ if version("jaxlib").startswith("0.10."):  # XLA aborts on flags that it does no
 if isa := os.environ.get("DLNJAX_ISA"):
     flags.append(f"--xla_cpu_max_isa={isa}")
 os.environ.setdefault("XLA_FLAGS", " ".join(flags))
+# Examples call `enable_cache()`: not into the user's folder, and for their module only (below).
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="dlnjax-tests-")
 # Tracing makes millions of small objects, few of them in cycles: searching them all for cycles as
 # often as Python does takes a tenth of the time.
 gc.set_threshold(200_000, 20, 100)
@@ -22,6 +25,7 @@ import equinox as eqx  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 # Before any test module builds an array: 64 bits, and no silent promotion anywhere.
 jax.config.update("jax_enable_x64", True)
@@ -31,9 +35,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Each compiled program holds some memory maps. Linux grants 65530 to a process, which aborts
-    at the next one; with jaxlib 0.8 half of the tests came to that many."""
+    """Programs are neither kept on disk after a module, nor in memory without end: each holds some
+    memory maps, of which Linux grants 65530 to a process, and aborts it at the next one (with
+    jaxlib 0.8 half of the tests came to that many)."""
     yield
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
         eqx.clear_caches()

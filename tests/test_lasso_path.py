@@ -342,7 +342,7 @@ def test_chunks_and_nested_vmaps_change_nothing(monkeypatch):
     want, _, _ = solve_paths(X, y)
     # 39 lanes, since programs are cached by their number; several chunks, the last one overlaps.
     X, y = X[:39], y[:39]
-    monkeypatch.setattr(_batching, "CACHE_PER_CORE", 2**14)
+    monkeypatch.setattr(_batching, "CACHE", 2**14)
     solve = lambda X, y: dln.lasso_path(dln.LeastSquares(X, y), throw=False)
     flat = jax.jit(jax.vmap(solve))(X, y)
     nested = jax.jit(jax.vmap(jax.vmap(solve)))(X.reshape(3, 13, 10, 6), y.reshape(3, 13, 10))

@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pytest
 
-from dlnjax.cli.reproduce import measure
 from dlnjax.papers import azu21, b23, b25, gis20, ledger, pf23, w23
 from dlnjax.papers.claim import Claim, Measurement
 from dlnjax.papers.end_points import Lane, end_points, fitted_slope, off_range
@@ -104,7 +103,7 @@ def test_a_wrong_value_fails(monkeypatch):
     right = pf23.fixture()
     wrong = [dataclasses.replace(row, stated=row.stated + 1e-9) for row in right]
     monkeypatch.setitem(ledger.CLAIMS, "PF23-fixture", Claim("PF23-fixture", "w", lambda: wrong))
-    report = measure(["PF23-fixture"], lambda ids, description: ids)
+    report = ledger.measure(["PF23-fixture"], lambda ids, description: ids)
     text = "\n".join(report.lines)
     assert not report.holds and "FAILS: PF23-fixture" in text
     assert text.count("  FAILS  ") == len(wrong)
