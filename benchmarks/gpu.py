@@ -1,7 +1,7 @@
 """A GPU against the CPU of the same machine, with this library: flows and paths of three sizes
 at up to 10⁶ lanes, memory a lane, and `dlnjax info --check` in both precisions.
 
-One command of at most 8 minutes: `python -m benchmarks gpu`. Each kind of device works in a process
+One command of about 8 minutes: `python -m benchmarks gpu`. Each kind of device works in a process
 of its own, since some programs are chosen by device when they are traced; what does not fit into
 the time is left out, and said. On a machine without a GPU its part runs on the CPU, at toy size.
 """
