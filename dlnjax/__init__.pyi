@@ -1,6 +1,6 @@
 """The public names. `__init__.py` imports each of them when it is first used."""
 
-from . import generators as generators, metrics as metrics
+from . import generators as generators, metrics as metrics, networks as networks
 from ._batching import batched as batched
 from ._cache import enable_cache as enable_cache
 from ._end_point.bregman import bregman_projection as bregman_projection

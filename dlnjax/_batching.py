@@ -21,11 +21,11 @@ from jaxtyping import Array, ArrayLike, Bool, Int, PyTree, Real
 from ._checks import as_count, is_concrete
 
 # Bytes of a chunk of `in_chunks`, whatever the number of cores: one core works on a chunk, and the
-# size of chunks changes rounding, which must not depend on the machine. Measured (AMD EPYC, 512 kB
-# of second-level cache a core) on lasso paths of 3 × 4, 20 × 40, 50 × 100, 100 × 200 and 442 × 10:
-# at 512 kB each takes at most 1.13 times its best time among 256 kB, 512 kB, 1 MB and 2 MB; at
-# 256 kB and 1 MB up to 1.4 times, at 2 MB 1.7 times. (Much smaller, chunks are single lanes, whose
-# small matrices do not fill vector registers; much larger, each event fetches them from memory.)
+# size of chunks changes rounding, which must not depend on the machine. By two noisy runs of
+# `python -m benchmarks.chunks` (512 kB of second-level cache a core), 2 MB takes 1.6 times as long
+# at 3 × 4, and 256 kB up to 1.3 times at 50 × 100; 512 kB and 1 MB differ by less than the runs do.
+# (Much smaller, chunks are single lanes, whose small matrices do not fill vector registers; much
+# larger, each event fetches them from memory.)
 CACHE = 2**19
 
 
@@ -210,8 +210,9 @@ def batched(
 
     # Fill the last chunk with copies of the easiest lane, which end before the others.
     filled = np.concatenate([order, np.repeat(order[-1:], -lanes % size)]).reshape(-1, size)
-    # Compiled before the threads start, which would all compile it. It is compiled once only.
-    groups = [jnp.asarray(members) for members in filled]  # here: the precision is a thread's own
+    # Both here, not in the threads: each would compile the program, and has a precision of its own
+    # (`jax.enable_x64` as a context). In later calls `compile` finds the program again.
+    groups = [jnp.asarray(members) for members in filled]
     run = _run.lower(fn, args, groups[0]).compile()
     # A program keeps one core of a CPU busy, so a thread a core; one thread feeds an accelerator.
     threads = cores() if jax.default_backend() == "cpu" else 1

@@ -8,6 +8,10 @@ import jax
 import platformdirs
 from jax.experimental.compilation_cache import compilation_cache
 
+# Programs that compile faster are not stored. A choice: loading one takes some hundredths of a
+# second too.
+STORED_SECONDS = 0.05
+
 
 def enable_cache(folder: str | Path | None = None) -> Path:
     """Keep compiled programs on disk: the first call of a function compiles for seconds, the first
@@ -41,10 +45,6 @@ def enable_cache(folder: str | Path | None = None) -> Path:
     # JAX stores what took a second to compile. A first call also compiles smaller programs.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", STORED_SECONDS)
     return folder
-
-
-# Programs that compile faster are not stored: reading one from disk takes some milliseconds too.
-STORED_SECONDS = 0.05
 
 
 def _processor() -> str:

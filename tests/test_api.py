@@ -37,6 +37,11 @@ def test_import_is_light():
     assert _printed_by(code) == "[]"
 
 
+def test_public_modules_are_attributes():
+    names = ["generators", "metrics", "networks"]
+    assert _printed_by(f"import dlnjax; [getattr(dlnjax, name) for name in {names}]") == ""
+
+
 def test_first_use_within_a_trace():
     """What is imported then holds no value of that trace."""
     code = """

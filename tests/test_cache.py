@@ -30,3 +30,11 @@ def test_the_second_process_loads_what_the_first_compiled(tmp_path, monkeypatch,
     assert first == second  # bit for bit
     assert int(none) == 0 and int(some) >= 2  # a flow and a path
     assert any((tmp_path / ("given" if where == "given" else "home/dlnjax")).iterdir())
+
+
+def test_the_command_line_goes_on_where_nothing_can_be_kept(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    command = [sys.executable, "-m", "dlnjax.cli", "info"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr

@@ -143,7 +143,8 @@ def _order(fixed: Fixed) -> Any:
 
 # The functions below are parts of one program, of which derivatives and batches are taken. Each has
 # a `jit` of its own, so that it is traced, differentiated and batched once, not wherever it occurs:
-# the gradient of a batch is traced in a third of the time, and compiles in three quarters.
+# the gradient of a batch of flows 3 × 4 takes 3.7 s to trace and 11 s to compile, without them 11 s
+# and 15 s (CPU time, one run each).
 @eqx.filter_jit
 def solver_step(
     solver: diffrax.AbstractSolver[Any],

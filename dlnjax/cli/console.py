@@ -1,5 +1,6 @@
 """What the commands of the command line share."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -33,7 +34,8 @@ def start_jax(float32: bool) -> None:
 
     jax.config.update("jax_enable_x64", not float32)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        enable_cache()
+        with contextlib.suppress(OSError):  # no place to keep programs: they are compiled each time
+            enable_cache()
     _Compiling.listen()
 
 
