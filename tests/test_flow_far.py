@@ -10,6 +10,7 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import nnls
 
 import dlnjax as dln
+from dlnjax._results import names_of
 
 LOG_EPS = np.array([-5.0, -23, -100, -700, -2000])
 EARLY, FAR = np.array([1.0, 3, 10, 30, 100]), np.array([1e4, 1e5, 1e6, 1e7, 1e8])
@@ -192,3 +193,32 @@ def _one_coordinate(dtype, X, decay, L, s) -> dln.Flow:
     problem = dln.LeastSquares(np.full((1, 1), X, dtype), np.ones(1, dtype), decay)
     network = dln.UV(np.full(1, 0.4, dtype), np.full(1, 0.1, dtype))
     return dln.gradient_flow(network, problem, s.astype(dtype), log_eps=-L, throw=False)
+
+
+@pytest.mark.parametrize("dtype, largest", [(np.float32, 1e18), (np.float64, 1e153)])
+def test_large_x(dtype, largest):
+    """With one column `c` and `x ≥ 0`, `dx/ds = L x (r − c² x)`: a logistic function, whatever the
+    units of the data are, up to the square root of the largest number. Beyond it the range of the
+    numbers is the cause of the failure, however few steps there are."""
+    c, largest_lane = np.array([1e-8, 1e-6, 1e-3, 1, 1e3, 1e-8, 1e-8]), 5
+    end = np.array([1e11, 1e9, 1e6, 1e10, 1e3, largest / 10, 100 * largest])
+    L, p, unit = 50.0, 3.0, c**2 * end
+    s = np.array([0.5, 0.9, 1.1, 2.0, 30.0]) / unit[:, None]
+
+    @jax.jit
+    @jax.vmap
+    def solve(c, y, s):
+        problem = dln.LeastSquares(c[None, None], y[None])
+        network = dln.USquared(jnp.full(1, p, dtype))
+        return dln.gradient_flow(network, problem, s, log_eps=-L, max_steps=300, throw=False)
+
+    flow = solve(*(v.astype(dtype) for v in (c, c * end, s)))
+    names = names_of(flow.result).tolist()
+    assert names == ["successful"] * (largest_lane + 1) + ["flow_not_finite"]
+    start = np.exp(-L) * p**2 / end[:, None]  # x(0) in units of its end
+    growth = L * s * unit[:, None]
+    expected = np.logaddexp(np.log1p(-start), np.log(start) + growth) / growth
+    x_mean = np.asarray(flow.x_mean[..., 0], float) / end[:, None]
+    # A hundred times the tolerance of a step.
+    atol = 1e-2 if dtype == np.float32 else 1e-5
+    np.testing.assert_allclose(x_mean[:-1], expected[:-1], atol=atol)

@@ -184,11 +184,15 @@ def _solve(run: Run, s: Array, solver: diffrax.AbstractSolver) -> Flow:
     start, _, _ = term.read(jnp.zeros_like(times[0]), term.initial())
     x_mean = jnp.where(moving, z / jnp.where(moving, times[:, None], 1), (start[None] + x) / 2)
 
-    finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(z))
-    finite = finite & term.is_in_range(x) & has_arrived
+    # Out of range, `x` is held at its cap, and the steps end by their number if by anything: the
+    # range is the cause, not the steps.
+    end, _, _ = term.read(last.s, last.y)
+    in_range = term.is_in_range(end) & term.is_in_range(x)
+    finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(z)) & has_arrived
     is_consistent = jnp.all(jax.vmap(term.is_consistent)(states))
     result = first_failure(
         verdict,
+        (in_range, RESULTS.flow_not_finite),
         last.result,
         (finite, RESULTS.flow_not_finite),
         (is_consistent, RESULTS.invalid_network),

@@ -6,9 +6,8 @@
 | `PowerLink` | `ε w^{−a}` | `growth` is a power: depth `D > 2`, `a = D/(D−2)` |
 | `NetworkLink` | the network's own `link` | `growth` is `None` |
 
-Trial steps of a solver overshoot. So `q` is capped at `exp(log_cap)`: without a cap it overflows,
-and reverse mode turns the infinity of a rejected step into NaN. An `x` at the cap counts as not
-finite.
+Trial steps of a solver overshoot. So `q` is capped (`cap_of`): without a cap it overflows, and
+reverse mode turns the infinity of a rejected step into NaN. An `x` at the cap counts as not finite.
 """
 
 import abc
@@ -22,13 +21,14 @@ from jaxtyping import Array, Bool, Float
 
 from .._results import RESULTS, first_failure
 from ..networks import AbstractDualNetwork, Growth
-from ..networks.base import is_in_range, log_cap
+from ..networks.base import log_cap
 
 
 class AbstractLink(eqx.Module):
     """Interface of a link function and its derivative. All arrays have the shape of `w`."""
 
     start: AbstractVar[Float[Array, "signs d"]]  # w(0)
+    log_cap: AbstractVar[Float[Array, ""]]  # the logarithm of the largest q
 
     @abc.abstractmethod
     def q(self, w: Float[Array, "signs d"]) -> Float[Array, "signs d"]:
@@ -52,10 +52,17 @@ class AbstractLink(eqx.Module):
         """Whether the dtype resolves `w` of an active coordinate at this `ε`."""
         return jnp.asarray(True)
 
+    def is_in_range(self, x: Float[Array, "... d"]) -> Bool[Array, ""]:
+        """Whether all entries of `x` are below the cap."""
+        # A factor 0.999 in the logarithm, so that an entry at the cap counts as out of range,
+        # whatever the rounding of exp and log: about 3e-6 of 22 in float32, a factor of 1e4 below
+        # this margin.
+        return jnp.all(jnp.log(jnp.abs(x)) < 0.999 * self.log_cap)
+
     def validity(self) -> RESULTS:
         """Whether the start is valid: `w(0)` is finite (it is infinite for a degenerate shape, from
         which a coordinate never moves), `x(0)` is in range, and `is_held`."""
-        in_range = jnp.all(jnp.isfinite(self.start)) & is_in_range(self.read(self.start))
+        in_range = jnp.all(jnp.isfinite(self.start)) & self.is_in_range(self.read(self.start))
         return first_failure(
             (in_range, RESULTS.invalid_shape), (self.is_held(), RESULTS.invalid_eps)
         )
@@ -66,9 +73,10 @@ class ExponentialLink(AbstractLink):
 
     start: Float[Array, "signs d"]
     log_eps: Float[Array, ""]
+    log_cap: Float[Array, ""]
 
     def q(self, w):
-        return jnp.exp(jnp.minimum(w * self.log_eps, log_cap(w.dtype)))
+        return jnp.exp(jnp.minimum(w * self.log_eps, self.log_cap))
 
     def slope(self, w, q):
         return -self.log_eps * q
@@ -99,9 +107,10 @@ class PowerLink(AbstractLink):
     exponent: Float[Array, ""]  # a
     log_eps: Float[Array, "signs d"]  # that of the network
     acting_log_eps: Float[Array, "signs d"]  # that of the integration, which is not smaller
+    log_cap: Float[Array, ""]
 
-    def __init__(self, growth: Growth, start: Array, largest_x: Array):
-        self.start = start
+    def __init__(self, growth: Growth, start: Array, largest_x: Array, log_cap: Array):
+        self.start, self.log_cap = start, log_cap
         self.exponent = exponent = 1 / jnp.asarray(growth.exponent, start.dtype)
         # From log q(0) = log ε − a log w(0).
         self.log_eps = growth.log_initial + exponent * jnp.log(start)
@@ -114,7 +123,7 @@ class PowerLink(AbstractLink):
 
     def _q(self, w: Array, log_eps: Array) -> Array:
         w = jnp.maximum(w, jnp.finfo(w.dtype).tiny)
-        return jnp.exp(jnp.minimum(log_eps - self.exponent * jnp.log(w), log_cap(w.dtype)))
+        return jnp.exp(jnp.minimum(log_eps - self.exponent * jnp.log(w), self.log_cap))
 
     def q(self, w):
         return self._q(w, self.acting_log_eps)
@@ -143,11 +152,17 @@ class NetworkLink(AbstractLink):
     log_eps: Float[Array, ""]
     at_wall: Float[Array, "signs d"]  # φ_ε(0⁺): finite, or ∞ at a pole
     is_resolved: Bool[Array, ""]
+    log_cap: Float[Array, ""]
 
     def __init__(
-        self, network: AbstractDualNetwork, start: Array, log_eps: Array, largest_x: Array
+        self,
+        network: AbstractDualNetwork,
+        start: Array,
+        log_eps: Array,
+        largest_x: Array,
+        log_cap: Array,
     ):
-        self.start, self.network, self.log_eps = start, network, log_eps
+        self.start, self.network, self.log_eps, self.log_cap = start, network, log_eps, log_cap
         unit = jnp.finfo(start.dtype).eps
         link = lambda w: lax.stop_gradient(network.link(lax.stop_gradient(w), log_eps))
         size = jnp.where(start == 0, 1, jnp.abs(start))  # large initialisations start at w ≤ 0
@@ -171,7 +186,7 @@ class NetworkLink(AbstractLink):
         # decreasing: q is then the cap. A link that is negative at w > 0 is a fault of the network,
         # which `is_consistent` finds.
         q = lax.stop_gradient(self.network.link(w, self.log_eps))
-        top = jnp.exp(jnp.asarray(log_cap(w.dtype), w.dtype))
+        top = jnp.exp(self.log_cap)
         good = (q >= 0) & (q < top) & ~((w < 0) & (q < self.at_wall))
         beyond = jnp.where((q < 0) & (w > 0), 0, top)
         # Evaluated again, at w(0) where the cap is chosen: derivatives of the branch that `where`
@@ -193,16 +208,26 @@ class NetworkLink(AbstractLink):
         return jnp.all((self.network.link(w, self.log_eps) >= 0) | ~jnp.isfinite(w))
 
 
+def cap_of(largest_x: Float[Array, ""]) -> Float[Array, ""]:
+    """The logarithm of the largest `q` that a link returns."""
+    # The fourth root of the largest number (`log_cap`) in the units of x, where these are large: a
+    # flow does not depend on the units of the data. At most the square root, since log(1/ε) times q
+    # must be finite too.
+    cap = log_cap(largest_x.dtype)
+    largest = lax.stop_gradient(largest_x)
+    return jnp.clip(cap + jnp.log(jnp.maximum(largest, 1)), cap, 2 * cap)
+
+
 def link_of(
     network: AbstractDualNetwork, log_eps: Float[Array, ""], largest_x: Float[Array, ""]
 ) -> AbstractLink:
     """The link of a network, in the most accurate form: by its `growth`, if there is one.
 
     `largest_x` is an estimate of the largest entry of `x`, `‖r‖_∞/σ²`."""
-    start = network.initial_dual(log_eps)
+    start, cap = network.initial_dual(log_eps), cap_of(largest_x)
     growth = network.growth(log_eps)
     if growth is None:
-        return NetworkLink(network, start, log_eps, largest_x)
+        return NetworkLink(network, start, log_eps, largest_x, cap)
     if growth.is_exponential:
-        return ExponentialLink(start, log_eps)
-    return PowerLink(growth, start, largest_x)
+        return ExponentialLink(start, log_eps, cap)
+    return PowerLink(growth, start, largest_x, cap)

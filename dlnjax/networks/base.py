@@ -405,16 +405,9 @@ def initial_dual_from(initial_dual: Array, start: ArrayLike, positive: bool) -> 
     return jnp.where(is_bad, jnp.nan, moved)
 
 
-def is_in_range(x: Array) -> Array:
-    """Whether all entries of `x` are below the cap of the links (see `log_cap`)."""
-    # A factor 0.999 in the logarithm, so that an entry at the cap counts as out of range, whatever
-    # the rounding of exp and log: about 3e-6 of 22 in float32, a factor of 1e4 below this margin.
-    return jnp.all(jnp.log(jnp.abs(x)) < 0.999 * log_cap(x.dtype))
-
-
 def log_cap(dtype: DTypeLike) -> float:
-    """The logarithm of the largest `q` that a link returns: the fourth root of the largest number,
-    1e77 in float64 and 4e9 in float32."""
+    """The logarithm of the largest `q` that is followed, for a design of column norm 1: the fourth
+    root of the largest number, 1e77 in float64 and 4e9 in float32."""
     # Trial steps of a solver overshoot to q = ∞ without a cap. The power 1/4 was chosen: squares of
     # q, times data or log(1/ε) of the same size, stay finite. The square root would overflow in q²;
     # the eighth root would refuse x above 7e4 in float32.

@@ -31,9 +31,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..._linalg import Cholesky, matmul
-from ...networks.base import (
-    is_in_range,
-)
 from ...networks.signs import sides, signed
 from ..link import AbstractLink
 from .base import AbstractDualTerm
@@ -76,7 +73,7 @@ class CoordinateTerm(AbstractDualTerm):
         return f
 
     def is_in_range(self, x):
-        return is_in_range(x)
+        return self.link.is_in_range(x)
 
     def velocity(self, x):
         if self.data is None:

@@ -15,9 +15,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..._linalg import Cholesky, matmul
-from ...networks.base import (
-    is_in_range,
-)
 from ...networks.signs import sides, signed
 from ..link import ExponentialLink
 from .base import AbstractDualTerm
@@ -55,7 +52,7 @@ class RowTerm(AbstractDualTerm):
         return matmul(f, self.X)
 
     def is_in_range(self, x):
-        return is_in_range(x)
+        return self.link.is_in_range(x)
 
     def velocity(self, x):
         return self.y - matmul(self.X, x)
