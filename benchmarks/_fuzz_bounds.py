@@ -12,7 +12,7 @@ def wrong(config: Config) -> dict[str, float]:
     limits = dict.fromkeys(("path", "limit", "end", "limit_point", "basis_pursuit"), kkt)
     limits |= dict.fromkeys(("end, link", "end, range"), kkt)
     limits |= dict.fromkeys(("limit_point, norm", "basis_pursuit, norm"), kkt)
-    # Of entries as small as 1e-6 of the largest one, which are as exact as that.
+    # Of entries as small as 1e-6 of the largest one (float32: 1e-4), which are as exact as that.
     limits |= dict.fromkeys(("limit, selection", "limit_point, selection"), 0.1 if single else 1e-4)
     limits |= {"lasso": 1.01, "lasso, bound": 1e-3 if single else 1e-9}
     limits |= {"flow, dual": step, "flow, link": step, "flow, bound": step, "flow, far": step}

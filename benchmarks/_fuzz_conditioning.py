@@ -70,7 +70,7 @@ def is_well(config: Config, a: Arrays, lane: int) -> bool:
     return bool(is_seen and not a["is_far"][lane]) and conditioning(config, a, lane).is_clear
 
 
-def _diverges(X: np.ndarray, y: np.ndarray) -> bool:
+def diverges(X: np.ndarray, y: np.ndarray) -> bool:
     """Whether a coordinate with residual 0 is 0 in all minimisers of the loss over `x ≥ 0`."""
     norms = np.linalg.norm(X, axis=0)
     X, size = X[:, norms > 0] / norms[norms > 0], np.linalg.norm(y)
@@ -102,7 +102,8 @@ def _is_all_rounding(a: Arrays, lane: int, eps: float) -> bool:
 
 
 def _span(config: Config, a: Arrays, lane: int) -> float:
-    """The quotient of the last and the first knot of the path, by LARS; 1 where it has none."""
+    """The quotient of the last and the first knot of the path: by LARS, or by column norms if it is
+    larger by these; 1 where there is none."""
     if not np.any(a["y"][lane]):
         return 1.0
     weights = a["weights"][lane][0]
@@ -111,23 +112,53 @@ def _span(config: Config, a: Arrays, lane: int) -> float:
     penalised = (weights > 0) & np.isfinite(weights) & (np.linalg.norm(X, axis=0) > 0)
     knots, _, _ = lars_path(X[:, penalised], y, method="lasso", positive=config.positive)
     knots = knots[knots > 0]
-    return float(knots[0] / knots[-1]) if len(knots) else 1.0
+    norms = np.linalg.norm(X[:, penalised], axis=0)
+    by_norm = np.max(norms) / np.min(norms) if len(norms) else 1.0
+    return float(max(by_norm, knots[0] / knots[-1] if len(knots) else 1.0))
 
 
-def is_told(config: Config, a: Arrays, lane: int, result: str) -> bool:
+def _nearly_ties(config: Config, a: Arrays, lane: int) -> bool:
+    """Whether, at the end of a limit process from 0, a coordinate that is not positive has a `w`
+    that is 0 but for half of the digits: by linear programming, at depth 2."""
+    first = (1 + 2 * np.log(a["p"][lane]) / a["log_eps"][lane]).ravel()
+    X, y = a["X"][lane] / a["c_X"][lane], a["y"][lane] / a["c_y"][lane]
+    columns = X if config.positive else np.concatenate([X, -X], axis=1)
+    columns = columns / first
+    run = linprog(np.ones(columns.shape[1]), A_eq=columns, b_eq=y)
+    if not run.success:
+        return False
+    w = 1 - columns.T @ run.eqlin.marginals
+    return bool(np.sum(w < 2 * config.eps**0.5) > np.linalg.matrix_rank(columns))
+
+
+def is_told(config: Config, a: Arrays, lane: int, function: str, result: str) -> bool:
     """Whether the dtype tells the result. At `D > 2`, where active columns depend on each other,
     the end point hangs on their `w`, of the order of `ε^{1−2/D}`, of which rounding of `w(0)` or
     `X` may leave less than half of the digits. With `x ≥ 0` its dual may diverge. A flow ends where
     the rounding of `sr` exceeds what its steps may be wrong by. A gap is none where the objective
-    itself is rounding, as at the latest `μ` in float32 always. And where one column explains the
-    response, but for 1e-12 of it, the rest may cost as much as that column, if weights differ; so
-    it may if the path has knots beyond what rounding leaves of the correlations."""
+    itself is rounding, as at the latest `μ` in float32 always. Columns that are nearly equal are
+    equal in float32, and so are times at which coordinates activate that differ in its second half
+    of digits. A start that is far larger in one column than in another, in what it explains of `y`,
+    loses the digits of the smaller one; and so does the dual of the last knot, where that is as far
+    from the first. Where one column explains the response, but for 1e-12 of it, the rest may cost
+    as much as that column, if weights differ; so it may if the path has knots beyond what rounding
+    leaves of the correlations."""
+    if config.dtype == "float32" and "near" in str(a["defects"][lane]):
+        return False
+    if function == "limit" and np.any(a["start"][lane]):
+        share = np.abs(a["start"][lane]) * np.linalg.norm(a["X"][lane], axis=0)
+        if np.min(share[share > 0], initial=np.inf) < config.eps**0.5 * np.max(share):
+            return False
+    if result == "limit_undetermined" and config.depth == 2 and not a["decay"][lane]:
+        return not _nearly_ties(config, a, lane)
+    if result == "path_inaccurate" and function in ("limit_point", "basis_pursuit"):
+        return _span(config, a, lane) < config.eps**-0.5
     if result == "end_point_not_reached":
-        return not (config.positive and _diverges(a["X"][lane], a["y"][lane]))
+        return not (config.positive and diverges(a["X"][lane], a["y"][lane]))
     if result == "end_point_undetermined":
         w_log = (1 - 2 / config.depth) * a["log_eps"][lane]
         return not w_log < np.log(config.eps) / 2
-    if result == "max_steps_reached":
+    if result in ("max_steps_reached", "step_too_small"):
         w_size = np.min(a["p"][lane]) ** (2 - config.depth)
         q0 = np.exp(a["log_eps"][lane]) * np.max(a["p"][lane]) ** config.depth
         columns = np.linalg.norm(a["X"][lane], axis=0)

@@ -72,6 +72,9 @@ def flow_violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndar
     off = np.abs(x - want) - close - error * np.sum(w_sum * folds * q, axis=2)
     off = np.where(close > 0.1 * largest, 0, np.maximum(off, 0) / largest)
     found["flow, link"] = np.max(off, axis=(1, 2))
+    # What rounding of `w` changes in `Xx`: all of it where the start is far larger than `y`.
+    of_w = np.sum(ROUNDING * config.eps * w_sum * folds * q, axis=2)
+    of_w = np.sum(of_w * u["columns"][:, None], axis=2)
 
     scale = u["scale"][:, None]
     free = np.zeros((len(x), 1, 2, x.shape[2])) + u["decay"][:, None, None, None]
@@ -91,6 +94,7 @@ def flow_violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndar
             above = objective(u, v, free) - objective(u, p, free)
             above = above - _divergence(config, a, u, p) / s
             digits = 16 * ROUNDING * config.eps * (sizes(u, v) + sizes(u, np.nan_to_num(p))) ** 2
+            digits = digits + of_w**2
             worst = np.maximum(worst, np.where(is_point, above - digits, 0))
         found[f"flow, {name}"] = np.max(worst / scale, axis=1)
     found["flow, far"] = _far(config, a, u, x, least, out)

@@ -11,7 +11,9 @@ from ._fuzz_units import ROUNDING, correlation, sizes
 
 def _selection(config: Config, u: Arrays, x: np.ndarray, reference: np.ndarray, lane: int) -> float:
     """How far `log|xᵢ|` of a point are from where they should be; `reference` is `log x₀`."""
-    support = np.abs(x) * u["columns"][lane] > 1e-6 * np.max(np.abs(x) * u["columns"][lane])
+    # Smaller entries have too few digits.
+    size, least = np.abs(x) * u["columns"][lane], max(1e-6, 1e3 * config.eps)
+    support = size > least * np.max(size)
     columns = (u["X"][lane] * np.sign(x))[:, support]
     null = null_vectors(columns, config.eps)
     if null is None or not len(null):

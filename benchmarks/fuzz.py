@@ -28,7 +28,7 @@ from dlnjax._results import result_names
 
 from ._fuzz_bounds import wrong
 from ._fuzz_checks import violations
-from ._fuzz_conditioning import conditioning, is_told, is_well
+from ._fuzz_conditioning import conditioning, diverges, is_told, is_well
 from ._fuzz_flow import flow_violations, scipy_flow, scipy_limit
 from ._fuzz_problems import BAD, CONFIGS, Arrays, Config, batch
 from ._fuzz_solve import FUNCTIONS, retried, solve
@@ -137,7 +137,9 @@ def judge(tally: Tally, config: Config, seed: list[int], a: Arrays, out: Arrays)
         for lane in flags.tolist():
             tally.count("families", str(a["family"][lane]), "flagged")
             case = described(lane, 1.0) | {"result": names[codes[function][lane]]}
-            if not (is_well(config, a, lane) and is_told(config, a, lane, case["result"])):
+            if not is_well(config, a, lane):
+                continue
+            if not is_told(config, a, lane, function, case["result"]):
                 continue
             if function == "flow" and not retried(config, a, lane):
                 continue
@@ -161,6 +163,8 @@ def _counts(config: Config, a: Arrays, lane: int, name: str, ratio: float) -> bo
         return True
     known = conditioning(config, a, lane)
     if not (known.is_general and known.is_clear and is_well(config, a, lane)):
+        return False
+    if name == "end, copies" and config.positive and diverges(a["X"][lane], a["y"][lane]):
         return False
     is_tied = a["family"][lane] != "normal" or "explained" in str(a["defects"][lane])
     return ratio > max(known.worst / 10, 1) and not ("copies" in name and is_tied)

@@ -222,3 +222,22 @@ def test_large_x(dtype, largest):
     # A hundred times the tolerance of a step.
     atol = 1e-2 if dtype == np.float32 else 1e-5
     np.testing.assert_allclose(x_mean[:-1], expected[:-1], atol=atol)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_columns_in_their_own_units(depth):
+    """Orthogonal columns `c`: as `ε → 0` each coordinate jumps from 0 to `y/c` at `s = w(0)/(cy)`,
+    however large `y/c` is beside `‖r‖_∞/‖X‖²`."""
+    c, y = np.array([1.0, 1e-6, 1e4]), np.array([1.0, 2.0, -1.5])
+    network, log_eps = dln.Deep(jnp.ones(3), jnp.full(3, 0.9), depth=float(depth)), -2000.0
+    w = np.asarray(network.initial_dual(jnp.asarray(log_eps)))
+    jump = np.where(y > 0, w[0], w[1]) / (c * np.abs(y))
+    s = np.sort(np.outer([0.9, 1.1, 2.0], jump).ravel())
+    flow = dln.gradient_flow(network, dln.LeastSquares(np.diag(c), y), s, log_eps=log_eps)
+    expected = y / c * np.maximum(1 - jump / s[:, None], 0)
+    # At depth 2 the jump is w(0)/(cy) times 1 + O(1/log(1/ε)), beyond that exact to the steps.
+    atol = 2e-2 if depth == 2 else 1e-5
+    x, x_mean = np.asarray(flow.x), np.asarray(flow.x_mean)
+    np.testing.assert_allclose(x_mean * c, expected * c, atol=atol)
+    late = s[:, None] > 1.05 * jump
+    np.testing.assert_allclose((x * c)[late], np.broadcast_to(y, late.shape)[late], rtol=1e-6)

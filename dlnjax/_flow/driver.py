@@ -193,7 +193,9 @@ def attempt(moving: Moving, fixed: Fixed, state: State) -> tuple[State, Record]:
     record = Record(state.s, ends, keep, state.y, state.solver, dense)
     num_steps = state.num_steps + (~is_idle).astype(jnp.int32)
     is_at_end = keep & (s >= end)
-    is_stuck = ~is_idle & ~is_at_end & ~(s1 > s)
+    # Also where a rejected step does not get shorter: at a few units of rounding of `s` a factor
+    # of 0.8 rounds to 1.
+    is_stuck = ~is_idle & ~is_at_end & (~(s1 > s) | (~keep & ~(s1 < ends)))
     is_out = ~state.is_done & ~is_at_end & (num_steps >= fixed.max_steps)
     result = RESULTS.where(is_out, RESULTS.promote(diffrax.RESULTS.max_steps_reached), state.result)
     result = RESULTS.where(is_stuck, RESULTS.step_too_small, result)

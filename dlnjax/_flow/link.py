@@ -28,7 +28,7 @@ class AbstractLink(eqx.Module):
     """Interface of a link function and its derivative. All arrays have the shape of `w`."""
 
     start: AbstractVar[Float[Array, "signs d"]]  # w(0)
-    log_cap: AbstractVar[Float[Array, ""]]  # the logarithm of the largest q
+    log_cap: AbstractVar[Float[Array, "1 d"]]  # the logarithm of the largest q
 
     @abc.abstractmethod
     def q(self, w: Float[Array, "signs d"]) -> Float[Array, "signs d"]:
@@ -57,7 +57,8 @@ class AbstractLink(eqx.Module):
         # A factor 0.999 in the logarithm, so that an entry at the cap counts as out of range,
         # whatever the rounding of exp and log: about 3e-6 of 22 in float32, a factor of 1e4 below
         # this margin.
-        return jnp.all(jnp.log(jnp.abs(x)) < 0.999 * self.log_cap)
+        cap = jnp.broadcast_to(self.log_cap[0], x.shape)
+        return jnp.all(jnp.log(jnp.abs(x)) < 0.999 * cap)
 
     def validity(self) -> RESULTS:
         """Whether the start is valid: `w(0)` is finite (it is infinite for a degenerate shape, from
@@ -73,7 +74,7 @@ class ExponentialLink(AbstractLink):
 
     start: Float[Array, "signs d"]
     log_eps: Float[Array, ""]
-    log_cap: Float[Array, ""]
+    log_cap: Float[Array, "1 d"]
 
     def q(self, w):
         return jnp.exp(jnp.minimum(w * self.log_eps, self.log_cap))
@@ -107,7 +108,7 @@ class PowerLink(AbstractLink):
     exponent: Float[Array, ""]  # a
     log_eps: Float[Array, "signs d"]  # that of the network
     acting_log_eps: Float[Array, "signs d"]  # that of the integration, which is not smaller
-    log_cap: Float[Array, ""]
+    log_cap: Float[Array, "1 d"]
 
     def __init__(self, growth: Growth, start: Array, largest_x: Array, log_cap: Array):
         self.start, self.log_cap = start, log_cap
@@ -118,7 +119,7 @@ class PowerLink(AbstractLink):
         # on w smaller by 100 the choice among dependent columns would have errors of 6e-4 instead
         # of 6e-6 in float64; with one larger by 100, x̄ would have errors of 4e-9 instead of 4e-11.
         smallest = jnp.finfo(start.dtype).eps ** (2 / 3) * start
-        least = lax.stop_gradient(exponent * jnp.log(smallest) + jnp.log(largest_x))
+        least = lax.stop_gradient(exponent * jnp.log(smallest)) + jnp.log(largest_x)
         self.acting_log_eps = jnp.maximum(self.log_eps, least)
 
     def _q(self, w: Array, log_eps: Array) -> Array:
@@ -152,7 +153,7 @@ class NetworkLink(AbstractLink):
     log_eps: Float[Array, ""]
     at_wall: Float[Array, "signs d"]  # φ_ε(0⁺): finite, or ∞ at a pole
     is_resolved: Bool[Array, ""]
-    log_cap: Float[Array, ""]
+    log_cap: Float[Array, "1 d"]
 
     def __init__(
         self,
@@ -208,23 +209,23 @@ class NetworkLink(AbstractLink):
         return jnp.all((self.network.link(w, self.log_eps) >= 0) | ~jnp.isfinite(w))
 
 
-def cap_of(largest_x: Float[Array, ""]) -> Float[Array, ""]:
+def cap_of(largest_x: Float[Array, "1 d"]) -> Float[Array, "1 d"]:
     """The logarithm of the largest `q` that a link returns."""
     # The fourth root of the largest number (`log_cap`) in the units of x, where these are large: a
     # flow does not depend on the units of the data. At most the square root, since log(1/ε) times q
     # must be finite too.
     cap = log_cap(largest_x.dtype)
-    largest = lax.stop_gradient(largest_x)
-    return jnp.clip(cap + jnp.log(jnp.maximum(largest, 1)), cap, 2 * cap)
+    return jnp.clip(cap + jnp.log(jnp.maximum(largest_x, 1)), cap, 2 * cap)
 
 
 def link_of(
-    network: AbstractDualNetwork, log_eps: Float[Array, ""], largest_x: Float[Array, ""]
+    network: AbstractDualNetwork, log_eps: Float[Array, ""], largest_x: Float[Array, " d"]
 ) -> AbstractLink:
     """The link of a network, in the most accurate form: by its `growth`, if there is one.
 
-    `largest_x` is an estimate of the largest entry of `x`, `‖r‖_∞/σ²`."""
-    start, cap = network.initial_dual(log_eps), cap_of(largest_x)
+    `largest_x` is how large each entry of `x` may become, without derivatives."""
+    start, largest_x = network.initial_dual(log_eps), largest_x[None]
+    cap = cap_of(largest_x)
     growth = network.growth(log_eps)
     if growth is None:
         return NetworkLink(network, start, log_eps, largest_x, cap)

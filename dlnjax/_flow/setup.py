@@ -53,7 +53,7 @@ from .driver import Fixed, prepared
 from .kvaerno5 import StagewiseKvaerno5
 from .link import ExponentialLink, link_of
 from .rodas5p import Rodas5P
-from .terms.base import AbstractDualTerm, AbstractFlowTerm, column_scale
+from .terms.base import AbstractDualTerm, AbstractFlowTerm, column_scale, size_of_x
 from .terms.coordinates import CoordinateTerm
 from .terms.linear import linear_term, x_size
 from .terms.rows import RowTerm
@@ -190,7 +190,7 @@ def dual_term(
 ) -> AbstractDualTerm:
     """The vector field of the dual form, in rows (`ν`) where that is smaller and accurate."""
     scale = column_scale(problem)
-    link = link_of(network, log_eps, jnp.max(jnp.abs(problem.r)) / scale**2)
+    link = link_of(network, log_eps, size_of_x(problem))
     data = problem.rows()
     if data is not None:
         X, y = data

@@ -151,3 +151,13 @@ def column_scale(problem: AbstractProblem) -> Float[Array, ""]:
     # Without derivatives: the solution does not depend on the scale.
     largest = jnp.sqrt(jnp.max(problem.gram_diagonal()))
     return lax.stop_gradient(jnp.where(largest > 0, largest, 1))
+
+
+def size_of_x(problem: AbstractProblem) -> Float[Array, " d"]:
+    """How large each entry of `x` may become: `max_j (|r_j|/‖X_j‖) / ‖X_i‖`.
+
+    By Cauchy's inequality the maximum is at most `‖y‖`. The estimate has the units of `x`, whatever
+    those of the columns are."""
+    norms = jnp.sqrt(lax.stop_gradient(problem.gram_diagonal()))
+    norms = jnp.where(norms > 0, norms, column_scale(problem))
+    return jnp.max(jnp.abs(lax.stop_gradient(problem.r)) / norms) / norms
