@@ -1,5 +1,6 @@
 import gc
 import os
+import resource
 import sys
 import tempfile
 from importlib.metadata import version
@@ -11,7 +12,8 @@ from pathlib import Path
 flags = ["--xla_backend_optimization_level=0"]
 if version("jaxlib").startswith("0.10."):  # XLA aborts on flags that it does not know
     flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
-# SSE4_2, AVX2 or AVX512, whose roundings differ. The tests must pass with all of them.
+# SSE4_2, AVX2 or AVX512, whose roundings differ, as do those of `OPENBLAS_CORETYPE`, Nehalem, Haswell
+# or SkylakeX. The tests must pass with all of them.
 if isa := os.environ.get("DLNJAX_ISA"):
     flags.append(f"--xla_cpu_max_isa={isa}")
 os.environ.setdefault("XLA_FLAGS", " ".join(flags))
@@ -35,17 +37,22 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Programs are neither kept on disk after a module, nor in memory without end: each holds some
-    memory maps, of which Linux grants 65530 to a process, and aborts it at the next one (with
-    jaxlib 0.8 half of the tests came to that many)."""
+    """Programs are neither kept on disk after a module, nor in memory without end. All of them
+    would take 8 GB in each of two processes, and each holds some memory maps, of which Linux grants
+    65530 to a process, and aborts it at the next one (with jaxlib 0.8 half of the tests came to
+    that many)."""
     yield
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         jax.config.update("jax_compilation_cache_dir", None)
         compilation_cache.reset_cache()
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+    own = Path("/proc/self")
+    if not own.exists():
+        return
+    pages = int((own / "statm").read_text().split()[1])
+    if pages * resource.getpagesize() > 2.5e9 or (own / "maps").read_bytes().count(b"\n") > 30_000:
         eqx.clear_caches()
         jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
