@@ -1,6 +1,5 @@
 import gc
 import os
-import resource
 import sys
 import tempfile
 from importlib.metadata import version
@@ -12,8 +11,8 @@ from pathlib import Path
 flags = ["--xla_backend_optimization_level=0"]
 if version("jaxlib").startswith("0.10."):  # XLA aborts on flags that it does not know
     flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
-# SSE4_2, AVX2 or AVX512, whose roundings differ, as do those of `OPENBLAS_CORETYPE`, Nehalem, Haswell
-# or SkylakeX. The tests must pass with all of them.
+# SSE4_2, AVX2 or AVX512, whose roundings differ; so do those of `OPENBLAS_CORETYPE`, which are
+# Nehalem, Haswell and SkylakeX. The tests must pass with all of them.
 if isa := os.environ.get("DLNJAX_ISA"):
     flags.append(f"--xla_cpu_max_isa={isa}")
 os.environ.setdefault("XLA_FLAGS", " ".join(flags))
@@ -49,7 +48,10 @@ def forget_programs():
     if not own.exists():
         return
     pages = int((own / "statm").read_text().split()[1])
-    if pages * resource.getpagesize() > 2.5e9 or (own / "maps").read_bytes().count(b"\n") > 30_000:
+    if (
+        pages * os.sysconf("SC_PAGE_SIZE") > 2.5e9
+        or (own / "maps").read_bytes().count(b"\n") > 30_000
+    ):
         eqx.clear_caches()
         jax.clear_caches()
         gc.collect()
