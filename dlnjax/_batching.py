@@ -51,8 +51,11 @@ def _(_, is_batched, flag):
 
 
 def even_piece(lanes: int, most: int) -> int:
-    """The size of equal pieces of at most `most` lanes, as few as possible."""
-    return math.ceil(lanes / max(1, math.ceil(lanes / most)))
+    """The size of equal pieces of at most `most` lanes: as few as possible, or up to a quarter more
+    where these are exactly `lanes` together, so that no lane is computed twice."""
+    fewest = max(1, math.ceil(lanes / most))
+    exact = [pieces for pieces in range(fewest, fewest + fewest // 4 + 1) if lanes % pieces == 0]
+    return math.ceil(lanes / min(exact, default=fewest))
 
 
 def in_pieces(solve: Callable[[ArrayLike, int], Any], lanes: int, most: int) -> Any:
@@ -65,9 +68,15 @@ def in_pieces(solve: Callable[[ArrayLike, int], Any], lanes: int, most: int) -> 
     pieces = math.ceil(lanes / size)
     # The last piece overlaps the one before it: all pieces have one size, and none is padded.
     out = lax.map(lambda i: solve(jnp.minimum(i * size, lanes - size), size), jnp.arange(pieces))
+    if pieces * size == lanes:
+        return jax.tree.map(lambda a: a.reshape(lanes, *a.shape[2:]), out)
     cut = (pieces - 1) * size
-    keep = np.r_[:cut, pieces * size - (lanes - cut) : pieces * size]
-    return jax.tree.map(lambda a: a.reshape(pieces * size, *a.shape[2:])[keep], out)
+
+    def join(a):
+        a = a.reshape(pieces * size, *a.shape[2:])
+        return jnp.concatenate([a[:cut], a[pieces * size - (lanes - cut) :]])
+
+    return jax.tree.map(join, out)
 
 
 def in_chunks(fn: Callable, size: int) -> Callable:

@@ -1,29 +1,37 @@
 """The active set of the lasso path and of the limit process.
 
-`ActiveSet` holds the active coordinates `A` in `k` slots, with the inverse of `M_AA` and the
-solutions of
+`AbstractActiveSet` holds the active coordinates `A` in slots, with the solutions of
 
     M_AA u = (r − λσ)_A,   M_AA w = (ωσ)_A,   σ the signs on A.
 
 On the lasso path `x_A = u − τw` with `τ = 1/μ`; in the limit process `x` moves towards `u`, and
-`w = 0`. An `Event` is a pivot: one coordinate joins or leaves. `ActiveSet.pivot` changes the
-inverse and the solutions by rank one, in `O(kd + k²)`, and corrects the solutions by one step of
-iterative refinement. `pivot_until_done` repeats the step of a solver, and factorises `M_AA` again
-where the updated inverse has become too inaccurate for refinement.
+`w = 0`. An `Event` is a pivot: one coordinate joins or leaves, and a matrix that solves these
+equations changes by rank one. There are two such matrices, behind one interface, so that solvers
+have their rules of events once:
+
+| class     | file         | slots           | matrix                            | a pivot      |
+|-----------|--------------|-----------------|-----------------------------------|--------------|
+| `Compact` | `compact.py` | as many as rank | the inverse of `M_AA`, rows of `M`| `O(kd + k²)` |
+| `Tableau` | `tableau.py` | one a coordinate| `M` after all pivots, `d × d`     | `O(d²)`      |
+
+`active_set` in `choice.py` chooses by shape. `pivot_until_done` repeats the step of a solver, and
+factorises `M_AA` again where the matrix has become too inaccurate for refinement.
 
 All is in units in which the columns have norm 1 (`Scaled`).
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from .._batching import any_lane
-from .._linalg import inverse_factor, matmul
+from .._linalg import matmul
 from .._loops import cond, while_loop
 from .._problem import AbstractProblem
 from .tolerances import Tolerances
@@ -38,6 +46,33 @@ def indices(size: int) -> Int[Array, " size"]:
     return jnp.arange(size, dtype=jnp.int32)
 
 
+def largest(v: Shaped[Array, "... m"]) -> Shaped[Array, "..."]:
+    """The maximum over the last axis."""
+    # XLA for CPUs splits a reduction of more than 32 numbers into two kernels, and in a loop of
+    # pivots starting a kernel costs as much as a pass over `d` numbers. Halves are compared first,
+    # which becomes a part of the one kernel that is left. (256 is a choice.)
+    while 32 < v.shape[-1] <= 256:
+        half = (v.shape[-1] + 1) // 2
+        v = jnp.maximum(v[..., :half], v[..., -half:])
+    return jnp.max(v, axis=-1)
+
+
+def total(v: Float[Array, "... m"]) -> Float[Array, "..."]:
+    """The sum over the last axis, in one kernel like `largest`."""
+    while 32 < v.shape[-1] <= 256:
+        half, odd = divmod(v.shape[-1], 2)
+        rest = v[..., 2 * half :]
+        v = v[..., :half] + v[..., half : 2 * half]
+        v = jnp.concatenate([v, rest], axis=-1) if odd else v
+    return jnp.sum(v, axis=-1)
+
+
+def lowest(flags: Bool[Array, " m"]) -> Int[Array, ""]:
+    """The lowest index where `flags` holds; the last one if nowhere."""
+    size = flags.shape[0]
+    return -largest(-jnp.where(flags, indices(size), size - 1))
+
+
 def gather(v: Shaped[Array, "... d"], index: Int[Array, " k"]) -> Shaped[Array, "... k"]:
     """`v` at the active coordinates, 0 in empty slots."""
     return v.at[..., index].get(mode="fill", fill_value=0)
@@ -47,6 +82,15 @@ def scatter(index: Int[Array, "*K k"], v: Shaped[Array, "*K k"], d: int) -> Shap
     """From slots to coordinates, 0 where no slot is: the transpose of `gather`."""
     rows = () if index.ndim == 1 else (indices(index.shape[0])[:, None],)
     return jnp.zeros((*index.shape[:-1], d), v.dtype).at[*rows, index].set(v, mode="drop")
+
+
+def packed(index: Int[Array, "K m"], sign: Int[Array, "K m"], k: int) -> tuple[Array, Array]:
+    """Rows of active sets in `m` slots, of which at most `k` are in use, in `k` slots."""
+    if index.shape[1] == k:
+        return index, sign
+    order = jnp.argsort(index, axis=1)[:, :k]
+    pack = lambda v: jnp.take_along_axis(v, order, axis=1)
+    return pack(index), pack(sign)
 
 
 class Scaled(eqx.Module):
@@ -96,7 +140,7 @@ class Scaled(eqx.Module):
         """Column `j` of the scaled `M`, shape `(d,)`."""
         return self.scale[j] * self.scale * problem.gram_column(j)
 
-    def hidden(self, active: "ActiveSet", tol: Tolerances) -> tuple[Array, Array]:
+    def hidden(self, active: "AbstractActiveSet", tol: Tolerances) -> tuple[Array, Array]:
         """Bounds of the rounding in each entry of `r − Mu` and of `Mw`, shape `(d,)` each.
 
         They are relative to the sums of absolute values that the entry comes from, `|r|` or
@@ -124,180 +168,111 @@ class Event(eqx.Module):
     leaves: Bool[Array, ""]
 
 
-class ActiveSet(eqx.Module):
-    """The active coordinates in `k` slots, with the solutions `u`, `w` and the inverse of `M_AA`.
+class AbstractActiveSet(eqx.Module):
+    """The active coordinates in slots, with the solutions `u` and `w` of their equations.
 
-    An empty slot has index `d`, and 0 in every other field except `rows`, whose entries there are
-    arbitrary.
-
-    The rank-one update of the inverse is kept as two vectors and applied at the next event: XLA
-    would otherwise recompute the vectors for each entry of the `k × k` result.
-
-    `u` and `w`, and all that is made of them, are the two rows of one array, since
-    `(2, k) @ (k, d)` costs no more than one product with a vector.
+    `u` and `w`, and all that is made of them, are the two rows of one array. An empty slot has sign
+    0, and 0 in every array that is read here.
     """
 
-    index: Int[Array, " k"]
-    sign: Float[Array, " k"]
-    x: Float[Array, " k"]  # at the current τ; exactly 0 where it has just joined
-    rhs: Float[Array, "2 k"]  # (r − λσ)_A and (ωσ)_A
-    solution: Float[Array, "2 k"]  # u and w
-    product: Float[Array, "2 d"]  # Mu and Mw
-    residual: Float[Array, "2 k"]  # rhs − M_AA solution
-    rows: Float[Array, "k d"]  # rows A of M
-    inverse: Float[Array, "k k"]  # of M_AA, before its last rank-one update
-    update: Float[Array, "2 k"]  # that update is the outer product of these two
-    pivots: Float[Array, " d"]  # squared distance of each column from the span of the active ones
-    is_active: Bool[Array, " d"]
-    coherence: Float[Array, " d"]  # the largest |M_ji| over the columns i that were tried so far
+    sign: AbstractVar[Float[Array, " k"]]
+    x: AbstractVar[Float[Array, " k"]]  # at the current τ; exactly 0 where it has just joined
+    rhs: AbstractVar[Float[Array, "2 k"]]  # (r − λσ)_A and (ωσ)_A
+    solution: AbstractVar[Float[Array, "2 k"]]  # u and w
+    product: AbstractVar[Float[Array, "2 d"]]  # Mu and Mw
+    pivots: AbstractVar[Float[Array, " d"]]  # squared distance of each column from their span
+    coherence: AbstractVar[Float[Array, " d"]]  # the largest |M_ji| over the columns i tried so far
 
-    @classmethod
-    def empty(cls, k: int, scale: Array) -> "ActiveSet":
-        """No coordinate is active: every column has distance 1 from the span of none."""
-        d, dtype = scale.shape[0], scale.dtype
-        zeros = lambda *shape: jnp.zeros(shape, dtype)
-        return cls(
-            index=jnp.full(k, d, jnp.int32),
-            sign=zeros(k),
-            x=zeros(k),
-            rhs=zeros(2, k),
-            solution=zeros(2, k),
-            product=zeros(2, d),
-            residual=zeros(2, k),
-            rows=zeros(k, d),
-            inverse=zeros(k, k),
-            update=zeros(2, k),
-            pivots=(scale > 0).astype(dtype),
-            is_active=jnp.zeros(d, bool),
-            coherence=zeros(d),
-        )
+    @property
+    @abstractmethod
+    def is_direct(self) -> bool:
+        """Whether slot `j` is always for coordinate `j`."""
+
+    @property
+    @abstractmethod
+    def index(self) -> Int[Array, " k"]:
+        """The coordinate in each slot, `d` in empty ones."""
+
+    @property
+    @abstractmethod
+    def is_active(self) -> Bool[Array, " d"]:
+        """Which coordinates are active."""
+
+    @property
+    @abstractmethod
+    def residual(self) -> Float[Array, "2 k"]:
+        """`rhs − M_AA solution`."""
+
+    @property
+    @abstractmethod
+    def expansion(self) -> Float[Array, " k"]:
+        """`(a, −1)` with `M_AA a = M_Aj` if `j` was to join last, `M_AA⁻¹ e_j` if to leave."""
+
+    @abstractmethod
+    def at(self, v: Shaped[Array, "... d"]) -> Shaped[Array, "... k"]:
+        """`v` at the active coordinates, 0 in empty slots."""
+
+    @abstractmethod
+    def with_active(self, v: Float[Array, " d"], slots: Float[Array, " k"]) -> Float[Array, " d"]:
+        """`v`, replaced by `slots` at the active coordinates."""
+
+    @abstractmethod
+    def largest(self, v: Float[Array, " d"], slots: Float[Array, " k"]) -> Float[Array, ""]:
+        """The maximum of both."""
+
+    @abstractmethod
+    def slot(self, j: Int[Array, ""], leaves: Bool[Array, ""]) -> Int[Array, ""]:
+        """The slot of `j` if it `leaves`, else one that it may join."""
+
+    @abstractmethod
+    def column(self, problem: AbstractProblem, scaled: Scaled, j: Array) -> Float[Array, " d"]:
+        """Column `j` of the scaled `M`."""
+
+    @abstractmethod
+    def prepared(
+        self, tol: Tolerances, is_vague: Bool[Array, ""] | None = None
+    ) -> "AbstractActiveSet":
+        """The set as the next event needs it: with `u` and `w` refined if that `is_vague`, or where
+        the class finds it necessary."""
+
+    @abstractmethod
+    def resting(self, x: Float[Array, " k"]) -> "AbstractActiveSet":
+        """The set at `x` with `w = 0`, as if all active coordinates had `ω = 0`."""
+
+    @abstractmethod
+    def factorize(self) -> "AbstractActiveSet":
+        """The set with its matrix from a Cholesky factorisation of `M_AA`."""
+
+    @abstractmethod
+    def pivot(
+        self,
+        event: Event,
+        column: Float[Array, " d"],
+        tol: Tolerances,
+        is_frozen: Bool[Array, ""],
+        is_fresh: Bool[Array, ""],
+    ) -> tuple["AbstractActiveSet", Bool[Array, ""], Bool[Array, ""], Bool[Array, ""]]:
+        """The active set after `event`; whether the event was possible; whether the matrix is too
+        inaccurate to tell; and whether the event is still to be decided.
+
+        A join is impossible if the `column` depends on the active ones (`tol.pivot`). The event
+        stays undecided, and the set unchanged, if it `is_frozen`, or if the matrix is too
+        inaccurate and not `is_fresh`, that is just factorised, or if this class asks for another
+        look at it after `prepared`.
+        """
 
     def size(self) -> Float[Array, "2"]:
         """The 1-norms of `u` and of `w`."""
-        return jnp.sum(jnp.abs(self.solution), axis=1)
-
-    def factorize(self) -> tuple[Array, Array]:
-        """`inverse` and `pivots` from a Cholesky factorisation of `M_AA`, in `O(k²(k + d))`."""
-        is_empty = self.sign == 0
-        block = jnp.where(is_empty[:, None], 0, gather(self.rows, self.index))
-        block = block + jnp.diag(is_empty.astype(block.dtype))
-        half = inverse_factor(block)
-        # Where M_AA is not positive definite to rounding, the factor is NaN: the updated inverse is
-        # kept.
-        good = jnp.all(jnp.isfinite(half))
-        half = jnp.where(is_empty[None, :], 0, half)  # the identity there
-        # With L⁻¹ = half, the squared distance of column j is 1 − |L⁻¹ M_Aj|².
-        projected = 1 - jnp.sum(matmul(half, self.rows) ** 2, axis=0)
-        inverse = jnp.where(good, matmul(half.T, half), self.inverse)
-        # An exact 0 marks a zero column, or one whose join has just failed: it stays excluded.
-        return inverse, jnp.where(good & (self.pivots != 0), projected, self.pivots)
-
-    def refined(self) -> "ActiveSet":
-        """The set after one step of iterative refinement, which `pivot` makes at the next event."""
-        active = (self.sign != 0).astype(self.rhs.dtype)
-        inverse = self.inverse + self.update[0][:, None] * self.update[1][None, :]
-        change = matmul(self.residual * active[None, :], inverse) * active[None, :]
-        solution = self.solution + change
-        product = matmul(solution, self.rows)
-        residual = self.rhs - gather(product, self.index)
-        fields = lambda a: (a.solution, a.product, a.residual)
-        return eqx.tree_at(fields, self, (solution, product, residual))
-
-    def pivot(self, event: Event, column: Array, tol, is_frozen: Array, is_fresh: Array) -> tuple:
-        """The active set after `event`, whether the event was possible, and whether the inverse is
-        too inaccurate to tell.
-
-        A join is impossible if the column depends on the active ones (`tol.pivot`). The set is
-        returned unchanged if it `is_frozen`, or if the inverse is too inaccurate (`tol.defect`) and
-        not `is_fresh`, that is just factorised.
-
-        With `c = M_Aj` and `a = M_AA⁻¹c`, the inverse changes by `vvᵀ/size`, where
-
-            join:   v = (a, −1),            size = M_jj − ⟨c, a⟩  (the squared distance of column j)
-            leave:  v = M_AA⁻¹ e_slot,      size = −v_slot
-
-        and `u`, `w` and `pivots` change by multiples of `v` and of `(Mv)²`. Refinement of `u` and
-        `w` by their residual comes first, so that their errors do not accumulate.
-        """
-        k, d = self.rows.shape
-        joins, leaves = ~event.leaves, event.leaves
-        here, there = indices(k) == event.slot, indices(d) == event.j
-        dot = lambda a, b: jnp.sum(a * b, axis=-1)
-
-        active = (self.sign != 0).astype(column.dtype)
-        inverse = self.inverse + self.update[0][:, None] * self.update[1][None, :]
-        inverse = inverse * (active[:, None] * active[None, :])
-        # Written before it is known whether the join is possible: if not, the slot stays empty,
-        # where rows are arbitrary. If a coordinate leaves, this is its own row again.
-        rows = self.rows.at[event.slot].set(column, mode="promise_in_bounds")
-        joined = gather(column, self.index)
-        unit = here.astype(column.dtype)
-        rhs = jnp.where(leaves, unit, joined)
-        change = matmul(jnp.concatenate([rhs[None], self.residual]), inverse)
-        image = matmul(jnp.where(here & joins, -1, change[0])[None], rows)[0]
-        # The residual of the solve measures the error of the updated inverse, and refines the
-        # expansion once.
-        residual = jnp.where(leaves, unit, 0) - gather(image, self.index)
-        expansion = change[0] + matmul(residual[None], inverse)[0]
-        defect = jnp.max(jnp.abs(residual)) / jnp.maximum(jnp.max(jnp.abs(rhs)), TINY)
-        is_stale = ~is_frozen & ~is_fresh & ~(defect < tol.defect)
-        is_kept = is_frozen | is_stale
-
-        size = jnp.where(leaves, -dot(unit, expansion), column[event.j] - dot(joined, expansion))
-        # Rounding of `M` changes this Schur complement by ε (1 + ‖v‖₁)², which is large
-        # where columns that are active almost depend on each other.
-        rounding = tol.unit * (1 + jnp.sum(jnp.abs(expansion))) ** 2
-        is_dependent = joins & ~(size > jnp.maximum(tol.pivot, rounding))
-        possible = ~is_dependent & ~is_kept
-        shift = jnp.where(possible, 1 / jnp.where(possible, size, 1), 0)
-        solution = self.solution + jnp.where(is_kept, 0, change[1:])
-        mismatch = dot(solution, jnp.where(leaves, unit, joined)[None, :])
-        mismatch = shift * (mismatch - jnp.where(leaves, 0, event.rhs))
-        v = jnp.where(here & joins, -1, expansion)
-        # If a join is impossible, the shift is 0 and the inverse stays. `v` is kept in `update`
-        # all the same: the limit process needs to know how the column depends on the active ones.
-        v = jnp.where(possible | (is_dependent & ~is_kept), v, 0)
-        pivots = self.pivots - shift * image**2
-        # `size` is more accurate than `pivots`, which add up the rounding of all updates. A column
-        # found dependent is set to exactly 0, or the same join would be tried again at once. When a
-        # coordinate leaves, the update makes it positive again where it has become independent.
-        pivots = jnp.where(there & is_dependent & ~is_kept, 0, pivots)
-
-        here = here & possible
-        put = lambda old, new: jnp.where(here, jnp.where(leaves, 0, new), old)
-        solution = solution + mismatch[:, None] * v[None, :]
-        solution = jnp.where(here & leaves, 0, solution)
-        product = matmul(solution, rows)
-        index = jnp.where(here, jnp.where(leaves, d, event.j), self.index)
-        active_rhs = put(self.rhs, event.rhs[:, None])
-        return (
-            ActiveSet(
-                index=index,
-                sign=put(self.sign, event.sign),
-                x=jnp.where(here, 0, self.x),
-                rhs=active_rhs,
-                solution=solution,
-                product=product,
-                residual=active_rhs - gather(product, index),
-                rows=rows,
-                inverse=inverse,
-                update=jnp.stack([shift * v, v]),
-                pivots=pivots,
-                is_active=jnp.where(there & possible, joins, self.is_active),
-                coherence=jnp.maximum(self.coherence, jnp.abs(column)),
-            ),
-            possible,
-            is_stale,
-        )
+        return total(jnp.abs(self.solution))
 
 
 class Pivoting(eqx.Module):
     """The fields that `pivot_until_done` needs in the state of a solver."""
 
-    active: AbstractVar[ActiveSet]
+    active: AbstractVar[AbstractActiveSet]
     is_done: AbstractVar[Bool[Array, ""]]
-    is_fresh: AbstractVar[Bool[Array, ""]]  # the inverse was just factorised
-    is_stale: AbstractVar[Bool[Array, ""]]  # the inverse is too inaccurate for refinement
+    is_fresh: AbstractVar[Bool[Array, ""]]  # the matrix was just factorised
+    is_stale: AbstractVar[Bool[Array, ""]]  # the matrix is too inaccurate for refinement
 
 
 _S = TypeVar("_S", bound=Pivoting)
@@ -309,21 +284,19 @@ def pivot_until_done(
 ) -> tuple[_S, _R]:
     """Repeats `step` until the state is done.
 
-    The inner loop makes rank-one updates. It stops where the inverse has become too inaccurate,
+    The inner loop makes rank-one updates. It stops where the matrix has become too inaccurate,
     which happens in ill-conditioned problems; the outer loop then factorises `M_AA` and goes on.
     The two are separate because, under `vmap`, a branch inside of the inner loop would factorise
     in every lane at every step. The outer loop runs as often as the worst lane needs.
     """
 
     def factorize(state: _S) -> _S:
-        inverse, pivots = state.active.factorize()
-        choose = lambda new, old: jnp.where(state.is_stale, new, old)
+        choose = lambda new, old: old if new is old else jnp.where(state.is_stale, new, old)
         return eqx.tree_at(
-            lambda s: (s.active.inverse, s.active.pivots, s.is_fresh, s.is_stale),
+            lambda s: (s.active, s.is_fresh, s.is_stale),
             state,
             (
-                choose(inverse, state.active.inverse),
-                choose(pivots, state.active.pivots),
+                jax.tree.map(choose, state.active.factorize(), state.active),
                 state.is_stale | state.is_fresh,
                 jnp.zeros_like(state.is_stale),
             ),

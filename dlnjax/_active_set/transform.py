@@ -21,6 +21,7 @@ from .._batching import in_chunks
 from .._path import PiecewiseLinearPath
 from .._problem import AbstractProblem
 from .._results import has_no_nan, one_unless
+from .choice import numbers_of
 from .derivatives import Segments
 
 _P = TypeVar("_P", bound=PiecewiseLinearPath)
@@ -38,9 +39,9 @@ def event_driven(
     functions of the data. `problem` is only read for its sizes.
     """
     # An estimate of the numbers that the loop of one lane reads and writes at each event: the
-    # problem, `rows` and the inverse of the active set; 24 vectors of length d stand for the rest.
-    k, d = problem.rank_bound, problem.r.shape[0]
-    numbers = sum(leaf.size for leaf in jax.tree.leaves(problem)) + k * d + k * k + 24 * d
+    # problem and the matrices of the active set; 24 vectors of length d stand for the rest.
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(problem)) + 24 * problem.r.shape[0]
+    numbers += numbers_of(problem, problem.rank_bound)
     in_cache = in_chunks(jax.jit(follow), numbers * problem.r.dtype.itemsize)
     return _differentiable(in_cache, evaluate)
 

@@ -159,7 +159,7 @@ class Faces(eqx.Module):
         x = x.at[jnp.where(blocked, index[slot], d)].set(0, mode="drop")
         x = x.at[jnp.where(enters, j, d)].add(t * sigma, mode="drop")
 
-        # Join or drop: the inverse changes by vvᵀ/size, as in `ActiveSet.pivot`.
+        # Join or drop: the inverse changes by vvᵀ/size, as in `Compact.pivot`.
         joins = enters & ~blocked
         slot = jnp.where(blocked, slot, jnp.argmin(is_active)).astype(jnp.int32)
         here = jnp.arange(k, dtype=jnp.int32) == slot

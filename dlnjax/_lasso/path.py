@@ -33,17 +33,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
+from .._active_set.choice import active_set
 from .._active_set.derivatives import Segments, path_on_segments
 from .._active_set.state import (
-    ActiveSet,
+    AbstractActiveSet,
     Event,
     Pivoting,
     Scaled,
     gather,
     indices,
+    largest,
+    lowest,
     most_pivots_of_a_tie,
+    packed,
     pivot_until_done,
     scatter,
+    total,
 )
 from .._active_set.tolerances import Tolerances
 from .._active_set.transform import event_driven
@@ -53,18 +58,36 @@ from .._problem import AbstractProblem, check_quadratic, default_events, validit
 from .._results import RESULTS, first_failure, raise_on_failure
 
 
-class _Record(eqx.Module):
-    """One row a knot: `τ`, the active set after it, and `z` and `dz/dμ` there."""
+class _Row(eqx.Module):
+    """What is recorded of a knot: `τ`, the active set after it, and `z` and `dz/dμ` there."""
 
-    tau: Float[Array, " K"]
-    index: Int[Array, "K k"]
-    sign: Int[Array, "K k"]
-    z: Float[Array, "K k"]
-    slope: Float[Array, "K k"]
+    tau: Float[Array, "*K"]
+    sign: Float[Array, "*K k"]
+    z: Float[Array, "*K k"]
+    slope: Float[Array, "*K k"]
+    index: Float[Array, "*K k"] | None  # as numbers like the others; `None` if slots are direct
+
+
+class _Record(eqx.Module):
+    """One row a knot, with all of it side by side: in a batch, writing one array takes one
+    operation, and writing five takes five."""
+
+    rows: Float[Array, "K m"]
+
+    def write(self, row: Array, entries: _Row) -> "_Record":
+        """The record with `entries` in `row`; unchanged beyond the last one."""
+        flat = jnp.concatenate([jnp.ravel(v) for v in jax.tree.leaves(entries)])
+        return _Record(self.rows.at[row].set(flat, mode="drop"))
+
+    def read(self, slots: int) -> _Row:
+        """All rows."""
+        parts = (self.rows.shape[1] - 1) // slots
+        sign, z, slope, *index = jnp.split(self.rows[:, 1:], parts, axis=1)
+        return _Row(self.rows[:, 0], sign, z, slope, index[0] if index else None)
 
 
 class _State(Pivoting):
-    active: ActiveSet
+    active: AbstractActiveSet
     tau: Float[Array, ""]
     row: Int[Array, ""]  # of the current knot; −1 before the first
     steps: Int[Array, ""]
@@ -97,82 +120,79 @@ class _Unpenalised(eqx.Module):
         weights = jnp.where(is_zero, units[None, :], jnp.inf)
         self.prelude = Scaled(problem, weights, positive)
 
-    def ends_prelude(self, active: ActiveSet) -> ActiveSet:
+    def ends_prelude(self, active: AbstractActiveSet) -> AbstractActiveSet:
         """`active` at the end of the prelude, `τ = 0`, as the start of the path, `τ = ∞`.
 
         On the path these signs have `ω = 0`, hence `w = 0`. Entries that are 0 at the end of the
         prelude, or of the wrong sign by rounding, start at exactly 0.
         """
-        rests = lambda pair: pair.at[1].set(0)
         x = active.solution[0]
-        fields = lambda active: (
-            active.x,
-            active.rhs,
-            active.solution,
-            active.product,
-            active.residual,
-        )
-        keeps = (x * active.sign > 0) | gather(self.is_free, active.index)
-        return eqx.tree_at(
-            fields, active, (jnp.where(keeps, x, 0), *(rests(v) for v in fields(active)[1:]))
-        )
+        keeps = (x * active.sign > 0) | active.at(self.is_free)
+        return active.resting(jnp.where(keeps, x, 0))
 
 
-def _slacks(scaled: Scaled, active: ActiveSet) -> tuple[Array, Array]:
-    """`e` and `f`, shape `(s, d)` each: correlations exceed their bounds by `e − τf`."""
-    signs = jnp.array([1.0, -1.0], scaled.r.dtype)[: scaled.b.shape[0], None]
-    image, speed = active.product[:, None, :]
-    return scaled.excess - signs * image, scaled.b - signs * speed
+def _slacks(scaled: Scaled, active: AbstractActiveSet) -> list[tuple[Array, Array]]:
+    """`e` and `f` of each sign, shape `(d,)`: correlations exceed their bounds by `e − τf`."""
+    signs = (1, -1)[: scaled.b.shape[0]]
+    image, speed = active.product
+    pairs = zip(signs, scaled.excess, scaled.b, strict=True)
+    return [(excess - sign * image, b - sign * speed) for sign, excess, b in pairs]
 
 
-def _next_event(scaled: Scaled, state: _State, excess, slack, is_free, tol: Tolerances) -> Event:
+def _next_event(
+    scaled: Scaled,
+    state: _State,
+    slacks: list[tuple[Array, Array]],
+    is_free: Array | None,
+    rank_bound: int,
+    tol: Tolerances,
+) -> Event:
     """The event with the largest `τ` not above the current one; of those in the tie window, the one
-    with the lowest index. Its `τ` is −∞ if there is none. `excess, slack` are `e, f`."""
+    with the lowest index. Its `τ` is −∞ if there is none. `slacks` are `e, f` of each sign."""
     active, (u, w) = state.active, state.active.solution
-    d, k = active.pivots.shape[0], active.sign.shape[0]
-    is_empty = active.sign == 0
-    first_where = lambda flags, values, size: jnp.min(jnp.where(flags, values, size))
+    d = active.pivots.shape[0]
 
     # Join: f > 0, and an excess as τ → 0 that is more than the rounding of the correlation.
     in_image, in_speed = scaled.hidden(active, tol)
-    joins = ((active.pivots > tol.pivot) & ~active.is_active & jnp.any(is_empty))[None, :]
-    first_joins = joins if is_free is None else joins & is_free[None, :]
-    joins = joins & (slack > tol.direction * scaled.b + in_speed[None, :])
-    joins = joins & (excess > in_image[None, :])
-    join = jnp.where(joins, excess / jnp.where(joins, slack, 1), -jnp.inf)
-    join = jnp.minimum(join, state.tau)
-    if is_free is not None:
-        join = jnp.where(first_joins, state.tau, join)
+    can_join = (active.pivots > tol.pivot) & ~active.is_active
+    if rank_bound < d:
+        can_join = can_join & (total(jnp.abs(active.sign)) < rank_bound)
+    join = []
+    for (excess, slack), b in zip(slacks, scaled.b, strict=True):
+        joins = can_join & (slack > tol.direction * b + in_speed) & (excess > in_image)
+        time = jnp.where(joins, excess / jnp.where(joins, slack, 1), -jnp.inf)
+        time = jnp.minimum(time, state.tau)
+        if is_free is not None:
+            time = jnp.where(can_join & is_free, state.tau, time)
+        join.append(time)
 
     # Leave: |x| falls as τ falls. At x = 0, where a coordinate has just joined in a tie, dz/dμ = u
     # decides: it would move against its sign.
-    is_against = lambda v: -active.sign * v > tol.direction * jnp.max(jnp.abs(v))
-    leaves = jnp.where(active.x == 0, is_against(w), is_against(u))
+    rests = active.x == 0
+    fastest = largest(jnp.abs(active.solution))
+    rate = -active.sign * jnp.where(rests, u, w)
+    leaves = rate > tol.direction * jnp.where(rests, fastest[0], fastest[1])
     if is_free is not None:
-        leaves = leaves & ~gather(is_free, active.index)
-    leave = jnp.where(leaves, u / jnp.where(leaves & (w != 0), w, 1), -jnp.inf)
-    leave = jnp.where(leaves & (active.x == 0), state.tau, jnp.minimum(leave, state.tau))
+        leaves = leaves & ~active.at(is_free)
+    leave = jnp.where(rests, jnp.inf, u / jnp.where(leaves & ~rests, w, 1))
+    leave = jnp.where(leaves, jnp.minimum(leave, state.tau), -jnp.inf)
 
     # All within the window of the next event are a tie.
-    first = jnp.maximum(jnp.max(join), jnp.max(leave))
-    near = first * (1 - tol.window)
-    j_join = first_where(join >= near, indices(d)[None, :], d)
-    j_leave = first_where(leave >= near, active.index, d)
-    is_leave = j_leave < j_join
-    j = jnp.minimum(jnp.minimum(j_join, j_leave), d - 1)
-    slot = first_where(jnp.where(is_leave, active.index == j, is_empty), indices(k), k)
-    slot = jnp.minimum(slot, k - 1)
+    times = active.with_active(ft.reduce(jnp.maximum, join), leave)
+    first = largest(times)
+    j = lowest(times >= first * (1 - tol.window))
+    # The sign with which each coordinate would join; 0 where it would leave.
+    signs = jnp.where(join[-1] > join[0], -1, 1)
+    sign = jnp.where(active.is_active, 0, signs).astype(u.dtype)[j]
+    is_leave = sign == 0
+    slot = active.slot(j, is_leave)
     if is_free is not None:
-        # At the end of the prelude there is no event, but `ActiveSet.pivot` still writes the row of
+        # At the end of the prelude there is no event, but `Compact.pivot` still writes the row of
         # j into `slot`. With no slot empty that one is in use: it has to be its own row.
         j = jnp.where(jnp.isinf(first) & (first < 0), jnp.minimum(active.index[slot], d - 1), j)
-    join = join[:, j]
-    side = (join[-1] > join[0]).astype(jnp.int32)
-    sign = 1 - 2 * side.astype(u.dtype)
+    side = jnp.where(sign < 0, len(join) - 1, 0).astype(jnp.int32)
     return Event(
-        tau=jnp.where(
-            is_leave, jnp.max(jnp.where(active.index == j, leave, -jnp.inf)), jnp.max(join)
-        ),
+        tau=times[j],
         j=j,
         sign=sign,
         rhs=sign * jnp.stack([scaled.excess[side, j], scaled.b[side, j]]),
@@ -181,26 +201,20 @@ def _next_event(scaled: Scaled, state: _State, excess, slack, is_free, tol: Tole
     )
 
 
-def _moves_against_sign(active: ActiveSet, is_free: Array | None) -> Array:
+def _moves_against_sign(active: AbstractActiveSet, is_free: Array | None) -> Array:
     """Slots at 0 with a slope against their sign: they would have left, so that is rounding."""
     is_rounding = (active.x == 0) & (active.solution[0] * active.sign < 0)
-    return is_rounding if is_free is None else is_rounding & ~gather(is_free, active.index)
+    return is_rounding if is_free is None else is_rounding & ~active.at(is_free)
 
 
-def _write(record: _Record, state: _State, is_live: Array, is_free: Array | None) -> _Record:
-    """`record` with the current row, if `is_live`. Every pivot of a tie writes it again."""
-    row = jnp.where(is_live & (state.row >= 0), state.row, record.tau.shape[0])
-    put = lambda buffer, value: buffer.at[row].set(value, mode="drop")
+def _write(record: _Record, state: _State, is_free: Array | None) -> _Record:
+    """`record` with the current row. Every pivot of a tie writes it again."""
+    is_live = ~(state.is_done | state.is_prelude) & (state.row >= 0)
+    row = jnp.where(is_live, state.row, record.rows.shape[0])
     active = state.active
-    slope = active.solution[0]
-    is_rounding = _moves_against_sign(active, is_free)
-    return _Record(
-        tau=put(record.tau, state.tau),
-        index=put(record.index, active.index),
-        sign=put(record.sign, active.sign.astype(jnp.int32)),
-        z=put(record.z, active.x / state.tau),
-        slope=put(record.slope, jnp.where(is_rounding, 0, slope)),
-    )
+    slope = jnp.where(_moves_against_sign(active, is_free), 0, active.solution[0])
+    index = None if active.is_direct else active.index.astype(slope.dtype)
+    return record.write(row, _Row(state.tau, active.sign, active.x / state.tau, slope, index))
 
 
 @eqx.filter_jit
@@ -227,7 +241,7 @@ def _follow(
     may_be_zero: bool,
 ) -> tuple[PiecewiseLinearPath, Segments]:
     """The path and its active sets; bad values end in `result`. One step of the loop is a pivot."""
-    k, tol = problem.rank_bound, Tolerances(weights.dtype)
+    k, d, tol = problem.rank_bound, problem.r.shape[0], Tolerances(weights.dtype)
     scaled = Scaled(problem, weights, positive)
     size = jnp.max(jnp.abs(scaled.r))
     free = _Unpenalised(problem, weights, scaled, positive) if may_be_zero else None
@@ -236,20 +250,24 @@ def _follow(
 
     def step(carry: tuple[_State, _Record]) -> tuple[_State, _Record]:
         state, record = carry
+        state = eqx.tree_at(lambda s: s.active, state, state.active.prepared(tol))
+        # Before the next pivot, not after the last: by now `u` may have been refined.
+        record = _write(record, state, is_free)
         active, (u, w) = state.active, state.active.solution
         here = scaled
         if free is not None:
             choose = lambda a, b: jnp.where(state.is_prelude, a, b)
             here = jax.tree.map(choose, free.prelude, scaled)
-        excess, slack = _slacks(here, active)
-        event = _next_event(here, state, excess, slack, is_free, tol)
+        slacks = _slacks(here, active)
+        event = _next_event(here, state, slacks, is_free, k, tol)
         # Knots 1/τ and values z ≤ |u|/τ must not overflow. The factor 4 leaves room for the sums
         # that follow; of the 600 decades of float64 it costs less than one.
         least = 4 * jnp.maximum(float(in_range.tiny), active.size()[0] / float(in_range.max))
-        ends = ~(event.tau > least)
-        column = here.column(problem, event.j)
-        new, possible, is_stale = active.pivot(
-            event, column, tol, state.is_done | ends, state.is_fresh
+        # A lane with a stale inverse rests until all lanes of its batch are done or stale.
+        ends = ~(event.tau > least) & ~state.is_stale
+        column = active.column(problem, here, event.j)
+        new, possible, is_stale, is_kept = active.pivot(
+            event, column, tol, state.is_done | ends | state.is_stale, state.is_fresh
         )
         moved = possible & (event.tau < state.tau * (1 - tol.merge))
         tau = jnp.where(possible, jnp.minimum(event.tau, state.tau), state.tau)
@@ -260,8 +278,7 @@ def _follow(
         rounding = tol.merge * jnp.maximum(jnp.abs(u), jnp.abs(event.tau * w))
         keeps = (x * active.sign > rounding) & (new.sign != 0)
         if is_free is not None:
-            keeps = keeps | gather(is_free, active.index)
-        clipped = jnp.sum(jnp.where(keeps, 0, jnp.abs(x)))
+            keeps = keeps | active.at(is_free)
         new = eqx.tree_at(
             lambda active: active.x, new, jnp.where(moved, jnp.where(keeps, x, 0), new.x)
         )
@@ -269,24 +286,24 @@ def _follow(
         # Both ends of the segment just left certify it: everything is affine in τ.
         stop = jnp.where(ends, 0, tau)
         start = jnp.where(jnp.isinf(state.tau), stop, state.tau)
-        largest = jnp.max(jnp.maximum(excess - start * slack, excess - stop * slack))
+        # XLA's maximum may drop a NaN when it is vectorised: it is ∞ here. (The sum keeps it.)
+        over = [e - at * f for e, f in slacks for at in (start, stop)]
+        over = ft.reduce(jnp.maximum, [jnp.where(v < jnp.inf, v, jnp.inf) for v in over])
         fit, speed = jnp.abs(active.residual)
-        largest = jnp.maximum(largest, jnp.max(fit + start * speed))
-        # XLA's maximum may drop a NaN when it is vectorised; a sum does not.
-        largest = jnp.where(jnp.isfinite(jnp.sum(active.product)), largest, jnp.inf)
+        worst = active.largest(over, fit + start * speed)
         # Setting an entry to 0, or a slope, changes correlations by at most that: columns have
-        # norm 1.
-        largest = largest + jnp.where(moved, clipped, 0)
-        against = jnp.sum(jnp.where(_moves_against_sign(active, is_free), jnp.abs(u), 0))
-        largest = largest + jnp.where(state.is_prelude, 0, against)
+        # norm 1. And the rounding of the entries of M, which no residual computed with M can show.
+        changes = tol.unit * jnp.abs(u - stop * w) + jnp.where(moved & ~keeps, jnp.abs(x), 0)
+        against = _moves_against_sign(active, is_free) & ~state.is_prelude
+        changes = changes + jnp.where(against, jnp.abs(u), 0)
+        violation = worst + total(changes)
         # In a tie x rests; setting the entry that leaves to 0 is a violation, too.
         left = jnp.abs(active.x[event.slot])
         left = jnp.where(event.leaves & possible & ~moved, left, 0)
-        # The rounding of the entries of M, which no residual computed with M can show.
-        violation = largest + tol.unit * jnp.sum(jnp.abs(u - stop * w))
         violation = jnp.where(moved | ends, violation, left)
         # An event is left, but beyond the range of the dtype: the path is not complete.
         violation = jnp.where(ends & (event.tau > 0), jnp.inf, violation)
+        violation = jnp.where(jnp.isnan(violation), jnp.inf, violation)
         violation = jnp.where(state.is_done, 0, violation)
 
         # With rounding a tie could cycle, in spite of Murty's rule.
@@ -299,12 +316,12 @@ def _follow(
         # From a segment that is wrong, not just inaccurate, every later knot would be wrong.
         is_wrong = ~(violation <= tol.wrong * size)
         is_done = state.is_done | (ends & ~state.is_prelude) | is_full | has_cycled | is_wrong
-        is_taken = ~(state.is_done | is_stale)
+        is_taken = ~(state.is_done | (is_kept & ~ends))
         row = state.row + (counts & ~is_done).astype(jnp.int32)
         is_prelude = state.is_prelude
         if free is not None:
             opens = is_prelude & ends & ~is_done
-            choose = lambda a, b: jnp.where(opens, a, b)
+            choose = lambda a, b: b if a is b else jnp.where(opens, a, b)
             new = jax.tree.map(choose, free.ends_prelude(new), new)
             tau, stalled = choose(jnp.inf, tau), choose(0, stalled)
             # Coordinates that are active from the start on have a knot at μ = 0.
@@ -321,16 +338,17 @@ def _follow(
             is_prelude=is_prelude,
             is_done=is_done,
             is_fresh=state.is_fresh & ~is_taken,
-            is_stale=is_stale,
+            is_stale=state.is_stale | is_stale,
         )
-        return state, _write(record, state, ~(is_done | is_prelude), is_free)
+        return state, record
 
     invalid = (is_weights(weights), RESULTS.invalid_weights)
     result = first_failure(validity(problem), invalid)
     valid = result == RESULTS.successful
     zero = jnp.zeros((), size.dtype)
+    active = active_set(problem, scaled, k)
     state = _State(
-        active=ActiveSet.empty(k, scaled.scale),
+        active=active,
         tau=zero + jnp.inf,
         row=jnp.asarray(-1, jnp.int32),
         steps=jnp.asarray(0, jnp.int32),
@@ -342,40 +360,39 @@ def _follow(
         is_fresh=jnp.asarray(True),
         is_stale=jnp.asarray(False),
     )
-    record = _Record(
-        tau=jnp.full(max_knots, jnp.inf, size.dtype),
-        index=jnp.full((max_knots, k), scaled.r.shape[0], jnp.int32),
-        sign=jnp.zeros((max_knots, k), jnp.int32),
-        z=jnp.zeros((max_knots, k), size.dtype),
-        slope=jnp.zeros((max_knots, k), size.dtype),
-    )
+    slots = active.sign.shape[0]
+    record = _Record(jnp.zeros((max_knots, 1 + (3 if active.is_direct else 4) * slots), size.dtype))
     state, record = pivot_until_done(step, (state, record))
     # On the last ray no coordinate leaves, so none has a slope against its sign: what there is of
     # it is rounding, and set to 0. If it is larger, rounding has hidden a knot: it counts as a
     # violation.
     last = jnp.maximum(state.row, 0)
-    end = record.slope[last]
-    is_against = end * record.z[last] < 0
+    rows = record.read(slots)
+    at = indices(d)[None, :] if rows.index is None else rows.index.astype(jnp.int32)
+    index = jnp.where(rows.sign != 0, at, d)
+    end = rows.slope[last]
+    is_against = end * rows.z[last] < 0
     if is_free is not None:
-        is_against = is_against & ~gather(is_free, record.index[last])
+        is_against = is_against & ~gather(is_free, index[last])
     kept = jnp.where(is_against, 0, end)
     is_ray = (state.result == RESULTS.successful) & (state.violation <= tol.wrong * size)
     lost = jnp.where(is_ray, jnp.max(jnp.abs(end - kept)), 0)
     state = eqx.tree_at(lambda s: s.violation, state, jnp.maximum(state.violation, lost))
-    record = eqx.tree_at(lambda r: r.slope, record, record.slope.at[last].set(kept))
+    rows = eqx.tree_at(lambda rows: rows.slope, rows, rows.slope.at[last].set(kept))
     inaccurate = ~(state.violation <= tol.violation * size)
     inaccurate = inaccurate & (state.result == RESULTS.successful)
     result = RESULTS.where(inaccurate, RESULTS.path_inaccurate, state.result)
     # A path that was not followed to its end is NaN beyond its last knot.
     is_cut = (result == RESULTS.max_knots_reached) | (result == RESULTS.path_cycled)
     is_cut = is_cut | ~(state.violation <= tol.wrong * size)
-    path = _assemble(state, record, result, is_cut, ~valid, scaled, weights, positive)
-    return path, Segments(record.index, record.sign)
+    path = _assemble(state, rows, index, result, is_cut, ~valid, scaled, weights, positive)
+    return path, Segments(*packed(index, rows.sign.astype(jnp.int32), k))
 
 
 def _assemble(
     state: _State,
-    record: _Record,
+    record: _Row,
+    index: Int[Array, "K k"],
     result: RESULTS,
     is_cut: Array,
     is_invalid: Array,
@@ -389,7 +406,7 @@ def _assemble(
     rows = jnp.clip(indices(K), 0, jnp.maximum(state.row, 0))
 
     def spread(v):
-        full = scatter(record.index, v, d)
+        full = v if record.index is None else scatter(index, v, d)
         return jnp.where(num_knots > 0, full[rows] * scaled.scale[None, :], 0)
 
     is_unknown = is_cut & (indices(K) >= state.row)

@@ -31,20 +31,21 @@ each other, `minimizer.py` then chooses among the minimisers.
 """
 
 import equinox as eqx
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from .._active_set.choice import active_set
 from .._active_set.derivatives import Segments
 from .._active_set.minimizer import Prior, select
 from .._active_set.state import (
-    ActiveSet,
+    AbstractActiveSet,
     Event,
     Pivoting,
     Scaled,
     indices,
     most_pivots_of_a_tie,
+    packed,
     pivot_until_done,
     scatter,
 )
@@ -68,7 +69,7 @@ class _Record(eqx.Module):
 
 
 class _State(Pivoting):
-    active: ActiveSet
+    active: AbstractActiveSet
     s: Float[Array, ""]
     w: Float[Array, "signs d"]
     row: Int[Array, ""]  # of the current jump; −1 before the first
@@ -122,9 +123,8 @@ def _next_move(
 ) -> _Move:
     """The next drop or, if there is none, the next jump. `falls` is `−dw/ds`."""
     active, u = state.active, state.active.solution[0]
-    d, k = active.pivots.shape[0], u.shape[0]
     is_empty = active.sign == 0
-    replaces = state.entering < d
+    replaces = state.entering < active.pivots.shape[0]
 
     # Drop: from x towards u, to the first entry that reaches 0. In an exchange x stays, and entries
     # at 0 leave before the new coordinate joins: until they do, its column depends on A.
@@ -135,13 +135,15 @@ def _next_move(
     slot = _first(slots)
     x = jnp.where(until < jnp.inf, active.x + jnp.where(until < jnp.inf, until, 0) * step, u)
     x = jnp.where(replaces, active.x, x)
-    x = jnp.where((leaves & (indices(k) == slot)) | (x * active.sign <= 0), 0, x)
+    x = jnp.where((leaves & (indices(active.sign.shape[0]) == slot)) | (x * active.sign <= 0), 0, x)
 
     # Jump: the first w to reach 0. A column that depends on A joins only with weight decay: without
     # it Xᵀ(y − Xx) = 0 on A, so that its speed is 0, and the computed one is rounding.
-    joins = ~active.is_active & ~state.excluded & jnp.any(is_empty)
+    count = jnp.sum(~is_empty)
+    # One column more than the rank: it is tried before it is known to be dependent.
+    joins = ~active.is_active & ~state.excluded & (count <= rank_bound)
     # With as many active columns as rows all others are dependent, however `pivots` rounds.
-    is_full = jnp.sum(~is_empty) >= rank_bound
+    is_full = count >= rank_bound
     joins = joins & (((active.pivots > tol.pivot) & ~is_full) | is_decayed)
     joins = joins[None, :] & (falls > scaled.hidden(active, tol)[0][None, :])
     wait = jnp.where(joins, state.w / jnp.where(joins, falls, 1), jnp.inf)
@@ -151,25 +153,27 @@ def _next_move(
     side = jnp.where(replaces, falls[-1, j] > falls[0, j], wait[-1, j] < wait[0, j])
     sign = 1 - 2 * side.astype(u.dtype)
     rhs = sign * scaled.excess[side.astype(jnp.int32), j]
+    j = jnp.where(leaves, active.index[slot], j)
     return _Move(
         x=x,
         duration=jnp.where(leaves | replaces, 0, first),
         position=jnp.where(replaces, state.position, 0),
         event=Event(
             tau=state.s,
-            j=jnp.where(leaves, active.index[slot], j),
+            j=j,
             sign=sign,
             rhs=jnp.stack([rhs, jnp.zeros_like(rhs)]),
-            slot=jnp.where(leaves, slot, _first(is_empty)),
+            slot=active.slot(j, leaves),
             leaves=leaves,
         ),
     )
 
 
 def _certain(state: _State, scaled: Scaled, tol: Tolerances) -> _State:
-    """The state with `u` refined, if the next event is decided by a speed that may be rounding.
+    """The state as the next event needs it: with `u` refined, too, if that is decided by a speed
+    that may be rounding.
 
-    `ActiveSet.pivot` refines `u` one event later. Before the process ends, and before a `w` that
+    `Compact.pivot` refines `u` one event later. Before the process ends, and before a `w` that
     falls very slowly is taken for one that falls, that is too late.
     """
     active = state.active
@@ -180,13 +184,7 @@ def _certain(state: _State, scaled: Scaled, tol: Tolerances) -> _State:
     # coefficients in A, which are large if A is nearly dependent: 1e5 is a choice. 100 times more
     # or less (measured): one of 720 limits with nearly dependent columns becomes inaccurate.
     is_vague = ~state.is_done & (noise > tol.unit * size) & (fastest < 1e5 * noise)
-    # The branch returns only what it changes: XLA would copy the other fields of the set.
-    changed = lambda a: (a.solution, a.product, a.residual)
-    refine = lambda a: jax.tree.map(
-        lambda new, old: jnp.where(is_vague, new, old), changed(a.refined()), changed(a)
-    )
-    fields = cond(any_lane(is_vague), refine, changed, active)
-    return eqx.tree_at(lambda s: changed(s.active), state, fields)
+    return eqx.tree_at(lambda s: s.active, state, active.prepared(tol, is_vague))
 
 
 def follow(
@@ -217,27 +215,34 @@ def follow(
         state, record = carry
         state = _certain(state, scaled, tol)
         active = state.active
+        # By now `u` may have been refined since the row was written.
+        is_known = ~state.is_done & (state.row >= 0)
+        row = jnp.where(is_known, state.row, max_knots)
+        slope = record.slope.at[row].set(active.solution[0], mode="drop")
+        record = eqx.tree_at(lambda r: r.slope, record, slope)
         falls = scaled.excess - signs * active.product[:1]
         move = _next_move(scaled, state, falls, is_decayed, problem.rank_bound, tol)
         event = move.event
         joins, leaves = ~event.leaves, event.leaves
         ends = (state.s + move.duration > s_max) | jnp.isinf(move.duration)
-        column = scaled.column(problem, event.j)
-        new, possible, is_stale = active.pivot(
-            event, column, tol, state.is_done | ends, state.is_fresh
+        # A stale lane rests until all lanes of its batch are done or stale.
+        ends = ends & ~state.is_stale
+        column = active.column(problem, scaled, event.j)
+        new, possible, is_stale, is_kept = active.pivot(
+            event, column, tol, state.is_done | ends | state.is_stale, state.is_fresh
         )
-        is_taken = ~(state.is_done | is_stale)
+        is_taken = ~(state.is_done | (is_kept & ~ends))
 
-        # Exchange. `update[1]` is (a, −1) with M_AA a = M_Aj: with x_j growing by 1 and x_A falling
+        # Exchange. `expansion` is (a, −1) with M_AA a = M_Aj: with x_j growing by 1 and x_A falling
         # by a (up to signs), Xx is constant. `falls > 0` means that λ⟨1, q⟩ decreases on the way.
         is_dependent = is_taken & joins & ~ends & ~possible
-        line = jnp.where(active.sign != 0, -event.sign * new.update[1], 0)
+        line = jnp.where(active.sign != 0, -event.sign * new.expansion, 0)
         until, slots = _first_at_zero(move.x, line, active.sign * line < 0, tol)
         replaces = is_dependent & is_decayed & (until < jnp.inf)
         until = jnp.where(replaces, until, 0)
         x = move.x + until * line
         x = jnp.where((replaces & slots) | (x * active.sign <= 0), 0, x)
-        is_new = (indices(k) == event.slot) & joins & possible
+        is_new = (indices(width) == event.slot) & joins & possible
         x = jnp.where(is_new, event.sign * move.position, x)
         pivots = possible | replaces
         new = eqx.tree_at(lambda active: active.x, new, jnp.where(pivots, x, active.x))
@@ -277,7 +282,7 @@ def follow(
             is_done=state.is_done | (is_taken & (ends | is_full | has_cycled)),
             is_cut=state.is_cut | (is_cut & ~is_full),
             is_fresh=state.is_fresh & ~is_taken,
-            is_stale=is_stale,
+            is_stale=state.is_stale | is_stale,
         )
         # Rows are written at every step: the last write before the next jump is the plateau.
         is_known = (~state.is_done | is_cut) & ~is_full & (state.row >= 0)
@@ -308,8 +313,10 @@ def follow(
     rests = slow & (scaled.b == 0) & (scaled.scale > 0)[None, :]
     is_open = valid & jnp.any(rests)
     first = jnp.argmax(rests.ravel()).astype(jnp.int32)
+    active = active_set(problem, scaled, k)
+    width = active.sign.shape[0]
     state = _State(
-        active=ActiveSet.empty(k, scaled.scale),
+        active=active,
         s=zero,
         w=scaled.b,
         row=jnp.where(is_open, 0, -1).astype(jnp.int32),
@@ -326,9 +333,9 @@ def follow(
     )
     record = _Record(
         s=jnp.zeros(max_knots, dtype),
-        index=jnp.full((max_knots, k), d, jnp.int32),
-        sign=jnp.zeros((max_knots, k), jnp.int32),
-        slope=jnp.zeros((max_knots, k), dtype),
+        index=jnp.full((max_knots, width), d, jnp.int32),
+        sign=jnp.zeros((max_knots, width), jnp.int32),
+        slope=jnp.zeros((max_knots, width), dtype),
         opening=jnp.zeros(max_knots, jnp.int32).at[0].set(first % d),
         opening_sign=jnp.zeros(max_knots, jnp.int32)
         .at[0]
@@ -423,6 +430,6 @@ def _assemble(
         positive=positive,
         num_jumps=num_knots - state.is_cut.astype(jnp.int32),
     )
-    return limit, Segments(
-        record.index, record.sign, record.opening, record.opening_sign, selection
-    )
+    k = min(problem.rank_bound + 1, d)
+    index, sign = packed(record.index, record.sign, k)
+    return limit, Segments(index, sign, record.opening, record.opening_sign, selection)
