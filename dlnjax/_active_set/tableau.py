@@ -197,10 +197,15 @@ class Tableau(AbstractActiveSet):
             table = jnp.where(here[:, None], row[None, :], table)
             # One step squares the error of the row, which is none if no row waits.
             is_poor = jnp.any(here) & ~(largest(jnp.abs(off)) < tol.defect)
-            left = a.at(a.rhs - images[1:])
-            is_poor = is_poor | ~_is_rounding(left, solution, a.unit, tol)
+            # Of ill-conditioned equations a solution whose residual is rounding is as good as any,
+            # and changing it would move the event that it has decided.
+            left, before = a.at(a.rhs - images[1:]), a.residual
+            better = (largest(jnp.abs(left)) < largest(jnp.abs(before)))[:, None]
+            pick = lambda new, old: jnp.where(better, new, old)
+            solution, product = pick(solution, a.solution), pick(images[1:], a.product)
+            is_poor = is_poor | ~_is_rounding(pick(left, before), solution, a.unit, tol)
             choose = lambda new, old: jnp.where(is_vague, new, old)
-            return jax.tree.map(choose, (table, solution, images[1:], is_poor), changed(a))
+            return jax.tree.map(choose, (table, solution, product, is_poor), changed(a))
 
         new = cond(any_lane(is_vague), refine, changed, active_set)
         return eqx.tree_at(changed, active_set, new)
