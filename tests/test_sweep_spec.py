@@ -1,6 +1,8 @@
 """`dlnjax sweep`: files, what is wrong in them, what it prints and draws. Nothing is solved."""
 
 import functools
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -8,8 +10,10 @@ import numpy as np
 import pytest
 
 import dlnjax as dln
-from dlnjax._sweep.summary import failures, summary
+from dlnjax._sweep.lock import driving
+from dlnjax._sweep.summary import failures, not_computed, summary
 from dlnjax._sweep.toml import SpecError, read_sweep
+from dlnjax.cli.workers import check_options
 from dlnjax.plot import sweep_figures
 
 ROOT = Path(__file__).parents[1]
@@ -171,22 +175,50 @@ def test_command(finished, run):
     assert code == 1 and "differs in 'instances'" in message and "Traceback" not in message
 
 
-def test_interrupted_command(spec, run, monkeypatch):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("dlnjax._sweep.run.run_sweep", interrupt)
+@pytest.mark.parametrize("signal_, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_command(spec, run, monkeypatch, signal_, code):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(
+        "dlnjax._sweep.run.run_sweep", lambda *_, **__: os.kill(os.getpid(), signal_)
+    )
     spec.write_text(CHEAP)
-    code, _, message = run(spec, "--out", spec.parent)
+    got, _, message = run(spec, "--out", spec.parent)
     again = f"dlnjax sweep {spec} --out {spec.parent} --resume"
-    assert code == 130 and message.rstrip().endswith(again)
+    assert got == code and message.rstrip().endswith(again)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_tables_are_whole_off_a_terminal(finished, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    code, text, _ = run(finished / "spec.toml", "--out", finished / "results", "--resume")
+    rows = [line.split() for line in text.splitlines() if line.startswith("decay ")]
+    # Metric, size, ε, mean, standard error, median, 95 %, largest: over 40 columns.
+    assert code == 0 and [len(row) for row in rows] == [8] * 4 and "…" not in text
+
+
+def test_two_drivers(finished, run, monkeypatch):
+    """The second one says who drives, and ends with a code of its own, or waits."""
+    store = finished / "results" / "sweep.zarr"
+    command = finished / "spec.toml", "--out", finished / "results", "--resume"
+    with driving(store):
+        code, text, message = run(*command)
+        assert code == 75 and not text
+        assert f"computed by process {os.getpid()} on" in message and "--wait" in message
+    other = driving(store)
+    other.__enter__()
+    monkeypatch.setattr("dlnjax.cli.sweep._POLL", 0)
+    monkeypatch.setattr("time.sleep", lambda _: other.__exit__(None, None, None))
+    code, text, message = run(*command, "--wait")
+    assert code == 0 and "Waiting" in message and "done" in text
 
 
 @pytest.mark.parametrize(
     "args, code, words",
     [
-        (["--out", "OUT", "--coordinator", "localhost:1"], 2, "--processes and --process together"),
-        (["--out", "OUT", "--process", "0", "--distributed"], 2, "or --distributed alone"),
+        (["--out", "OUT", "--workers", "0"], 2, "--workers"),
+        (["--out", "OUT", "--workers", "2", "--scheduler", "tls://a:1"], 2, "not both"),
+        (["--out", "OUT", "--scheduler", "node7:8786"], 2, "can run code as you"),
+        (["--out", "OUT", "--scheduler", "tcp://127.evil.org:8786"], 2, "or pass --insecure"),
         (["--out", "OUT", "--memory", "0"], 2, "must be positive"),
         ([], 2, "--out"),
         (["--out", "SPEC"], 1, "Cannot create the folder"),
@@ -199,6 +231,12 @@ def test_bad_calls(spec, run, args, code, words):
     assert got == code and words in " ".join(message.replace("│", " ").split())
 
 
+def test_schedulers_that_others_cannot_reach():
+    for address in ("localhost:8786", "tcp://127.0.0.1:8786", "tcp://[::1]:1", "tls://node7:8786"):
+        check_options(None, address, insecure=False)
+    check_options(None, "node7:8786", insecure=True)
+
+
 def test_summary_and_figures_of_unfinished_sweeps(finished):
     """Against NumPy; with lanes that failed, and whole cells missing."""
     data = dln.open_sweep(finished / "results" / "sweep.zarr").load()
@@ -209,7 +247,7 @@ def test_summary_and_figures_of_unfinished_sweeps(finished):
     values = data["decay"].values[0, 0, :, 0, 0]
     quantiles = np.asarray(np.quantile(values, [0.5, 0.95, 1]))
     error = values.std(ddof=1) / 40**0.5
-    np.testing.assert_allclose(rows[0][3:], [values.mean(), error, *quantiles])
+    np.testing.assert_allclose(rows[0][4:], [values.mean(), error, *quantiles])
     assert failures(data) == {}
     figures = sweep_figures(data.isel(network=[0, 0, 0]).assign_coords(network=[*"abc"]))
     assert sorted(figures) == ["decay-networks", "decay-scaling", "falling", "scale-sizes"]
@@ -225,7 +263,8 @@ def test_failures_are_named():
 
     names = {"flag_values": [-1, 0, 1], "flag_meanings": "not_computed successful stuck"}
     data = xarray.Dataset({"flow_result": ("instance", np.array([0, 1, 1, -1]), names)})
-    assert failures(data) == {"flow: not_computed": 1, "flow: stuck": 2}
+    data = data.assign_coords(computed=("instance", np.array([True, True, True, False])))
+    assert failures(data) == {"flow: stuck": 2} and not_computed(data) == 1
 
 
 def test_files_of_the_project(tmp_path):
