@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray
+from matplotlib.figure import Figure
 
 import dlnjax as dln
 from dlnjax._sweep.lock import driving
 from dlnjax._sweep.summary import failures, not_computed, summary
 from dlnjax._sweep.toml import SpecError, read_sweep
 from dlnjax.cli.workers import check_options
-from dlnjax.plot import sweep_figures
+from dlnjax.plot import plot_quantiles, sweep_figures
 
 ROOT = Path(__file__).parents[1]
 GOOD = """# A sweep.
@@ -258,9 +260,40 @@ def test_summary_and_figures_of_unfinished_sweeps(finished):
     np.testing.assert_allclose(np.asarray(falling.get_lines()[0].get_ydata()), median)
 
 
-def test_failures_are_named():
-    import xarray
+def test_figures_say_what_is_not_computed(finished):
+    """In the panel, the cell of a heat map, the legend; and a scale holds for all panels."""
+    data = dln.open_sweep(finished / "results" / "sweep.zarr").load()
+    for name in data.data_vars:
+        data[name][1] = np.nan
+    data = data.isel(network=[0, 0, 0]).assign_coords(network=[*"abc"])
+    data["scale"][:, 1:] *= 10
+    partly = data.assign_coords(computed=data.computed & (data["size"] == "2×3"))
+    for version, why in ((partly, "not computed"), (data, "all failed")):
+        figures = sweep_figures(version)
+        panels = [[text.get_text() for text in ax.texts] for ax in figures["falling"].axes]
+        assert panels == [[], [], [], [why], [why], [why]]
+        legend = figures["decay-scaling"].axes[0].get_legend()
+        assert legend and f"3×4, a: {why}" in [text.get_text() for text in legend.get_texts()]
+        maps = figures["scale-sizes"].axes
+        assert len(maps) == 3 and len({ax.images[0].get_clim() for ax in maps}) == 1
+        assert sum(text.get_text() == why for ax in maps for text in ax.texts) == 3
+    title = sweep_figures(partly)["falling"].get_suptitle()
+    assert title.endswith("50 % computed")
 
+
+def test_quantiles_over_times_of_each_instance():
+    """Where `x = s` at times of its own, the quantiles are the times, wherever these are."""
+    rng = np.random.default_rng(0)
+    times = np.sort(rng.uniform(0.5, 2, (40, 1)) * np.geomspace(1, 100, 30), axis=1)
+    values = ("instance", "s"), np.log(times)
+    data = xarray.Dataset({"x": values}, {"time": (("instance", "s"), times)})
+    (line,) = plot_quantiles(Figure().subplots(), data, "x").get_lines()
+    s, median = np.asarray(line.get_data())
+    assert np.isclose(s[0], np.median(times[:, 0])) and np.isclose(s[-1], np.median(times[:, -1]))
+    np.testing.assert_allclose(median, np.log(s), rtol=1e-12)
+
+
+def test_failures_are_named():
     names = {"flag_values": [-1, 0, 1], "flag_meanings": "not_computed successful stuck"}
     data = xarray.Dataset({"flow_result": ("instance", np.array([0, 1, 1, -1]), names)})
     data = data.assign_coords(computed=("instance", np.array([True, True, True, False])))
