@@ -72,7 +72,8 @@ def sweep(
         data = _run(asked, store, wait, executor=pool, resume=resume, memory=int(memory * 1e9))
     out.print(" × ".join(f"{length} {label}" for label, length in _lanes(data).items()) + ": done")
     for name, count in failures(data).items():
-        out.print(f"[red]failed[/] {name}, {count} lanes: NaN in the metrics that need it")
+        lanes = "lane" if count == 1 else "lanes"
+        out.print(f"[red]failed[/] {name}, {count} {lanes}: NaN in the metrics that need it")
     if missing := not_computed(data):
         out.print(f"[red]not computed[/] {missing} instances")
     if (table := _summary_table(data)).row_count:
