@@ -120,10 +120,18 @@ def test_torn_metadata(store, copy):
         dln.open_sweep(copy)
     dln.run_sweep(cheap(), copy, resume=True)
     assert dln.open_sweep(copy).computed.all()
-    (copy / "zarr.json").write_text((copy / "zarr.json").read_text()[:300])
-    for look in (dln.open_sweep, lambda path: dln.run_sweep(cheap(), path, resume=True)):
-        with pytest.raises(ValueError, match="no sweep at"):
-            look(copy)
+    for file, change in (
+        (copy / "zarr.json", lambda text: text[:300]),
+        (copy / "zarr.json", lambda text: text.replace("Gaussian", "Gausqian")),
+        (copy / "scaled" / "zarr.json", lambda text: text.replace("17000", "16000")),
+    ):
+        text = file.read_text()
+        file.write_text(change(text))
+        for look in (dln.open_sweep, lambda path: dln.run_sweep(cheap(), path, resume=True)):
+            with pytest.raises(ValueError, match="no sweep at .*damaged"):
+                look(copy)
+        file.write_text(text)
+    assert dln.open_sweep(copy).computed.all()
 
 
 def undo(path, size, block):
@@ -337,13 +345,19 @@ def test_time_left_is_by_the_cost_of_each_cell(capsys, monkeypatch):
     now = 0.0
     clock = types.SimpleNamespace(monotonic=lambda: now)
     monkeypatch.setattr("dlnjax._sweep.progress.time", clock)
-    progress = Progress(Counter({0: 20, 1: 200}), 22, shown=True)
+    progress = Progress(shown=True)
+    now = 40.0
+    progress.tick()
+    assert "compiling" in capsys.readouterr().err
+    now = 0.0
+    progress.begin(Counter({0: 20, 1: 200}), 22)
     now = 10.0
     progress.update(0, 10, seconds=10.0, failed=1)  # 1 s each, one at a time
     assert progress.seconds_left() is None  # of the other cell nothing is known
     now = 30.0
     progress.update(1, 10, seconds=20.0, failed=0)  # 2 s each
     assert progress.seconds_left() == 10 * 1 + 190 * 2
+    progress._last_line = 0.0
     progress.tick()
     line = "2 of 22 blocks, 20 of 220 instances, 0.667 instances/s, 06:30 left, 1 lanes failed"
     assert capsys.readouterr().err.strip() == line
@@ -427,7 +441,7 @@ def test_lost_workers(tmp_path):
         def submit(self, fn, /, *args, **kwargs):
             raise BrokenProcessPool("a process died")
 
-    with pytest.raises(RuntimeError, match="lost its workers.*a process died.*resume=True"):
+    with pytest.raises(RuntimeError, match="lost its workers.*BrokenProcessPool.*resume=True"):
         dln.run_sweep(cheap(), tmp_path / "store", executor=Broken())
     with pytest.raises(ValueError, match="cannot be sent to other processes"):
         lock = threading.Lock()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .store import lost, need
+from .store import lost, need, open_group
 
 
 def open_sweep(path: str | Path) -> Any:
@@ -41,18 +41,18 @@ def open_sweep(path: str | Path) -> Any:
         ```
     """
     xarray = need("xarray")
-    need("zarr")
     path = Path(path)
     try:
-        # Zarr's format 2 can name codecs that unpickle: never read it.
+        group = open_group(path, "r")
+        # Format 3 alone: format 2 can name codecs that unpickle.
         data = xarray.open_zarr(str(path), chunks=None, consolidated=False, zarr_format=3)
         done = data["block_done"].values != 0
-        gone = list(lost(path, done))
+        gone = list(lost(path, group, done))
         block = json.loads(data.attrs["layout"])["block"]
     except (OSError, KeyError, TypeError, ValueError) as e:
         raise ValueError(
-            f"There is no sweep at {path}, or it is damaged ({e}). What is not finished or damaged "
-            "is mended by running the sweep again with `resume=True`."
+            f"There is no sweep at {path}, or it is damaged ({e}). Running it again with "
+            "`resume=True` mends all but the files zarr.json."
         ) from e
     for reason, count in (("computed yet", int((~done).sum())), ("on disk any more", len(gone))):
         if count:

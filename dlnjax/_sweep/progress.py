@@ -10,18 +10,17 @@ INTERVAL = 30.0  # seconds between lines
 
 
 class Progress:
-    """Counts what is done. `left` are the instances of each cell that are to be computed."""
+    """Counts what is done, of what `begin` says."""
 
-    def __init__(self, left: Counter[int], blocks: int, shown: bool):
-        self._left, self._blocks = left, blocks
-        self._known: Counter[int] = Counter()  # instances of each cell, and what they cost
+    def __init__(self, shown: bool):
+        self._left = Counter[int]()  # instances of each cell that are to be computed
+        self._known = Counter[int]()  # those that are, and the seconds that they took
         self._seconds: dict[int, float] = defaultdict(float)
-        self._done = self._failed = 0  # blocks, lanes
+        self._blocks = self._done = self._failed = 0  # blocks, lanes
         self._since: float | None = None  # when work began, compiling left out
         terminal = sys.stderr.isatty()
         self._bar = need("tqdm").tqdm(
-            desc="compiling …",
-            total=left.total(),
+            desc="compiling … ",
             unit=" instances",
             unit_scale=True,
             file=sys.stderr,
@@ -30,6 +29,11 @@ class Progress:
         )
         self._is_log = shown and not terminal
         self._last_line = time.monotonic()
+
+    def begin(self, left: Counter[int], blocks: int) -> None:
+        """Of each cell, `left` instances are to be computed; in all, `blocks`."""
+        self._left, self._blocks = left, blocks
+        self._bar.reset(total=left.total())
 
     def update(self, cell: int, instances: int, seconds: float, failed: int) -> None:
         """A block is done."""
@@ -68,15 +72,12 @@ class Progress:
 
     def _write(self) -> None:
         self._last_line = time.monotonic()
-        known = self._known.total()
-        if self._since is None:
-            state = "compiling"
-        else:
-            rate = known / (self._last_line - self._since)
-            state = f"{rate:.3g} instances/s, {self._remaining()}, {self._failed} lanes failed"
-        print(
-            f"{self._done} of {self._blocks} blocks, {known} of {known + self._left.total()} "
-            f"instances, {state}",
-            file=sys.stderr,
-            flush=True,
-        )
+        line = "compiling …"
+        if self._since is not None:
+            known = self._known.total()
+            line = (
+                f"{self._done} of {self._blocks} blocks, {known} of {known + self._left.total()} "
+                f"instances, {known / (self._last_line - self._since):.3g} instances/s, "
+                f"{self._remaining()}, {self._failed} lanes failed"
+            )
+        print(line, file=sys.stderr, flush=True)

@@ -120,8 +120,8 @@ def run_sweep(
         raise
     except (BrokenExecutor, CancelledError) as e:
         raise RuntimeError(
-            f"The executor has lost its workers ({type(e).__name__}: {e}). The blocks that were "
-            "written before are intact: go on with `resume=True` and a new executor."
+            f"The executor has lost its workers, or its scheduler ({type(e).__name__}). The blocks "
+            "that were written before are intact: go on with `resume=True` and a new executor."
         ) from e
     except OSError as e:
         raise OSError(
@@ -157,39 +157,46 @@ def _workers(executor: Executor | None) -> Iterator[Executor]:
 def _drive(sweep: Sweep, path: Path, workers: Executor, memory: int, shown: bool) -> int:
     """Have the missing blocks computed. Returns the number of lanes that failed."""
     job = make_job(path, sweep, in_process=isinstance(workers, ThreadPoolExecutor))
-    if not path.exists():
-        layout = workers.submit(choose_layout, job, memory).result()
-        create(path, sweep, layout)
-    store = Store(path)
-    _compare(sweep, store)
-    missing = _in_order(store.recover(sweep))
-    left = Counter[int]()
-    for cell, block in missing:
-        left[sweep.cells.index(cell)] += store.instances_in(block)
-    bar = Progress(left, len(missing), shown)
-    running: set[Future[Outcome]] = set()
+    progress = Progress(shown)
+    running: set[Future[Any]] = set()
     failed = 0
     try:
-        running |= {_submit(workers, job, sweep, store, cell, block) for cell, block in missing}
-        while running:
-            ended, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
-            for future in ended:
-                outcome = future.result()
-                cell = sweep.cells[outcome.cell]
-                _warn_of_others(store, outcome)
-                store.mark(cell, outcome.block, outcome.made_by)
-                instances = store.instances_in(outcome.block)
-                bar.update(outcome.cell, instances, outcome.seconds, outcome.failed)
-                failed += outcome.failed
-            bar.tick()
+        if not path.exists():
+            running = {workers.submit(choose_layout, job, memory)}
+            for layout in _results(running, progress):
+                create(path, sweep, layout)
+        store = Store(path)
+        _compare(sweep, store)
+        missing = _in_order(store.recover(sweep))
+        left = Counter[int]()
+        for cell, block in missing:
+            left[sweep.cells.index(cell)] += store.instances_in(block)
+        progress.begin(left, len(missing))
+        running = {_submit(workers, job, sweep, store, cell, block) for cell, block in missing}
+        for outcome in _results(running, progress):
+            _warn_of_others(store, outcome)
+            store.mark(sweep.cells[outcome.cell], outcome.block, outcome.made_by)
+            instances = store.instances_in(outcome.block)
+            progress.update(outcome.cell, instances, outcome.seconds, outcome.failed)
+            failed += outcome.failed
     finally:
         # Nothing is left here unless something was raised.
         if job.stop is not None:
             job.stop.set()
         for future in running:
             future.cancel()
-        bar.close()
+        progress.close()
     return failed
+
+
+def _results(running: set[Future[Any]], progress: Progress) -> Iterator[Any]:
+    """The results of tasks as they end, which are taken out of `running`."""
+    while running:
+        ended, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+        for future in ended:
+            running.discard(future)
+            yield future.result()
+        progress.tick()
 
 
 def _in_order(missing: list[tuple[Cell, int]]) -> list[tuple[Cell, int]]:

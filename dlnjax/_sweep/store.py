@@ -11,6 +11,7 @@ chunk is the whole one or not there, and one that changed later raises when it i
 write the same file, and a task that runs twice writes the same bytes.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -45,14 +46,36 @@ def need(package: str) -> ModuleType:
         ) from e
 
 
+def open_group(path: Path, mode: str) -> Any:
+    """The Zarr group at `path`. **Raises:** `ValueError` if its metadata changed on disk."""
+    group = need("zarr").open_group(str(path), mode=mode, zarr_format=3)
+    attributes = dict(group.attrs)
+    if attributes.pop("metadata_sha256") != _digest(path, attributes):
+        raise ValueError("its metadata is not what was written")
+    return group
+
+
+def _digest(path: Path, attributes: dict[str, Any]) -> str:
+    """Of all metadata: chunks have checksums of their own, names and labels have this one."""
+    digest = hashlib.sha256(json.dumps(attributes, sort_keys=True).encode())
+    for file in sorted(path.glob("*/zarr.json")):
+        digest.update(file.parent.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _set_attributes(group: Any, path: Path, **changes: Any) -> None:
+    attributes = {**group.attrs, **changes}
+    attributes.pop("metadata_sha256", None)
+    group.update_attributes({**changes, "metadata_sha256": _digest(path, attributes)})
+
+
 class Store:
     """An open store, for the driver or for a task."""
 
     def __init__(self, path: Path):
         """**Raises:** `ValueError` if there is no sweep at `path`."""
-        zarr = need("zarr")
         try:
-            self._group = zarr.open_group(str(path), mode="r+", zarr_format=3)
+            self._group = open_group(path, "r+")
             self.spec: dict[str, Any] = json.loads(self._group.attrs["spec"])
             self.layout = Layout.from_json(self._group.attrs["layout"])
             # Chunks of NaN alone are written too: one that is not there is lost.
@@ -114,7 +137,7 @@ class Store:
         known = self.provenance
         if made_by not in known:
             known.append(made_by)
-            self._group.attrs["provenance"] = json.dumps(known)
+            _set_attributes(self._group, self.path, provenance=json.dumps(known))
         place = cell.size, cell.network, block
         self._made_by[place] = known.index(made_by)
         self._done[place] = int(time.time())
@@ -151,9 +174,8 @@ def _file(path: Path, array: Any, size: int, network: int, block: int) -> Path:
     return path / array.basename / array.metadata.encode_chunk_key(chunk)
 
 
-def lost(path: Path, done: np.ndarray) -> Iterator[tuple[int, int, int]]:
+def lost(path: Path, group: Any, done: np.ndarray) -> Iterator[tuple[int, int, int]]:
     """The blocks that are `done`, of which a file is not there."""
-    group = need("zarr").open_group(str(path), mode="r", zarr_format=3)
     variables = [a for _, a in group.arrays() if a.metadata.dimension_names[:4] == _AXES]
     for size, network, block in np.argwhere(done).tolist():
         if not all(_file(path, array, size, network, block).exists() for array in variables):
@@ -180,6 +202,7 @@ def create(path: Path, sweep: Sweep, layout: Layout) -> None:
         )
         _create_variables(group, sweep, layout)
         _create_coordinates(group, sweep)
+        _set_attributes(group, draft)
         os.rename(draft, path)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)

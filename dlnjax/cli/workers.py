@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import importlib.util
 import ipaddress
+import logging
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -63,6 +64,7 @@ def executor(workers: int | None, scheduler: str | None, folder: Path) -> Iterat
                 threads_per_worker=1,
                 memory_limit=None,
                 dashboard_address="127.0.0.1:0",
+                silence_logs=logging.ERROR,  # what Dask mends itself, it need not report
             )
             stack.enter_context(where)
         try:
