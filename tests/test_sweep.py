@@ -26,7 +26,7 @@ import pytest
 import zarr
 
 import dlnjax as dln
-from dlnjax._sweep import program, store as _store
+from dlnjax._sweep import program, store as _store, task
 from dlnjax._sweep.lock import driving
 from dlnjax._sweep.progress import Progress
 from dlnjax._sweep.task import pack
@@ -115,7 +115,8 @@ def test_damage_is_not_read(store, copy):
 
 
 def test_torn_metadata(store, copy):
-    (copy / "block_done" / "c" / "0" / "0" / "0").write_bytes(b"torn")
+    for name in ("block_done", "block_made_by"):
+        (copy / name / "c" / "0" / "0" / "0").write_bytes(b"torn")
     with pytest.raises(ValueError, match="damaged"):
         dln.open_sweep(copy)
     dln.run_sweep(cheap(), copy, resume=True)
@@ -172,6 +173,16 @@ def test_interrupted(store, copy, monkeypatch):
     assert "resume=True" in error.value.__notes__[0]
     dln.run_sweep(cheap(), copy, resume=True)
     assert chunks(copy) == chunks(store)
+
+
+def test_blocks_of_other_versions(copy, monkeypatch):
+    undo(copy, 0, 1)
+    other = {**provenance(), "versions": {"jax": "0.0.1"}}
+    monkeypatch.setattr(task, "_made_by", lambda: other)
+    with pytest.warns(UserWarning, match="other versions .*0.0.1.*`block_made_by`"):
+        data = dln.run_sweep(cheap(), copy, resume=True)
+    assert json.loads(data.provenance) == [provenance(), other]
+    assert data.block_made_by.values.tolist() == [[[0, 1, 0, 0, 0]], [[0, 0, 0, 0, 0]]]
 
 
 def test_one_driver_at_a_time(copy):
@@ -443,6 +454,10 @@ def test_lost_workers(tmp_path):
 
     with pytest.raises(RuntimeError, match="lost its workers.*BrokenProcessPool.*resume=True"):
         dln.run_sweep(cheap(), tmp_path / "store", executor=Broken())
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(1, mp_context=fork) as forked:
+        with pytest.raises(ValueError, match="get_context..spawn"):
+            dln.run_sweep(cheap(), tmp_path / "store", executor=forked)
     with pytest.raises(ValueError, match="cannot be sent to other processes"):
         lock = threading.Lock()
         metric = dln.Metric(lambda problem, other=lock: problem.r, ("coordinate",))

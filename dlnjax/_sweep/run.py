@@ -99,6 +99,7 @@ def run_sweep(
     check_type(sweep, "sweep", Sweep, "a `dlnjax.Sweep`")
     if executor is not None:
         check_type(executor, "executor", Executor, "a `concurrent.futures.Executor`")
+        _check_not_forked(executor)
     if memory < 1:
         raise ValueError(f"`memory` is a number of bytes, got {memory}.")
     path = Path(path).absolute()
@@ -124,6 +125,8 @@ def run_sweep(
             "that were written before are intact: go on with `resume=True` and a new executor."
         ) from e
     except OSError as e:
+        if e.errno is None:  # of a connection, not of a file
+            raise
         raise OSError(
             f"Cannot write to {path} ({e.strerror or e}). The blocks that were written before are "
             "intact: make room or get access, and go on with `resume=True`."
@@ -140,6 +143,15 @@ def run_sweep(
             stacklevel=2,
         )
     return data
+
+
+def _check_not_forked(executor: Executor) -> None:
+    context = getattr(executor, "_mp_context", None)  # of a `ProcessPoolExecutor`
+    if context is not None and context.get_start_method() == "fork":
+        raise ValueError(
+            "JAX hangs in forked processes. Have them spawned: `ProcessPoolExecutor(…, "
+            "mp_context=multiprocessing.get_context('spawn'))`."
+        )
 
 
 @contextlib.contextmanager

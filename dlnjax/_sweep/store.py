@@ -4,7 +4,7 @@
 |---|---|---|
 | metrics, `…_result` | what `open_sweep` shows; a chunk is a block | the task of the block |
 | `block_done` | when: seconds since 1970, 0 where it is not computed | the driver |
-| `block_made_by` | by what: a place in the attribute `provenance` | the driver |
+| `block_made_by` | by what: a place in the attribute `provenance`, −1 if unknown | the driver |
 
 Zarr writes a chunk under another name and renames it, and a checksum ends it: whatever is killed, a
 chunk is the whole one or not there, and one that changed later raises when it is read. No two tasks
@@ -31,6 +31,7 @@ from .spec import Cell, KnotGrid, Sweep
 _AXES = ("size", "network", "instance", "weight_decay")
 _BLOCKS = ("size", "network", "block")
 NOT_COMPUTED = -1
+UNKNOWN = -1
 _SOLVED = {"path": "lasso path", "limit": "limit process", "flow": "gradient flow"}
 
 
@@ -160,6 +161,10 @@ class Store:
         for cell, block in missing:
             done[cell.size, cell.network, block] = 0
         self._done[:] = done
+        try:
+            self._made_by[:]
+        except Exception:  # as above
+            self._made_by[:] = UNKNOWN
         return missing
 
     @property
@@ -263,7 +268,7 @@ def _create_variables(group: Any, sweep: Sweep, layout: Layout) -> None:
     when = "When the block was done, seconds since 1970, 0 where it is not computed"
     array("block_done", _BLOCKS, "int64", 0, long_name=when)
     by = "Versions and device of the block: a place in the attribute `provenance`"
-    array("block_made_by", _BLOCKS, "int16", 0, long_name=by)
+    array("block_made_by", _BLOCKS, "int16", UNKNOWN, long_name=by)
 
 
 def _create_coordinates(group: Any, sweep: Sweep) -> None:
