@@ -29,7 +29,8 @@ import numpy as np
 
 import dlnjax as dln
 from dlnjax._sweep import run as _run, task as _task
-from dlnjax._sweep.store import Store
+from dlnjax._sweep.program import Layout
+from dlnjax._sweep.store import Store, create
 
 from ._report import write
 from ._timing import Contender, compete
@@ -73,21 +74,29 @@ def by_hand(kind: str):
     return jax.jit(jax.vmap(one))
 
 
+def _seconds(sweep: dln.Sweep, path: Path, workers: Executor, layout: Layout | None) -> float:
+    """Of all blocks of a sweep; with a layout, that of an earlier run, only these are timed."""
+    if layout is not None:
+        create(path, sweep, layout)
+    started = time.perf_counter()
+    _run._drive(sweep, path, workers, 2**30, False)
+    return time.perf_counter() - started
+
+
 def throughput(kind: str, instances: int, repetitions: int) -> dict:
     sweep, hand = sweep_of(kind, instances), by_hand(kind)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as one:
         stores = iter(range(10**6))
 
         def ours():
-            path = Path(folder, str(next(stores)))
-            return _run._drive(sweep, path, one, 2**30, False)
+            return _seconds(sweep, Path(folder, str(next(stores))), one, layout)
 
         def theirs():
             index = np.arange(instances, dtype=np.uint32).reshape(-1, layout.batch)
             return [jax.device_get(hand(part)) for part in index]
 
-        ours()
-        layout = Store(Path(folder, "0")).layout
+        _seconds(sweep, Path(folder, "first"), one, None)
+        layout = Store(Path(folder, "first")).layout
         us, (them,) = compete(
             Contender("run_sweep", ours), [Contender("vmap", theirs)], repetitions
         )
@@ -143,11 +152,11 @@ def workers(kind: str, instances: int, repetitions: int) -> Iterator[dict]:
                     for file in Path(folder).glob("*-cache"):
                         file.unlink()
                 with make() as pool:
+                    layout = None
                     for k in range(1 + repetitions):
                         path = Path(folder, f"{name}-{round}-{k}")
-                        started = time.perf_counter()
-                        _run._drive(sweep, path, pool, 2**30, False)
-                        seconds.append((round, k, time.perf_counter() - started))
+                        seconds.append((round, k, _seconds(sweep, path, pool, layout)))
+                        layout = Store(path).layout
                         stored = _chunks(path)
                         first = first or stored
                         if stored != first:
@@ -178,13 +187,11 @@ def overhead(tasks: int) -> Iterator[dict]:
     metric = dln.Metric(correlations, dims=("coordinate",))
     sweep = dln.Sweep(instances=tasks * 4096, sizes=[(3, 4)], metrics=[metric])
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("1 thread", "1 process"):
-            seconds = 0.0
+        for name in ("1 thread", "1 process", "Dask, 2 workers"):
             with WORKERS[name]() as pool:
-                for k in range(2):
-                    started = time.perf_counter()
-                    _run._drive(sweep, Path(folder, f"{name}-{k}"), pool, 2**30, False)
-                    seconds = time.perf_counter() - started
+                _seconds(sweep, Path(folder, f"{name}-0"), pool, None)
+                layout = Store(Path(folder, f"{name}-0")).layout
+                seconds = _seconds(sweep, Path(folder, f"{name}-1"), pool, layout)
             row = {"workers": name, "tasks": tasks, "milliseconds": 1e3 * seconds / tasks}
             print(f"  {name}: {row['milliseconds']:.1f} ms a task", flush=True)
             yield row

@@ -100,12 +100,13 @@ def plot_sizes(ax: Axes, data: Any, metric: str) -> Axes:
         ax = dln.plot.plot_sizes(Figure().subplots(), data, "knots")
         ```
     """
-    rows, columns = np.unique(data["n"].values), np.unique(data["d"].values)
+    n, d = data["n"].values, data["d"].values
+    rows, columns = np.unique(n), np.unique(d)
     table = np.full((len(rows), len(columns)), np.nan)
     notes = {}
     for k in range(data.sizes["size"]):
         one = data[metric].isel(size=k)
-        place = np.searchsorted(rows, one["n"].item()), np.searchsorted(columns, one["d"].item())
+        place = np.searchsorted(rows, n[k]), np.searchsorted(columns, d[k])
         table[place], notes[place] = one.mean("instance").item(), _why(one)
     return _heat_map(ax, table, notes, (rows, "n"), (columns, "d"))
 
