@@ -50,9 +50,9 @@ from ._problem import (
     Quadratic as Quadratic,
 )
 from ._results import RESULTS as RESULTS
+from ._sweep.opening import open_sweep as open_sweep
 from ._sweep.run import run_sweep as run_sweep
 from ._sweep.spec import KnotGrid as KnotGrid, Sweep as Sweep
-from ._sweep.store import open_sweep as open_sweep
 from ._train.effective import (
     EffectiveInitialization as EffectiveInitialization,
     effective_initialization as effective_initialization,

@@ -13,12 +13,16 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.experimental
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Int, PyTree, Real
 
 from ._checks import as_count, is_concrete
+
+# It moved out of `jax.experimental` in jax 0.8.
+enable_x64: Any = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64  # pyright: ignore
 
 # Bytes of a chunk of `in_chunks`, whatever the number of cores: one core works on a chunk, and the
 # size of chunks changes rounding, which must not depend on the machine. By two noisy runs of

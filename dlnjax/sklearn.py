@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from ._batching import enable_x64
 from ._flow.gradient_flow import gradient_flow
 from ._limit.limit_flow import limit_flow
 from ._problem import LeastSquares
@@ -36,8 +36,6 @@ except ModuleNotFoundError as _error:
         "`dlnjax.sklearn` needs scikit-learn: run `pip install 'dlnjax[sklearn]'`."
     ) from _error
 
-# `enable_x64` moved out of `jax.experimental` in jax 0.8.
-enable_x64: Any = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64  # pyright: ignore
 
 # Decades of the default grid of `DLNRegressorCV`: from s = 1, where the first coefficient leaves 0,
 # to `alpha = alpha_max/1000`, which is the best time of the diabetes data.

@@ -1,6 +1,6 @@
 """The figure and the table of the headline study, from its finished store.
 
-dlnjax sweep studies/headline.toml --out headline
+dlnjax sweep studies/headline.toml --out headline --workers 2
 python studies/headline.py headline/sweep.zarr --figure docs/headline.png
 """
 

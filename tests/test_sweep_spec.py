@@ -1,16 +1,22 @@
 """`dlnjax sweep`: files, what is wrong in them, what it prints and draws. Nothing is solved."""
 
 import functools
+import os
+import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray
+from matplotlib.figure import Figure
 
 import dlnjax as dln
-from dlnjax._sweep.summary import failures, summary
+from dlnjax._sweep.lock import driving
+from dlnjax._sweep.summary import failures, not_computed, summary
 from dlnjax._sweep.toml import SpecError, read_sweep
-from dlnjax.plot import sweep_figures
+from dlnjax.cli.workers import check_options
+from dlnjax.plot import plot_quantiles, sweep_figures
 
 ROOT = Path(__file__).parents[1]
 GOOD = """# A sweep.
@@ -171,22 +177,50 @@ def test_command(finished, run):
     assert code == 1 and "differs in 'instances'" in message and "Traceback" not in message
 
 
-def test_interrupted_command(spec, run, monkeypatch):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("dlnjax._sweep.run.run_sweep", interrupt)
+@pytest.mark.parametrize("signal_, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_command(spec, run, monkeypatch, signal_, code):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(
+        "dlnjax._sweep.run.run_sweep", lambda *_, **__: os.kill(os.getpid(), signal_)
+    )
     spec.write_text(CHEAP)
-    code, _, message = run(spec, "--out", spec.parent)
+    got, _, message = run(spec, "--out", spec.parent)
     again = f"dlnjax sweep {spec} --out {spec.parent} --resume"
-    assert code == 130 and message.rstrip().endswith(again)
+    assert got == code and message.rstrip().endswith(again)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_tables_are_whole_off_a_terminal(finished, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    code, text, _ = run(finished / "spec.toml", "--out", finished / "results", "--resume")
+    rows = [line.split() for line in text.splitlines() if line.startswith("decay ")]
+    # Metric, size, ε, mean, standard error, median, 95 %, largest: over 40 columns.
+    assert code == 0 and [len(row) for row in rows] == [8] * 4 and "…" not in text
+
+
+def test_two_drivers(finished, run, monkeypatch):
+    """The second one says who drives, and ends with a code of its own, or waits."""
+    store = finished / "results" / "sweep.zarr"
+    command = finished / "spec.toml", "--out", finished / "results", "--resume"
+    with driving(store):
+        code, text, message = run(*command)
+        assert code == 75 and not text
+        assert f"computed by process {os.getpid()} on" in message and "--wait" in message
+    other = driving(store)
+    other.__enter__()
+    monkeypatch.setattr("dlnjax.cli.sweep._POLL", 0)
+    monkeypatch.setattr("time.sleep", lambda _: other.__exit__(None, None, None))
+    code, text, message = run(*command, "--wait")
+    assert code == 0 and "Waiting" in message and "done" in text
 
 
 @pytest.mark.parametrize(
     "args, code, words",
     [
-        (["--out", "OUT", "--coordinator", "localhost:1"], 2, "--processes and --process together"),
-        (["--out", "OUT", "--process", "0", "--distributed"], 2, "or --distributed alone"),
+        (["--out", "OUT", "--workers", "0"], 2, "--workers"),
+        (["--out", "OUT", "--workers", "2", "--scheduler", "tls://a:1"], 2, "not both"),
+        (["--out", "OUT", "--scheduler", "node7:8786"], 2, "can run code as you"),
+        (["--out", "OUT", "--scheduler", "tcp://127.evil.org:8786"], 2, "or pass --insecure"),
         (["--out", "OUT", "--memory", "0"], 2, "must be positive"),
         ([], 2, "--out"),
         (["--out", "SPEC"], 1, "Cannot create the folder"),
@@ -199,6 +233,12 @@ def test_bad_calls(spec, run, args, code, words):
     assert got == code and words in " ".join(message.replace("│", " ").split())
 
 
+def test_schedulers_that_others_cannot_reach():
+    for address in ("localhost:8786", "tcp://127.0.0.1:8786", "tcp://[::1]:1", "tls://node7:8786"):
+        check_options(None, address, insecure=False)
+    check_options(None, "node7:8786", insecure=True)
+
+
 def test_summary_and_figures_of_unfinished_sweeps(finished):
     """Against NumPy; with lanes that failed, and whole cells missing."""
     data = dln.open_sweep(finished / "results" / "sweep.zarr").load()
@@ -209,7 +249,7 @@ def test_summary_and_figures_of_unfinished_sweeps(finished):
     values = data["decay"].values[0, 0, :, 0, 0]
     quantiles = np.asarray(np.quantile(values, [0.5, 0.95, 1]))
     error = values.std(ddof=1) / 40**0.5
-    np.testing.assert_allclose(rows[0][3:], [values.mean(), error, *quantiles])
+    np.testing.assert_allclose(rows[0][4:], [values.mean(), error, *quantiles])
     assert failures(data) == {}
     figures = sweep_figures(data.isel(network=[0, 0, 0]).assign_coords(network=[*"abc"]))
     assert sorted(figures) == ["decay-networks", "decay-scaling", "falling", "scale-sizes"]
@@ -220,12 +260,44 @@ def test_summary_and_figures_of_unfinished_sweeps(finished):
     np.testing.assert_allclose(np.asarray(falling.get_lines()[0].get_ydata()), median)
 
 
-def test_failures_are_named():
-    import xarray
+def test_figures_say_what_is_not_computed(finished):
+    """In the panel, the cell of a heat map, the legend; and a scale holds for all panels."""
+    data = dln.open_sweep(finished / "results" / "sweep.zarr").load()
+    for name in data.data_vars:
+        data[name][1] = np.nan
+    data = data.isel(network=[0, 0, 0]).assign_coords(network=[*"abc"])
+    data["scale"][:, 1:] *= 10
+    partly = data.assign_coords(computed=data.computed & (data["size"] == "2×3"))
+    for version, why in ((partly, "not computed"), (data, "all failed")):
+        figures = sweep_figures(version)
+        panels = [[text.get_text() for text in ax.texts] for ax in figures["falling"].axes]
+        assert panels == [[], [], [], [why], [why], [why]]
+        legend = figures["decay-scaling"].axes[0].get_legend()
+        assert legend and f"3×4, a: {why}" in [text.get_text() for text in legend.get_texts()]
+        maps = figures["scale-sizes"].axes
+        assert len(maps) == 3 and len({ax.images[0].get_clim() for ax in maps}) == 1
+        assert sum(text.get_text() == why for ax in maps for text in ax.texts) == 3
+    title = sweep_figures(partly)["falling"].get_suptitle()
+    assert title.endswith("50 % computed")
 
+
+def test_quantiles_over_times_of_each_instance():
+    """Where `x = s` at times of its own, the quantiles are the times, wherever these are."""
+    rng = np.random.default_rng(0)
+    times = np.sort(rng.uniform(0.5, 2, (40, 1)) * np.geomspace(1, 100, 30), axis=1)
+    values = ("instance", "s"), np.log(times)
+    data = xarray.Dataset({"x": values}, {"time": (("instance", "s"), times)})
+    (line,) = plot_quantiles(Figure().subplots(), data, "x").get_lines()
+    s, median = np.asarray(line.get_data())
+    assert np.isclose(s[0], np.median(times[:, 0])) and np.isclose(s[-1], np.median(times[:, -1]))
+    np.testing.assert_allclose(median, np.log(s), rtol=1e-12)
+
+
+def test_failures_are_named():
     names = {"flag_values": [-1, 0, 1], "flag_meanings": "not_computed successful stuck"}
     data = xarray.Dataset({"flow_result": ("instance", np.array([0, 1, 1, -1]), names)})
-    assert failures(data) == {"flow: not_computed": 1, "flow: stuck": 2}
+    data = data.assign_coords(computed=("instance", np.array([True, True, True, False])))
+    assert failures(data) == {"flow: stuck": 2} and not_computed(data) == 1
 
 
 def test_files_of_the_project(tmp_path):

@@ -1,9 +1,10 @@
 """The arguments of a sweep: from what users write to one form, or an error that says how to fix it.
 
-Nothing here touches a device, so that a sweep can be made before `jax.distributed.initialize()`.
+Nothing here touches a device.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ NETWORKS: dict[str, Callable[..., AbstractNetwork]] = {
 # Names of dimensions, coordinates and variables of a store.
 RESERVED = {
     *("size", "network", "instance", "weight_decay", "log_eps", "s", "coordinate", "block"),
-    *("n", "d", "path_result", "limit_result", "flow_result", "block_checksum"),
+    *("n", "d", "eps", "time", "computed", "block_done", "block_made_by"),
 }
 
 
@@ -105,10 +106,30 @@ def named(
             f"`{argument}` needs at least one entry, and different names; got {len(values)} with "
             f"the names {list(named)}. Pass a dict to choose them."
         )
-    for name in named:
-        if not name.strip() or "/" in name or name.startswith(("_", ".")) or name in RESERVED:
-            raise ValueError(f"`{argument}` cannot use the name {name!r}. Choose another one.")
     return named
+
+
+def as_metrics(values: Any) -> dict[str, Metric]:
+    """Metrics by their names, which are variables of the store and files."""
+    metrics = named(values, "metrics", as_metric, lambda metric: metric.name)
+    folded = Counter(name.casefold() for name in metrics)
+    for name, metric in metrics.items():
+        if metric == _metrics.NAMED.get(name) == _metrics.NAMED["time"]:
+            continue  # it may be asked for: it is what the coordinate holds
+        good = name.isidentifier() and name.isascii() and not name.startswith("_")
+        if not good or len(name) > 100:
+            fix = "letters, digits and underscores, beginning with a letter, at most 100"
+        elif name in RESERVED or name.endswith("_result"):
+            fix = "another one: the store has that name itself, or names in `_result`"
+        elif folded[name.casefold()] > 1:
+            fix = "names that differ in more than case, since some file systems ignore it"
+        else:
+            continue
+        raise ValueError(
+            f"`metrics` cannot use the name {name!r}. Choose {fix}. A dict gives names, "
+            f"`metrics={{'my_name': …}}`."
+        )
+    return metrics
 
 
 def as_axis(

@@ -1,4 +1,4 @@
-"""One cell of a sweep as one compiled program: a block of instances in, their metrics out.
+"""One cell of a sweep as one compiled program: a batch of instances in, their metrics out.
 
 | stage | for each | computes |
 |---|---|---|
@@ -10,13 +10,14 @@ slowest lane: so lanes are sorted by the number of steps that they took at the `
 lanes of similar difficulty share a chunk (`python -m benchmarks lanes` measures the gain).
 
 A resumed sweep must repeat every bit. Rounding depends on the shapes of batches and, on a CPU, on
-how many devices one program spans: so blocks and chunks have fixed sizes (`Layout`), and each
-device has a program of its own.
+how many devices one program spans: so these have fixed sizes (`Layout`), and each device has a
+program of its own.
 """
 
+import json
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -40,12 +41,24 @@ Values = dict[str, Array]
 SOLVES = ("path", "limit", "flow")
 
 
-class Layout(NamedTuple):
-    """The sizes of batches, which decide rounding beside the specification. Chosen when a store is
-    created, and kept in it: a machine with other memory goes on with the same."""
+# A sweep makes no more chunks than this, which leaves room for metadata in 1000 files: file systems
+# of clusters are slow with many small ones. One with more variables, sizes and networks has a block
+# of each.
+_MOST_CHUNKS = 900
 
-    block: int  # instances that a device works on at a time
-    chunks: list[int]  # lanes that run in step, in each of `sweep.cells`
+
+class Layout(NamedTuple):
+    """How instances are grouped. It decides rounding beside the specification: it is chosen when a
+    store is created, and kept in it, so that a machine with other memory goes on with the same."""
+
+    batch: int  # instances that a device works on at a time
+    block: int  # instances of a task, and of a chunk on disk: a multiple of `batch`
+    lanes: tuple[int, ...]  # how many run in step, in each of `sweep.cells`
+
+    @classmethod
+    def from_json(cls, text: str) -> "Layout":
+        batch, block, lanes = (json.loads(text)[field] for field in cls._fields)
+        return cls(batch, block, tuple(lanes))
 
 
 def _make_problem(sweep: Sweep, cell: Cell, index: Array, data: Any) -> AbstractProblem:
@@ -170,8 +183,8 @@ def _second_stage(sweep: Sweep, cell: Cell) -> Callable:
     return solve
 
 
-def block_function(sweep: Sweep, cell: Cell, chunk: int) -> Callable[..., Values]:
-    """The function `(index, data) -> values` of a block of `B` instances: `index` of shape `(B,)`,
+def batch_function(sweep: Sweep, cell: Cell, chunk: int) -> Callable[..., Values]:
+    """The function `(index, data) -> values` of a batch of `B` instances: `index` of shape `(B,)`,
     values of shapes `(B, W, …)` and `(B, W, E, …)` for `W` weight decays and `E` values of `ε`."""
     first, second = _first_stage(sweep, cell), _second_stage(sweep, cell)
 
@@ -196,7 +209,7 @@ def block_function(sweep: Sweep, cell: Cell, chunk: int) -> Callable[..., Values
         _, values = lax.scan(one_eps, jnp.zeros(lanes, jnp.int32), jnp.asarray(sweep.log_eps))
         return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), values)
 
-    def block(index: Array, data: Any) -> Values:
+    def batch(index: Array, data: Any) -> Values:
         make = lambda index, data: _make_problem(sweep, cell, index, data)
         decays = jnp.asarray(sweep.weight_decay)
         problems = jax.vmap(make)(index, data)
@@ -209,13 +222,14 @@ def block_function(sweep: Sweep, cell: Cell, chunk: int) -> Callable[..., Values
             values |= over_eps(kept, lanes)
         return jax.tree.map(lambda a: a.reshape(len(index), len(decays), *a.shape[1:]), values)
 
-    return block
+    return batch
 
 
-def inputs(sweep: Sweep, block: int, size: int) -> tuple[np.ndarray, Any]:
-    """The numbers of the instances in a block, shape `(size,)`, and their data, if given."""
-    # The last block may have numbers beyond the last instance. `Store.write` drops them.
-    index = np.arange(block * size, (block + 1) * size, dtype=np.uint32)
+def inputs(sweep: Sweep, start: int, size: int) -> tuple[np.ndarray, Any]:
+    """The numbers of `size` instances from `start` on, shape `(size,)`, and their data, if given.
+
+    The last ones may be beyond the last instance: `Store.write` drops them."""
+    index = np.arange(start, start + size, dtype=np.uint32)
     generator = sweep.generator
     return index, generator.take(index) if isinstance(generator, Given) else ()
 
@@ -229,80 +243,85 @@ def check_inputs(sweep: Sweep) -> None:
 
 
 def check(sweep: Sweep) -> None:
-    """Trace every cell with a block of one instance, without compiling.
+    """Trace every cell with a batch of one instance, without compiling.
 
     **Raises:** what a generator or a metric raises, and `ValueError` for a value of another shape
     than its dims say.
     """
     for cell in sweep.cells:
-        jax.eval_shape(block_function(sweep, cell, 1), *inputs(sweep, 0, 1))
+        jax.eval_shape(batch_function(sweep, cell, 1), *inputs(sweep, 0, 1))
 
 
 class Program:
-    """The program of a cell, compiled for each of `devices`."""
+    """A batch of a cell as a program for one device, compiled when it is first needed."""
 
-    def __init__(self, sweep: Sweep, cell: Cell, layout: Layout, devices: Sequence[Any]):
-        self._sweep, self._cell, self._layout, self._devices = sweep, cell, layout, devices
-        chunk = layout.chunks[sweep.cells.index(cell)]
-        jitted = jax.jit(block_function(sweep, cell, chunk))
-        lowered = [jitted.lower(*self._put(0, device)) for device in devices]
-        with ThreadPoolExecutor() as pool:
-            self._compiled = list(pool.map(lambda low: low.compile(), lowered))
+    def __init__(self, sweep: Sweep, cell: Cell, batch: int, lanes: int, device: Any):
+        self._sweep, self._batch, self._device = sweep, batch, device
+        self._function = jax.jit(batch_function(sweep, cell, lanes))
+        self._compiled: Any = None
+        self._lock = threading.Lock()
 
-    def _put(self, block: int, device: Any) -> Any:
-        return jax.device_put(inputs(self._sweep, block, self._layout.block), device)
+    def compiled(self) -> Any:
+        # Tasks in other threads wait for it, rather than compile the same.
+        with self._lock:
+            if self._compiled is None:
+                example = jax.device_put(inputs(self._sweep, 0, self._batch), self._device)
+                self._compiled = self._function.lower(*example).compile()
+            return self._compiled
 
-    def __call__(self, blocks: Sequence[int]) -> list[Values]:
-        """Start the blocks, one on each device, and return their values, still being computed."""
-        pairs = zip(blocks, self._devices, self._compiled, strict=False)
-        return [compiled(*self._put(block, device)) for block, device, compiled in pairs]
+    def __call__(self, index: np.ndarray, data: Any) -> Values:
+        """Start a batch of instances, and return its values, which may still be computed."""
+        return self.compiled()(*jax.device_put((index, data), self._device))
 
     @property
     def bytes(self) -> int:
-        """Bytes that a block takes on its device, by XLA's own analysis."""
-        memory = self._compiled[0].memory_analysis()
+        """Bytes that a batch takes on its device, by XLA's own analysis."""
+        memory = self.compiled().memory_analysis()
         return (
             memory.temp_size_in_bytes
             + memory.argument_size_in_bytes
-            # Twice: while one block is written, the next one is computed.
+            # Twice: while one batch is fetched, the next one is computed.
             + 2 * memory.output_size_in_bytes
         )
 
 
-def plan(sweep: Sweep, memory: int, devices: Sequence[Any]) -> tuple[Layout, dict[Cell, Program]]:
-    """The layout with the largest blocks that fit into `memory` bytes of a device, and the programs
-    of the largest size, which were compiled to find out."""
-    # Larger blocks amortise what writing one takes, a file and a checksum for each variable; but a
-    # kill loses the block at work. By `python -m benchmarks sweep` on one core, 8192 paths of size
-    # 3×4 take 0.11 s, a tenth of it for the store, and 1024 instances with flows at two ε 0.8 s.
-    # 100 times fewer, and the files cost more than the solves; 100 times more, and a kill loses
-    # minutes.
-    most = 1024 if devices[0].platform == "cpu" and "flow" in sweep.needs else 8192
+def plan(sweep: Sweep, memory: int, program: Callable[[Cell, int, int], Program]) -> Layout:
+    """The layout with the largest batches that fit into `memory` bytes of a device. `program` makes
+    programs of a cell, a batch and lanes: those of the largest size are compiled to find out."""
+    # A batch on a CPU takes some tenths of a second: by `python -m benchmarks sweep` on one core,
+    # 8192 paths of size 3×4 take 0.11 s, and 1024 instances with flows at two ε 0.8 s. Small sweeps
+    # have smaller ones, so that some dozen cores have work, whatever the number of cores: that must
+    # not change rounding. Below the least, starting and storing a block costs as much as solving.
+    least, most = (128, 1024) if "flow" in sweep.needs else (4096, 8192)
+    if jax.default_backend() != "cpu":
+        least = most = 8192
     n, d = max(sweep.sizes, key=lambda size: (size[0] * size[1], size))
-    block = min(most, sweep.instances)
-    programs: dict[Cell, Program] = {}
+    batch = min(sweep.instances, max(least, min(most, math.ceil(sweep.instances / 64))))
     cells = [cell for cell in sweep.cells if (cell.n, cell.d) == (n, d)]
-    while len(programs) < len(cells):
-        cell = cells[len(programs)]
-        layout = _layout(sweep, block)
-        program = programs[cell] = Program(sweep, cell, layout, devices)
-        if program.bytes > memory:
-            if block == 1:
-                raise ValueError(
-                    f"One instance of size {n}×{d} takes {program.bytes} bytes, but `memory` = "
-                    f"{memory}. Raise it, or take fewer values of ε and weight decay."
-                )
-            # Memory is nearly linear in the block. 0.9 makes up for the constant part, so that the
-            # next try mostly fits; a smaller factor wastes memory, 1 would compile more often.
-            block = max(1, int(0.9 * block * memory / program.bytes))
-            programs.clear()
-    return _layout(sweep, block), programs
+    while True:
+        layout = _layout(sweep, batch)
+        largest = max(
+            program(cell, batch, layout.lanes[sweep.cells.index(cell)]).bytes for cell in cells
+        )
+        if largest <= memory:
+            return layout
+        if batch == 1:
+            raise ValueError(
+                f"One instance of size {n}×{d} takes {largest} bytes, but `memory` = {memory}. "
+                "Raise it, or take fewer values of ε and weight decay."
+            )
+        # Memory is nearly linear in the batch. 0.9 makes up for the constant part, so that the
+        # next try mostly fits; a smaller factor wastes memory, 1 would compile more often.
+        batch = max(1, int(0.9 * batch * memory / largest))
 
 
-def _layout(sweep: Sweep, block: int) -> Layout:
-    lanes = block * len(sweep.weight_decay)
-    chunks = [default_chunk(lanes, _bytes_of_lane(sweep, cell)) for cell in sweep.cells]
-    return Layout(block, chunks)
+def _layout(sweep: Sweep, batch: int) -> Layout:
+    variables = len(sweep.metrics) + len(sweep.needs & {*SOLVES})
+    blocks = max(1, _MOST_CHUNKS // (variables * len(sweep.cells)))
+    batches = math.ceil(math.ceil(sweep.instances / batch) / blocks)
+    lanes = batch * len(sweep.weight_decay)
+    chunks = (default_chunk(lanes, _bytes_of_lane(sweep, cell)) for cell in sweep.cells)
+    return Layout(batch, batch * batches, tuple(chunks))
 
 
 def _bytes_of_lane(sweep: Sweep, cell: Cell) -> int:

@@ -1,70 +1,89 @@
-"""`run_sweep`: blocks of instances over processes and devices, into a store.
+"""`run_sweep`: the driver of a sweep, which hands its blocks to workers.
 
 | event | what happens |
 |---|---|
 | a lane fails | its metrics are NaN, its `…_result` says why, and one warning counts them |
 | a generator or metric raises, or has a wrong shape | the sweep ends before anything is written |
-| the process is killed | whole blocks stay; `resume=True` computes the others |
-| a block is damaged on disk | its checksum differs: `resume=True` computes it again |
+| a worker is killed | Dask computes its block elsewhere; a pool of processes ends with an error |
+| the driver is killed | blocks that are done stay; `resume=True` computes the others |
+| a second driver starts | `BlockingIOError` that says who drives; nothing is touched |
+| a chunk is damaged or lost on disk | reading raises or warns; `resume=True` computes it again |
 | the store cannot be written | `OSError`; what was written before stays |
 | the store is of another sweep | `ValueError` that names what differs |
-| other versions or devices | a warning, and a line in the attribute `history` |
+| blocks come from other versions or devices | a warning; `block_made_by` tells them apart |
 
-Process 0 creates the store while the others wait. The blocks of a process depend on its number
-alone, so that no two write the same one. While a block is computed, the one before is written.
+The driver alone creates the store and marks blocks as done. Workers take blocks as they come, and
+write them (`task.py`).
 """
 
-import datetime
-import itertools
-import json
-import sys
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
+from .._batching import cores
 from .._checks import check_type
-from .._version import provenance
-from .program import Program, Values, check, plan
+from ..generators import Given
+from .lock import driving
+from .opening import open_sweep
+from .program import check, inputs
+from .progress import Progress
 from .spec import Cell, Sweep
-from .store import Store, create, need, open_sweep
+from .store import Store, create, need
+from .task import Job, Outcome, choose_layout, compute, forget, make_job
 
 
 def run_sweep(
     sweep: Sweep,
     path: str | Path,
     *,
+    executor: Executor | None = None,
     resume: bool = False,
     memory: int = 2**30,
     progress: bool = True,
 ) -> Any:
-    """Compute a sweep, block by block, into a Zarr store. The process may be killed at any moment.
+    """Compute a sweep, block by block, into a Zarr store. Any process may be killed at any moment.
 
-    Blocks of instances go to all local devices and, after `jax.distributed.initialize()`, to all
-    processes, which share the folder; each process calls this with the same arguments. The stored
-    values do not depend on the number of devices or processes. A lane that fails is NaN and is
-    flagged in `path_result`, `limit_result` or `flow_result`; the others go on.
+    Blocks of instances go to workers as these become free. The stored values do not depend on how
+    many there are, of what sort. A lane that fails is NaN and is flagged in `path_result`,
+    `limit_result` or `flow_result`; the others go on.
 
     **Arguments:**
 
     - `sweep`: the `Sweep`.
-    - `path`: the folder of the store. It must not exist yet, unless `resume`.
+    - `path`: the folder of the store. It must not exist yet, unless `resume`. Workers on other
+        hosts need it at the same path.
+    - `executor`: the workers. Default: this process, on all its devices and cores. Else any
+        `concurrent.futures.Executor`: threads, processes that are *spawned*, loky, MPI, or
+        Dask, `distributed.Client(…).get_executor(retries=3)`, which survives dead workers.
     - `resume`: go on with a store at `path`, if there is one. Blocks that are missing or damaged
         are computed; with the same versions on the same kind of device, bit for bit as in an
         uninterrupted run.
-    - `memory`: bytes that a block may take on a device. It sets the size of blocks when the store
-        is created. Memory does not grow with the number of instances.
-    - `progress`: show a bar on stderr, if that is a terminal.
+    - `memory`: bytes that a task may take on a device. It sets how many instances are computed at a
+        time, when the store is created. It does not grow with the number of instances.
+    - `progress`: on stderr, a bar if that is a terminal, and a line every half minute if not.
 
     **Returns:** the data, as `open_sweep(path)`.
 
     **Raises:** `ModuleNotFoundError` without the extra `sweep`; `FileExistsError` if `path` exists
-    and `resume` is false; `ValueError` if the sweep differs from that of the store, for metrics of
-    other shapes than their dims say, and if one instance needs more than `memory`; `OSError`
-    if the store cannot be written: what is in it stays good.
+    and `resume` is false; `BlockingIOError` if another process is computing it; `ValueError` if the
+    sweep differs from that of the store, for metrics of other shapes than their dims say, if one
+    instance needs more than `memory`, and for functions that cannot be sent to another process;
+    `RuntimeError` if the executor has lost its workers; `OSError` if the store cannot be written:
+    what is in it stays good.
 
     !!! example
 
@@ -75,54 +94,45 @@ def run_sweep(
         data = dln.run_sweep(sweep, "knots.zarr", resume=True)  # computes nothing
         ```
     """
-    for package in ("xarray", "zarr", "tqdm"):
+    for package in ("xarray", "zarr", "tqdm", "filelock"):
         need(package)
     check_type(sweep, "sweep", Sweep, "a `dlnjax.Sweep`")
-    path = Path(path)
+    if executor is not None:
+        check_type(executor, "executor", Executor, "a `concurrent.futures.Executor`")
+        _check_not_forked(executor)
     if memory < 1:
         raise ValueError(f"`memory` is a number of bytes, got {memory}.")
-    if path.exists() and not resume:
-        raise FileExistsError(
-            f"There is something at {path} already. Pass `resume=True` to go on with that sweep, "
-            "or another path."
-        )
+    path = Path(path).absolute()
     # Trace everything first: a mistake in a metric costs seconds, not a half-written store.
     check(sweep)
-    devices = jax.local_devices()
-    programs: dict[Cell, Program] = {}
-    tqdm = need("tqdm")
-    bar = tqdm.tqdm(
-        desc="compiling …",
-        unit=" instances",
-        unit_scale=True,
-        file=sys.stderr,
-        disable=not (progress and jax.process_index() == 0 and sys.stderr.isatty()),
-    )
     try:
-        # Wait before process 0 creates the store, so that all have seen whether `path` exists, and
-        # after it, also if it failed, so that nobody waits for ever.
-        _wait()
-        try:
-            if jax.process_index() == 0:
-                programs = _prepare(sweep, path, memory, devices)
-        finally:
-            _wait()
-        store = Store(path)
-        _compare(sweep, store)
-        failed = _run(sweep, store, programs, devices, bar)
-    except FileExistsError:
+        with driving(path):
+            if path.exists() and not resume:
+                raise FileExistsError(
+                    f"There is something at {path} already. Pass `resume=True` to go on with that "
+                    "sweep, or another path."
+                )
+            with _workers(executor) as workers:
+                failed = _drive(sweep, path, workers, memory, progress)
+    except (FileExistsError, BlockingIOError):
         raise
     except KeyboardInterrupt as e:
         e.add_note(f"The blocks that were written to {path} are kept: go on with `resume=True`.")
         raise
+    except (BrokenExecutor, CancelledError) as e:
+        raise RuntimeError(
+            f"The executor has lost its workers, or its scheduler ({type(e).__name__}). The blocks "
+            "that were written before are intact: go on with `resume=True` and a new executor."
+        ) from e
     except OSError as e:
+        if e.errno is None:  # of a connection, not of a file
+            raise
         raise OSError(
             f"Cannot write to {path} ({e.strerror or e}). The blocks that were written before are "
             "intact: make room or get access, and go on with `resume=True`."
         ) from e
     finally:
-        bar.close()
-    _wait()
+        forget()
     data = open_sweep(path)
     if failed:
         names = sorted(str(name) for name in data if str(name).endswith("_result"))
@@ -135,36 +145,86 @@ def run_sweep(
     return data
 
 
-def _wait() -> None:
-    """Wait until all processes have come to this line."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices("dlnjax sweep")
-
-
-def _prepare(sweep: Sweep, path: Path, memory: int, devices: Sequence[Any]) -> dict[Cell, Program]:
-    """Create the store, or check and clean the one that is there. Returns the programs that were
-    compiled to choose its layout."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    here = provenance()
-    if not path.exists():
-        layout, programs = plan(sweep, memory, devices)
-        create(path, sweep, layout, here, f"{now} created: {json.dumps(here)}")
-        return programs
-    store = Store(path)
-    _compare(sweep, store)
-    store.clean()
-    if store.provenance != here:
-        warnings.warn(
-            f"Blocks of {path} were computed with other versions or on another kind of device, "
-            f"{store.provenance}, than the next ones, {here}: rounding may differ between them. "
-            "The attribute `history` keeps both.",
-            stacklevel=3,
+def _check_not_forked(executor: Executor) -> None:
+    context = getattr(executor, "_mp_context", None)  # of a `ProcessPoolExecutor`
+    if context is not None and context.get_start_method() == "fork":
+        raise ValueError(
+            "JAX hangs in forked processes. Have them spawned: `ProcessPoolExecutor(…, "
+            "mp_context=multiprocessing.get_context('spawn'))`."
         )
-        store.set_provenance(here)
-    store.remember(f"{now} resumed: {json.dumps(here)}")
-    return {}
+
+
+@contextlib.contextmanager
+def _workers(executor: Executor | None) -> Iterator[Executor]:
+    if executor is not None:
+        yield executor
+        return
+    # A program keeps one core of a CPU busy. An accelerator has two tasks, so that it computes one
+    # while the chunks of the other are written.
+    is_cpu = jax.default_backend() == "cpu"
+    with ThreadPoolExecutor(cores() if is_cpu else 2 * len(jax.local_devices())) as threads:
+        yield threads
+
+
+def _drive(sweep: Sweep, path: Path, workers: Executor, memory: int, shown: bool) -> int:
+    """Have the missing blocks computed. Returns the number of lanes that failed."""
+    job = make_job(path, sweep, in_process=isinstance(workers, ThreadPoolExecutor))
+    progress = Progress(shown)
+    running: set[Future[Any]] = set()
+    failed = 0
+    try:
+        if not path.exists():
+            running = {workers.submit(choose_layout, job, memory)}
+            for layout in _results(running, progress):
+                create(path, sweep, layout)
+        store = Store(path)
+        _compare(sweep, store)
+        missing = _in_order(store.recover(sweep))
+        left = Counter[int]()
+        for cell, block in missing:
+            left[sweep.cells.index(cell)] += store.instances_in(block)
+        progress.begin(left, len(missing))
+        running = {_submit(workers, job, sweep, store, cell, block) for cell, block in missing}
+        for outcome in _results(running, progress):
+            _warn_of_others(store, outcome)
+            store.mark(sweep.cells[outcome.cell], outcome.block, outcome.made_by)
+            instances = store.instances_in(outcome.block)
+            progress.update(outcome.cell, instances, outcome.seconds, outcome.failed)
+            failed += outcome.failed
+    finally:
+        # Nothing is left here unless something was raised.
+        if job.stop is not None:
+            job.stop.set()
+        for future in running:
+            future.cancel()
+        progress.close()
+    return failed
+
+
+def _results(running: set[Future[Any]], progress: Progress) -> Iterator[Any]:
+    """The results of tasks as they end, which are taken out of `running`."""
+    while running:
+        ended, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+        for future in ended:
+            running.discard(future)
+            yield future.result()
+        progress.tick()
+
+
+def _in_order(missing: list[tuple[Cell, int]]) -> list[tuple[Cell, int]]:
+    """One block of each cell first: workers compile different programs at the same time, and what
+    each cell costs is known early."""
+    first = dict(reversed(missing))
+    return [*reversed(first.items()), *((c, b) for c, b in missing if b != first[c])]
+
+
+def _submit(
+    workers: Executor, job: Job, sweep: Sweep, store: Store, cell: Cell, block: int
+) -> Future[Outcome]:
+    data = None
+    if isinstance(job.sweep, bytes) and isinstance(sweep.generator, Given):
+        _, data = inputs(sweep, block * store.layout.block, store.layout.block)
+    return workers.submit(compute, job, store.layout, sweep.cells.index(cell), block, data)
 
 
 def _compare(sweep: Sweep, store: Store) -> None:
@@ -180,47 +240,12 @@ def _compare(sweep: Sweep, store: Store) -> None:
         )
 
 
-def _run(
-    sweep: Sweep,
-    store: Store,
-    programs: dict[Cell, Program],
-    devices: Sequence[Any],
-    bar: Any,
-) -> int:
-    """Compute the missing blocks of this process. Returns the number of lanes that failed."""
-    missing = list(store.missing(sweep, jax.process_index(), jax.process_count()))
-    bar.reset(total=sum(store.instances_in(block) for _, block in missing))
-    failed = 0
-
-    def write(cell: Cell, blocks: Sequence[int], started: Sequence[Values]) -> None:
-        nonlocal failed
-        for block, values in zip(blocks, started, strict=True):
-            results = store.write(cell, block, jax.device_get(values))
-            failed += sum(int(np.count_nonzero(codes)) for codes in results)
-            bar.set_postfix(failed=failed, refresh=False)
-            bar.update(store.instances_in(block))
-
-    # `waiting` is the last group of blocks that was started. JAX computes it while the next one is
-    # dispatched and the one before is written: `device_get` in `write` is what waits.
-    waiting: tuple[Any, ...] = ()
-    for cell, group in itertools.groupby(missing, key=lambda pair: pair[0]):
-        blocks = [block for _, block in group]
-        label = f"{sweep.size_labels[cell.size]}, {cell.name}"
-        program = programs.pop(cell, None)
-        if program is None:
-            # Compiling takes long: write first, so that a kill meanwhile loses nothing.
-            if waiting:
-                write(*waiting)
-                waiting = ()
-            bar.set_description(f"{label}: compiling …")
-            program = Program(sweep, cell, store.layout, devices)
-        bar.set_description(label)
-        for i in range(0, len(blocks), len(devices)):
-            some = blocks[i : i + len(devices)]
-            started = program(some)
-            if waiting:
-                write(*waiting)
-            waiting = (cell, some, started)
-    if waiting:
-        write(*waiting)
-    return failed
+def _warn_of_others(store: Store, outcome: Outcome) -> None:
+    known = store.provenance
+    if known and outcome.made_by not in known:
+        warnings.warn(
+            f"Blocks of {store.path} were computed with other versions or on another kind of "
+            f"device, {known[0]}, than the next ones, {outcome.made_by}: rounding may differ "
+            "between them. `block_made_by` tells them apart.",
+            stacklevel=4,
+        )

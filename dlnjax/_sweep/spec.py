@@ -164,9 +164,7 @@ class Sweep:
             networks=_arguments.named(
                 networks, "networks", _arguments.as_network, _arguments.network_label
             ),
-            metrics=_arguments.named(
-                metrics, "metrics", _arguments.as_metric, lambda metric: metric.name
-            ),
+            metrics=_arguments.as_metrics(metrics),
             log_eps=_arguments.as_log_eps(eps, log_eps),
             weight_decay=_arguments.as_axis(weight_decay, "weight_decay", 0.0, math.inf, "[0, ∞)"),
             s=s if isinstance(s, KnotGrid) else _arguments.as_times(s),
@@ -277,12 +275,16 @@ class Sweep:
             X, y = sweep.generator(key, 3, 4)  # instance 7, anywhere and at any time
             ```
         """
-        key = jr.key(self.key) if isinstance(self.key, int) else self.key
-        return jr.fold_in(jr.fold_in(jr.fold_in(key, cell.n), cell.d), index)
+        key = jr.fold_in(jr.fold_in(self._typed_key(), cell.n), cell.d)
+        return jr.fold_in(key, index)
+
+    def _typed_key(self) -> Key[Array, ""]:
+        return jr.key(self.key) if isinstance(self.key, int) else self.key
 
     def describe(self) -> dict[str, Any]:
         """The specification as plain JSON values. A store keeps it, and is compared with it when a
-        sweep resumes. Functions are their name and a hash of their source text.
+        sweep resumes. Functions are their name, a hash of their bytecode, and all that they use:
+        defaults, what a closure holds, globals, and the functions that they call.
 
         !!! example
 
@@ -293,6 +295,7 @@ class Sweep:
         """
         # Precision and the codes of `result` are no arguments, but change what numbers mean.
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields["key"] = self._typed_key()  # with the kind of generator, an option of JAX
         return {
             **{name: identity(value) for name, value in fields.items()},
             "dtype": str(jnp.result_type(float)),

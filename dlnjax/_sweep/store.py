@@ -1,15 +1,21 @@
-"""A sweep on disk: a Zarr group that xarray opens, one chunk a block and variable.
+"""A sweep on disk: a Zarr group that xarray opens, with one file a variable and block of instances.
 
-A block is its variables and, written last, a checksum over all their values in `block_checksum`.
-Zarr writes each chunk under another name and renames it, so that a process killed at any moment
-leaves a block that is whole or one whose checksum says that it is not.
+| array | is | written by |
+|---|---|---|
+| metrics, `…_result` | what `open_sweep` shows; a chunk is a block | the task of the block |
+| `block_done` | when: seconds since 1970, 0 where it is not computed | the driver |
+| `block_made_by` | by what: a place in the attribute `provenance`, −1 if unknown | the driver |
+
+Zarr writes a chunk under another name and renames it, and a checksum ends it: whatever is killed, a
+chunk is the whole one or not there, and one that changed later raises when it is read. No two tasks
+write the same file, and a task that runs twice writes the same bytes.
 """
 
 import hashlib
-import itertools
 import json
+import os
 import shutil
-import warnings
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +29,10 @@ from .program import SOLVES, Layout
 from .spec import Cell, KnotGrid, Sweep
 
 _AXES = ("size", "network", "instance", "weight_decay")
+_BLOCKS = ("size", "network", "block")
 NOT_COMPUTED = -1
+UNKNOWN = -1
+_SOLVED = {"path": "lasso path", "limit": "limit process", "flow": "gradient flow"}
 
 
 def need(package: str) -> ModuleType:
@@ -38,140 +47,181 @@ def need(package: str) -> ModuleType:
         ) from e
 
 
+def open_group(path: Path, mode: str) -> Any:
+    """The Zarr group at `path`. **Raises:** `ValueError` if its metadata changed on disk."""
+    group = need("zarr").open_group(str(path), mode=mode, zarr_format=3)
+    attributes = dict(group.attrs)
+    if attributes.pop("metadata_sha256") != _digest(path, attributes):
+        raise ValueError("its metadata is not what was written")
+    return group
+
+
+def _digest(path: Path, attributes: dict[str, Any]) -> str:
+    """Of all metadata: chunks have checksums of their own, names and labels have this one."""
+    digest = hashlib.sha256(json.dumps(attributes, sort_keys=True).encode())
+    for file in sorted(path.glob("*/zarr.json")):
+        digest.update(file.parent.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _set_attributes(group: Any, path: Path, **changes: Any) -> None:
+    attributes = {**group.attrs, **changes}
+    attributes.pop("metadata_sha256", None)
+    group.update_attributes({**changes, "metadata_sha256": _digest(path, attributes)})
+
+
 class Store:
-    """An open store."""
+    """An open store, for the driver or for a task."""
 
     def __init__(self, path: Path):
         """**Raises:** `ValueError` if there is no sweep at `path`."""
-        zarr = need("zarr")
         try:
-            self._group = zarr.open_group(str(path), mode="r+", zarr_format=3)
+            self._group = open_group(path, "r+")
             self.spec: dict[str, Any] = json.loads(self._group.attrs["spec"])
-            self.layout = Layout(**json.loads(self._group.attrs["layout"]))
+            self.layout = Layout.from_json(self._group.attrs["layout"])
+            # Chunks of NaN alone are written too: one that is not there is lost.
             config = {"write_empty_chunks": True}
-            self._arrays = {name: a.with_config(config) for name, a in self._group.arrays()}
-            self._checksums = self._arrays["block_checksum"]
-        except (FileNotFoundError, KeyError, TypeError, ValueError) as e:
+            arrays = {name: a.with_config(config) for name, a in self._group.arrays()}
+            self._done, self._made_by = arrays["block_done"], arrays["block_made_by"]
+            self._variables = {
+                name: array
+                for name, array in arrays.items()
+                if array.metadata.dimension_names[:4] == _AXES
+            }
+            self.instances: int = next(iter(self._variables.values())).shape[2]
+        except (OSError, StopIteration, KeyError, TypeError, ValueError) as e:
             raise ValueError(
                 f"There is no sweep at {path}, or its metadata is damaged ({e}). Pass another "
                 "path, or remove it and start again."
             ) from e
         self.path = path
-        self._variables = {
-            name: array
-            for name, array in self._arrays.items()
-            if array.metadata.dimension_names[:4] == _AXES
-        }
 
     # -- blocks
 
-    def write(self, cell: Cell, block: int, values: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """Write a block, whatever was there, and then its checksum. Returns its results."""
-        mark = (cell.size, cell.network, block)
-        self._remove(self._checksums, mark)
-        kept = {}
-        # Results last: where one is known, so are the values.
-        for name in sorted(values, key=lambda name: (name.endswith("_result"), name)):
-            array = self._variables[name]
-            kept[name] = self._fit(array, values[name], block)
-            # Zarr would read a chunk that it completes, which may be damaged.
-            self._remove(array, (*mark, *[0] * (array.ndim - 3)))
-            array[self._region(cell, block)] = kept[name]
-        self._checksums[mark] = _checksum(kept)
-        return [value for name, value in kept.items() if name.endswith("_result")]
-
-    def is_whole(self, cell: Cell, block: int) -> bool:
-        """Whether the block was written to its end, and is still what was written."""
-        try:
-            known = int(self._checksums[cell.size, cell.network, block])
-            if known == 0:
-                return False
-            region = self._region(cell, block)
-            return known == _checksum({n: a[region] for n, a in self._variables.items()})
-        except Exception:  # whatever a codec makes of damaged bytes
-            return False
-
-    def missing(self, sweep: Sweep, process: int, processes: int) -> Iterator[tuple[Cell, int]]:
-        """The blocks that this process has to compute. Which ones are its own depends on their
-        number only, since others write meanwhile."""
-        blocks = range(self._checksums.shape[2])
-        for cell, block in list(itertools.product(sweep.cells, blocks))[process::processes]:
-            if not self.is_whole(cell, block):
-                yield cell, block
-
     def instances_in(self, block: int) -> int:
-        """How many of its instances count: the last block may be larger than what is left."""
-        total = self._variables[next(iter(self._variables))].shape[2]
-        return min(self.layout.block, total - block * self.layout.block)
+        """How many instances a block has: the last one may be smaller."""
+        return min(self.layout.block, self.instances - block * self.layout.block)
+
+    def write(self, cell: Cell, block: int, values: dict[str, np.ndarray]) -> int:
+        """Write a block, whatever was there. Returns how many of its lanes failed."""
+        failed = 0
+        for name, value in values.items():
+            array = self._variables[name]
+            value = value[: self.instances_in(block)]
+            failed += int(np.count_nonzero(value)) if name.endswith("_result") else 0
+            # Coordinates beyond those of this size are NaN.
+            pairs = zip(array.shape[3:], value.shape[1:], strict=True)
+            beyond = [(0, full - size) for full, size in pairs]
+            array[self._region(cell, block)] = np.pad(
+                value, [(0, 0), *beyond], constant_values=array.fill_value
+            )
+        return failed
+
+    def _is_whole(self, cell: Cell, block: int) -> bool:
+        try:
+            for array in self._variables.values():
+                if not _file(self.path, array, cell.size, cell.network, block).exists():
+                    return False
+                array[self._region(cell, block)]
+        except Exception:  # as above
+            return False
+        return True
 
     def _region(self, cell: Cell, block: int) -> tuple[Any, ...]:
         start = block * self.layout.block
         return cell.size, cell.network, slice(start, start + self.instances_in(block))
 
-    def _fit(self, array: Any, value: np.ndarray, block: int) -> np.ndarray:
-        """Without the instances beyond the last, and with NaN in coordinates beyond the last."""
-        value = value[: self.instances_in(block)]
-        if np.issubdtype(value.dtype, np.floating):
-            value = np.where(np.isnan(value), np.nan, value)  # one NaN, for the checksum
-        pairs = zip(array.shape[3:], value.shape[1:], strict=True)
-        beyond = [(0, full - size) for full, size in pairs]
-        return np.pad(value, [(0, 0), *beyond], constant_values=array.fill_value)
+    # -- what the driver alone writes
 
-    def _remove(self, array: Any, chunk: tuple[int, ...]) -> None:
-        key = array.metadata.encode_chunk_key(chunk)
-        (self.path / array.path / key).unlink(missing_ok=True)
+    def mark(self, cell: Cell, block: int, made_by: dict[str, Any]) -> None:
+        """Say that a block is done, when, and by which versions on which device."""
+        known = self.provenance
+        if made_by not in known:
+            known.append(made_by)
+            _set_attributes(self._group, self.path, provenance=json.dumps(known))
+        place = cell.size, cell.network, block
+        self._made_by[place] = known.index(made_by)
+        self._done[place] = int(time.time())
 
-    # -- provenance
-
-    def remember(self, line: str) -> None:
-        """Add a line to the attribute `history`."""
-        self._group.attrs["history"] = f"{self._group.attrs['history']}\n{line}"
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Versions and devices of the run that wrote last."""
-        return json.loads(self._group.attrs["provenance"])
-
-    def set_provenance(self, provenance: dict[str, Any]) -> None:
-        """Say what writes from now on."""
-        self._group.attrs["provenance"] = json.dumps(provenance)
-
-    def clean(self) -> None:
-        """Remove what a killed process left half written."""
+    def recover(self, sweep: Sweep) -> list[tuple[Cell, int]]:
+        """The blocks that are not done, or damaged since: all that is done is read. Removes what
+        killed tasks left half written."""
         for file in self.path.rglob("*.partial"):
             file.unlink(missing_ok=True)
+        try:
+            done = np.asarray(self._done[:])
+        except Exception:  # whatever a codec makes of damaged bytes: the blocks themselves tell
+            done = np.full(self._done.shape, int(time.time()))
+        missing = [
+            (cell, block)
+            for cell in sweep.cells
+            for block in range(-(-self.instances // self.layout.block))
+            if not (done[cell.size, cell.network, block] and self._is_whole(cell, block))
+        ]
+        for cell, block in missing:
+            done[cell.size, cell.network, block] = 0
+        self._done[:] = done
+        try:
+            self._made_by[:]
+        except Exception:  # as above
+            self._made_by[:] = UNKNOWN
+        return missing
+
+    @property
+    def provenance(self) -> list[dict[str, Any]]:
+        """The versions and devices that computed blocks."""
+        return json.loads(self._group.attrs["provenance"])
 
 
-def _checksum(values: dict[str, np.ndarray]) -> int:
-    digest = hashlib.blake2b(digest_size=8)
-    for name in sorted(values):
-        digest.update(name.encode())
-        digest.update(values[name].tobytes())
-    return int.from_bytes(digest.digest(), "little") or 1  # 0 means none
+def _file(path: Path, array: Any, size: int, network: int, block: int) -> Path:
+    """Where the chunk of a block is."""
+    chunk = (size, network, block, *[0] * (array.ndim - 3))
+    return path / array.basename / array.metadata.encode_chunk_key(chunk)
 
 
-def create(path: Path, sweep: Sweep, layout: Layout, provenance: dict[str, Any], line: str) -> None:
-    """A new store, complete at once or not there at all.
+def lost(path: Path, group: Any, done: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """The blocks that are `done`, of which a file is not there."""
+    variables = [a for _, a in group.arrays() if a.metadata.dimension_names[:4] == _AXES]
+    for size, network, block in np.argwhere(done).tolist():
+        if not all(_file(path, array, size, network, block).exists() for array in variables):
+            yield size, network, block
 
-    **Raises:** `FileExistsError` if something is at `path`.
-    """
+
+def create(path: Path, sweep: Sweep, layout: Layout) -> None:
+    """A new store, complete at once or not there at all."""
     zarr = need("zarr")
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.creating")
     shutil.rmtree(draft, ignore_errors=True)
-    group = zarr.create_group(
-        str(draft),
-        zarr_format=3,
-        attributes={
-            "title": "Diagonal linear networks: a sweep by dlnjax",
-            "spec": json.dumps(sweep.describe(), ensure_ascii=False),
-            "layout": json.dumps(layout._asdict()),
-            "provenance": json.dumps(provenance),
-            "history": line,
-            "coordinates": "n d",  # what else xarray takes for a coordinate
-        },
-    )
-    _create_coordinates(group, sweep)
+    try:
+        group = zarr.create_group(
+            str(draft),
+            zarr_format=3,
+            attributes={
+                "title": "Diagonal linear networks: a sweep by dlnjax",
+                "spec": json.dumps(sweep.describe(), ensure_ascii=False),
+                "layout": json.dumps(layout._asdict()),
+                "provenance": "[]",
+                # What else xarray takes for a coordinate.
+                "coordinates": "n d eps time computed block_done block_made_by",
+            },
+        )
+        _create_variables(group, sweep, layout)
+        _create_coordinates(group, sweep)
+        _set_attributes(group, draft)
+        os.rename(draft, path)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _checksummed() -> dict[str, Any]:
+    # A CRC of what zstd made, since it finds every flipped bit; zstd's own checksum leaves out the
+    # header of a frame.
+    codecs = need("zarr").codecs
+    return {"compressors": [codecs.ZstdCodec(), codecs.Crc32cCodec()]}
+
+
+def _create_variables(group: Any, sweep: Sweep, layout: Layout) -> None:
     lengths = {
         "size": len(sweep.sizes),
         "network": len(sweep.networks),
@@ -182,17 +232,19 @@ def create(path: Path, sweep: Sweep, layout: Layout, provenance: dict[str, Any],
         "coordinate": max(d for _, d in sweep.sizes),
         "block": -(-sweep.instances // layout.block),
     }
-    one_block = {**lengths, "size": 1, "network": 1, "instance": layout.block, "block": 1}
+    one_block = {**lengths, "size": 1, "network": 1, "instance": layout.block}
 
     def array(name: str, dims: tuple[str, ...], dtype: Any, fill: Any, **attributes: Any) -> None:
+        chunks = lengths if dims == _BLOCKS else one_block
         group.create_array(
             name,
             shape=[lengths[dim] for dim in dims],
-            chunks=[one_block[dim] for dim in dims],
+            chunks=[chunks[dim] for dim in dims],
             dtype=dtype,
             fill_value=fill,
             dimension_names=dims,
             attributes=attributes,
+            **_checksummed(),
         )
 
     eps_axis = {True: ("log_eps",), False: ()}
@@ -213,21 +265,10 @@ def create(path: Path, sweep: Sweep, layout: Layout, provenance: dict[str, Any],
                 flag_values=list(range(NOT_COMPUTED, len(names) - 1)),
                 flag_meanings=" ".join(names),
             )
-    array(
-        "block_checksum",
-        ("size", "network", "block"),
-        "uint64",
-        0,
-        long_name="Checksum of a block of instances, 0 where it is not computed",
-    )
-    try:
-        draft.rename(path)
-    except OSError as e:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise FileExistsError(f"There is something at {path} already.") from e
-
-
-_SOLVED = {"path": "lasso path", "limit": "limit process", "flow": "gradient flow"}
+    when = "When the block was done, seconds since 1970, 0 where it is not computed"
+    array("block_done", _BLOCKS, "int64", 0, long_name=when)
+    by = "Versions and device of the block: a place in the attribute `provenance`"
+    array("block_made_by", _BLOCKS, "int16", UNKNOWN, long_name=by)
 
 
 def _create_coordinates(group: Any, sweep: Sweep) -> None:
@@ -243,6 +284,7 @@ def _create_coordinates(group: Any, sweep: Sweep) -> None:
             dimension_names=(dim,),
             attributes={"long_name": long_name, **more},
             config={"write_empty_chunks": True},
+            **_checksummed(),
         )
         array[:] = values
 
@@ -254,46 +296,7 @@ def _create_coordinates(group: Any, sweep: Sweep) -> None:
     coordinate("weight_decay", "weight_decay", sweep.weight_decay, decay, units="units of Xᵀy")
     if any(metric.has_eps for metric in sweep.metrics.values()):
         coordinate("log_eps", "log_eps", sweep.log_eps, "log ε, natural logarithm", units="1")
+        coordinate("eps", "log_eps", np.exp(sweep.log_eps), "ε, 0 where it underflows", units="1")
     if not isinstance(sweep.s, KnotGrid) and any("s" in m.dims for m in sweep.metrics.values()):
         name = "Rescaled training time s, and inverse regularisation μ"
         coordinate("s", "s", sweep.s, name, units="1/units of Xᵀy")
-
-
-def open_sweep(path: str | Path) -> Any:
-    """The data of a sweep, finished or not, as an `xarray.Dataset` that reads what is asked for.
-
-    Dimensions are `size`, `network`, `instance`, `weight_decay` and, where they apply, `log_eps`,
-    `s` and `coordinate`. `path_result`, `limit_result` and `flow_result` say how each lane ended
-    (`flag_meanings`), and metrics are NaN unless it was `successful` (0). With a `KnotGrid`, `time`
-    holds the times. Attributes: `spec`, `layout` and `provenance` (JSON), `history`.
-
-    **Arguments:** `path`, of a store written by `run_sweep`.
-
-    **Returns:** an `xarray.Dataset`, without dask: `.load()` reads all of it.
-
-    **Raises:** `ModuleNotFoundError` without the extra `sweep`; `ValueError` if there is no sweep
-    at `path`. Warns where blocks are missing: metrics are NaN, results −1, `not_computed`.
-
-    !!! example
-
-        ```python
-        sweep = dln.Sweep(instances=20, sizes=[(3, 4)], metrics=["num_knots"])
-        dln.run_sweep(sweep, "knots.zarr", progress=False)
-        data = dln.open_sweep("knots.zarr")
-        float(data.num_knots.mean())  # about 4
-        ```
-    """
-    xarray = need("xarray")
-    need("zarr")
-    try:
-        data = xarray.open_zarr(str(path), chunks=None, consolidated=False)
-        checksums = data["block_checksum"].values
-    except (FileNotFoundError, KeyError, ValueError) as e:
-        raise ValueError(f"There is no sweep at {path}: {e}") from e
-    if missing := int((checksums == 0).sum()):
-        warnings.warn(
-            f"{missing} of {checksums.size} blocks of {path} are not computed yet: run the sweep "
-            "again with `resume=True`.",
-            stacklevel=2,
-        )
-    return data.drop_vars("block_checksum")

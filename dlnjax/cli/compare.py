@@ -13,6 +13,7 @@ from .console import (
     non_negative,
     out,
     positive,
+    print_table,
     progress_bar,
     start_jax,
     unit_interval,
@@ -97,7 +98,7 @@ def compare(
         f"KKT residual {lasso['kkt_residual']:.1e}"
     )
     for flow in flows:
-        out.print(_table(lasso, flow))
+        print_table(_table(lasso, flow))
     report = write_report(
         folder / "compare.json",
         {

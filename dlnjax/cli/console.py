@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import rich.console
 import rich.progress
+import rich.table
 import rich.text
 import typer
 
@@ -82,6 +83,13 @@ def progress_bar() -> rich.progress.Progress:
         transient=True,
         disable=not err.is_terminal,
     )
+
+
+def print_table(table: rich.table.Table) -> None:
+    """Print all of it: off a terminal rich assumes 80 columns, and cuts."""
+    unbounded = out.options.update(max_width=10_000)
+    width = max(out.width, out.measure(table, options=unbounded).maximum)
+    rich.console.Console(highlight=False, width=width).print(table)
 
 
 def writable_folder(path: Path) -> Path:

@@ -17,8 +17,9 @@ _LANES = 20_000  # that the quantiles over s are taken of
 def plot_quantiles(ax: Axes, data: Any, metric: str, *, color: str = COLORS[0]) -> Axes:
     """Median of a metric over `s`, and bands that hold 50 and 90 % of the instances.
 
-    Where each instance has times of its own, `s` is counted from its first time, 0, to its last, 1,
-    on a logarithmic scale.
+    Where each instance has times of its own (the coordinate `time`), values are interpolated in
+    `log s` at common ones, from the median of the first times to that of the last ones; at each of
+    them, those instances count whose own times reach it.
 
     **Arguments:**
 
@@ -39,22 +40,49 @@ def plot_quantiles(ax: Axes, data: Any, metric: str, *, color: str = COLORS[0]) 
         ```
     """
     values = data[metric].transpose("instance", "s").values
-    good = values[np.isfinite(values).all(1)]
-    s = data["s"].values if "s" in data.coords else np.linspace(0, 1, values.shape[1])
+    is_good = np.isfinite(values).all(1)
+    good = values[is_good]
+    ax.set_xlabel(r"rescaled training time $s$", fontsize=9)
+    if not len(good):
+        return _without_data(ax, data)
+    if "time" in data.coords:
+        times = data["time"].transpose("instance", "s").values[is_good]
+        s, good = _at_common_times(times, good)
+        ax.set_xscale("log")
+    else:
+        s = data["s"].values
     for (low, high), alpha in zip(_BANDS, (0.15, 0.3), strict=True):
-        if len(good):
-            edges = np.quantile(good, [low, high], axis=0)
-            label = f"{100 * (high - low):.0f} % of instances"
-            ax.fill_between(s, *edges, color=color, alpha=alpha, linewidth=0, label=label)
-    if len(good):
-        ax.plot(s, np.median(good, axis=0), color=color, linewidth=1.6, label="median")
-        ax.legend(fontsize=7, frameon=False)
-    if len(good) and (good >= 0).all() and np.median(good[:, -1]) < 0.1 * np.median(good.max(1)):
+        edges = np.nanquantile(good, [low, high], axis=0)
+        label = f"{100 * (high - low):.0f} % of instances"
+        ax.fill_between(s, *edges, color=color, alpha=alpha, linewidth=0, label=label)
+    median = np.nanmedian(good, axis=0)
+    ax.plot(s, median, color=color, linewidth=1.6, label="median")
+    ax.legend(fontsize=7, frameon=False)
+    if np.nanmin(good) >= 0 and median[-1] < 0.1 * np.median(np.nanmax(good, axis=1)):
         ax.set_yscale("log")
-        ax.set_ylim(bottom=max(np.quantile(good, 0.01), 1e-6 * good.max()))
-    own = "position between the first time (0) and the last (1), logarithmic"
-    ax.set_xlabel(r"rescaled training time $s$" if "s" in data.coords else own, fontsize=9)
+        ax.set_ylim(bottom=max(np.nanquantile(good, 0.01), 1e-6 * np.nanmax(good)))
     return style(ax)
+
+
+def _at_common_times(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of `(instances, S)`: common times, `(S,)`, and values there, NaN beyond an instance's own."""
+    first, last = np.median(times[:, 0]), np.median(times[:, -1])
+    common = np.linspace(np.log(first), np.log(last), times.shape[1])
+    pairs = zip(np.log(times), values, strict=True)
+    at = [np.interp(common, own, value, left=np.nan, right=np.nan) for own, value in pairs]
+    some = [value for value in at if np.isfinite(value).any()]
+    return np.exp(common), np.array(some)
+
+
+def _without_data(ax: Axes, data: Any) -> Axes:
+    ax.text(0.5, 0.5, _why(data), transform=ax.transAxes, ha="center", va="center", fontsize=9)
+    return style(ax)
+
+
+def _why(data: Any) -> str:
+    """Why a part of the data has no values."""
+    known = "computed" not in data.coords or bool(data["computed"].values.any())
+    return "all failed" if known else "not computed"
 
 
 def plot_sizes(ax: Axes, data: Any, metric: str) -> Axes:
@@ -72,12 +100,15 @@ def plot_sizes(ax: Axes, data: Any, metric: str) -> Axes:
         ax = dln.plot.plot_sizes(Figure().subplots(), data, "knots")
         ```
     """
-    means = data[metric].mean("instance").values
-    rows, columns = np.unique(data["n"].values), np.unique(data["d"].values)
+    n, d = data["n"].values, data["d"].values
+    rows, columns = np.unique(n), np.unique(d)
     table = np.full((len(rows), len(columns)), np.nan)
-    where = np.searchsorted(rows, data["n"].values), np.searchsorted(columns, data["d"].values)
-    table[where] = means
-    return _heat_map(ax, table, (rows, "n"), (columns, "d"))
+    notes = {}
+    for k in range(data.sizes["size"]):
+        one = data[metric].isel(size=k)
+        place = np.searchsorted(rows, n[k]), np.searchsorted(columns, d[k])
+        table[place], notes[place] = one.mean("instance").item(), _why(one)
+    return _heat_map(ax, table, notes, (rows, "n"), (columns, "d"))
 
 
 def plot_networks(ax: Axes, data: Any, metric: str) -> Axes:
@@ -99,22 +130,38 @@ def plot_networks(ax: Axes, data: Any, metric: str) -> Axes:
     table = data[metric].transpose("network", "log_eps", "instance").median("instance").values
     names = data["network"].values
     eps = [eps_label(value) for value in data["log_eps"].values]
-    return _heat_map(ax, table, (names, "network"), (eps, r"$\varepsilon$"))
+    why = [_why(data[metric].isel(network=i)) for i in range(len(names))]
+    notes = {place: why[place[0]] for place in np.ndindex(*table.shape)}
+    return _heat_map(ax, table, notes, (names, "network"), (eps, r"$\varepsilon$"))
 
 
-def _heat_map(ax: Axes, table: np.ndarray, rows: Any, columns: Any) -> Axes:
+def _heat_map(ax: Axes, table: np.ndarray, notes: dict, rows: Any, columns: Any) -> Axes:
+    """`notes` say, by place, why there is no number."""
     ax.set_facecolor("#DDDDDD")  # of what is missing
     ax.imshow(table, aspect="auto", origin="lower", cmap="Blues")
-    middle = (np.nanmin(table) + np.nanmax(table)) / 2 if np.isfinite(table).any() else 0
     for (i, j), value in np.ndenumerate(table):
-        if np.isfinite(value):
-            ink = "white" if value > middle else "#222222"
-            ax.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=8, color=ink)
+        text = f"{value:.3g}" if np.isfinite(value) else notes.get((i, j), "")
+        ax.text(j, i, text, ha="center", va="center", fontsize=8)
     ax.set_yticks(range(len(rows[0])), [str(v) for v in rows[0]], fontsize=8)
     ax.set_xticks(range(len(columns[0])), [str(v) for v in columns[0]], fontsize=8)
     ax.set_ylabel(rows[1], fontsize=9)
     ax.set_xlabel(columns[1], fontsize=9)
+    _share_scale([ax])
     return ax
+
+
+def _share_scale(axes: list[Axes]) -> None:
+    """One scale of colours for the heat maps of a quantity, and ink that can be read on it."""
+    maps = [ax for ax in axes if ax.images]
+    tables = [np.ma.filled(np.ma.asarray(ax.images[0].get_array()), np.nan).ravel() for ax in maps]
+    known = np.concatenate(tables)
+    if not np.isfinite(known).any():
+        return
+    low, high = np.nanmin(known), np.nanmax(known)
+    for ax, table in zip(maps, tables, strict=True):
+        ax.images[0].set_clim(low, high)
+        for text, value in zip(ax.texts, table, strict=True):
+            text.set_color("white" if 2 * value > low + high else "#222222")
 
 
 def plot_scaling(ax: Axes, data: Any, metric: str) -> Axes:
@@ -140,6 +187,8 @@ def plot_scaling(ax: Axes, data: Any, metric: str) -> Axes:
         good = [row[np.isfinite(row)] for row in values]
         quantiles = np.array([np.quantile(row, [0.5, 0.95]) for row in good if len(row)])
         if not len(quantiles):
+            why = _why(data[metric].sel(size=size, network=name))
+            ax.plot([], [], color="none", label=f"{size}, {name}: {why}")
             continue
         at = x[[len(row) > 0 for row in good]]
         color = COLORS[k % len(COLORS)]
@@ -151,7 +200,7 @@ def plot_scaling(ax: Axes, data: Any, metric: str) -> Axes:
     ax.set_xscale("log")
     ax.set_xticks(x, [f"{value:.3g}" for value in x])
     ax.xaxis.set_minor_locator(NullLocator())
-    if all(np.min(line.get_ydata()) > 0 for line in ax.get_lines()):
+    if all((np.asarray(line.get_ydata()) > 0).all() for line in ax.get_lines()):
         ax.set_yscale("log")
     ax.set_xlabel(r"$\log(1/\varepsilon)$", fontsize=9)
     if ax.get_lines():
@@ -187,7 +236,7 @@ def sweep_figures(data: Any) -> dict[str, Figure]:
     figures = {}
     for metric in data.data_vars:
         dims = set(data[metric].dims)
-        if metric.endswith("_result") or metric == "time" or "coordinate" in dims:
+        if metric.endswith("_result") or "coordinate" in dims:
             continue
         if "s" in dims:
             part = data.isel(instance=slice(_LANES))
@@ -219,6 +268,8 @@ def _panels(plot: Any, data: Any, metric: str, over: dict[str, Any]) -> Figure:
     title += _OF_INSTANCES.get(plot, "")
     if plot is plot_quantiles and data.sizes["instance"] == _LANES:
         title += f", first {_LANES:,} instances"
+    if "computed" in data.coords and not (computed := data["computed"].values).all():
+        title += f", {100 * computed.mean():.0f} % computed"
     if len(chosen) < len(every):
         title += f" (first {_PANELS} of {len(every)} panels)"
     figure.suptitle(title, fontsize=10)
@@ -233,4 +284,6 @@ def _panels(plot: Any, data: Any, metric: str, over: dict[str, Any]) -> Figure:
         ax.set_title(", ".join(title), fontsize=9, loc="left")
     for ax in axes[len(chosen) :].tolist():
         ax.remove()
+    if plot in _OF_INSTANCES:
+        _share_scale(figure.axes)
     return figure
