@@ -1,3 +1,3 @@
-"""The lasso: its path event by event (`path.py`), points at given `μ` (`point.py`, by the steps of
-`face_steps.py`), basis pursuit, and designs whose paths are monotone.
+"""The lasso: its path (`path.py`), event by event (`homotopy.py`), points at given `μ` (`point.py`,
+by the steps of `face_steps.py`), basis pursuit, and designs whose paths are monotone.
 """

@@ -30,7 +30,7 @@ from .._problem import (
 )
 from .._problem.solution_space import SolutionSpace
 from .._results import RESULTS, first_failure, raise_on_failure
-from .path import homotopy
+from .homotopy import homotopy
 
 # Powers of eps beyond eps^½. Of twelve points of the fuzz run that were flagged, with entries 8 or
 # more decades apart, these prove seven (measured), the first one and the last segment none.
