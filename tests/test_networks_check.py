@@ -150,8 +150,9 @@ def test_a_wall_is_followed_as_far_as_rounding_lets_it(base, power):
     y = X @ np.array([1.0, 0, 2]) + 0.1 * rng.normal(size=5)
     M, r, network = X.T @ X, X.T @ y, base(jnp.asarray(SHAPE))
     w = np.asarray(network.initial_dual(jnp.array(-1.0)))[0]
-    size = np.max(np.abs(r)) / np.max(np.diag(M))
-    last = np.log(size) + power * np.log(np.finfo(float).eps ** (2 / 3) * np.max(w))
+    norms = np.sqrt(np.diag(M))
+    size = np.max(np.abs(r) / norms) / norms
+    last = np.max(np.log(size) + power * np.log(np.finfo(float).eps ** (2 / 3) * w))
     accepted = [last / 4, last / 2, last + 1e-3]
     grid = np.array([*accepted, last - 1e-3, 2 * last, 4 * last, -2000.0])
 
