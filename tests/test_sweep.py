@@ -332,6 +332,16 @@ def test_given_data(tmp_path):
     assert chunks(tmp_path / "elsewhere") == chunks(tmp_path / "store")
 
 
+def test_workers_take_options_that_a_context_sets(tmp_path):
+    sweep = cheap(instances=9, sizes=[(2, 3)], metrics=[dln.Metric(correlations, ("coordinate",))])
+    with jax.default_prng_impl("rbg"):
+        data = dln.run_sweep(sweep, tmp_path / "threads")
+        dln.run_sweep(sweep, tmp_path / "elsewhere", executor=Elsewhere())
+        X, y = sweep.generator(sweep.instance_key(sweep.cells[0], jnp.asarray(0)), 2, 3)
+    np.testing.assert_allclose(data.correlations.squeeze()[0], y @ X, rtol=1e-12)
+    assert chunks(tmp_path / "elsewhere") == chunks(tmp_path / "threads")
+
+
 def test_many_instances_make_few_files():
     """And few instances some blocks, for several cores."""
     few, many = (

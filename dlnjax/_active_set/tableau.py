@@ -145,7 +145,8 @@ class Tableau(AbstractActiveSet):
     def resting(self, x: Array) -> "Tableau":
         fields = lambda a: (a.rhs, a.solution, a.product)
         rests = tuple(pair.at[1].set(0) for pair in fields(self))
-        return eqx.tree_at(lambda a: (a.x, *fields(a)), self, (x, *rests))
+        unit = self.unit.at[1].set(TINY)
+        return eqx.tree_at(lambda a: (a.x, a.unit, *fields(a)), self, (x, unit, *rests))
 
     def factorize(self) -> "Tableau":
         active = self.is_active

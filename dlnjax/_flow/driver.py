@@ -188,7 +188,7 @@ def attempt(moving: Moving, fixed: Fixed, state: State) -> tuple[State, Record]:
         )
     # The last step ends at the end, also if it would come within rounding of it.
     unit = jnp.finfo(end.dtype).eps
-    s1 = jnp.where(s1 > end * (1 - 100 * unit), end, s1)
+    s1 = jnp.where(keep & (s1 > end * (1 - 100 * unit)), end, s1)
     pick = lambda new, old: jnp.where(keep, new, old)
     record = Record(state.s, ends, keep, state.y, state.solver, dense)
     num_steps = state.num_steps + (~is_idle).astype(jnp.int32)

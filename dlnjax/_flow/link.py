@@ -218,7 +218,7 @@ def cap_of(largest_x: Float[Array, "1 d"]) -> Float[Array, "1 d"]:
     """The logarithm of the largest `q` that a link returns."""
     # The fourth root of the largest number (`log_cap`) in the units of x, where these are large: a
     # flow does not depend on the units of the data. At most the square root, since log(1/ε) times q
-    # must be finite too.
+    # must be finite too; q is multiplied by ‖X_i‖², which is small where x is large.
     cap = log_cap(largest_x.dtype)
     return jnp.clip(cap + jnp.log(jnp.maximum(largest_x, 1)), cap, 2 * cap)
 

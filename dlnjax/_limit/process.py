@@ -44,6 +44,7 @@ from .._active_set.state import (
     Pivoting,
     Scaled,
     indices,
+    lowest,
     most_pivots_of_a_tie,
     packed,
     pivot_until_done,
@@ -99,12 +100,6 @@ def _signs(scaled: Scaled) -> Array:
     return jnp.array([1.0, -1.0], scaled.r.dtype)[: scaled.b.shape[0], None]
 
 
-def _first(flags: Array) -> Array:
-    """The lowest index where `flags` holds (the last one if nowhere)."""
-    size = flags.shape[0]
-    return jnp.min(jnp.where(flags, indices(size), size - 1))
-
-
 def _first_at_zero(x: Array, step: Array, shrinks: Array, tol: Tolerances) -> tuple[Array, Array]:
     """The multiple of `step` at which an entry of `x` that `shrinks` reaches 0, and the slots of
     all entries that do so together."""
@@ -132,7 +127,7 @@ def _next_move(
     until, slots = _first_at_zero(active.x, step, active.sign * u < 0, tol)
     slots = jnp.where(replaces, ~is_empty & (active.x == 0), slots)
     leaves = jnp.any(slots)
-    slot = _first(slots)
+    slot = lowest(slots)
     x = jnp.where(until < jnp.inf, active.x + jnp.where(until < jnp.inf, until, 0) * step, u)
     x = jnp.where(replaces, active.x, x)
     x = jnp.where((leaves & (indices(active.sign.shape[0]) == slot)) | (x * active.sign <= 0), 0, x)
@@ -149,7 +144,7 @@ def _next_move(
     wait = jnp.where(joins, state.w / jnp.where(joins, falls, 1), jnp.inf)
     first = jnp.min(wait)
     is_first = jnp.any(wait <= first + tol.merge * (state.s + first), axis=0)
-    j = jnp.where(replaces, state.entering, _first(is_first))
+    j = jnp.where(replaces, state.entering, lowest(is_first))
     side = jnp.where(replaces, falls[-1, j] > falls[0, j], wait[-1, j] < wait[0, j])
     sign = 1 - 2 * side.astype(u.dtype)
     rhs = sign * scaled.excess[side.astype(jnp.int32), j]

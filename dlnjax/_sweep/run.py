@@ -125,7 +125,7 @@ def run_sweep(
             "that were written before are intact: go on with `resume=True` and a new executor."
         ) from e
     except OSError as e:
-        if e.errno is None:  # of a connection, not of a file
+        if e.errno is None or isinstance(e, ConnectionError):  # not of a file
             raise
         raise OSError(
             f"Cannot write to {path} ({e.strerror or e}). The blocks that were written before are "

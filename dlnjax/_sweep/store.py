@@ -123,7 +123,7 @@ class Store:
                 if not _file(self.path, array, cell.size, cell.network, block).exists():
                     return False
                 array[self._region(cell, block)]
-        except Exception:  # as above
+        except Exception:  # whatever a codec makes of damaged bytes
             return False
         return True
 
@@ -150,7 +150,7 @@ class Store:
             file.unlink(missing_ok=True)
         try:
             done = np.asarray(self._done[:])
-        except Exception:  # whatever a codec makes of damaged bytes: the blocks themselves tell
+        except Exception:  # as in `_is_whole`: the blocks themselves tell
             done = np.full(self._done.shape, int(time.time()))
         missing = [
             (cell, block)
@@ -163,7 +163,7 @@ class Store:
         self._done[:] = done
         try:
             self._made_by[:]
-        except Exception:  # as above
+        except Exception:  # as in `_is_whole`
             self._made_by[:] = UNKNOWN
         return missing
 

@@ -29,8 +29,13 @@ from .program import Layout, Program, Values, inputs, plan
 from .spec import Cell, Sweep
 from .store import Store
 
-# Options of JAX, beside `jax_enable_x64`, that change numbers: workers take those of the driver.
-_OPTIONS = ("jax_default_prng_impl", "jax_threefry_partitionable", "jax_default_matmul_precision")
+# Options of JAX, beside `jax_enable_x64`, that change numbers: workers take those of the driver's
+# thread, where contexts may have set them.
+_OPTIONS: dict[str, Any] = {
+    "jax_default_prng_impl": jax.default_prng_impl,
+    "jax_threefry_partitionable": jax.threefry_partitionable,
+    "jax_default_matmul_precision": jax.default_matmul_precision,
+}
 
 
 class Interrupted(Exception):
@@ -164,15 +169,15 @@ def _program(x64: bool, *arguments: Any) -> Program:
 
 @contextlib.contextmanager
 def _as_the_driver(job: Job) -> Iterator[Sweep]:
-    """The sweep, with JAX configured as in the driver's process."""
+    """The sweep, with JAX configured as in the driver's thread."""
     if job.driver != _here():
-        for name, value in job.options.items():
-            if getattr(jax.config, name) != value:
-                jax.config.update(name, value)
         if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
             with contextlib.suppress(OSError):  # no place for them: each process compiles its own
                 enable_cache()
-    with enable_x64(job.x64):  # a thread has a precision of its own
+    with contextlib.ExitStack() as contexts:
+        contexts.enter_context(enable_x64(job.x64))
+        for name, value in job.options.items():
+            contexts.enter_context(_OPTIONS[name](value))
         with _LOCK:
             sweep = job.sweep if isinstance(job.sweep, Sweep) else _unpack(job.sweep, job.x64)
         yield sweep

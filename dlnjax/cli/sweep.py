@@ -100,6 +100,7 @@ def _run(asked: Any, store: Path, wait: bool, **options: Any) -> Any:
             if not said:
                 err.print(rich.markup.escape(f"{e} Waiting …"), soft_wrap=True)
             said = True
+            options["resume"] = True  # what the other leaves, if it dies
             time.sleep(_POLL)
 
 
