@@ -337,7 +337,8 @@ def test_workers_take_options_that_a_context_sets(tmp_path):
     with jax.default_prng_impl("rbg"):
         data = dln.run_sweep(sweep, tmp_path / "threads")
         dln.run_sweep(sweep, tmp_path / "elsewhere", executor=Elsewhere())
-        X, y = sweep.generator(sweep.instance_key(sweep.cells[0], jnp.asarray(0)), 2, 3)
+        make: Any = sweep.generator
+        X, y = make(sweep.instance_key(sweep.cells[0], jnp.asarray(0)), 2, 3)
     np.testing.assert_allclose(data.correlations.squeeze()[0], y @ X, rtol=1e-12)
     assert chunks(tmp_path / "elsewhere") == chunks(tmp_path / "threads")
 
