@@ -16,7 +16,8 @@ The tableau accumulates the rounding of all its pivots, so nothing is taken from
   certificate, see the true residuals of `u` and `w`.
 - Where these residuals are more than rounding (`tol.residual`), `u` and `w` are refined before the
   next event. A pivot on a small or a large `T_jj` (`tol.small`), which amplifies rounding, waits
-  one step, in which its row is refined as well.
+  one step, in which its row is refined as well. (If that moves the event to another coordinate, its
+  pivot does not wait again.)
 - Where refinement does not reach that, the set is stale, and `factorize` makes the tableau anew.
 """
 

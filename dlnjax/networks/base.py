@@ -406,11 +406,12 @@ def initial_dual_from(initial_dual: Array, start: ArrayLike, positive: bool) -> 
 
 
 def log_cap(dtype: DTypeLike) -> float:
-    """The logarithm of the largest `q` that is followed, for a design of column norm 1: the fourth
-    root of the largest number, 1e77 in float64 and 4e9 in float32."""
+    """The logarithm of the largest `q` that is followed, for data of size 1: the fourth root of the
+    largest number, 1e77 in float64 and 4e9 in float32."""
     # Trial steps of a solver overshoot to q = ∞ without a cap. The power 1/4 was chosen: squares of
-    # q, times data or log(1/ε) of the same size, stay finite. The square root would overflow in q²;
-    # the eighth root would refuse x above 7e4 in float32.
+    # q, times data or log(1/ε) of the same size, stay finite. With the square root q² would
+    # overflow; the eighth root would refuse x above 7e4 in float32. Where the data say that x is
+    # large, they are small, and flows follow it farther (`_flow/link.py`).
     return float(np.log(jnp.finfo(dtype).max)) / 4
 
 
