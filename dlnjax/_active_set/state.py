@@ -14,8 +14,8 @@ have their rules of events once:
 | `Compact` | `compact.py` | as many as rank | the inverse of `M_AA`, rows of `M`| `O(kd + k²)` |
 | `Tableau` | `tableau.py` | one a coordinate| `M` after all pivots, `d × d`     | `O(d²)`      |
 
-`active_set` in `choice.py` chooses by shape. `pivot_until_done` repeats the step of a solver, and
-factorises `M_AA` again where the matrix has become too inaccurate for refinement.
+`active_set` in `choice.py` chooses by shape and dtype. `pivot_until_done` repeats the step of a
+solver, and factorises `M_AA` again where the matrix has become too inaccurate for refinement.
 
 All is in units in which the columns have norm 1 (`Scaled`).
 """

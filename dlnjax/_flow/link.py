@@ -118,11 +118,11 @@ class PowerLink(AbstractLink):
         # The power 2/3 was chosen between the two errors above, u^{2/3} and u^{1/3}. With a bound
         # on w smaller by 100 the choice among dependent columns would have errors of 6e-4 instead
         # of 6e-6 in float64; with one larger by 100, x̄ would have errors of 4e-9 instead of 4e-11.
-        smallest = jnp.finfo(start.dtype).eps ** (2 / 3) * start
+        unit = jnp.finfo(start.dtype).eps
+        smallest = unit ** (2 / 3) * start
         # One size of x for all coordinates: how their ε compare decides which x is selected among
         # linearly dependent columns. In columns that are larger by a factor c an active w is then
         # larger by c^{1/a}; beyond c = u^{−1/3} that would be more than the error of the steps.
-        unit = jnp.finfo(start.dtype).eps
         size = jnp.minimum(jnp.max(largest_x), jnp.min(largest_x) / unit ** (1 / 3))
         least = lax.stop_gradient(exponent * jnp.log(smallest)) + jnp.log(size)
         self.acting_log_eps = jnp.maximum(self.log_eps, least)
