@@ -373,6 +373,9 @@ def _without_decay(
     state = newton.solve(rtol, max_steps)
     sensitivity = newton.sensitivity(state)
     x, dual = differentiable_end(newton, state, growth, problem)
+    if from_size:
+        # Where `y` is orthogonal to `X`, `x` is of the size of the initialisation.
+        x = jnp.where(solutions.size() > 0, x, 0)
     dual = jnp.where(is_free, dual, -jnp.inf) if certificate is None else certificate
 
     # Newton's residual covers the allowed coordinates only. If moving another one still lowers the
