@@ -76,3 +76,26 @@ def test_limits_of_sparse_responses():
         np.testing.assert_allclose(np.abs(point) @ cost[:d], best.fun, rtol=1e-9)
         assert np.max(np.abs(dual) * shape) < 1 + 1e-10
         np.testing.assert_allclose(dual @ point, best.fun, rtol=1e-9)
+
+
+@EVERY_DEPTH
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_a_response_that_is_orthogonal_but_for_rounding(D, size):
+    # `x` was rounding of the initialisation, which may be any number.
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(8, 4, D_))
+    X[:, :, 1] = -X[:, :, 0]
+    X[:, 3] = X[:, 0] - X[:, 1]
+    y = rng.normal(size=(8, 4))
+    y -= np.einsum("bnd,bdm,bm->bn", X, np.linalg.pinv(X, rcond=1e-10), y)
+    assert np.abs(np.einsum("bnd,bn->bd", X, y)).max() > 0
+
+    @jax.jit
+    @jax.vmap
+    def limits(X, y):
+        network = network_of(D, jnp.full(D_, size))
+        return dln.limit_point(network, dln.LeastSquares(X, y), throw=False)
+
+    end = limits(X, y)
+    assert np.all(end.result == dln.RESULTS.successful)
+    np.testing.assert_allclose(np.asarray(end.x), 0, atol=1e-14)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from end_points import D_, FIRST, N
-from scipy.optimize import linprog
+from scipy.optimize import linprog, nnls
 
 import dlnjax as dln
 
@@ -57,3 +57,31 @@ def test_basis_pursuit_that_is_not_unique():
     np.testing.assert_allclose(np.abs(point.x).sum(), 3, rtol=1e-13)
     np.testing.assert_allclose(point.dual, [1, 1, 1, 0, 0], atol=1e-13)
     assert not point.is_unique and point.gap < 1e-13
+
+
+def test_a_response_that_is_one_column_but_for_little():
+    # What is left of `y` is 1e-11 of it, and no `x ≥ 0` fits that: the dual may be moved along it,
+    # by as much as it takes, and stays in the range of Xᵀ.
+    rng, lanes = np.random.default_rng(4), 64
+    X = rng.normal(size=(lanes, 3, 4))
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    y = X[:, :, 0] + 1e-11 * rng.normal(size=(lanes, 3))
+
+    @jax.jit
+    @jax.vmap
+    def solve(X, y):
+        return dln.basis_pursuit(dln.LeastSquares(X, y), positive=True, throw=False)
+
+    point = solve(X, y)
+    assert np.all(point.result == dln.RESULTS.successful)
+    misfits = 0
+    for A, b, x, dual in zip(X, y, *map(np.asarray, (point.x, point.dual)), strict=True):
+        want, rest = nnls(A, b)
+        if rest > 1e-13:  # only one `x` has it
+            misfits += 1
+            np.testing.assert_allclose(x, want, rtol=0, atol=1e-13)
+        _, _, V = np.linalg.svd(A)
+        assert abs(V[-1] @ dual) < 1e-12 * np.abs(dual).max()
+        assert dual.max() < 1 + 1e-12
+        np.testing.assert_allclose(dual @ x, x.sum(), rtol=1e-11)
+    assert misfits > 10

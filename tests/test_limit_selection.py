@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 from scipy.linalg import null_space
-from scipy.optimize import linprog
+from scipy.optimize import brentq, linprog
 
 import dlnjax as dln
 
@@ -285,3 +285,73 @@ def test_a_start_that_fits_stays():
     network = dln.UV(np.ones(3), np.zeros(3))
     limit = dln.limit_flow(network, problem, start=np.array([1.0, 4.0, 0.5]))
     np.testing.assert_allclose(limit.x(np.array([0, 1.0, np.inf])), [[2, 2, 0]] * 3, atol=1e-13)
+
+
+@functools.partial(jax.jit, static_argnames="positive")
+@functools.partial(jax.vmap, in_axes=(0, 0, 0, None))
+def _plateaus(X, y, start, positive):
+    ones = jnp.ones(X.shape[1])
+    network = dln.USquared(ones) if positive else dln.UV(ones, 0 * ones)
+    limit = dln.limit_flow(network, dln.LeastSquares(X, y), start=start, throw=False)
+    return limit.slopes, limit.num_knots, limit.result
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_starts_in_uneven_units(positive):
+    # Four columns of rank 3 in units that differ by up to ten decades. At `s = 0` the limit has,
+    # among the fits with the signs of the start, the least entropy relative to it: a root in `t`.
+    rng, problems, truths = np.random.default_rng(8), [], []
+    while len(problems) < 128:
+        unit, A = 10 ** rng.uniform(-8, 2, 4), rng.normal(size=(3, 4))
+        fit, start = 10 ** rng.uniform(-1, 1, 4), 10 ** rng.uniform(-2, 2, 4)
+        line = null_space(A)[:, 0]
+        share = line / unit / np.max(np.abs(line / unit))
+        ends = -fit / line
+        low, high = np.max(ends[line > 0], initial=-1e9), np.min(ends[line < 0], initial=1e9)
+        low, high = low + 1e-9 * (high - low), high - 1e-9 * (high - low)
+
+        def slope(t, fit=fit, line=line, start=start, share=share):
+            return share @ np.log((fit + t * line) / start)
+
+        if slope(low) < 0 < slope(high) and high - low < 1e6:
+            t = brentq(slope, low, high, xtol=1e-14, rtol=1e-15)
+            signs = np.ones(4) if positive else rng.choice([-1, 1], 4)
+            problems.append((A * unit * signs, A @ fit, signs * start / unit))
+            truths.append((fit + t * line, unit * signs))
+    slopes, _, result = _plateaus(*map(np.stack, zip(*problems, strict=True)), positive)
+    assert np.all(result == dln.RESULTS.successful)
+    for x, (want, unit) in zip(np.asarray(slopes[:, 0]), truths, strict=True):
+        np.testing.assert_allclose(x * unit, want, atol=1e-10 * np.max(want))
+
+
+def test_starts_without_a_response():
+    # With `y = 0` it is the root on the line through 0, if that has the signs of the start, else 0.
+    rng, lanes = np.random.default_rng(9), 64
+    X, start = rng.normal(size=(lanes, 4, 3)), 10 ** rng.uniform(6, 10, (lanes, 3))
+    X[:, :, 2] = X[:, :, 0] * rng.uniform(0.5, 2, (lanes, 1))
+    X[:, :, 2] += X[:, :, 1] * rng.uniform(0.5, 2, (lanes, 1))
+    start[::2, 2] *= -1
+    slopes, number, result = _plateaus(X, np.zeros((lanes, 4)), start, False)
+    assert np.all(result == dln.RESULTS.successful) and np.all(number == 1)
+    for A, s, x in zip(X, start, np.asarray(slopes[:, 0]), strict=True):
+        line = np.sign(s) * np.linalg.svd(A)[2][-1]
+        line *= np.sign(line[0])
+        t = np.exp(-line @ np.log(np.abs(line / s)) / np.sum(line))
+        want = np.sign(s) * t * line if np.all(line > 0) else np.zeros(3)
+        np.testing.assert_allclose(x, want, atol=1e-10 * np.max(np.abs(s)))
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_twins_share_what_others_may_not_have(positive):
+    # A column that would fit 1e-12 of `y` with a sign that it may not have, and is taken for one
+    # that rests: it must not decide between two copies of another column.
+    rng, lanes = np.random.default_rng(10), 128
+    X = rng.choice([-1.0, 1.0], (lanes, 3, 4))
+    X[:, :, 2] = X[:, :, 0]
+    y = X[:, :, 0] + 1e-12 * rng.normal(size=(lanes, 3))
+    slopes, _, result = _plateaus(X, y, np.zeros((lanes, 4)), positive)
+    told = np.asarray(result == dln.RESULTS.successful)
+    assert np.mean(told) > 0.9
+    x = np.asarray(slopes)[told]
+    np.testing.assert_allclose(x[:, 1:3, 0], x[:, 1:3, 2], atol=1e-12)
+    np.testing.assert_allclose(x[:, 0, 0], x[:, 0, 2], atol=1e-12)

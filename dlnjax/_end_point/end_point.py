@@ -30,7 +30,7 @@ from .._checks import (
     is_tolerance,
 )
 from .._derivatives import held
-from .._lasso.basis_pursuit import faces, minimum_norm, rounding_of_residual
+from .._lasso.basis_pursuit import faces, is_seen, minimum_norm, rounding_of_residual
 from .._lasso.path import lasso_path
 from .._path import kkt_violation, largest_correlation, rounding_units
 from .._problem import (
@@ -373,9 +373,6 @@ def _without_decay(
     state = newton.solve(rtol, max_steps)
     sensitivity = newton.sensitivity(state)
     x, dual = differentiable_end(newton, state, growth, problem)
-    if from_size:
-        # Where `y` is orthogonal to `X`, `x` is of the size of the initialisation.
-        x = jnp.where(solutions.size() > 0, x, 0)
     dual = jnp.where(is_free, dual, -jnp.inf) if certificate is None else certificate
 
     # Newton's residual covers the allowed coordinates only. If moving another one still lowers the
@@ -383,6 +380,10 @@ def _without_decay(
     rest = fixed.r - fixed.matvec(held(x))
     rest = rest if network.positive else jnp.abs(rest)
     is_minimal = jnp.all(is_free | (rest <= _rounding(fixed)))
+    if from_size:
+        # Where `y` is orthogonal to `X` the limit is 0; what was solved is of the initialisation.
+        is_zero = ~is_seen(fixed) | ~(solutions.size() > 0)
+        x, is_minimal = jnp.where(is_zero, 0, x), is_minimal | is_zero
     is_reached = newton.is_reached(state, rtol) & is_minimal
     # Half of the digits of `x` at least. Below, `sensitivity` says how many there are; 100 times
     # more would return points of which six digits are arbitrary in float64, and one in float32.

@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from .._active_set.face import Face
 from .._active_set.state import scatter
+from .._active_set.tolerances import Tolerances
 from .._checks import as_count, as_flag, as_weights, may_be_zero
 from .._linalg import matmul
 from .._path import PiecewiseLinearPath, largest_correlation, penalty, rounding_units
@@ -157,6 +158,17 @@ def _dual_at(
     return jnp.where(off, apply(nu), bound), jnp.where(off, residual, 0), ~off
 
 
+def is_seen(problem: AbstractProblem) -> Bool[Array, ""]:
+    """Whether `r` is more than rounding. It is none where `y` is orthogonal to `X`: `x` is 0 then,
+    and `r`, as it stands, need not be in the range of `M`."""
+    rows = problem.rows()
+    if rows is None:
+        return jnp.asarray(True)
+    X, y = rows
+    floor = Tolerances(problem.r.dtype).floor
+    return jnp.any(jnp.abs(problem.r) > floor * matmul(jnp.abs(y), jnp.abs(X)))
+
+
 @eqx.filter_jit
 def minimum_norm(
     problem: AbstractProblem,
@@ -167,7 +179,7 @@ def minimum_norm(
 ) -> BasisPursuit:
     """`basis_pursuit` of arguments that were checked; bad traced values end in `result`."""
     verdict = validity(problem)
-    problem = harmless(without_decay(problem), verdict == RESULTS.successful)
+    problem = harmless(without_decay(problem), (verdict == RESULTS.successful) & is_seen(problem))
     path = homotopy(problem, weights, positive, max_knots, may_be_zero)
     # Derivatives of NaN are NaN: a failed path is replaced by zeros, and its result is masked.
     found = path.result == RESULTS.successful

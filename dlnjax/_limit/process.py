@@ -402,6 +402,8 @@ def _assemble(
     violation = violation + tol.unit * jnp.sum(jnp.abs(slopes), axis=1)
     # XLA's maximum may drop a NaN when it is vectorised; a sum does not.
     violation = jnp.where(jnp.isfinite(jnp.sum(w, axis=(1, 2))[1:]), violation, jnp.inf)
+    # Without a response the unit is what the start explains.
+    size = jnp.where(size > 0, size, jnp.max(jnp.sum(jnp.abs(slopes), axis=1)))
     violation = jnp.maximum(violation, 0) / jnp.where(size > 0, size, 1)
     worst = jnp.max(violation)
     inaccurate = ~(worst <= tol.violation) & (state.result == RESULTS.successful)
