@@ -1,77 +1,25 @@
-"""Sweeps: what they compute, and what they survive."""
+"""Sweeps: what they compute."""
 
+import dataclasses
 import json
-import multiprocessing
-import os
-import pickle
-import resource
-import shutil
-import signal
-import socket
-import subprocess
 import sys
-import threading
-import time
 import types
 from collections import Counter
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import zarr
+from sweeps import INSTANCES, cheap, computed, correlations, scaled
 
 import dlnjax as dln
-from dlnjax._sweep import program, store as _store, task
-from dlnjax._sweep.lock import driving
 from dlnjax._sweep.progress import Progress
-from dlnjax._sweep.task import pack
-from dlnjax._version import provenance
-from dlnjax.cli.workers import executor
-
-ROOT = Path(__file__).parents[1]
-INSTANCES = 17_000  # five blocks
-slow = pytest.mark.skipif(
-    "DLNJAX_KILL" not in os.environ, reason="runs for minutes: set DLNJAX_KILL=1"
-)
-
-
-def scaled(problem):
-    return jnp.exp(-jnp.sum(problem.r**2))
-
-
-def correlations(problem):
-    return problem.r
-
-
-def cheap(**changes):
-    """Nothing is solved: compiles at once."""
-    metrics = [scaled, dln.Metric(correlations, dims=("coordinate",), units="u")]
-    arguments = {"instances": INSTANCES, "sizes": [(2, 3), (3, 4)], "metrics": metrics}
-    return dln.Sweep(**{**arguments, **changes})
-
-
-def chunks(path):
-    """The bytes of all chunks of a store, by file, but for those that say when and by what."""
-    files = (file for file in Path(path).rglob("*") if file.is_file())
-    found = {str(f.relative_to(path)): f.read_bytes() for f in files if f.name != "zarr.json"}
-    return {name: data for name, data in found.items() if not name.startswith("block_")}
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    path = tmp_path_factory.mktemp("sweep") / "store"
-    dln.run_sweep(cheap(), path)
-    return path
-
-
-@pytest.fixture
-def copy(store, tmp_path):
-    return Path(shutil.copytree(store, tmp_path / "copy"))
+    return computed(tmp_path_factory)
 
 
 def test_values_and_labels(store):
@@ -87,125 +35,6 @@ def test_values_and_labels(store):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 2), 3), i)
         X, y = dln.generators.Gaussian()(key, 2, 3)
         np.testing.assert_allclose(values.isel(instance=i)[:3], X.T @ y, rtol=1e-12)
-
-
-def test_damage_is_not_read(store, copy):
-    """Every flipped bit, a torn chunk, a lost one; and `resume` mends them all."""
-    files = copy / "correlations" / "c" / "0" / "0"
-    first, second = files / "0" / "0" / "0", files / "1" / "0" / "0"
-    whole = second.read_bytes()
-    rng = np.random.default_rng(0)
-    data = dln.open_sweep(copy).correlations.isel(size=0, instance=slice(4096, 8192))
-    for bit in rng.choice(8 * len(whole), 50, replace=False):
-        changed = bytearray(whole)
-        changed[bit // 8] ^= 1 << (bit % 8)
-        second.write_bytes(changed)
-        with pytest.raises(ValueError, match="checksum"):
-            data.compute()
-    first.write_bytes(first.read_bytes()[:100])
-    with pytest.raises(ValueError, match="checksum"):
-        dln.open_sweep(copy).load()
-    (copy / "scaled" / "c" / "1" / "0" / "0" / "0").unlink()
-    (files / "0.1.partial").write_bytes(b"half")
-    with pytest.warns(UserWarning, match="1 of 10 blocks .* are not on disk any more"):
-        computed = dln.open_sweep(copy).computed
-    assert computed[0].all() and not computed[1, 0, :4096].any() and computed[1, 0, 4096:].all()
-    dln.run_sweep(cheap(), copy, resume=True)
-    assert chunks(copy) == chunks(store)
-
-
-def test_torn_metadata(store, copy):
-    for name in ("block_done", "block_made_by"):
-        (copy / name / "c" / "0" / "0" / "0").write_bytes(b"torn")
-    with pytest.raises(ValueError, match="damaged"):
-        dln.open_sweep(copy)
-    dln.run_sweep(cheap(), copy, resume=True)
-    assert dln.open_sweep(copy).computed.all()
-    for file, change in (
-        (copy / "zarr.json", lambda text: text[:300]),
-        (copy / "zarr.json", lambda text: text.replace("Gaussian", "Gausqian")),
-        (copy / "scaled" / "zarr.json", lambda text: text.replace("17000", "16000")),
-    ):
-        text = file.read_text()
-        file.write_text(change(text))
-        for look in (dln.open_sweep, lambda path: dln.run_sweep(cheap(), path, resume=True)):
-            with pytest.raises(ValueError, match="no sweep at .*damaged"):
-                look(copy)
-        file.write_text(text)
-    assert dln.open_sweep(copy).computed.all()
-
-
-def undo(path, size, block):
-    """As if the block had not been computed."""
-    done = zarr.open_group(str(path))["block_done"]
-    assert isinstance(done, zarr.Array)
-    done[size, 0, block] = 0
-
-
-def test_full_disk_and_no_access(store, copy):
-    undo(copy, 1, 1)
-    with pytest.warns(UserWarning, match="1 of 10 blocks .* are not computed yet"):
-        dln.open_sweep(copy)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # Room for metadata, not for a chunk: what the system refuses is a real `OSError`.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"before are intact.*resume=True"):
-            dln.run_sweep(cheap(), copy, resume=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    dln.run_sweep(cheap(), copy, resume=True)
-    assert chunks(copy) == chunks(store)
-    (copy / "file").write_text("no folder")
-    with pytest.raises(OSError, match="Cannot write"):
-        dln.run_sweep(cheap(), copy / "file" / "store")
-
-
-def test_interrupted(store, copy, monkeypatch):
-    undo(copy, 0, 1)
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as error:
-        patch.setattr(_store.Store, "mark", interrupt)
-        dln.run_sweep(cheap(), copy, resume=True)
-    assert "resume=True" in error.value.__notes__[0]
-    dln.run_sweep(cheap(), copy, resume=True)
-    assert chunks(copy) == chunks(store)
-
-
-def test_blocks_of_other_versions(copy, monkeypatch):
-    undo(copy, 0, 1)
-    other = {**provenance(), "versions": {"jax": "0.0.1"}}
-    monkeypatch.setattr(task, "_made_by", lambda: other)
-    with pytest.warns(UserWarning, match="other versions .*0.0.1.*`block_made_by`"):
-        data = dln.run_sweep(cheap(), copy, resume=True)
-    assert json.loads(data.provenance) == [provenance(), other]
-    assert data.block_made_by.values.tolist() == [[[0, 1, 0, 0, 0]], [[0, 0, 0, 0, 0]]]
-
-
-def test_one_driver_at_a_time(copy):
-    undo(copy, 0, 0)
-    before = chunks(copy)
-    with driving(copy):
-        who = f"computed by process {os.getpid()} on {socket.gethostname()}, since"
-        with pytest.raises(BlockingIOError, match=who):
-            dln.run_sweep(cheap(), copy, resume=True)
-        # As a driver that was killed leaves them.
-        left = [copy.with_name(f".copy.{name}") for name in ("lock", "driver")]
-        assert all(file.exists() for file in left)
-    assert chunks(copy) == before
-    for file in left:
-        file.write_text("process 1 on a host that is gone")
-    assert dln.run_sweep(cheap(), copy, resume=True).computed.all()
-
-
-def test_another_sweep_is_refused(store):
-    with pytest.raises(FileExistsError, match="resume=True"):
-        dln.run_sweep(cheap(), store)
-    with pytest.raises(ValueError, match=r"differs in 'instances', 'key'.*17000 there and 7 here"):
-        dln.run_sweep(cheap(instances=7, key=1), store, resume=True)
 
 
 def make(factor):
@@ -240,6 +69,20 @@ def test_functions_are_what_they_use(monkeypatch):
         of(calls_helper)
 
 
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    name: str
+
+    def __call__(self, key, n, d):
+        return jax.random.normal(key, (n, d)), jnp.ones(n)
+
+
+def test_fields_do_not_hide_what_they_are_of():
+    assert cheap(generator=Noise("a")).describe() != cheap(generator=Noise("b")).describe()
+    described = json.dumps(cheap(generator=Noise("a")).describe()["generator"])
+    assert "Noise" in described and '"a"' in described
+
+
 FACTOR = 2.0
 
 
@@ -249,18 +92,6 @@ def helper(x):
 
 def calls_helper(problem):
     return helper(jnp.sum(problem.r))
-
-
-def test_what_is_not_a_sweep(tmp_path):
-    with pytest.raises(ValueError, match="no sweep at"):
-        dln.open_sweep(tmp_path / "nowhere")
-    (tmp_path / "zarr.json").write_text("{")
-    with pytest.raises(ValueError, match="no sweep at"):
-        dln.run_sweep(cheap(), tmp_path, resume=True)
-    # Format 2 can name codecs that unpickle.
-    zarr.create_group(str(tmp_path / "old"), zarr_format=2)
-    with pytest.raises(ValueError, match="no sweep at"):
-        dln.open_sweep(tmp_path / "old")
 
 
 def spoilt(key, n, d):
@@ -306,61 +137,6 @@ def test_flows_and_bad_lanes(tmp_path):
     lanes = np.meshgrid(np.arange(9), [0.0, 0.1], np.log([1e-5, 1e-20]), indexing="ij")
     want = jax.vmap(one)(*(jnp.asarray(v.ravel()) for v in lanes)).reshape(9, 2, 2, 3)
     np.testing.assert_allclose(data.gap.squeeze(), want, rtol=1e-6, atol=1e-12)
-
-
-class Elsewhere(Executor):
-    """Computes at once what has travelled as if to another process."""
-
-    def submit(self, fn, /, *args, **kwargs):
-        future = Future()
-        future.set_result(pickle.loads(pickle.dumps(fn))(*pickle.loads(pickle.dumps(args))))
-        return future
-
-
-def test_given_data(tmp_path):
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(9000, 2, 3)), rng.normal(size=(9000, 2))
-    sweep = dln.Sweep(
-        generator=dln.generators.Given(X, y), metrics=[dln.Metric(correlations, ("coordinate",))]
-    )
-    data = dln.run_sweep(sweep, tmp_path / "store")
-    got = data.correlations.squeeze().values
-    np.testing.assert_allclose(got, np.einsum("ind,in->id", X, y), rtol=1e-12)
-    # The data travel with their blocks, and are not in each task.
-    assert len(pack(sweep)) < 20_000
-    dln.run_sweep(sweep, tmp_path / "elsewhere", executor=Elsewhere())
-    assert chunks(tmp_path / "elsewhere") == chunks(tmp_path / "store")
-
-
-def test_workers_take_options_that_a_context_sets(tmp_path):
-    sweep = cheap(instances=9, sizes=[(2, 3)], metrics=[dln.Metric(correlations, ("coordinate",))])
-    with jax.default_prng_impl("rbg"):
-        data = dln.run_sweep(sweep, tmp_path / "threads")
-        dln.run_sweep(sweep, tmp_path / "elsewhere", executor=Elsewhere())
-        make: Any = sweep.generator
-        X, y = make(sweep.instance_key(sweep.cells[0], jnp.asarray(0)), 2, 3)
-    np.testing.assert_allclose(data.correlations.squeeze()[0], y @ X, rtol=1e-12)
-    assert chunks(tmp_path / "elsewhere") == chunks(tmp_path / "threads")
-
-
-def test_many_instances_make_few_files():
-    """And few instances some blocks, for several cores."""
-    few, many = (
-        dln.Sweep(instances=n, sizes=[(3, 4)], metrics=["num_steps", "num_knots"], eps=[1e-5])
-        for n in (1000, 10**6)
-    )
-    layout = program.plan(few, 2**40, lambda *_: Free())  # pyright: ignore[reportArgumentType]
-    assert layout.block == layout.batch == 128
-    layout = program.plan(many, 2**40, lambda *_: Free())  # pyright: ignore[reportArgumentType]
-    assert layout.batch == 1024 and layout.block % 1024 == 0
-    variables = 4  # and the results of path and flow
-    assert 500 < variables * 10**6 / layout.block <= 900
-    with pytest.raises(ValueError, match="takes 1 bytes, but `memory` = 0"):
-        program.plan(few, 0, lambda *_: Free())  # pyright: ignore[reportArgumentType]
-
-
-class Free:
-    bytes = 1
 
 
 def test_time_left_is_by_the_cost_of_each_cell(capsys, monkeypatch):
@@ -409,77 +185,6 @@ def test_generators(name):
     )
     if name == "rademacher":
         assert set(np.unique(X)) == set(np.unique(y)) == {-1.0, 1.0}
-
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-DEVICES = """
-import sys, jax
-jax.config.update("jax_enable_x64", True)
-import dlnjax as dln
-assert not {"xarray", "zarr", "tqdm", "distributed"} & {*sys.modules}  # no extra is imported
-import test_sweep
-assert len(jax.local_devices()) == 3
-dln.run_sweep(test_sweep.cheap(), sys.argv[1])
-"""
-
-
-def test_devices_and_processes_do_not_matter(store, tmp_path):
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=3"
-    command = [sys.executable, "-c", DEVICES, str(tmp_path / "devices")]
-    devices = subprocess.Popen(command, env={**ENVIRONMENT, "XLA_FLAGS": flags})
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=spawn) as processes:
-        dln.run_sweep(cheap(), tmp_path / "processes", executor=processes)
-    assert devices.wait(timeout=300) == 0
-    assert chunks(tmp_path / "processes") == chunks(tmp_path / "devices") == chunks(store)
-    made_by = json.loads(dln.open_sweep(tmp_path / "processes").provenance)
-    assert made_by == [provenance()]
-
-
-@pytest.mark.filterwarnings("default")  # Dask's own
-def test_a_killed_worker(store, tmp_path):
-    """Dask, as the command line starts it. One worker dies at work: its block is computed by the
-    other one, or by the one that takes its place."""
-    path = tmp_path / "killed"
-    with executor(2, None, ROOT) as workers:
-        assert workers is not None
-        pids = workers._client.run(os.getpid)  # pyright: ignore[reportAttributeAccessIssue]
-
-        def kill():
-            while not path.exists():  # from then on, both have blocks
-                time.sleep(0.01)
-            time.sleep(0.5)
-            os.kill(min(pids.values()), signal.SIGKILL)
-
-        killer = threading.Thread(target=kill)
-        killer.start()
-        dln.run_sweep(cheap(), path, executor=workers)
-        killer.join()
-    assert chunks(path) == chunks(store)
-
-
-def test_lost_workers(tmp_path):
-    class Broken(Elsewhere):
-        def submit(self, fn, /, *args, **kwargs):
-            raise BrokenProcessPool("a process died")
-
-    with pytest.raises(RuntimeError, match="lost its workers.*BrokenProcessPool.*resume=True"):
-        dln.run_sweep(cheap(), tmp_path / "store", executor=Broken())
-    fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(1, mp_context=fork) as forked:
-        with pytest.raises(ValueError, match="get_context..spawn"):
-            dln.run_sweep(cheap(), tmp_path / "store", executor=forked)
-    with pytest.raises(ValueError, match="cannot be sent to other processes"):
-        lock = threading.Lock()
-        metric = dln.Metric(lambda problem, other=lock: problem.r, ("coordinate",))
-        pack(cheap(metrics={"it": metric}))
-
-
-@slow
-def test_killed(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.kill_sweep", "--kills", "2"]
-    run = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
 
 
 @pytest.mark.parametrize(

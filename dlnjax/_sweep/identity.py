@@ -79,14 +79,14 @@ def _identity(value: Any, within: tuple[int, ...]) -> Any:
         return {"module": value.__name__}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: of(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {**of(type(value)), **fields}
+        return {**of(type(value)), "fields": fields}
     if inspect.isclass(value):
         return _of_class(value, within)
     if inspect.isfunction(value):
         return _of_function(value, within)
     if hasattr(value, "__wrapped__"):  # by `jax.jit` and others
         return {"name": type(value).__name__, "wraps": of(value.__wrapped__)}
-    if inspect.isroutine(value) or (callable(value) and _is_installed(type(value).__module__)):
+    if inspect.isroutine(value) or (callable(value) and is_installed(type(value).__module__)):
         # Of an installed package, such as a ufunc.
         return {"name": getattr(value, "__name__", None) or repr(value)}
     raise TypeError(
@@ -107,7 +107,7 @@ def _of_array(value: np.ndarray) -> Any:
 
 def _of_class(value: type, within: tuple[int, ...]) -> dict[str, Any]:
     name = {"name": f"{value.__module__}.{value.__qualname__}"}
-    if id(value) in within or _is_installed(value.__module__):
+    if id(value) in within or is_installed(value.__module__):
         return name
     within = (*within, id(value))
     parts = {}
@@ -122,7 +122,7 @@ def _of_class(value: type, within: tuple[int, ...]) -> dict[str, Any]:
 
 def _of_function(value: types.FunctionType, within: tuple[int, ...]) -> dict[str, Any]:
     name = {"name": f"{value.__module__}.{value.__qualname__}"}
-    if id(value) in within or _is_installed(value.__module__):
+    if id(value) in within or is_installed(value.__module__):
         return name
     within = (*within, id(value))
     uses = _names(value.__code__)
@@ -156,7 +156,7 @@ def _contents(cell: Any) -> Any:
 
 def _of_module(module: types.ModuleType, uses: set[str], within: tuple[int, ...]) -> Any:
     """A module of the user's is what is used of it."""
-    if _is_installed(module.__name__) or id(module) in within:
+    if is_installed(module.__name__) or id(module) in within:
         return module
     within = (*within, id(module))
     return {
@@ -196,7 +196,7 @@ def _globals(code: types.CodeType) -> set[str]:
 
 
 @ft.cache
-def _is_installed(module: str | None) -> bool:
+def is_installed(module: str | None) -> bool:
     """Whether a module belongs to Python or to an installed package: its version tells it."""
     if module is None or module == "__main__":
         return False

@@ -19,7 +19,7 @@ write them (`task.py`).
 import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -44,6 +44,11 @@ from .progress import Progress
 from .spec import Cell, Sweep
 from .store import Store, create, need
 from .task import Job, Outcome, choose_layout, compute, forget, make_job
+
+# Tasks that are under way or wait for a worker: more than a cluster has workers. Data travel with
+# them, of which the driver holds no more than this.
+_IN_FLIGHT = 1024
+_BYTES = 2**30
 
 
 def run_sweep(
@@ -184,8 +189,21 @@ def _drive(sweep: Sweep, path: Path, workers: Executor, memory: int, shown: bool
         for cell, block in missing:
             left[sweep.cells.index(cell)] += store.instances_in(block)
         progress.begin(left, len(missing))
-        running = {_submit(workers, job, sweep, store, cell, block) for cell, block in missing}
-        for outcome in _results(running, progress):
+        job = job._replace(store=store.id)
+        later, sent = iter(missing), dict[Future[Any], int]()
+
+        def submit() -> None:
+            for future in running ^ sent.keys():
+                del sent[future]
+            while len(sent) < _IN_FLIGHT and sum(sent.values()) < _BYTES:
+                if (task := next(later, None)) is None:
+                    return
+                future, size = _submit(workers, job, sweep, store, *task)
+                running.add(future)
+                sent[future] = size
+
+        running.clear()
+        for outcome in _results(running, progress, submit):
             _warn_of_others(store, outcome)
             store.mark(sweep.cells[outcome.cell], outcome.block, outcome.made_by)
             instances = store.instances_in(outcome.block)
@@ -201,13 +219,17 @@ def _drive(sweep: Sweep, path: Path, workers: Executor, memory: int, shown: bool
     return failed
 
 
-def _results(running: set[Future[Any]], progress: Progress) -> Iterator[Any]:
-    """The results of tasks as they end, which are taken out of `running`."""
+def _results(
+    running: set[Future[Any]], progress: Progress, submit: Callable[[], None] = lambda: None
+) -> Iterator[Any]:
+    """The results of tasks as they end, which are taken out of `running`. `submit` adds others."""
+    submit()
     while running:
         ended, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
         for future in ended:
             running.discard(future)
             yield future.result()
+        submit()
         progress.tick()
 
 
@@ -220,11 +242,14 @@ def _in_order(missing: list[tuple[Cell, int]]) -> list[tuple[Cell, int]]:
 
 def _submit(
     workers: Executor, job: Job, sweep: Sweep, store: Store, cell: Cell, block: int
-) -> Future[Outcome]:
-    data = None
+) -> tuple[Future[Outcome], int]:
+    """Also the bytes that the task carries."""
+    data, size = None, 0
     if isinstance(job.sweep, bytes) and isinstance(sweep.generator, Given):
         _, data = inputs(sweep, block * store.layout.block, store.layout.block)
-    return workers.submit(compute, job, store.layout, sweep.cells.index(cell), block, data)
+        size = sum(array.nbytes for array in data)
+    future = workers.submit(compute, job, store.layout, sweep.cells.index(cell), block, data)
+    return future, size
 
 
 def _compare(sweep: Sweep, store: Store) -> None:

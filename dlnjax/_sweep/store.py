@@ -79,6 +79,7 @@ class Store:
             self._group = open_group(path, "r+")
             self.spec: dict[str, Any] = json.loads(self._group.attrs["spec"])
             self.layout = Layout.from_json(self._group.attrs["layout"])
+            self.id: str = self._group.attrs["id"]
             # Chunks of NaN alone are written too: one that is not there is lost.
             config = {"write_empty_chunks": True}
             arrays = {name: a.with_config(config) for name, a in self._group.arrays()}
@@ -101,6 +102,14 @@ class Store:
     def instances_in(self, block: int) -> int:
         """How many instances a block has: the last one may be smaller."""
         return min(self.layout.block, self.instances - block * self.layout.block)
+
+    def is_there(self) -> bool:
+        """Whether this store is still at its path, and not one that was made since."""
+        try:
+            metadata = json.loads((self.path / "zarr.json").read_text("utf-8"))
+        except FileNotFoundError:
+            return False
+        return metadata["attributes"]["id"] == self.id
 
     def write(self, cell: Cell, block: int, values: dict[str, np.ndarray]) -> int:
         """Write a block, whatever was there. Returns how many of its lanes failed."""
@@ -198,6 +207,8 @@ def create(path: Path, sweep: Sweep, layout: Layout) -> None:
             zarr_format=3,
             attributes={
                 "title": "Diagonal linear networks: a sweep by dlnjax",
+                # Tells it from another store at the same path, earlier or later.
+                "id": os.urandom(8).hex(),
                 "spec": json.dumps(sweep.describe(), ensure_ascii=False),
                 "layout": json.dumps(layout._asdict()),
                 "provenance": "[]",

@@ -42,6 +42,10 @@ class Interrupted(Exception):
     """The driver was interrupted: the task ended before its block."""
 
 
+class Replaced(RuntimeError):
+    """The store of the task is gone: that of a driver which died, long ago."""
+
+
 class Job(NamedTuple):
     """What the tasks of a run have in common."""
 
@@ -52,6 +56,7 @@ class Job(NamedTuple):
     options: dict[str, Any]
     run: str  # Dask would take equal calls for one
     stop: threading.Event | None  # in the driver's process: set when it is interrupted
+    store: str = ""  # its `id`
 
 
 class Outcome(NamedTuple):
@@ -115,7 +120,7 @@ def compute(job: Job, layout: Layout, cell_index: int, block: int, data: Any = N
         lanes = layout.lanes[cell_index]
         with _LOCK:
             program = _program(job.x64, sweep, cell, layout.batch, lanes, device)
-            store = _store(job.path, sweep, layout)
+            store = _store(job.path, job.store)
         program.compiled()
         started = time.perf_counter()
         batches = -(-store.instances_in(block) // layout.batch)
@@ -134,6 +139,8 @@ def compute(job: Job, layout: Layout, cell_index: int, block: int, data: Any = N
             waiting = running
         parts.append(jax.device_get(waiting))
         values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if not store.is_there():
+            raise Replaced(f"There is another store at {job.path} now, or none.")
         failed = store.write(cell, block, values)
         return Outcome(cell_index, block, failed, time.perf_counter() - started, _made_by())
 
@@ -157,9 +164,11 @@ def _unpack(packed: bytes, x64: bool) -> Sweep:
 
 
 @ft.lru_cache(maxsize=4)
-def _store(path: Path, sweep: Sweep, layout: Layout) -> Store:
-    # The sweep and layout tell a store from one that was at the same path before.
-    return Store(path)
+def _store(path: Path, store: str) -> Store:
+    found = Store(path)
+    if found.id != store:
+        raise Replaced(f"There is another store at {path} now.")
+    return found
 
 
 @ft.lru_cache(maxsize=32)

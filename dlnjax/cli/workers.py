@@ -39,21 +39,30 @@ def _is_private(address: str) -> bool:
         return host == "localhost"
 
 
+def send_by_value(folder: Path) -> None:
+    """Have all modules and packages in this folder travel with what uses them."""
+    from .._sweep.identity import is_installed
+
+    cloudpickle: Any = importlib.import_module("cloudpickle")
+    for module in list(sys.modules.values()):
+        file = Path(getattr(module, "__file__", None) or "/")
+        if folder in file.parents and not is_installed(module.__name__):
+            cloudpickle.register_pickle_by_value(module)
+
+
 @contextlib.contextmanager
 def executor(workers: int | None, scheduler: str | None, folder: Path) -> Iterator[Executor | None]:
     """What `run_sweep` takes: `None` for this process, else Dask's. `folder` is that of the study,
-    whose modules workers on other hosts do not have."""
+    whose modules and packages workers on other hosts do not have."""
     if workers is None and scheduler is None:
         yield None
         return
     try:
         distributed: Any = importlib.import_module("distributed")
-        cloudpickle: Any = importlib.import_module("cloudpickle")
+        importlib.import_module("cloudpickle")
     except ModuleNotFoundError as e:
         raise CommandError(f"Workers need {e.name!r}: run `pip install 'dlnjax[dask]'`.") from e
-    for module in list(sys.modules.values()):
-        if Path(getattr(module, "__file__", None) or "/").parent == folder:
-            cloudpickle.register_pickle_by_value(module)
+    send_by_value(folder)
     with contextlib.ExitStack() as stack:
         where: Any = scheduler
         if scheduler is None:
