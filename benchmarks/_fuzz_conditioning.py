@@ -20,7 +20,8 @@ def null_vectors(columns: np.ndarray, eps: float) -> np.ndarray | None:
     is_null = values < NULL * eps
     if np.any(~is_null & (values < 1e-3)):
         return None
-    null = V[is_null] / norms
+    # What is rounding, over a norm of 1e-14, would be as large as what is not.
+    null = np.where(np.abs(V[is_null]) > 1e3 * eps, V[is_null], 0) / norms
     return null / np.sum(np.abs(null), axis=1, keepdims=True)
 
 
@@ -150,16 +151,17 @@ def _nearly_ties(config: Config, a: Arrays, lane: int) -> bool:
 
 
 def is_told(config: Config, a: Arrays, lane: int, function: str, result: str) -> bool:
-    """Whether the dtype tells the result. At `D > 2`, where active columns depend on each other,
-    the end point hangs on their `w`, of the order of `ε^{1−2/D}`, of which rounding of `w(0)` or
-    `X` may leave less than half of the digits. With `x ≥ 0` its dual may diverge. A flow ends where
-    the rounding of `sr` exceeds what its steps may be wrong by. A gap is none where the objective
-    itself is rounding, as at the latest `μ` in float32 always. Columns that are nearly equal are
-    equal in float32, and so are times at which coordinates activate that differ in its second half
-    of digits. A start that is far larger in one column than in another, in what it explains of `y`,
-    loses the digits of the smaller one; and so does the dual of the last knot, where that is as far
-    from the first. Where one column explains the response, but for 1e-12 of it, the rest may cost
-    as much as that column, if weights differ; so it may if the path has knots beyond what rounding
+    """Whether the dtype tells the result. At `D > 2`, where active columns depend on each
+    other, the end point hangs on their `w`, of the order of `ε^{1−2/D}`, of which rounding of
+    `w(0)` or `X` may leave less than half of the digits; so may units of columns that differ by
+    as much. With `x ≥ 0` its dual may diverge. A flow ends where the rounding of `sr` exceeds
+    what its steps may be wrong by. A gap is none where the objective itself is rounding, as at
+    the latest `μ` in float32 always. Columns that are nearly equal are equal in float32, and so
+    are times at which coordinates activate that differ in its second half of digits. A start
+    that is far larger in one column than in another, in what it explains of `y`, loses the
+    digits of the smaller one; and so does the dual of the last knot, where that is as far from
+    the first. Where one column explains the response, but for 1e-12 of it, the rest may cost as
+    much as that column, if weights differ; so it may if the path has knots beyond what rounding
     leaves of the correlations. Nor is it told which face has the least norm. A coordinate that
     passes 0 leaves and returns within a share of `μ` that is the quotient of its weight and the
     largest one: if that is below `eps^0.6`, both count as one event."""
@@ -178,6 +180,12 @@ def is_told(config: Config, a: Arrays, lane: int, function: str, result: str) ->
             return False
         return not (config.positive and diverges(a["X"][lane], a["y"][lane]))
     if result == "end_point_undetermined":
+        norms = np.linalg.norm(a["X"][lane], axis=0)
+        if np.min(norms[norms > 0], initial=np.inf) < config.eps**0.5 * np.max(norms):
+            return False
+        q0 = np.exp(a["log_eps"][lane]) * np.max(a["p"][lane]) ** config.depth
+        if q0 * np.max(norms) > 0.1 * config.eps**-0.5 * np.linalg.norm(a["y"][lane]):
+            return False  # the rounding of a start that large hides half of the digits of x
         w_log = (1 - 2 / config.depth) * a["log_eps"][lane]
         return not w_log < np.log(config.eps) / 2
     if result in ("max_steps_reached", "step_too_small"):

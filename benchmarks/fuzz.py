@@ -141,6 +141,8 @@ def judge(tally: Tally, config: Config, seed: list[int], a: Arrays, out: Arrays)
                 continue
             if not is_told(config, a, lane, function, case["result"]):
                 continue
+            if _has_no_quadratic(config, a, lane, case["result"]):
+                continue
             if function == "flow" and not retried(config, a, lane):
                 continue
             tally.case("flagged though well-conditioned", f"{function}, {case['result']}", case)
@@ -159,7 +161,7 @@ def judge(tally: Tally, config: Config, seed: list[int], a: Arrays, out: Arrays)
 
 
 def _has_no_quadratic(config: Config, a: Arrays, lane: int, name: str) -> bool:
-    """A second fault: `r` is not in the range of `M` where that has lost columns nearly equal."""
+    """`r` is not in the range of `M` where that has lost the difference of nearly equal columns."""
     is_near = "near" in str(a["defects"][lane])
     return name == "invalid_problem" and config.problem == "Quadratic" and is_near
 

@@ -231,16 +231,17 @@ def _descend(
         rise = moved / dual_per_log_growth
         fall = jnp.minimum(rise, 0)
         fall = fall if p is None else -jnp.log1p(-p * fall) / p
-        # What may still be needed must not become negligible at once.
-        size = jnp.log(
-            jnp.where(q > 0, share, 1) / jnp.maximum(jnp.max(share), jnp.finfo(q.dtype).tiny)
-        )
-        fall = jnp.maximum(fall, jnp.minimum(size, 0) - 3)
+        # What may still be needed must not become negligible at once: an entry falls by e³ at most,
+        # and by as much more as it is small already.
+        most = jnp.maximum(jnp.max(share), jnp.finfo(q.dtype).tiny)
+        fall = jnp.maximum(fall, jnp.log(jnp.where(q > 0, share / most, 1)) - 3)
         counts = q > negligible
         # The last step is made from where no q changes by more than 0.01 of itself, and where the
         # square of that, which is what a Newton step leaves, is rounding of the largest one. If all
-        # entries are negligible, they fall for ever and need not stand still.
-        is_near = jnp.all(~counts | (jnp.abs(rise) < 0.01))
+        # entries are negligible, they fall for ever and need not stand still. θ may have run ahead
+        # of entries that rise: on its way back, large changes are rounded.
+        far = jnp.maximum(jnp.abs(rise), jnp.abs(mismatch / dual_per_log_growth))
+        is_near = jnp.all(~counts | (far < 0.01))
         is_still = jnp.max(share * rise**2) <= unit * jnp.max(share)
         is_near = is_near & (is_still | ~jnp.any(counts))
         is_near = is_near | ~jnp.all(jnp.isfinite(rise))

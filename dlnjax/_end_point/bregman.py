@@ -32,7 +32,7 @@ def bregman_projection(
     eps: ArrayLike | None = None,
     log_eps: ArrayLike | None = None,
     rtol: Real[ArrayLike, ""] | None = None,
-    max_steps: int = 256,
+    max_steps: int = 512,
     throw: bool = True,
 ) -> EndPoint:
     """The Bregman projection of the initialisation `q(0)` onto `{q ≥ 0 : Fq = Xx}`, as a linear

@@ -95,7 +95,7 @@ def end_point(
     eps: ArrayLike | None = None,
     log_eps: ArrayLike | None = None,
     rtol: Real[ArrayLike, ""] | None = None,
-    max_steps: int = 256,
+    max_steps: int = 512,
     throw: bool = True,
 ) -> EndPoint:
     """The end point of `gradient_flow` (`s = ∞`), computed without integrating the flow.
@@ -162,7 +162,7 @@ def limit_point(
     problem: AbstractProblem,
     *,
     rtol: Real[ArrayLike, ""] | None = None,
-    max_steps: int = 256,
+    max_steps: int = 512,
     throw: bool = True,
 ) -> EndPoint:
     """The limit of `end_point` as `ε → 0`: among the points of minimum 1-norm, the one that small
