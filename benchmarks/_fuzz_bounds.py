@@ -23,8 +23,9 @@ def wrong(config: Config) -> dict[str, float]:
 
 
 def least_share(config: Config) -> float:
-    """Of the largest `x` of a flow: before it moves it is smaller, and has fewer digits, as many as
-    make 1e-7 of the largest one. At `D > 2` most of the way to the jump is of powers of ten."""
+    """Of the largest `x` of a flow: before it moves the average is smaller, and has fewer digits,
+    since the tolerance of `z = s x̄` is absolute: 1e-7 of the largest one. At `D > 2` most of the
+    way to the jump is of powers of ten."""
     if config.depth > 2:
         return 1.0
     return 0.1 if config.dtype == "float32" else 1e-2

@@ -164,7 +164,7 @@ def is_told(config: Config, a: Arrays, lane: int, function: str, result: str) ->
     much as that column, if weights differ; so it may if the path has knots beyond what rounding
     leaves of the correlations. Nor is it told which face has the least norm. A coordinate that
     passes 0 leaves and returns within a share of `μ` that is the quotient of its weight and the
-    largest one: if that is below `eps^0.6`, both count as one event."""
+    largest one: if that is below `eps^0.7`, both count as one event."""
     if config.dtype == "float32" and "near" in str(a["defects"][lane]):
         return False
     if function == "limit" and np.any(a["start"][lane]):
@@ -181,8 +181,10 @@ def is_told(config: Config, a: Arrays, lane: int, function: str, result: str) ->
         return not (config.positive and diverges(a["X"][lane], a["y"][lane]))
     if result == "end_point_undetermined":
         norms = np.linalg.norm(a["X"][lane], axis=0)
-        if np.min(norms[norms > 0], initial=np.inf) < config.eps**0.5 * np.max(norms):
+        if np.min(norms[norms > 0], initial=np.inf) < config.eps**0.7 * np.max(norms):
             return False
+        if function == "limit_point":
+            return True  # has no ε
         q0 = np.exp(a["log_eps"][lane]) * np.max(a["p"][lane]) ** config.depth
         if q0 * np.max(norms) > 0.1 * config.eps**-0.5 * np.linalg.norm(a["y"][lane]):
             return False  # the rounding of a start that large hides half of the digits of x
@@ -204,6 +206,6 @@ def is_told(config: Config, a: Arrays, lane: int, function: str, result: str) ->
         return False
     if result == "path_inaccurate":
         w = a["weights"][lane][(a["weights"][lane] > 0) & np.isfinite(a["weights"][lane])]
-        most = 1e4 if "explained" in str(a["defects"][lane]) else config.eps**-0.6
-        return w.size == 0 or np.max(w) / np.min(w) < most
+        most = 1e4 if "explained" in str(a["defects"][lane]) else config.eps**-0.7
+        return function == "end" or w.size == 0 or np.max(w) / np.min(w) < most
     return True

@@ -201,6 +201,10 @@ def _gap(
 ) -> np.ndarray:
     """Between the norm of a point and what a dual proves of it, relative to the norm."""
     x, free = point["x"] / u["x_unit"][:, None], np.isfinite(point["dual"])
+    # Entries that are rounding of the others may cost anything, by their weights.
+    share = u["columns"] * np.abs(x)
+    least = ROUNDING * config.eps * np.max(share, axis=1, keepdims=True)
+    x = np.where((u["columns"] > 0) & (share <= least), 0, x)
     cost = np.where(x == 0, 0, np.where(x > 0, weights[:, 0], weights[:, 1]) * np.abs(x))
     norm = np.sum(cost, axis=1)
     above = np.zeros(len(x))
@@ -211,11 +215,5 @@ def _gap(
     gap = norm - np.sum(np.where(free, moved * x, 0), axis=1) / above
     digits = ROUNDING * config.eps * np.sum(np.abs(np.where(free, moved * x, 0)), axis=1)
     digits = digits + np.sum(np.where(is_known[:, None], rounding * np.abs(x), 0), axis=1)
-    # Entries of x that are rounding of the others cost what their weights are.
-    share = u["columns"] * np.abs(x)
-    least = np.max(share, axis=1, keepdims=True) / np.where(u["columns"] > 0, u["columns"], np.inf)
-    digits = digits + ROUNDING * config.eps * np.sum(
-        np.where(x == 0, 0, np.where(x > 0, weights[:, 0], weights[:, 1]) * least), axis=1
-    )
     gap = np.maximum(gap - digits, 0)
     return gap / np.where(norm > 0, norm, 1)

@@ -154,16 +154,24 @@ def judge(tally: Tally, config: Config, seed: list[int], a: Arrays, out: Arrays)
             case = described(lane, 1.0) | {"result": name}
             if codes[function][lane] == 0:
                 tally.case("bad input unflagged", f"{function}, {bad}", case)
-            elif name not in (CAUSES[bad], "invalid_input") and not _has_no_quadratic(
-                config, a, lane, name
+            elif name not in (CAUSES[bad], "invalid_input") and not (
+                # A second fault.
+                _has_no_quadratic(config, a, lane, name)
+                or (name == "invalid_problem" and not is_well(config, a, lane))
             ):
                 tally.case("bad input, other cause", f"{function}, {bad}, {name}", case)
 
 
 def _has_no_quadratic(config: Config, a: Arrays, lane: int, name: str) -> bool:
-    """`r` is not in the range of `M` where that has lost the difference of nearly equal columns."""
-    is_near = "near" in str(a["defects"][lane])
-    return name == "invalid_problem" and config.problem == "Quadratic" and is_near
+    """Whether `r` is not in the range of `M`, where that has lost a difference of columns."""
+    if name != "invalid_problem" or config.problem != "Quadratic":
+        return False
+    norms = np.sqrt(np.diag(a["M"][lane]))
+    norms = np.where(norms > 0, norms, 1)
+    r = a["r"][lane] / norms
+    values, V = np.linalg.eigh(a["M"][lane] / norms[:, None] / norms)
+    lost = V[:, values < 64 * config.eps * values[-1]].T @ r
+    return bool(np.max(np.abs(lost), initial=0) > 1e3 * config.eps * np.linalg.norm(r))
 
 
 def _counts(config: Config, a: Arrays, lane: int, name: str, ratio: float) -> bool:

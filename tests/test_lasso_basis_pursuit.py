@@ -85,3 +85,27 @@ def test_a_response_that_is_one_column_but_for_little():
         assert dual.max() < 1 + 1e-12
         np.testing.assert_allclose(dual @ x, x.sum(), rtol=1e-11)
     assert misfits > 10
+
+
+@pytest.mark.parametrize("as_rows", [True, False])
+def test_free_columns_that_fit_all(as_rows):
+    # What is left for the others is rounding, at a cost that is: no dual but 0 is exact enough.
+    rng, lanes = np.random.default_rng(6), 32
+    X = rng.choice([-1.0, 1.0], (lanes, 4, 3)) * 10 ** rng.uniform(-4, 4, (lanes, 1, 3))
+    y = X[:, :, 2] * rng.uniform(0.5, 2, (lanes, 1))
+    weights = np.stack([10 ** rng.uniform(-5, 5, lanes), 10 ** rng.uniform(-5, 5, lanes)])
+    weights = np.concatenate([weights, np.zeros((1, lanes))]).T
+
+    @jax.jit
+    @jax.vmap
+    def solve(X, y, weights):
+        problem = dln.LeastSquares(X, y)
+        if not as_rows:
+            problem = dln.Quadratic(problem.gram(), problem.r)
+        return dln.basis_pursuit(problem, weights=weights, throw=False)
+
+    point = solve(X, y, weights)
+    assert np.all(point.result == dln.RESULTS.successful)
+    share = np.asarray(point.x) * np.linalg.norm(X, axis=1)
+    fit = np.linalg.norm(y, axis=1)[:, None]
+    np.testing.assert_allclose(np.abs(share) / fit, [[0, 0, 1]] * lanes, atol=1e-14)

@@ -355,3 +355,23 @@ def test_twins_share_what_others_may_not_have(positive):
     x = np.asarray(slopes)[told]
     np.testing.assert_allclose(x[:, 1:3, 0], x[:, 1:3, 2], atol=1e-12)
     np.testing.assert_allclose(x[:, 0, 0], x[:, 0, 2], atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_twins_beside_columns_that_are_nearly_equal(dtype):
+    # `y = a + b + tc` for columns a, b at a distance δ, and two copies of c: each has t/2. Where
+    # the near ones have few digits, c has all of them.
+    lanes = [(delta, t) for delta in (1e-1, 1e-2, 1e-3, 1e-4) for t in (1, 1e-2, 1e-4, 1e-6, 1e-8)]
+    if dtype is np.float32:
+        lanes = [(delta, t) for delta in (0.3, 0.1, 0.03, 0.01) for t in (1, 0.1, 0.01, 1e-3)]
+    delta, t = np.array(lanes).T
+    e = np.eye(4)
+    X = np.stack([e[:, [0, 0, 2, 2]] + d * np.outer(e[1], [0, 1, 0, 0]) for d in delta])
+    y = X[:, :, 0] + X[:, :, 1] + t[:, None] * e[2]
+    arguments = (v.astype(dtype) for v in (X, y, np.zeros((len(lanes), 4))))
+    slopes, number, result = _plateaus(*arguments, True)
+    told = np.asarray(result == dln.RESULTS.successful)
+    assert np.mean(told) > 0.7
+    last = np.asarray(slopes)[np.arange(len(lanes)), np.asarray(number) - 1][told]
+    rtol = 1e-4 if dtype is np.float32 else 1e-6
+    np.testing.assert_allclose(last[:, 2:], np.repeat(t[told, None] / 2, 2, axis=1), rtol=rtol)

@@ -36,6 +36,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from .._batching import any_lane
 from .._linalg import Cholesky, matmul
 from .._loops import cond, fori_loop, while_loop
+from .._path import largest_correlation
 from .._problem import AbstractProblem
 from ..networks import AbstractDualNetwork
 from ..networks.signs import sides, signed
@@ -65,12 +66,7 @@ class Prior(eqx.Module):
             return jnp.where(free, self.log_s + g / self.unit, 0)
         return -jnp.log(jnp.where(free, (self.offset - g) / self.unit, 1)) / self.exponent
 
-    def log_growth(self, g: Array, free: Array) -> Array:
-        """`dg/d log q`; 1 where not `free`."""
-        per_log_q = self.unit if self.exponent is None else self.exponent * (self.offset - g)
-        return jnp.where(free, per_log_q, 1)
-
-    def log_growth_at(self, log_q: Array) -> Array:
+    def log_growth(self, log_q: Array) -> Array:
         """`dg/d log q` at this `log q`."""
         if self.exponent is None:
             return self.unit
@@ -131,6 +127,7 @@ class _Frame(eqx.Module):
 
     V: Float[Array, "k d"]
     target: Float[Array, " k"]  # u
+    rounding: Float[Array, " k"]  # that of u
     is_empty: Bool[Array, " k"]  # slots of the basis that are not filled
     norms: Float[Array, " d"]  # ‖Xⱼ‖: by ‖Xⱼ‖qⱼ coordinates compare, whatever the columns' units
     of_basis: Float[Array, " k"]  # the same for the basis
@@ -141,16 +138,25 @@ class _Frame(eqx.Module):
         face = Face(problem, basis)
         rows = jax.vmap(problem.gram_column)(at)
         V = jax.vmap(face.solve, in_axes=1, out_axes=1)(rows)
-        # The columns of the basis are unit vectors exactly, not to the rounding of the solve.
-        exact = indices(V.shape[1])[None, :] == basis[:, None]
-        is_basis = jnp.any(exact, axis=0)[None, :]
-        V = jnp.where(is_basis, exact.astype(V.dtype), V)
-        self.V = jnp.where(face.is_empty[:, None], 0, V)
         self.sign = sign[at].astype(V.dtype)
         self.target = face.solve(problem.r[at] - problem.weight_decay * self.sign)
         self.is_empty = face.is_empty
         self.norms = lax.stop_gradient(problem.column_norms())
         self.of_basis = self.norms.at[basis].get(mode="fill", fill_value=0)
+        # What rounding may change in a solution of `M_BB a = b`: `lost` times the norms that `b`
+        # and `M_BB a` come from; 16 is a choice. Row by row: where some columns are nearly
+        # dependent, only their own entries lose digits.
+        inverse = jax.vmap(face.solve, in_axes=1, out_axes=1)(jnp.eye(len(basis), dtype=V.dtype))
+        lost = 16 * jnp.finfo(V.dtype).eps * matmul(jnp.abs(inverse), self.of_basis)
+        lost = lax.stop_gradient(lost)
+        size, _ = largest_correlation(problem)
+        self.rounding = lost * (size + jnp.sum(self.of_basis * jnp.abs(self.target)))
+        # An entry of V in the row of a column of norm 1e-14 may be rounding and 1: it is 0.
+        sizes = self.norms + matmul(self.of_basis, jnp.abs(V))
+        V = jnp.where(jnp.abs(V) > lost[:, None] * sizes[None, :], V, 0)
+        # The columns of the basis are unit vectors exactly, not to the rounding of the solve.
+        exact = indices(V.shape[1])[None, :] == basis[:, None]
+        self.V = jnp.where(jnp.any(exact, axis=0)[None, :], exact.astype(V.dtype), V)
 
     def among(self, free: Array) -> "_Frame":
         """The frame with 0 for all columns that are not `free`."""
@@ -174,8 +180,8 @@ class _Frame(eqx.Module):
     def q(self, prior: Prior, free: Array, theta: Array) -> tuple[Array, Array]:
         """`q`, 0 where not `free`, and `dg/d log q`, both of shape `(signs, d)`."""
         g = sides(matmul(theta, self.V), free)
-        q = jnp.where(free, jnp.exp(prior.log_q(g, free)), 0)
-        return q, prior.log_growth(g, free)
+        log_q = prior.log_q(g, free)
+        return jnp.where(free, jnp.exp(log_q), 0), prior.log_growth(log_q)
 
     def excess(self, prior: Prior, free: Array, theta: Array) -> Array:
         """`Vq − u`, the gradient of a convex function of `θ`; `θ` itself in empty slots."""
@@ -185,7 +191,7 @@ class _Frame(eqx.Module):
 
 def solve_symmetric(H: Array, rhs: Array) -> Array:
     """The solution of `Hx = rhs` for positive semidefinite `H`, which is scaled to unit diagonal:
-    its own diagonal may span any number of decades. `x` is 0 where a row of `H` is 0."""
+    its own diagonal may span any number of decades. `x` is `rhs` where a row of `H` is 0."""
     diagonal = jnp.diagonal(H)
     H = H + jnp.diag((diagonal <= 0).astype(H.dtype))
     scale = lax.stop_gradient(lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1)))
@@ -215,7 +221,7 @@ def _descend(
     def step(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         theta, log_q, steps, was_near = state
         q = jnp.where(free, jnp.exp(log_q), 0)
-        dual_per_log_growth = prior.log_growth_at(log_q)
+        dual_per_log_growth = prior.log_growth(log_q)
         mismatch = sides(matmul(theta, frame.V), free) - prior.g_at(log_q)
         mismatch = jnp.where(free, mismatch, 0)
         stretch = q / dual_per_log_growth
@@ -231,8 +237,8 @@ def _descend(
         rise = moved / dual_per_log_growth
         fall = jnp.minimum(rise, 0)
         fall = fall if p is None else -jnp.log1p(-p * fall) / p
-        # What may still be needed must not become negligible at once: an entry falls by e³ at most,
-        # and by as much more as it is small already.
+        # What may still be needed must not become negligible at once: an entry falls by a factor of
+        # e³ at most, and of as much more as it is small already.
         most = jnp.maximum(jnp.max(share), jnp.finfo(q.dtype).tiny)
         fall = jnp.maximum(fall, jnp.log(jnp.where(q > 0, share / most, 1)) - 3)
         counts = q > negligible
@@ -268,8 +274,8 @@ def _descend(
     allowed = jnp.minimum(unit**0.75 * size + rounded, unit**0.5 * size)
     is_met = jnp.all(jnp.abs(off) <= allowed)
     # Where an entry of u that should be 0 is negative by rounding, θ diverges although the
-    # equations hold, and rounding of V carries it into the logarithms of other entries: at most as
-    # far as a path may be wrong, eps^0.375, of those that are not small.
+    # equations hold, and rounding of V carries it into the logarithms of other entries. Of those
+    # that are not small, 1e-6 is allowed: columns whose units differ by ten decades take 1e-8.
     blur = unit * terms / jnp.abs(dual_per_log_growth)
     is_small = q * frame.norms[None, :] <= unit**0.5 * size
     is_met = is_met & jnp.all(is_small | (blur <= unit**0.375))
@@ -323,7 +329,6 @@ def _can_be_positive(
     frame: _Frame,
     scaled: Scaled,
     basis: Array,
-    least: Array,
     free: Array,
     needed: Array,
     tol: Tolerances,
@@ -335,13 +340,12 @@ def _can_be_positive(
     """
     scale = scaled.scale.at[basis].get(mode="fill", fill_value=1)
     size = jnp.abs(frame.target) / scale
-    # Entries of u and of V that count as 0. The solve for u loses the digits that the least pivot
-    # has, and r has rounding of its own. At least what `_descend` accepts: an entry that is
-    # negative within that would go unnoticed. That of V is a choice: 100 times more or less
-    # (measured) changes none of 1200 limits.
-    lost = tol.floor * jnp.max(jnp.abs(scaled.r)) / least
-    lost = jnp.maximum(lost, jnp.maximum(tol.unit**0.75, 16 * tol.unit / least) * jnp.max(size))
-    is_zero = ~frame.is_empty & (size <= lost)
+    # Entries of u that may be rounding count as 0, and at least those that `_descend` would accept
+    # as such: one that is negative within that would go unnoticed. Rounding of more than half of
+    # the digits decides nothing.
+    lost, most = frame.rounding / scale, jnp.max(size)
+    is_zero = ~frame.is_empty & (size <= jnp.maximum(lost, tol.unit**0.75 * most))
+    is_told = jnp.all(~is_zero | (lost <= tol.violation * most) | (most <= lost))
     V = jnp.where(is_zero[:, None], frame.V * scaled.scale[None, :] / scale[:, None], 0)
     V = jnp.where(jnp.abs(V) > tol.violation, V, 0)
     cone = eqx.tree_at(
@@ -359,7 +363,7 @@ def _can_be_positive(
     theta, is_reached = _descend(cone, flat, free, jnp.zeros_like(size), asked, small)
     q, _ = cone.q(flat, free, theta)
     is_decided = is_reached & jnp.all(~free | (q < small) | (q > large))
-    return free & (~asked | (q > small)), ~asked | is_decided
+    return free & (~asked | (q > small)), ~asked | (is_decided & is_told)
 
 
 def select(
@@ -439,7 +443,7 @@ def select(
             is_decided = ~jnp.any(others[k] & is_dependent & ~rests & (off <= 8 * digits))
             can_move = needed & (jnp.sum(is_on) > jnp.sum(basis < d))
             frame = frame.among(is_on)
-            free, is_sure = _can_be_positive(frame, scaled, basis, least, is_on, can_move, tol)
+            free, is_sure = _can_be_positive(frame, scaled, basis, is_on, can_move, tol)
             basis, _, _, is_still_clear = _independent(
                 problem, scaled, jnp.any(free, axis=0), priority, tol
             )

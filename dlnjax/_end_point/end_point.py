@@ -381,9 +381,10 @@ def _without_decay(
     rest = rest if network.positive else jnp.abs(rest)
     is_minimal = jnp.all(is_free | (rest <= _rounding(fixed)))
     if from_size:
-        # Where `y` is orthogonal to `X` the limit is 0; what was solved is of the initialisation.
-        is_zero = ~is_seen(fixed) | ~(solutions.size() > 0)
-        x, is_minimal = jnp.where(is_zero, 0, x), is_minimal | is_zero
+        # Where `y` is orthogonal to `X` the limit is 0; what was solved is of the initialisation,
+        # as it is where the face has no part of `y`.
+        is_zero, is_empty = ~is_seen(fixed), jnp.any(is_free) & ~(solutions.size() > 0)
+        x, is_minimal = jnp.where(is_zero, 0, x), (is_minimal & ~is_empty) | is_zero
     is_reached = newton.is_reached(state, rtol) & is_minimal
     # Half of the digits of `x` at least. Below, `sensitivity` says how many there are; 100 times
     # more would return points of which six digits are arbitrary in float64, and one in float32.

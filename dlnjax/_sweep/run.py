@@ -73,7 +73,8 @@ def run_sweep(
         hosts need it at the same path.
     - `executor`: the workers. Default: this process, on all its devices and cores. Else any
         `concurrent.futures.Executor`: threads, processes that are *spawned*, loky, MPI, or
-        Dask, `distributed.Client(…).get_executor(retries=3)`, which survives dead workers.
+        Dask, `distributed.Client(…).get_executor(retries=3)`, which survives dead workers. The
+        data of a `Given` travel block by block, about 1 GiB at a time.
     - `resume`: go on with a store at `path`, if there is one. Blocks that are missing or damaged
         are computed; with the same versions on the same kind of device, bit for bit as in an
         uninterrupted run.
@@ -202,7 +203,6 @@ def _drive(sweep: Sweep, path: Path, workers: Executor, memory: int, shown: bool
                 running.add(future)
                 sent[future] = size
 
-        running.clear()
         for outcome in _results(running, progress, submit):
             _warn_of_others(store, outcome)
             store.mark(sweep.cells[outcome.cell], outcome.block, outcome.made_by)

@@ -40,13 +40,16 @@ def _is_private(address: str) -> bool:
 
 
 def send_by_value(folder: Path) -> None:
-    """Have all modules and packages in this folder travel with what uses them."""
+    """Have all modules and packages in this folder travel with what uses them, but not what is
+    installed in an environment there."""
     from .._sweep.identity import is_installed
 
     cloudpickle: Any = importlib.import_module("cloudpickle")
     for module in list(sys.modules.values()):
         file = Path(getattr(module, "__file__", None) or "/")
-        if folder in file.parents and not is_installed(module.__name__):
+        if "site-packages" in file.parts or is_installed(module.__name__):
+            continue
+        if folder in file.parents:
             cloudpickle.register_pickle_by_value(module)
 
 
