@@ -107,6 +107,11 @@ def _leaves_out(
     null = null_vectors(columns, config.eps)
     if null is None or not null.size:
         return False
+    # Columns that are as near as that, but not equal, have different `w`.
+    unit = columns / np.linalg.norm(columns, axis=0)
+    apart = np.linalg.norm(unit[:, :, None] - unit[:, None, :], axis=0)
+    if np.any((apart > 64 * config.eps) & (apart < 1e6 * config.eps)):
+        return False
     # Where all `w` are 0, `Σ w(0) x` does not change either: else they only seem to be.
     norms = np.linalg.norm(columns, axis=0)
     sums, terms = null @ first[rests], np.abs(null) @ first[rests]
