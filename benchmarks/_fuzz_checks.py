@@ -119,9 +119,10 @@ def _copies(config: Config, u: Arrays, a: Arrays, out: Arrays) -> dict[str, np.n
             start = np.max(start, axis=1) * u["x_unit"][last]
             size = np.maximum(size, start[:, None])
         # Subnormal numbers have fewer digits the smaller they are.
-        lost = np.max(np.abs(v[first]), axis=2) < 1e18 * float(np.finfo(config.dtype).tiny)
+        large = np.minimum(*(np.max(np.abs(v[part]), axis=2) for part in (first, last)))
+        lost = large < 1e18 * float(np.finfo(config.dtype).tiny)
         off = np.max(np.abs(v[last] - want) * share, axis=2) / np.where(size > 0, size, 1)
-        off = np.where(lost, 0, off) if name == "flow" else off
+        off = np.where(lost, 0, off) if name in ("flow", "end") else off
         both = (out["results"][name][first] == 0) & (out["results"][name][last] == 0)
         found[f"{name}, copies"] = np.zeros(config.lanes)
         found[f"{name}, copies"][last] = np.where(both, np.max(off, axis=1), 0)

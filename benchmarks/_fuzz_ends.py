@@ -23,7 +23,8 @@ def least_squares(
         c = np.where((c > 0) & held[0] | (c < 0) & held[1], 0, c)
     # What is 0 in the end is so to rounding of the start.
     size = sizes(u, (np.abs(x) + np.sum(u["q0"], axis=1))[:, None])[:, 0]
-    size = np.where(size > 0, size, 1)
+    # Subnormal numbers have fewer digits the smaller they are.
+    size = np.where(size > 1e18 * float(np.finfo(config.dtype).tiny), size, 1)
     if not config.positive:
         return np.max(np.abs(c), axis=1) / size
     # Entries are never 0, only small: complementarity is the size of the product.

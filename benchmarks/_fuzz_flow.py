@@ -81,8 +81,10 @@ def flow_violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndar
     with_norm = free + (1 / s)[:, :, None, None]
     bound = flow["bound"] / a["c_y"][:, None] ** 2
     known = np.isfinite(best).all(axis=2)
-    above = objective(u, x_mean, with_norm) - objective(u, best, with_norm) - bound
+    value = objective(u, x_mean, with_norm)
+    above = value - objective(u, best, with_norm) - bound
     digits = 16 * ROUNDING * config.eps * (sizes(u, x_mean) + sizes(u, np.nan_to_num(best))) ** 2
+    digits = digits + ROUNDING * config.eps * value  # and of what columns of 0 cost
     above = np.where(known, np.maximum(above - digits, 0) / scale, 0)
     found["flow, certificate"] = np.max(above, axis=1)
 
@@ -149,6 +151,11 @@ def _far(
     well = condition < (50 if config.dtype == "float32" else 1e3)
     rests &= (a["decay"] == 0)[:, None] & well[:, None] & ~a["is_far"][:, None]
     size = np.max(np.abs(least[:, 0]), axis=1)[:, None]
+    # Nor where `y` is orthogonal to `X` but for rounding, nor where a start is so much larger than
+    # x that the rounding of its `w` hides x.
+    is_seen = np.sum(np.abs(least[:, 0]) * u["columns"], axis=1) > 1e3 * config.eps * u["norm"]
+    start = np.max(u["q0"], axis=(1, 2)) * -a["log_eps"] * 10 * ROUNDING * config.eps
+    rests &= is_seen[:, None] & (start[:, None] < size)
     off = np.max(np.abs(x - least), axis=2) / np.where(size > 0, size, 1)
     return np.max(np.where(rests, off, 0), axis=1)
 

@@ -184,6 +184,8 @@ def _counts(config: Config, a: Arrays, lane: int, name: str, ratio: float) -> bo
         return False
     if name == "end, copies" and config.positive and diverges(a["X"][lane], a["y"][lane]):
         return False
+    if name == "path, copies" and np.sum(a["weights"][lane].min(axis=0) == 0) > config.n:
+        return False  # more columns are free than any fit needs
     is_tied = a["family"][lane] != "normal" or "explained" in str(a["defects"][lane])
     return ratio > max(known.worst / 10, 1) and not ("copies" in name and is_tied)
 
