@@ -115,6 +115,7 @@ def _copies(config: Config, u: Arrays, a: Arrays, out: Arrays) -> dict[str, np.n
         size = np.max(np.abs(want) * share, axis=2)
         if name == "flow":
             size = np.maximum(size, least_share(config) * np.max(size, axis=1, keepdims=True))
+        if name in ("flow", "end"):
             start = np.sum(u["q0"], axis=1)[last] * u["columns"][last]
             start = np.max(start, axis=1) * u["x_unit"][last]
             size = np.maximum(size, start[:, None])

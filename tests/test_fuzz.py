@@ -24,6 +24,7 @@ FOUND = {
     # `w` late in the process, which was rounding, taken for 0. Entries that come to rest at 0, with
     # the other sign by rounding; entropies whose columns differ by ten decades, or that vanish;
     # that stopped where the next step would have been exact, or where a needed entry underflowed.
+    # Starts in units that differ by decades; twins, and a response that they explain but for 1e-8.
     (0, "limit"): {
         (1, 0, 0, 0): [9],
         (0, 0, 0, 0): [298, 314],
@@ -37,6 +38,9 @@ FOUND = {
         (9, 0, 1, 0): [108],
         (9, 0, 7, 5): [428],
         (9, 0, 9, 0): [266],
+        (13, 0, 0, 5): [281],
+        (13, 0, 5, 1): [252],
+        (13, 0, 12, 1): [199],
     },
     # Columns whose norms differ by ten decades: singular values of small ones, and the dual on
     # large ones, were rounding; the dual was a sum of steps, with the rounding of the largest. A
@@ -49,10 +53,15 @@ FOUND = {
         (3, 0, 2, 2): [94],
         (3, 0, 8, 2): [146],
     },
-    # A response that one column explains, but for rounding, with signs that others cannot have; and
-    # copies, whose singular vectors differed.
+    # A response that one column explains, but for rounding, with signs that others cannot have;
+    # copies, whose singular vectors differed; and a response that is orthogonal but for rounding.
     (0, "limit_point"): {(3, 0, 0, 2): [57], (3, 0, 6, 2): [156], (3, 0, 2, 5): [46]},
-    (1, "limit_point"): {(0, 1, 0, 0): [1, 61, 422], (0, 1, 0, 1): [96, 315], (0, 1, 0, 3): [502]},
+    (1, "limit_point"): {
+        (0, 1, 0, 0): [1, 61, 422],
+        (0, 1, 0, 1): [96, 315],
+        (0, 1, 0, 3): [502],
+        (13, 1, 38, 1): [478],
+    },
     (1, "basis_pursuit"): {(0, 1, 0, 0): [61, 209, 262], (0, 1, 0, 1): [20], (0, 1, 0, 4): [137]},
     # A response that is explained but for 1e-8: the dual of no single segment proved the point, or
     # it was feasible only with a residual between rounding and half of the digits.
@@ -60,6 +69,8 @@ FOUND = {
         (9, 2, 5, 0): [27, 475],
         (9, 2, 2, 0): [114],
         (9, 2, 3, 1): [258],
+        # A dual to which a residual of 1e-10 was added that was not orthogonal to active columns.
+        (13, 2, 20, 2): [17, 465],
     },
     # `y` in the cone of `x ≥ 0` but for rounding.
     (2, "end"): {(1, 2, 0, 0): [86, 109, 124, 213]},

@@ -145,11 +145,12 @@ class _Frame(eqx.Module):
         # Row by row: where some columns are nearly dependent, only their own entries lose digits.
         # 16 roundings are a choice.
         inverse = jax.vmap(face.solve, in_axes=1, out_axes=1)(jnp.eye(len(basis), dtype=V.dtype))
-        spread = 16 * jnp.finfo(V.dtype).eps * jnp.abs(inverse) * self.of_basis[None, :]
-        self.spread = lax.stop_gradient(spread)
-        # An entry of V in the row of a column of norm 1e-14 may be rounding and 1: it is 0.
+        unit = 16 * jnp.finfo(V.dtype).eps
+        self.spread = lax.stop_gradient(unit * jnp.abs(inverse) * self.of_basis[None, :])
+        # An entry of V in the row of a column of norm 1e-14 may be rounding and 1: it is 0. (What
+        # rounding may be where columns are nearly dependent is kept: x would lose as many digits.)
         sizes = self.norms + matmul(self.of_basis, jnp.abs(V))
-        V = jnp.where(jnp.abs(V) > jnp.sum(self.spread, axis=1)[:, None] * sizes[None, :], V, 0)
+        V = jnp.where(jnp.abs(V) * self.of_basis[:, None] > unit * sizes[None, :], V, 0)
         # The columns of the basis are unit vectors exactly, not to the rounding of the solve.
         exact = indices(V.shape[1])[None, :] == basis[:, None]
         self.V = jnp.where(jnp.any(exact, axis=0)[None, :], exact.astype(V.dtype), V)
