@@ -314,7 +314,7 @@ def test_starts_in_uneven_units(positive):
             return share @ np.log((fit + t * line) / start)
 
         if slope(low) < 0 < slope(high) and high - low < 1e6:
-            t = brentq(slope, low, high, xtol=1e-14, rtol=1e-15)
+            t = brentq(slope, low, high, xtol=1e-14)
             signs = np.ones(4) if positive else rng.choice([-1, 1], 4)
             problems.append((A * unit * signs, A @ fit, signs * start / unit))
             truths.append((fit + t * line, unit * signs))
