@@ -264,7 +264,12 @@ def test_lassos_reach_what_the_path_has(case):
     X, y, weights, mu = map(np.array, LASSOS[case])
     problem = dln.LeastSquares(X, y)
     if case == "a step that is lost":  # in `M`, which is rounded, the twins are one column
-        problem = dln.Quadratic(X.T @ X, X.T @ y, 0.5000001 * y @ y)
+        # As BLAS rounds them on one processor.
+        M = np.array(
+            [[10.000000000000028, 3.0000000000000187, 10.000000000000012], [0, 9, 3], [0, 0, 10]]
+        )
+        r = np.array([-1.4654943925052066e-14, -2, 0])
+        problem = dln.Quadratic(M + np.triu(M, 1).T, r, 0.5000001 * y @ y)
     found = dln.lasso(problem, mu, weights=weights)
     assert np.max(found.stats["num_steps"]) < 20
     rest = y - np.asarray(found.x) @ X.T

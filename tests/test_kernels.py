@@ -65,12 +65,13 @@ def _steps(function) -> list[Counter[str]]:
     return [_kernels(body, computations) for body in bodies]
 
 
-# A tenth more than there are with jaxlib 0.10 (114, 92, 141). Of the flow 18 are products, two for
-# each of eight stages.
-@pytest.mark.parametrize("function, most", [(_flow, 125), (_path, 101), (_limit, 155)])
+# A tenth more than there are with jaxlib 0.10 (114, 92, 164, 90), in the largest loops. Of the flow
+# 18 are products, two for each of eight stages. The first loop of the limit selects minimisers, once
+# a plateau where columns depend on each other; the second one is the step of the process.
+@pytest.mark.parametrize("function, most", [(_flow, [125]), (_path, [101]), (_limit, [180, 99])])
 def test_a_step_launches_few_kernels(function, most):
-    steps = _steps(function)
+    steps = sorted(_steps(function), key=lambda step: -sum(step.values()))[: len(most)]
     counts = [sum(step.values()) for step in steps]
-    assert max(counts) > 20  # the step was found
-    assert max(counts) <= most
-    assert max(step["dot"] for step in steps) <= 20
+    assert min(counts) > 20  # the step was found
+    assert np.all(np.array(counts) <= most)
+    assert steps[-1]["dot"] <= 20

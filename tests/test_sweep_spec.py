@@ -4,6 +4,7 @@ import functools
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -180,9 +181,12 @@ def test_command(finished, run):
 @pytest.mark.parametrize("signal_, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_command(spec, run, monkeypatch, signal_, code):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(
-        "dlnjax._sweep.run.run_sweep", lambda *_, **__: os.kill(os.getpid(), signal_)
-    )
+
+    def interrupted(*_, **__):
+        os.kill(os.getpid(), signal_)
+        time.sleep(60)  # another thread may be the one that the signal reaches first
+
+    monkeypatch.setattr("dlnjax._sweep.run.run_sweep", interrupted)
     spec.write_text(CHEAP)
     got, _, message = run(spec, "--out", spec.parent)
     again = f"dlnjax sweep {spec} --out {spec.parent} --resume"

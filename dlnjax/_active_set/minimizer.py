@@ -136,7 +136,9 @@ class _Frame(eqx.Module):
         at = jnp.minimum(basis, problem.r.shape[0] - 1)
         face = Face(problem, basis)
         rows = jax.vmap(problem.gram_column)(at)
-        V = jax.vmap(face.solve, in_axes=1, out_axes=1)(rows)
+        both = jnp.concatenate([rows, jnp.eye(len(basis), dtype=rows.dtype)], axis=1)
+        both = jax.vmap(face.solve, in_axes=1, out_axes=1)(both)
+        V, inverse = both[:, : rows.shape[1]], both[:, rows.shape[1] :]
         self.sign = sign[at].astype(V.dtype)
         self.target = face.solve(problem.r[at] - problem.weight_decay * self.sign)
         self.is_empty = face.is_empty
@@ -144,7 +146,6 @@ class _Frame(eqx.Module):
         self.of_basis = self.norms.at[basis].get(mode="fill", fill_value=0)
         # Row by row: where some columns are nearly dependent, only their own entries lose digits.
         # 16 roundings are a choice.
-        inverse = jax.vmap(face.solve, in_axes=1, out_axes=1)(jnp.eye(len(basis), dtype=V.dtype))
         unit = 16 * jnp.finfo(V.dtype).eps
         self.spread = lax.stop_gradient(unit * jnp.abs(inverse) * self.of_basis[None, :])
         # An entry of V in the row of a column of norm 1e-14 may be rounding and 1: it is 0. (What
