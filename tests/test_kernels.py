@@ -66,8 +66,8 @@ def _steps(function) -> list[Counter[str]]:
 
 
 # A tenth more than there are with jaxlib 0.10 (114, 92, 164, 90), in the largest loops. Of the flow
-# 18 are products, two for each of eight stages. The first loop of the limit selects minimisers, once
-# a plateau where columns depend on each other; the second one is the step of the process.
+# 18 are products, two for each of eight stages. The first loop of the limit selects minimisers,
+# once a plateau where columns depend on each other; the second one is the step of the process.
 @pytest.mark.parametrize("function, most", [(_flow, [125]), (_path, [101]), (_limit, [180, 99])])
 def test_a_step_launches_few_kernels(function, most):
     steps = sorted(_steps(function), key=lambda step: -sum(step.values()))[: len(most)]

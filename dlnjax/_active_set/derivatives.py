@@ -28,7 +28,8 @@ from .._linalg import matmul
 from .._loops import cond, scan
 from .._problem import AbstractProblem
 from .face import Face
-from .minimizer import Prior, Selection, plateau, solve_symmetric
+from .minimizer import Selection, plateau
+from .projection import Prior, solve_symmetric
 from .state import scatter
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from .._active_set.derivatives import limit_on_segments
-from .._active_set.minimizer import Prior, prior_of
+from .._active_set.projection import Prior, prior_of
 from .._active_set.transform import event_driven
 from .._checks import as_count, as_float, check_scalar, is_concrete
 from .._path import LimitFlow

@@ -37,7 +37,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._active_set.choice import active_set
 from .._active_set.derivatives import Segments
-from .._active_set.minimizer import Prior, select
+from .._active_set.minimizer import select
+from .._active_set.projection import Prior
 from .._active_set.state import (
     AbstractActiveSet,
     Event,
