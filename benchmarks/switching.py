@@ -2,7 +2,8 @@
 
 Batches of iid normal problems, `s ≤ 20`, at the tolerances 1e-6 and 1e-7; medians of five runs in
 turn, and the largest error of `x_mean` on a lane, relative to its largest value, against Rodas5P at
-1e-11. It prints what the comments on the constants of `_flow/auto_tsit5.py` and `setup.py` say.
+1e-11. It prints what the comments on the constants of `_flow/auto_tsit5.py` and
+`_flow/formulations.py` say.
 """
 
 import time

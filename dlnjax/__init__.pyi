@@ -20,9 +20,9 @@ from ._end_point.potential import (
 )
 from ._flow.auto_tsit5 import AutoTsit5 as AutoTsit5
 from ._flow.crossings import CrossingTimes as CrossingTimes, crossing_times as crossing_times
+from ._flow.formulations import DualForm as DualForm, WeightForm as WeightForm
 from ._flow.gradient_flow import Flow as Flow, gradient_flow as gradient_flow
 from ._flow.rodas5p import Rodas5P as Rodas5P
-from ._flow.setup import DualForm as DualForm, WeightForm as WeightForm
 from ._gap import (
     SuboptimalityGap as SuboptimalityGap,
     certificate as certificate,
@@ -65,6 +65,6 @@ from .networks.base import (
     AbstractDualNetwork as AbstractDualNetwork,
     AbstractNetwork as AbstractNetwork,
     Constant as Constant,
-    Growth as Growth,
 )
 from .networks.check import check_network as check_network
+from .networks.growth import Growth as Growth

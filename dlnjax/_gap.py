@@ -99,7 +99,7 @@ def suboptimality_gap(
         raise TypeError(f"`path` must be {what}, got a LimitFlow.")
     path.check_size(problem)
     gap, is_optimal = _gap_at_all(problem, x, mu, path)
-    if is_concrete(is_optimal) and not bool(jnp.all(is_optimal)):
+    if is_concrete(is_optimal) and not np.all(np.asarray(is_optimal)):
         other = np.broadcast_to(mu, is_optimal.shape)[~np.asarray(is_optimal)]
         raise ValueError(
             f"`path` is not optimal for this problem at μ = {other.flat[0]:.4g}. Pass the path of "
@@ -241,8 +241,9 @@ def eta(
     decay = as_float(weight_decay, "weight_decay", down.dtype)
     check_scalar(decay, "weight_decay")
     for value, name in ((decay, "weight_decay"), (down, "downward_variation")):
-        if is_concrete(value) and bool(jnp.any(value < 0)):
-            raise ValueError(f"`{name}` must be non-negative, got {float(jnp.min(value))}.")
+        # By NumPy: under `jit` operations of JAX are traced, also those of known values.
+        if is_concrete(value) and np.any(np.asarray(value) < 0):
+            raise ValueError(f"`{name}` must be non-negative, got {np.min(np.asarray(value))}.")
     if () not in (s.shape, down.shape) and s.shape != down.shape:
         raise ValueError(
             f"`s` and `downward_variation` must have the same shape, got {s.shape} and "

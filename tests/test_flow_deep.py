@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import root_scalar
 
 import dlnjax as dln
-from dlnjax._flow.setup import dual_term
+from dlnjax._flow.formulations import dual_term
 from dlnjax._results import names_of
 
 D = 4

@@ -11,8 +11,8 @@ import optimistix as optx
 import pytest
 
 import dlnjax as dln
+from dlnjax._flow.formulations import dual_term
 from dlnjax._flow.rodas5p import GAMMA, A, C, H
-from dlnjax._flow.setup import dual_term
 from dlnjax._flow.terms.coordinates import CoordinateTerm
 from dlnjax._flow.terms.rows import RowTerm
 

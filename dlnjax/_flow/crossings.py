@@ -42,7 +42,8 @@ from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractNetwork
 from .adjoint import at_time, trajectory
 from .driver import Fixed, Moving, Record, State, block, counts, start
-from .setup import AbstractFormulation, DualForm, Run, as_run
+from .formulations import AbstractFormulation, DualForm
+from .run import Run, as_run
 from .terms.base import AbstractFlowTerm
 
 

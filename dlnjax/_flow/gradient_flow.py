@@ -1,9 +1,9 @@
 """`gradient_flow`: the trajectory of a diagonal linear network, in rescaled time `s`.
 
-A formulation (`setup.py`) gives the vector field (`terms/`) and its solver; diffrax integrates it,
-and the states at the times `s` are read as `x(s)`, `z(s) = ∫₀ˢ x`, `x̄(s) = z(s)/s` and the dual
-`Xᵀν(s) = s r − M z(s)`. Derivatives in the data go through the steps, whose lengths are held fixed;
-in `s` the derivative of a state is the vector field.
+A formulation (`formulations.py`) gives the vector field (`terms/`) and its solver; `driver.py`
+integrates it, and the states at the times `s` are read as `x(s)`, `z(s) = ∫₀ˢ x`, `x̄(s) = z(s)/s`
+and the dual `Xᵀν(s) = s r − M z(s)`. Derivatives in the data go through the steps, whose lengths
+are held fixed; in `s` the derivative of a state is the vector field.
 """
 
 from typing import Any
@@ -28,7 +28,8 @@ from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractNetwork
 from .adjoint import at_time, trajectory
 from .driver import Moving, counts
-from .setup import AbstractFormulation, DualForm, Run, as_run
+from .formulations import AbstractFormulation, DualForm
+from .run import Run, as_run
 
 
 class Flow(eqx.Module):

@@ -17,6 +17,7 @@ write them (`task.py`).
 """
 
 import contextlib
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -49,6 +50,9 @@ from .task import Job, Outcome, choose_layout, compute, forget, make_job
 # them, of which the driver holds no more than this.
 _IN_FLIGHT = 1024
 _BYTES = 2**30
+# Seconds between writes of which blocks are done. A write takes milliseconds, as long as a block of
+# small problems; a driver that is killed leaves no more than this to be computed again.
+_SAVE = 1.0
 
 
 def run_sweep(
@@ -177,7 +181,7 @@ def _drive(sweep: Sweep, path: Path, workers: Executor, memory: int, shown: bool
     job = make_job(path, sweep, in_process=isinstance(workers, ThreadPoolExecutor))
     progress = Progress(shown)
     running: set[Future[Any]] = set()
-    failed = 0
+    failed, store, saved = 0, None, time.monotonic()
     try:
         if not path.exists():
             running = {workers.submit(choose_layout, job, memory)}
@@ -209,8 +213,15 @@ def _drive(sweep: Sweep, path: Path, workers: Executor, memory: int, shown: bool
             instances = store.instances_in(outcome.block)
             progress.update(outcome.cell, instances, outcome.seconds, outcome.failed)
             failed += outcome.failed
+            if time.monotonic() - saved > _SAVE:
+                store.save_marks()
+                saved = time.monotonic()
+        store.save_marks()
     finally:
         # Nothing is left here unless something was raised.
+        if store is not None:
+            with contextlib.suppress(OSError):  # what was raised first is the cause
+                store.save_marks()
         if job.stop is not None:
             job.stop.set()
         for future in running:

@@ -80,6 +80,8 @@ class Store:
             self.spec: dict[str, Any] = json.loads(self._group.attrs["spec"])
             self.layout = Layout.from_json(self._group.attrs["layout"])
             self.id: str = self._group.attrs["id"]
+            # The versions and devices that computed blocks.
+            self.provenance: list[dict[str, Any]] = json.loads(self._group.attrs["provenance"])
             # Chunks of NaN alone are written too: one that is not there is lost.
             config = {"write_empty_chunks": True}
             arrays = {name: a.with_config(config) for name, a in self._group.arrays()}
@@ -96,6 +98,7 @@ class Store:
                 "path, or remove it and start again."
             ) from e
         self.path = path
+        self._marks: dict[tuple[int, int, int], tuple[int, int]] = {}
 
     # -- blocks
 
@@ -143,14 +146,23 @@ class Store:
     # -- what the driver alone writes
 
     def mark(self, cell: Cell, block: int, made_by: dict[str, Any]) -> None:
-        """Say that a block is done, when, and by which versions on which device."""
-        known = self.provenance
-        if made_by not in known:
-            known.append(made_by)
-            _set_attributes(self._group, self.path, provenance=json.dumps(known))
-        place = cell.size, cell.network, block
-        self._made_by[place] = known.index(made_by)
-        self._done[place] = int(time.time())
+        """Note that a block is done, when, and by which versions on which device."""
+        if made_by not in self.provenance:
+            self.provenance.append(made_by)
+            _set_attributes(self._group, self.path, provenance=json.dumps(self.provenance))
+        by = self.provenance.index(made_by)
+        self._marks[cell.size, cell.network, block] = by, int(time.time())
+
+    def save_marks(self) -> None:
+        """Write what `mark` noted since the last call."""
+        if not self._marks:
+            return
+        done, made_by = np.asarray(self._done[:]), np.asarray(self._made_by[:])
+        for place, (by, when) in self._marks.items():
+            made_by[place], done[place] = by, when
+        self._made_by[:] = made_by
+        self._done[:] = done
+        self._marks.clear()
 
     def recover(self, sweep: Sweep) -> list[tuple[Cell, int]]:
         """The blocks that are not done, or damaged since: all that is done is read. Removes what
@@ -175,11 +187,6 @@ class Store:
         except Exception:  # as in `_is_whole`
             self._made_by[:] = UNKNOWN
         return missing
-
-    @property
-    def provenance(self) -> list[dict[str, Any]]:
-        """The versions and devices that computed blocks."""
-        return json.loads(self._group.attrs["provenance"])
 
 
 def _file(path: Path, array: Any, size: int, network: int, block: int) -> Path:

@@ -2,6 +2,7 @@
 
 - `base.py`: the interfaces `AbstractNetwork` (weights) and `AbstractDualNetwork` (link function).
 - `depth2.py`, `deep.py`, `linear.py`: the networks of the library.
+- `growth.py`: the link of a network as an exponential or a power, relative to its start.
 - `signs.py`: arrays with one row for each sign.
 - `check.py`: `check_network`, a test for networks of users.
 """
@@ -10,8 +11,8 @@ from .base import (
     AbstractDualNetwork as AbstractDualNetwork,
     AbstractNetwork as AbstractNetwork,
     Constant as Constant,
-    Growth as Growth,
 )
 from .deep import Deep as Deep
 from .depth2 import UV as UV, USquared as USquared
+from .growth import Growth as Growth
 from .linear import Linear as Linear

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array
 
 from .._checks import check_type
+from .._flow.formulations import DualForm, WeightForm
 from .._flow.gradient_flow import gradient_flow
-from .._flow.setup import DualForm, WeightForm
 from .._problem import LeastSquares
 from .._results import RESULTS
 from .base import AbstractDualNetwork, AbstractNetwork, takes

@@ -17,8 +17,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import as_float, check_scalar, is_concrete, to_common_dtype
-from .base import AbstractDualNetwork, Constant, Growth, as_network_weights
+from .base import AbstractDualNetwork, Constant, as_network_weights
 from .depth2 import exponential_growth, exponential_link, exponential_w
+from .growth import Growth
 
 
 class Deep(AbstractDualNetwork):

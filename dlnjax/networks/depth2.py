@@ -16,7 +16,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import is_concrete, to_common_dtype
-from .base import AbstractDualNetwork, Growth, as_network_weights
+from .base import AbstractDualNetwork, as_network_weights
+from .growth import Growth
 
 
 def exponential_link(w: Array, log_eps: Array) -> Array:

@@ -86,6 +86,7 @@ class AbstractDualTerm(AbstractFlowTerm):
     """
 
     scale: AbstractVar[Float[Array, ""]]
+    z_size: AbstractVar[Float[Array, ""]]  # at most 1: errors of σ²z are relative to it
 
     @abc.abstractmethod
     def response(self, g: Float[Array, "..."]) -> tuple[Float[Array, " d"], Float[Array, "..."]]:
@@ -151,6 +152,25 @@ def column_scale(problem: AbstractProblem) -> Float[Array, ""]:
     # Without derivatives: the solution does not depend on the scale.
     largest = jnp.sqrt(jnp.max(problem.gram_diagonal()))
     return lax.stop_gradient(jnp.where(largest > 0, largest, 1))
+
+
+def size_of_z(
+    start: Float[Array, "signs d"], slope: Float[Array, "signs d"], velocity: Array
+) -> Float[Array, ""]:
+    """The size of `σ²z` to which its error is relative, given `σ²q` and its slope at the start, and
+    `dw/ds` at `x = 0`: 1 where coordinates may activate.
+
+    Where none does (`dw/ds ≥ 0`: the weight decay exceeds all correlations, or `x ≥ 0` and all of
+    them are negative) `x` decays to 0 from the initialisation, and `z` tends to about
+    `q²/(slope · dw/ds)`, far below the units of `w`. So `x̄` keeps its relative accuracy."""
+    decays = jnp.all(velocity >= 0)
+    moves = (slope > 0) & (velocity > 0)
+    time = jnp.where(moves, start / jnp.where(moves, slope, 1) / jnp.where(moves, velocity, 1), 0)
+    largest = jnp.max(start * time)
+    # The bound is √tiny, since products of smaller numbers underflow: without it no step is
+    # accepted at log ε = −705 (float32: −80).
+    least = float(jnp.finfo(start.dtype).tiny) ** 0.5
+    return lax.stop_gradient(jnp.where(decays & (largest > 0), jnp.clip(largest, least, 1), 1))
 
 
 def size_of_x(problem: AbstractProblem) -> Float[Array, " d"]:

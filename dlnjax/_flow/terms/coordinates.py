@@ -52,6 +52,7 @@ class CoordinateTerm(AbstractDualTerm):
     link: AbstractLink
     weight_decay: Float[Array, ""] | None  # None if it is known to be 0
     scale: Float[Array, ""]
+    z_size: Float[Array, ""]
 
     def initial(self):
         return self.link.start, jnp.zeros_like(self.r)
@@ -136,18 +137,7 @@ class CoordinateTerm(AbstractDualTerm):
         q, other = (self.scale**2 * self.link.q(v) for v in (w, w - in_w))
         size = jnp.max(jnp.abs(self.r))
         in_x = IN_X * jnp.abs(q - other) / (jnp.where(size > 0, size, 1) + q)
-        in_z = jnp.abs(in_z)
-        if self.weight_decay is not None:
-            # If λ exceeds all |rᵢ|, no coordinate activates: x decays to 0, and z tends to about
-            # x(0)/λ, far below the units of w. The error of z is then relative to that, so that
-            # x̄ keeps its relative accuracy. Below √tiny it does not: products of such numbers
-            # underflow, and without that bound no step is accepted at log ε = −705 (float32: −80).
-            start = jnp.max(self.scale**2 * self.link.q(self.link.start))
-            decays = self.weight_decay > size
-            unit = start / jnp.where(decays, self.weight_decay, 1)
-            unit = jnp.clip(unit, float(jnp.finfo(unit.dtype).tiny) ** 0.5, 1)
-            in_z = in_z / jnp.where(decays, unit, 1)
-        return jnp.maximum(jnp.abs(in_w), in_x), in_z
+        return jnp.maximum(jnp.abs(in_w), in_x), jnp.abs(in_z) / self.z_size
 
     def read(self, s, state):
         w, z = state

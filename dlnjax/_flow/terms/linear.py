@@ -5,7 +5,6 @@
 A step factorises `I/(γh) + M + λI` by Cholesky.
 """
 
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -28,6 +27,7 @@ class LinearTerm(AbstractDualTerm):
     weight_decay: Float[Array, ""]
     scale: Float[Array, ""]
     size: Float[Array, ""]  # ρ
+    z_size: Float[Array, ""]
 
     def initial(self):
         return self.scale**2 * self.start / self.size, jnp.zeros_like(self.r)
@@ -63,7 +63,8 @@ class LinearTerm(AbstractDualTerm):
         return len(self.r)
 
     def error(self, state, error):
-        return jax.tree.map(jnp.abs, error)
+        in_x, in_z = error
+        return jnp.abs(in_x), jnp.abs(in_z) / self.z_size
 
     def read(self, s, state):
         x, z = self.size * state[0] / self.scale**2, state[1] / self.scale**2
@@ -81,11 +82,14 @@ def linear_term(network: Linear, problem: AbstractProblem, log_eps: Array) -> Li
     """The vector field of `network` on `problem`."""
     scale = column_scale(problem)
     decay = jnp.asarray(problem.weight_decay)
+    size = x_size(network, problem, log_eps)
     return LinearTerm(
         M=(problem.gram() + decay * jnp.eye(len(problem.r), dtype=problem.r.dtype)) / scale**2,
         r=problem.r,
         start=network.initial(log_eps)(),
         weight_decay=decay,
         scale=scale,
-        size=scale**2 * x_size(network, problem, log_eps),
+        size=scale**2 * size,
+        # Times are in units of 1/σ², so that σ²z is in those of x.
+        z_size=jnp.clip(size, float(jnp.finfo(size.dtype).tiny) ** 0.5, 1),
     )

@@ -10,7 +10,6 @@ and an active `w ≈ 0` would be a difference of growing numbers. At depth above
 below the rounding of `w(0)`.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -27,6 +26,7 @@ class RowTerm(AbstractDualTerm):
     y: Float[Array, " n"]  # σy
     link: ExponentialLink
     scale: Float[Array, ""]
+    z_size: Float[Array, ""]
 
     def _w(self, g: Array) -> Array:
         return self.link.start - sides(g, self.link.start)
@@ -71,7 +71,8 @@ class RowTerm(AbstractDualTerm):
         return len(self.y)
 
     def error(self, state, error):
-        return jax.tree.map(jnp.abs, error)
+        in_nu, in_z = error
+        return jnp.abs(in_nu), jnp.abs(in_z) / self.z_size
 
     def read(self, s, state):
         g = self.image(state[0])

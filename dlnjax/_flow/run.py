@@ -1,0 +1,162 @@
+"""`as_run`: the arguments that `gradient_flow` and `crossing_times` share.
+
+It checks them, has the default tolerances, and returns a `Run`: the vector field, the validity of
+traced input, the first step and the step size controller.
+"""
+
+import dataclasses
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax.lax as lax
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, ArrayLike, Bool, Float, Real
+
+from .._checks import (
+    as_count,
+    as_log_eps,
+    as_tolerance,
+    check_type,
+    is_concrete,
+    is_log_eps,
+    is_tolerance,
+)
+from .._derivatives import held
+from .._problem import (
+    AbstractProblem,
+    check_problem,
+    check_quadratic,
+    harmless,
+    validity,
+    without_decay,
+)
+from .._results import RESULTS, first_failure
+from ..networks import AbstractNetwork
+from ..networks.base import harmless_network, has_shape, matched, takes
+from .driver import Fixed, prepared
+from .formulations import AbstractFormulation
+from .terms.base import AbstractFlowTerm
+
+
+class Run(eqx.Module):
+    """The checked arguments of a flow, its vector field and its step size control."""
+
+    network: AbstractNetwork
+    problem: AbstractProblem
+    log_eps: Float[Array, ""]
+    formulation: AbstractFormulation
+    rtol: Float[Array, ""]
+    atol: Float[Array, ""]
+    max_steps: int = eqx.field(static=True)
+    decays: bool = eqx.field(static=True)  # whether the weight decay may be positive
+
+    def term(self) -> AbstractFlowTerm:
+        """The vector field."""
+        problem = self.problem if self.decays else without_decay(self.problem)
+        return self.formulation.term(self.network, problem, self.log_eps)
+
+    def validity(self, term: AbstractFlowTerm) -> RESULTS:
+        """The first reason why traced input is invalid, or `successful`."""
+        takes_decay = takes(self.network, self.problem.weight_decay)
+        return first_failure(
+            validity(self.problem, self.formulation.any_loss),
+            (is_log_eps(self.log_eps), RESULTS.invalid_eps),
+            (has_shape(self.network, self.log_eps), RESULTS.invalid_shape),
+            term.validity(),
+            (takes_decay, RESULTS.invalid_decay),
+            (is_tolerance(self.rtol) & is_tolerance(self.atol), RESULTS.invalid_tolerance),
+        )
+
+    def harmless(self, valid: Bool[Array, ""]) -> "Run":
+        """The same run, with harmless input unless `valid`."""
+        # Any solvable values will do, as the results are blanked; derivatives through NaN would be
+        # NaN all the same.
+        return dataclasses.replace(
+            self,
+            network=harmless_network(self.network, valid),
+            problem=harmless(self.problem, valid),
+            log_eps=jnp.where(valid, self.log_eps, -1),
+            rtol=jnp.where(valid, self.rtol, 1e-3),
+            atol=jnp.where(valid, self.atol, 1e-3),
+        )
+
+    def first_step(self, term: AbstractFlowTerm, valid: Bool[Array, ""]) -> Float[Array, ""]:
+        """The first step in `s`: 0.01 of the time at which the first coordinate may activate."""
+        # As ε → 0 that is 1/‖∇ℓ‖_∞, with ∇ℓ at x(0), or at 0 if x(0) is a minimum. The factor 0.01
+        # is not critical: with 1e-4, 1 or 100 the number of steps changed by 2 % at most (64
+        # Gaussian problems 3 × 4, log ε from −11 to −700), since the controller corrects a step by
+        # up to 10. No derivatives: how steps change with the data is of the order of their errors.
+        start, _, _ = term.read(0, term.initial())
+        gradients = jnp.stack([self.problem.r, self.problem.gradient(start)])
+        size = lax.stop_gradient(jnp.max(jnp.abs(gradients)))
+        return 0.01 / jnp.where(valid & (size > 0), size, 1)
+
+    def fixed(
+        self,
+        term: AbstractFlowTerm,
+        solver: diffrax.AbstractSolver[Any],
+        grid: Float[Array, " S"],
+        valid: Bool[Array, ""],
+    ) -> Fixed:
+        """How to integrate to the last of the times `grid`."""
+        controller, end = held(self.controller()), grid[-1]
+        return Fixed(
+            solver=prepared(held(solver), controller),
+            controller=controller,
+            grid=grid,
+            first_step=jnp.minimum(self.first_step(term, valid), jnp.where(end > 0, end, 1)),
+            max_steps=self.max_steps,
+        )
+
+    def controller(self) -> diffrax.PIDController:
+        """The step size controller, in the maximum norm."""
+        # The maximum norm, since a mean over all coordinates would hide the one that jumps. A
+        # safety of 0.8, not diffrax's 0.9: at a jump the step must shrink by orders of magnitude.
+        # Measured at log ε = −11, −46, −700: 15, 33, 57 rejected steps instead of 27, 48, 71, of
+        # 156, 194, 197 in all (3 × 4), and 44 instead of 80 of 545 (20 × 40). The number in all
+        # stays the same to 3 %; with 0.7 it is 1 to 5 % larger.
+        return diffrax.PIDController(
+            rtol=self.rtol,
+            atol=self.atol * self.formulation.atol_scale(self.network, self.problem, self.log_eps),
+            norm=optx.max_norm,
+            safety=0.8,
+        )
+
+
+def as_run(
+    network: AbstractNetwork,
+    problem: AbstractProblem,
+    eps: ArrayLike | None,
+    log_eps: ArrayLike | None,
+    formulation: AbstractFormulation,
+    rtol: Real[ArrayLike, ""] | None,
+    atol: Real[ArrayLike, ""] | None,
+    max_steps: int,
+) -> Run:
+    """Check the arguments that `gradient_flow` and `crossing_times` share.
+
+    **Raises:** `ValueError`/`TypeError` for bad input of which the values are known."""
+    what = "`DualForm()` or `WeightForm()`"
+    check_type(formulation, "formulation", AbstractFormulation, what)
+    (check_problem if formulation.any_loss else check_quadratic)(problem)
+    dtype = problem.r.dtype
+    network = matched(network, problem)
+    log_eps = as_log_eps(eps, log_eps, dtype)
+    formulation.check(network, log_eps)
+    # The default tolerances. float64: errors of x̄ are up to 2e-8 (`docs/accuracy.md`). float32:
+    # they are 3e-6 (worst 2e-5); with 100 times less they stay at 2e-6, the level of rounding, for
+    # twice the steps; with 100 times more they are 1e-4 (worst 1e-3; `python -m benchmarks
+    # scaling`). 1e-10 lies between the rounding units of the two, 2e-16 and 1e-7.
+    single = jnp.finfo(dtype).eps > 1e-10
+    return Run(
+        network=network,
+        problem=problem,
+        log_eps=log_eps,
+        formulation=formulation,
+        rtol=as_tolerance((1e-4 if single else 1e-7) if rtol is None else rtol, "rtol", dtype),
+        atol=as_tolerance((1e-5 if single else 1e-8) if atol is None else atol, "atol", dtype),
+        max_steps=as_count(max_steps, "max_steps"),
+        decays=not is_concrete(problem.weight_decay) or float(problem.weight_decay) > 0,
+    )
