@@ -197,8 +197,11 @@ class Integral:
         self.is_known = False
         unit = float(size / w_unit)
         at = s * unit
-        # Tolerances in the units of each: w is known to 1e-11 of its unit.
-        atol = np.concatenate([np.full(signs * d, 1e-11 * w_unit), np.full(d, 1e-14 / size)])
+        # Tolerances in the units of each: w is known to 1e-11 of its unit, and z to 1e-14, or where
+        # x decays from its start, to less than it becomes.
+        decays = np.all(-sign[:, None] * r + decay >= 0)
+        in_z = 1e-10 * min(1e-4, np.max(of(start)[0])) if decays else 1e-14
+        atol = np.concatenate([np.full(signs * d, 1e-11 * w_unit), np.full(d, in_z / size)])
         calls = itertools.count()
 
         def scaled(t: float, v: np.ndarray) -> np.ndarray:

@@ -244,3 +244,60 @@ def test_columns_in_their_own_units(depth):
     np.testing.assert_allclose(x_mean * c, expected * c, atol=atol)
     late = s[:, None] > 1.05 * jump
     np.testing.assert_allclose((x * c)[late], np.broadcast_to(y, late.shape)[late], rtol=1e-6)
+
+
+def _in_units_of_the_start(make, form, depth, size, X, y, log_eps):
+    """The flow from a start `size` times as large: that of `y/sizeᴰ` at `s size^{2D−2}`, times
+    `sizeᴰ`, since `d(weights)/dt` has the degree `2D − 1`."""
+    s = np.array([0.8, 1.2, 2.0, 5.0, 20.0]) * size ** (2 - 2 * depth)
+    problem = dln.LeastSquares(X, size**depth * y)
+    network = make(jnp.full(X.shape[1], size))
+    flow = dln.gradient_flow(network, problem, s, log_eps=log_eps, formulation=form)
+    return np.stack([flow.x, flow.x_mean]) / size**depth
+
+
+@pytest.mark.parametrize("form", [dln.DualForm(), dln.WeightForm()], ids=["dual", "weights"])
+@pytest.mark.parametrize("depth, size", [(2, 1e-3), (2, 1e3), (3, 1e-4), (3, 1e6), (4, 1e-3)])
+@pytest.mark.parametrize("n, d", [(3, 4), (4, 3)])
+def test_the_size_of_the_start_is_a_unit(n, d, depth, size, form):
+    rng = np.random.default_rng(d)
+    X, y = rng.normal(size=(n, d)), rng.normal(size=n)
+    make = lambda p: dln.Deep(p, 0.9 * p, depth=float(depth) if depth > 2 else 2)
+    flow = functools.partial(_in_units_of_the_start, make, form, depth, X=X, y=y, log_eps=-16.0)
+    one, other = flow(size=1.0), flow(size=size)
+    # Each has the error of its steps, up to 20 units of `rtol`; x, not averaged, that of its jumps.
+    top = np.abs(one).max()
+    np.testing.assert_allclose(other[1], one[1], atol=2e-6 * top)
+    np.testing.assert_allclose(other[0, 1:], one[0, 1:], atol=2e-4 * top)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+def test_the_unit_of_y_at_depth_one(unit):
+    """`x(s)` and `z(s)` by the eigenvalues of `M`."""
+    rng = np.random.default_rng(0)
+    X, y, s = rng.normal(size=(3, 4)), unit * rng.normal(size=3), np.array([0.1, 1.0, 30.0])
+    flow = dln.gradient_flow(dln.Linear(jnp.zeros(4)), dln.LeastSquares(X, y), s, eps=0.1)
+    values, vectors = np.linalg.eigh(X.T @ X)
+    kept = values > 1e-10
+    values, vectors = values[kept], vectors[:, kept]
+    end = vectors.T @ (X.T @ y) / values
+    fall = -np.expm1(-values * s[:, None]) / (values * s[:, None])
+    expected = (end * (1 - fall)) @ vectors.T
+    np.testing.assert_allclose(flow.x_mean, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("as_quadratic", [False, True])
+@pytest.mark.parametrize("sizes", [(1.0, 1.0), (1e-3, 1e3)])
+def test_negative_correlations_of_a_positive_network(sizes, as_quadratic):
+    """`x` decays from its start, and `x̄` to 1e-6 of itself: `x = x(0) e^{−L|r|s}`, `L = log(1/ε)`,
+    but for `Mx`, of the order of `ε`."""
+    (start, unit), X, L = sizes, np.array([[1.0, 0.5, 2.0]]), 23.0
+    y, p = np.array([-unit]), np.full(3, start**0.5)
+    problem = dln.LeastSquares(X, y)
+    if as_quadratic:
+        problem = dln.Quadratic(X.T @ X, X.T @ y)
+    s = np.array([1e-3, 0.1, 10.0, 1e4]) / unit
+    flow = dln.gradient_flow(dln.USquared(p), problem, s, log_eps=-L)
+    rate = L * X[0] * unit * s[:, None]
+    expected = start * np.exp(-L) * -np.expm1(-rate) / rate
+    np.testing.assert_allclose(flow.x_mean, expected, rtol=3e-6)

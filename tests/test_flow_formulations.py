@@ -37,7 +37,7 @@ def test_the_weight_field_is_the_dual_field(kind, decay, eps):
     start, z = term.initial()
     velocity, x = term.vf(jnp.asarray(0.0), (network, z), None)
     assert eqx.tree_equal(start, network.initial(jnp.asarray(-L)))
-    g = y @ X - X.T @ X @ np.asarray(x)
+    g = y @ X - X.T @ X @ np.asarray(term.zeta * x)
     sides = g[None, :] if kind == "USquared" else np.stack([g, -g])
     _, speed = jax.jvp(q, (network,), (velocity,))
     np.testing.assert_allclose(speed, L * np.asarray(q(network)) * (sides - decay), rtol=1e-12)

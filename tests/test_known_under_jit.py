@@ -62,7 +62,9 @@ def test_functions_take_known_values_under_jit(name):
 
 @pytest.mark.parametrize("name", metrics.NAMED)
 def test_metrics_take_known_values_under_jit(name):
-    known = dict(problem=PROBLEM, network=NETWORK, path=PATH, limit=LIMIT, flow=FLOW, s=jnp.asarray(S))
+    known = dict(
+        problem=PROBLEM, network=NETWORK, path=PATH, limit=LIMIT, flow=FLOW, s=jnp.asarray(S)
+    )
     known["log_eps"] = np.log(1e-3)
     metric = metrics.NAMED[name]
     shape = jax.eval_shape(lambda: metric.fn(**{need: known[need] for need in metric.needs})).shape

@@ -26,7 +26,7 @@ from .link import ExponentialLink, link_of
 from .rodas5p import Rodas5P
 from .terms.base import AbstractDualTerm, AbstractFlowTerm, column_scale, size_of_x, size_of_z
 from .terms.coordinates import CoordinateTerm
-from .terms.linear import linear_term, x_size
+from .terms.linear import linear_term
 from .terms.rows import RowTerm
 from .terms.weights import WeightTerm, check_least_eps
 
@@ -90,21 +90,6 @@ class AbstractFormulation(eqx.Module):
             ```
         """
 
-    @abc.abstractmethod
-    def atol_scale(
-        self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Float[Array, ""]
-    ) -> Float[Array, ""]:
-        """The size of the state, by which `atol` is multiplied: 1, or `ε^½` for weights.
-
-        !!! example
-
-            ```python
-            problem = dln.LeastSquares(jnp.eye(2), jnp.ones(2))
-            network = dln.UV(jnp.ones(2), jnp.zeros(2))
-            dln.WeightForm().atol_scale(network, problem, jnp.log(1e-4))  # 0.01
-            ```
-        """
-
 
 class DualForm(AbstractFormulation):
     """The dual form of the flow, the default: it integrates the dual variable, at any `ε`.
@@ -150,11 +135,6 @@ class DualForm(AbstractFormulation):
     def check(self, network: AbstractNetwork, log_eps: Array) -> None:
         pass
 
-    def atol_scale(
-        self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
-    ) -> Array:
-        return jnp.ones_like(log_eps)
-
 
 def dual_term(
     network: AbstractDualNetwork, problem: AbstractProblem, log_eps: Float[Array, ""]
@@ -173,10 +153,12 @@ def dual_term(
     decays = not is_concrete(decay) or float(decay) > 0
     q, square = link.q(link.start), scale**2
     velocity = sides(-problem.r, link.start) + decay
-    z_size = size_of_z(square * q, square * link.slope(link.start, q), velocity)
+    size = jnp.max(link.unit)
+    z_size = size_of_z(square * q, square * link.slope(link.start, q), velocity, size)
     if data is not None and isinstance(link, ExponentialLink) and not decays:
         if problem.rank_bound < problem.r.shape[0]:
-            return RowTerm(X=data[0], y=data[1], link=link, scale=scale, z_size=z_size)
+            X, y = data
+            return RowTerm(X=X, y=y, link=link, scale=scale, size=size, z_size=z_size)
     return CoordinateTerm(
         M=problem.gram() / scale**2,
         data=data,
@@ -184,6 +166,7 @@ def dual_term(
         link=link,
         weight_decay=decay if decays else None,
         scale=scale,
+        size=size,
         z_size=z_size,
     )
 
@@ -218,11 +201,3 @@ class WeightForm(AbstractFormulation):
 
     def check(self, network: AbstractNetwork, log_eps: Array) -> None:
         check_least_eps(network, log_eps)
-
-    def atol_scale(
-        self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
-    ) -> Array:
-        # The weights of `Linear` are x itself, which grows to its own size from any start.
-        if isinstance(network, Linear):
-            return x_size(network, problem, log_eps)
-        return jnp.exp(log_eps / 2)

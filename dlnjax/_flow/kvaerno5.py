@@ -10,6 +10,7 @@ diffrax runs without derivatives, and each stage gets them from the implicit fun
 the linear solver of `quadrature.py`.
 """
 
+import dataclasses
 import functools as ft
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -68,6 +69,36 @@ def _root(stage: _Stage) -> PyTree[Array]:
     return k
 
 
+class _Chord(diffrax.VeryChord):
+    """`diffrax.VeryChord`, with the iterations that it needs, and in the units of the state.
+
+    That one reports divergence as soon as the second iteration has not converged, so that stages
+    have two at most. And its unknown is the velocity of a stage, which on a plateau is rounding:
+    relative to it nothing converges. In both cases half of the steps were rejected, and none became
+    longer. Here a change counts by what it moves the state, in units of its tolerance (Hairer and
+    Wanner, *Solving Ordinary Differential Equations II*, section IV.8)."""
+
+    def step(self, fn, y, args, options, state, tags):
+        y, state, aux = super().step(fn, y, args, options, state, tags)
+        _, diagonal, _, prod, _, partial, _, control = args  # of `_implicit_relation_f` in diffrax
+        change, moved = prod(state.diff, control), prod(y, control)
+        scaled = jax.tree.map(
+            lambda d, m, p: diagonal * d / (self.atol + self.rtol * jnp.abs(p + diagonal * m)),
+            change,
+            moved,
+            partial,
+        )
+        return y, dataclasses.replace(state, diffsize=self.norm(scaled)), aux
+
+    def terminate(self, fn, y, args, options, state, tags):
+        ends, result = super().terminate(fn, y, args, options, state, tags)
+        # Two changes in a row below `kappa`, the error that is tolerated, are enough: smaller ones
+        # may be rounding, and grow.
+        rests = jnp.maximum(state.diffsize, state.diffsize_prev) < self.kappa
+        is_bad = ends & ~rests
+        return ends | rests, optx.RESULTS.where(is_bad, result, optx.RESULTS.successful)
+
+
 class StagewiseKvaerno5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
     """`diffrax.Kvaerno5` for a state `(w, z)` whose `z` is a quadrature, `dz/ds = x(w)`.
 
@@ -75,7 +106,7 @@ class StagewiseKvaerno5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptive
     """
 
     root_finder: optx.AbstractRootFinder = (  # pyright: ignore[reportIncompatibleVariableOverride]
-        diffrax.with_stepsize_controller_tols(diffrax.VeryChord)(linear_solver=QuadratureSolver())
+        diffrax.with_stepsize_controller_tols(_Chord)(linear_solver=QuadratureSolver())
     )
     # The default of `diffrax.Kvaerno5`. If a stage does not converge in 10 chord iterations, the
     # step is rejected and retried with a fifth of its length.

@@ -30,6 +30,11 @@ class AbstractLink(eqx.Module):
     start: AbstractVar[Float[Array, "signs d"]]  # w(0)
     log_cap: AbstractVar[Float[Array, "1 d"]]  # the logarithm of the largest q
 
+    @property
+    @abc.abstractmethod
+    def unit(self) -> Float[Array, "signs d"]:
+        """The size of `w`, to which its error is relative."""
+
     @abc.abstractmethod
     def q(self, w: Float[Array, "signs d"]) -> Float[Array, "signs d"]:
         """`φ_ε(w)`, capped: for the stages of a step."""
@@ -75,6 +80,10 @@ class ExponentialLink(AbstractLink):
     start: Float[Array, "signs d"]
     log_eps: Float[Array, ""]
     log_cap: Float[Array, "1 d"]
+
+    @property
+    def unit(self):
+        return jnp.ones_like(self.start)  # x changes by the factor ε over it
 
     def q(self, w):
         return jnp.exp(jnp.minimum(w * self.log_eps, self.log_cap))
@@ -127,6 +136,12 @@ class PowerLink(AbstractLink):
         least = lax.stop_gradient(exponent * jnp.log(smallest)) + jnp.log(size)
         self.acting_log_eps = jnp.maximum(self.log_eps, least)
 
+    @property
+    def unit(self):
+        return lax.stop_gradient(
+            self.start
+        )  # a coordinate jumps when its w has come from w(0) to 0
+
     def _q(self, w: Array, log_eps: Array) -> Array:
         w = jnp.maximum(w, jnp.finfo(w.dtype).tiny)
         return jnp.exp(jnp.minimum(log_eps - self.exponent * jnp.log(w), self.log_cap))
@@ -156,6 +171,7 @@ class NetworkLink(AbstractLink):
     start: Float[Array, "signs d"]
     network: AbstractDualNetwork
     log_eps: Float[Array, ""]
+    has_pole: Bool[Array, "signs d"]
     at_wall: Float[Array, "signs d"]  # φ_ε(0⁺): finite, or ∞ at a pole
     is_resolved: Bool[Array, ""]
     log_cap: Float[Array, "1 d"]
@@ -183,6 +199,12 @@ class NetworkLink(AbstractLink):
         # 1 + 2 · 4e-11 log(1/ε) in float64, far above 4 units of rounding.
         goes_on = link(-least) > (1 + 4 * unit) * link(least)
         self.is_resolved = jnp.all(goes_on | (link(least) >= largest_x))
+        self.has_pole = ~goes_on
+
+    @property
+    def unit(self):  # as of the two links above
+        size = jnp.where(self.start == 0, 1, jnp.abs(self.start))
+        return jnp.where(self.has_pole, lax.stop_gradient(size), 1)
 
     def is_held(self):
         return self.is_resolved

@@ -84,14 +84,15 @@ class Run(eqx.Module):
 
     def first_step(self, term: AbstractFlowTerm, valid: Bool[Array, ""]) -> Float[Array, ""]:
         """The first step in `s`: 0.01 of the time at which the first coordinate may activate."""
-        # As ε → 0 that is 1/‖∇ℓ‖_∞, with ∇ℓ at x(0), or at 0 if x(0) is a minimum. The factor 0.01
-        # is not critical: with 1e-4, 1 or 100 the number of steps changed by 2 % at most (64
-        # Gaussian problems 3 × 4, log ε from −11 to −700), since the controller corrects a step by
-        # up to 10. No derivatives: how steps change with the data is of the order of their errors.
+        # As ε → 0 that is the threshold of the dual over ‖∇ℓ‖_∞, with ∇ℓ at x(0), or at 0 if x(0)
+        # is a minimum. The factor 0.01 is not critical: with 1e-4, 1 or 100 the number of steps
+        # changed by 2 % at most (64 Gaussian problems 3 × 4, log ε from −11 to −700), since the
+        # controller corrects a step by up to 10. No derivatives: how steps change with the data is
+        # of the order of their errors.
         start, _, _ = term.read(0, term.initial())
         gradients = jnp.stack([self.problem.r, self.problem.gradient(start)])
         size = lax.stop_gradient(jnp.max(jnp.abs(gradients)))
-        return 0.01 / jnp.where(valid & (size > 0), size, 1)
+        return 0.01 * jnp.where(valid & (size > 0), term.threshold() / size, 1)
 
     def fixed(
         self,
@@ -101,7 +102,7 @@ class Run(eqx.Module):
         valid: Bool[Array, ""],
     ) -> Fixed:
         """How to integrate to the last of the times `grid`."""
-        controller, end = held(self.controller()), grid[-1]
+        controller, end = held(self.controller(term)), grid[-1]
         return Fixed(
             solver=prepared(held(solver), controller),
             controller=controller,
@@ -110,7 +111,7 @@ class Run(eqx.Module):
             max_steps=self.max_steps,
         )
 
-    def controller(self) -> diffrax.PIDController:
+    def controller(self, term: AbstractFlowTerm) -> diffrax.PIDController:
         """The step size controller, in the maximum norm."""
         # The maximum norm, since a mean over all coordinates would hide the one that jumps. A
         # safety of 0.8, not diffrax's 0.9: at a jump the step must shrink by orders of magnitude.
@@ -119,7 +120,7 @@ class Run(eqx.Module):
         # stays the same to 3 %; with 0.7 it is 1 to 5 % larger.
         return diffrax.PIDController(
             rtol=self.rtol,
-            atol=self.atol * self.formulation.atol_scale(self.network, self.problem, self.log_eps),
+            atol=self.atol * term.size,
             norm=optx.max_norm,
             safety=0.8,
         )

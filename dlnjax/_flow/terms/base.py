@@ -38,9 +38,16 @@ State = tuple[Float[Array, "..."], Float[Array, " d"]]
 class AbstractFlowTerm(diffrax.AbstractTerm[Any, Any]):
     """Interface of the flow in rescaled time: vector field, initial state, reading of states."""
 
+    # The size of the state, by which `atol` is multiplied.
+    size: AbstractVar[Float[Array, ""]]
+
     @abc.abstractmethod
     def initial(self) -> Any:
         """The state at `s = 0`."""
+
+    @abc.abstractmethod
+    def threshold(self) -> Float[Array, ""]:
+        """How large the dual is when the first coordinate activates."""
 
     @abc.abstractmethod
     def validity(self) -> RESULTS:
@@ -86,7 +93,7 @@ class AbstractDualTerm(AbstractFlowTerm):
     """
 
     scale: AbstractVar[Float[Array, ""]]
-    z_size: AbstractVar[Float[Array, ""]]  # at most 1: errors of σ²z are relative to it
+    z_size: AbstractVar[Float[Array, ""]]  # that of σ²z, at most `size`
 
     @abc.abstractmethod
     def response(self, g: Float[Array, "..."]) -> tuple[Float[Array, " d"], Float[Array, "..."]]:
@@ -155,10 +162,13 @@ def column_scale(problem: AbstractProblem) -> Float[Array, ""]:
 
 
 def size_of_z(
-    start: Float[Array, "signs d"], slope: Float[Array, "signs d"], velocity: Array
+    start: Float[Array, "signs d"],
+    slope: Float[Array, "signs d"],
+    velocity: Float[Array, "signs d"],
+    size: Float[Array, ""],
 ) -> Float[Array, ""]:
-    """The size of `σ²z` to which its error is relative, given `σ²q` and its slope at the start, and
-    `dw/ds` at `x = 0`: 1 where coordinates may activate.
+    """The size of `σ²z`, to which its error is relative, given `σ²q` and its slope at the start,
+    and `dw/ds` at `x = 0`: that of `w`, `size`, where coordinates may activate.
 
     Where none does (`dw/ds ≥ 0`: the weight decay exceeds all correlations, or `x ≥ 0` and all of
     them are negative) `x` decays to 0 from the initialisation, and `z` tends to about
@@ -170,7 +180,8 @@ def size_of_z(
     # The bound is √tiny, since products of smaller numbers underflow: without it no step is
     # accepted at log ε = −705 (float32: −80).
     least = float(jnp.finfo(start.dtype).tiny) ** 0.5
-    return lax.stop_gradient(jnp.where(decays & (largest > 0), jnp.clip(largest, least, 1), 1))
+    small = jnp.minimum(jnp.maximum(largest, least), size)
+    return lax.stop_gradient(jnp.where(decays & (largest > 0), small, size))
 
 
 def size_of_x(problem: AbstractProblem) -> Float[Array, " d"]:

@@ -52,10 +52,14 @@ class CoordinateTerm(AbstractDualTerm):
     link: AbstractLink
     weight_decay: Float[Array, ""] | None  # None if it is known to be 0
     scale: Float[Array, ""]
+    size: Float[Array, ""]  # the largest of the units of w
     z_size: Float[Array, ""]
 
     def initial(self):
         return self.link.start, jnp.zeros_like(self.r)
+
+    def threshold(self):
+        return self.size
 
     def validity(self):
         return self.link.validity()
@@ -131,13 +135,14 @@ class CoordinateTerm(AbstractDualTerm):
         return len(self.r)
 
     def error(self, state, error):
-        # The larger of the error of w, and `IN_X` times the error that it causes in x, relative to
-        # x + max |r|/σ².
+        # The larger of the error of w, in its unit, and `IN_X` times the error that it causes in x,
+        # relative to x + max |r|/σ².
         w, (in_w, in_z) = state[0], error
         q, other = (self.scale**2 * self.link.q(v) for v in (w, w - in_w))
-        size = jnp.max(jnp.abs(self.r))
-        in_x = IN_X * jnp.abs(q - other) / (jnp.where(size > 0, size, 1) + q)
-        return jnp.maximum(jnp.abs(in_w), in_x), jnp.abs(in_z) / self.z_size
+        largest = jnp.max(jnp.abs(self.r))
+        in_x = IN_X * jnp.abs(q - other) / (jnp.where(largest > 0, largest, 1) + q)
+        in_w = jnp.maximum(jnp.abs(in_w) / self.link.unit, in_x)
+        return self.size * in_w, self.size / self.z_size * jnp.abs(in_z)
 
     def read(self, s, state):
         w, z = state

@@ -26,21 +26,25 @@ class LinearTerm(AbstractDualTerm):
     start: Float[Array, " d"]  # x(0)
     weight_decay: Float[Array, ""]
     scale: Float[Array, ""]
-    size: Float[Array, ""]  # ρ
+    x_size: Float[Array, ""]  # ρ
+    size: Float[Array, ""]  # 1
     z_size: Float[Array, ""]
 
     def initial(self):
-        return self.scale**2 * self.start / self.size, jnp.zeros_like(self.r)
+        return self.scale**2 * self.start / self.x_size, jnp.zeros_like(self.r)
+
+    def threshold(self):
+        return self.x_size / self.scale**2
 
     def validity(self):
         finite = jnp.all(jnp.isfinite(self.start))
         return first_failure((finite, RESULTS.invalid_shape))
 
     def x(self, g):
-        return self.size * g
+        return self.x_size * g
 
     def response(self, g):
-        return self.size * g, self.size * jnp.ones_like(g)
+        return self.x_size * g, self.x_size * jnp.ones_like(g)
 
     def change(self, slope, image):
         return slope * image
@@ -49,7 +53,7 @@ class LinearTerm(AbstractDualTerm):
         return f
 
     def velocity(self, x):
-        return self.scale**2 / self.size * (self.r - matmul(self.M, x))
+        return self.scale**2 / self.x_size * (self.r - matmul(self.M, x))
 
     def factorize(self, slope, gamma_h):
         identity = jnp.eye(len(self.r), dtype=self.r.dtype)
@@ -67,7 +71,7 @@ class LinearTerm(AbstractDualTerm):
         return jnp.abs(in_x), jnp.abs(in_z) / self.z_size
 
     def read(self, s, state):
-        x, z = self.size * state[0] / self.scale**2, state[1] / self.scale**2
+        x, z = self.x_size * state[0] / self.scale**2, state[1] / self.scale**2
         return x, z, x - self.start + self.weight_decay * z
 
 
@@ -89,7 +93,8 @@ def linear_term(network: Linear, problem: AbstractProblem, log_eps: Array) -> Li
         start=network.initial(log_eps)(),
         weight_decay=decay,
         scale=scale,
-        size=scale**2 * size,
+        x_size=scale**2 * size,
+        size=jnp.ones_like(size),
         # Times are in units of 1/σ², so that σ²z is in those of x.
         z_size=jnp.clip(size, float(jnp.finfo(size.dtype).tiny) ** 0.5, 1),
     )

@@ -26,6 +26,7 @@ class RowTerm(AbstractDualTerm):
     y: Float[Array, " n"]  # σy
     link: ExponentialLink
     scale: Float[Array, ""]
+    size: Float[Array, ""]
     z_size: Float[Array, ""]
 
     def _w(self, g: Array) -> Array:
@@ -33,6 +34,9 @@ class RowTerm(AbstractDualTerm):
 
     def initial(self):
         return jnp.zeros_like(self.y), jnp.zeros_like(self.X[0])
+
+    def threshold(self):
+        return self.size
 
     def validity(self):
         return self.link.validity()
@@ -72,7 +76,7 @@ class RowTerm(AbstractDualTerm):
 
     def error(self, state, error):
         in_nu, in_z = error
-        return jnp.abs(in_nu), jnp.abs(in_z) / self.z_size
+        return jnp.abs(in_nu), self.size / self.z_size * jnp.abs(in_z)
 
     def read(self, s, state):
         g = self.image(state[0])

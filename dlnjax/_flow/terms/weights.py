@@ -9,18 +9,20 @@ import math
 
 import equinox as eqx
 import jax
+import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..._checks import is_concrete
 from ..._problem import AbstractProblem, is_quadratic
 from ..._results import RESULTS, first_failure
-from ...networks import AbstractNetwork
+from ...networks import AbstractNetwork, Linear
 from ...networks.base import (
     is_constant,
     weights_of,
 )
-from .base import AbstractFlowTerm
+from .base import AbstractFlowTerm, column_scale
+from .linear import x_size
 
 
 def check_least_eps(network: AbstractNetwork, log_eps: Array) -> None:
@@ -37,21 +39,42 @@ def check_least_eps(network: AbstractNetwork, log_eps: Array) -> None:
 
 
 class WeightTerm(AbstractFlowTerm):
-    """State `(weights, z)`, where `weights` is the network with `None` for other leaves."""
+    """State `(weights, z/ζ)`, where `weights` is the network with `None` for other leaves.
+
+    With `ζ` both entries have one tolerance: `ζ` times the size of the shape is the one of `z`."""
 
     problem: AbstractProblem
     start: AbstractNetwork
     time_scale: Float[Array, ""]
+    size: Float[Array, ""]
+    zeta: Float[Array, ""]  # ζ
+    # The correlations at the start times the time in which weights change by as much as they are.
+    dual_size: Float[Array, ""]
     is_held: Bool[Array, ""]  # whether ε is at least that of `least_log_eps`
 
     def __init__(self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array):
         self.problem = problem
         self.start = network.initial(log_eps)
         self.time_scale = network.time_scale(log_eps)
+        if isinstance(network, Linear):  # its weights are x itself, of its own size from any start
+            self.size = self.dual_size = x_size(network, problem, log_eps)
+            self.zeta = jnp.ones_like(log_eps)
+        else:
+            shape, start = weights_of(network), weights_of(self.start)
+            self.size = lax.stop_gradient(jnp.exp(log_eps / 2) * _largest(shape))
+            correlation = jnp.max(jnp.abs(problem.gradient(self.start())))
+            dual_size = correlation * _largest(start) / _largest(self._velocity(start))
+            is_known = jnp.isfinite(dual_size) & (dual_size > 0)
+            self.dual_size = lax.stop_gradient(jnp.where(is_known, dual_size, 1))
+            in_z = self.dual_size / column_scale(problem) ** 2
+            self.zeta = lax.stop_gradient(in_z / _largest(shape))
         self.is_held = log_eps >= network.least_log_eps(log_eps.dtype)
 
     def initial(self):
         return weights_of(self.start), jnp.zeros_like(self.problem.r)
+
+    def threshold(self):
+        return self.dual_size
 
     def validity(self):
         weights = jax.tree.leaves(weights_of(self.start))
@@ -69,19 +92,25 @@ class WeightTerm(AbstractFlowTerm):
         """The network with these weights, and its other leaves."""
         return eqx.combine(weights, self.start, is_leaf=is_constant)
 
-    def vf(self, t, y, args):
+    def _velocity(self, weights):
         def objective(weights):
             network = self._network(weights)
             penalty = network.penalty(self.problem.weight_decay)
             return self.problem.loss(network()) + penalty
 
-        gradient = eqx.filter_grad(objective)(y[0])
-        velocity = jax.tree.map(lambda g: -self.time_scale * g, gradient)
-        return velocity, self._network(y[0])()
+        gradient = eqx.filter_grad(objective)(weights)
+        return jax.tree.map(lambda g: -self.time_scale * g, gradient)
+
+    def vf(self, t, y, args):
+        return self._velocity(y[0]), self._network(y[0])() / self.zeta
 
     def read(self, s, state):
-        z = state[1]
+        z = self.zeta * state[1]
         # Xᵀν = ∫ −∇ℓ(x), which is s r − Mz for the quadratic loss only.
         dual = s * self.problem.r - self.problem.matvec(z)
         dual = jnp.where(is_quadratic(self.problem), dual, jnp.nan)
         return self._network(state[0])(), z, dual
+
+
+def _largest(tree) -> Float[Array, ""]:
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(v)) for v in jax.tree.leaves(tree)]))
