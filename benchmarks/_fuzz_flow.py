@@ -278,7 +278,8 @@ def scipy_limit(config: Config, a: Arrays, out: Arrays, lane: int) -> float | No
         return None
     x_unit, unit = a["c_y"][lane] / a["c_X"][lane], a["c_X"][lane] * a["c_y"][lane]
     s = (0.3 * knots[long] + 0.7 * ends[long]) * unit
-    right = Integral(config, a, lane, -20000.0 if config.depth == 2 else -90.0, s)
+    # At depth 3 an active w is ε^{1/3} of its start, 2e-9, which Radau must resolve.
+    right = Integral(config, a, lane, -20000.0 if config.depth == 2 else -60.0, s)
     if not right.is_known:
         return None
     want = slopes[long] / x_unit

@@ -113,11 +113,41 @@ def derivatives(results: Path) -> str:
     return "\n".join(lines)
 
 
+def cost(results: Path) -> str:
+    """Of an instance, on one core."""
+    rows = json.loads((results / "cost.json").read_text())["cost"]
+    flows = [f"flow, ε = {eps}" for eps in rows[0]["flow"]]
+    heads = ["n × d", "network", "path", *flows, "a real run, over this"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        times = [f"{1e6 * v:.3g} µs" for v in (row["path"], *row["flow"].values())]
+        ratio = f"{row['ratio']:.2f}" if "ratio" in row else "–"
+        lines.append(f"| {' | '.join([row['size'], row['network'], *times, ratio])} |")
+    return "\n".join(lines)
+
+
+def workers(results: Path) -> str:
+    """Of the blocks of a sweep."""
+    lines = [
+        "| sweep, 3 × 4 | workers | instances/s | over one thread | first sweep, nothing stored | "
+        "programs stored |",
+        "|---" * 6 + "|",
+    ]
+    for row in json.loads((results / "sweep.json").read_text())["workers"]:
+        firsts = [f"{row[k]:.1f} s" if k in row else "–" for k in ("first_cold", "first_stored")]
+        rate = f"{row['instances'] / row['steady']:.0f}"
+        cells = [f"{row['instances']} {row['kind']}", row["workers"], rate, f"{row['ratio']:.2f}×"]
+        lines.append(f"| {' | '.join([*cells, *firsts])} |")
+    return "\n".join(lines)
+
+
 TABLES = {
     "speed": (speed, "benchmarks.md"),
     "gaps": (gaps, "how-close.md"),
     "limit": (limit, "how-close.md"),
     "derivatives": (derivatives, "accuracy.md"),
+    "cost": (cost, "from-laptop-to-cluster.md"),
+    "workers": (workers, "from-laptop-to-cluster.md"),
 }
 
 

@@ -181,6 +181,8 @@ def test_command(finished, run):
 @pytest.mark.parametrize("signal_, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_command(spec, run, monkeypatch, signal_, code):
     before = signal.getsignal(signal.SIGTERM)
+    # Tests that were started in the background ignore it.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupted(*_, **__):
         os.kill(os.getpid(), signal_)
@@ -188,7 +190,10 @@ def test_interrupted_command(spec, run, monkeypatch, signal_, code):
 
     monkeypatch.setattr("dlnjax._sweep.run.run_sweep", interrupted)
     spec.write_text(CHEAP)
-    got, _, message = run(spec, "--out", spec.parent)
+    try:
+        got, _, message = run(spec, "--out", spec.parent)
+    finally:
+        signal.signal(signal.SIGINT, ours)
     again = f"dlnjax sweep {spec} --out {spec.parent} --resume"
     assert got == code and message.rstrip().endswith(again)
     assert signal.getsignal(signal.SIGTERM) == before

@@ -39,9 +39,11 @@ else:
 class AbstractFormulation(eqx.Module):
     """Interface of a formulation: the variables in which the flow is integrated.
 
-    `any_loss` says whether it takes losses other than the quadratic of `M` and `r`."""
+    `any_loss` says whether it takes losses other than the quadratic of `M` and `r`; `default_rtol`
+    is the default of `rtol` in float64."""
 
     any_loss: AbstractClassVar[bool]
+    default_rtol: AbstractClassVar[float]
 
     @abc.abstractmethod
     def term(
@@ -113,6 +115,7 @@ class DualForm(AbstractFormulation):
     """
 
     any_loss: ClassVar[bool] = False
+    default_rtol: ClassVar[float] = 1e-7
 
     def term(
         self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
@@ -190,6 +193,7 @@ class WeightForm(AbstractFormulation):
     """
 
     any_loss: ClassVar[bool] = True
+    default_rtol: ClassVar[float] = 1e-8
 
     def term(
         self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
