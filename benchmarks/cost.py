@@ -14,7 +14,7 @@ from pathlib import Path
 import dlnjax as dln
 from dlnjax._sweep import task as _task
 from dlnjax._sweep.spec import Cell
-from dlnjax._sweep.store import create
+from dlnjax._sweep.store import Store, create
 from dlnjax._sweep.toml import read_sweep
 
 from ._report import write
@@ -34,6 +34,7 @@ def costs(sweep: dln.Sweep) -> Costs:
         job = _task.make_job(path, sweep, in_process=True)
         layout = one.submit(_task.choose_layout, job, 2**30).result()
         create(path, sweep, layout)
+        job = job._replace(store=Store(path).id)
         blocks = -(-sweep.instances // layout.block)
         for k, cell in enumerate(sweep.cells):
             done = [one.submit(_task.compute, job, layout, k, block) for block in range(blocks)]
