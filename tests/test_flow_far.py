@@ -301,3 +301,63 @@ def test_negative_correlations_of_a_positive_network(sizes, as_quadratic):
     rate = L * X[0] * unit * s[:, None]
     expected = start * np.exp(-L) * -np.expm1(-rate) / rate
     np.testing.assert_allclose(flow.x_mean, expected, rtol=3e-6)
+
+
+@pytest.mark.parametrize("form", [dln.DualForm(), dln.WeightForm()], ids=["dual", "weights"])
+@pytest.mark.parametrize("of_X, of_y", [(1.0, 1e-9), (1e4, 1e-9), (1e-4, 1e9)])
+def test_the_units_at_depth_one_and_far_times(of_X, of_y, form):
+    X = of_X * np.array([[1.0, 0.0], [0.0, 0.5]])
+    y, s = of_y * np.array([1.0, -2.0]), np.array([0.1, 1.0, 1e13]) / of_X**2
+    problem = dln.LeastSquares(X, y)
+    flow = dln.gradient_flow(dln.Linear(jnp.zeros(2)), problem, s, eps=0.1, formulation=form)
+    end, rate = y / np.diag(X), np.diag(X) ** 2 * s[:, None]
+    expected = end * (1 + np.expm1(-rate) / rate)
+    np.testing.assert_allclose(flow.x_mean, expected, rtol=1e-6, atol=1e-6 * np.abs(end).max())
+    assert flow.stats["num_steps"] < 300
+
+
+def test_one_coordinate_rests_and_one_decays():
+    """`x₁ = x₁(0) = ε`, as `r₁ = 0`, but for `ε²Ls`; `x₂ = ε e^{−Ls}`."""
+    L, s = 46.0, np.array([1.0, 1e3, 1e12])
+    flow = dln.gradient_flow(
+        dln.USquared(jnp.ones(2)), dln.LeastSquares(np.eye(2), np.array([0.0, -1.0])), s, log_eps=-L
+    )
+    expected = np.stack([np.ones(3), 1 / (L * s)], axis=1)
+    np.testing.assert_allclose(flow.x_mean / np.exp(-L), expected, rtol=1e-5)
+    assert flow.stats["num_steps"] < 500
+
+
+def test_starts_of_different_sizes():
+    """What does not reach `X` is in `z` alone: it has the accuracy of the smallest `w(0)`."""
+    rng = np.random.default_rng(1)
+    problem = dln.LeastSquares(rng.normal(size=(2, 3)), rng.normal(size=2))
+    shape, s = jnp.array([1.0, 1.0, 1e-4]), np.array([1.0, 3.0, 1e3, 1e6])
+    network = dln.Deep(shape, shape, depth=3.0)
+    one, fine = (
+        dln.gradient_flow(network, problem, s, log_eps=-16.0, rtol=rtol, atol=rtol / 10)
+        for rtol in (1e-7, 1e-11)
+    )
+    top = np.abs(fine.x_mean).max()
+    np.testing.assert_allclose(one.x_mean, fine.x_mean, atol=2e-6 * top)
+
+
+class _Features(dln.AbstractNetwork):
+    """`x = Bu`, from 0: it moves all the same."""
+
+    u: jax.Array
+    basis: dln.Constant
+    positive = False
+    __call__ = lambda self: self.basis.value @ self.u
+    initial = lambda self, log_eps: _Features(self.u * jnp.exp(log_eps), self.basis)
+    time_scale = lambda self, log_eps: jnp.ones_like(log_eps)
+    penalty = lambda self, decay: decay / 2 * jnp.sum(self.u**2)
+
+
+def test_weights_that_are_0():
+    network = _Features(jnp.zeros(1), dln.Constant(np.array([[1.0], [2.0]])))
+    problem, s = dln.LeastSquares(np.eye(2), np.ones(2)), np.array([0.1, 1.0])
+    flow = dln.gradient_flow(network, problem, s, eps=1e-3, formulation=dln.WeightForm())
+    # du/ds = 3 − 5u
+    u = 0.6 * -np.expm1(-5 * s)
+    np.testing.assert_allclose(flow.x, u[:, None] * [1, 2], atol=1e-6)
+    np.testing.assert_allclose(flow.z[:, 0], 0.6 * s - u / 5, atol=1e-6)

@@ -204,7 +204,10 @@ def _explicit(term: AbstractDualTerm, h: Array, y0: Any, state: _State):
     increment = h * linear_sum(_TABLEAU.a_lower[-1], velocities)
     velocity, x, grown = _at_end(term, f0 + increment, state.direction)
     velocities, xs = [*velocities, velocity], [*xs, x]
-    combine = lambda weights: (h * linear_sum(weights, velocities), h * linear_sum(weights, xs))
+    combine = lambda weights: (
+        h * linear_sum(weights, velocities),
+        h / term.zeta * linear_sum(weights, xs),
+    )
     inner = tuple(combine(weights) for weights in _INNER)
     increment = (increment, combine(_TABLEAU.b_sol)[1])
     return increment, combine(_TABLEAU.b_error), inner, (velocity, x), grown

@@ -156,12 +156,12 @@ def dual_term(
     decays = not is_concrete(decay) or float(decay) > 0
     q, square = link.q(link.start), scale**2
     velocity = sides(-problem.r, link.start) + decay
-    size = jnp.max(link.unit)
-    z_size = size_of_z(square * q, square * link.slope(link.start, q), velocity, size)
+    slope = square * link.slope(link.start, q)
+    z_size = size_of_z(square * q, slope, velocity, jnp.min(link.unit))
+    zeta = z_size / jnp.max(link.unit)
     if data is not None and isinstance(link, ExponentialLink) and not decays:
         if problem.rank_bound < problem.r.shape[0]:
-            X, y = data
-            return RowTerm(X=X, y=y, link=link, scale=scale, size=size, z_size=z_size)
+            return RowTerm(X=data[0], y=data[1], link=link, scale=scale, zeta=zeta)
     return CoordinateTerm(
         M=problem.gram() / scale**2,
         data=data,
@@ -169,8 +169,7 @@ def dual_term(
         link=link,
         weight_decay=decay if decays else None,
         scale=scale,
-        size=size,
-        z_size=z_size,
+        zeta=zeta,
     )
 
 

@@ -102,7 +102,8 @@ class _Chord(diffrax.VeryChord):
 class StagewiseKvaerno5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
     """`diffrax.Kvaerno5` for a state `(w, z)` whose `z` is a quadrature, `dz/ds = x(w)`.
 
-    Values of steps are those of diffrax; only linear systems and derivatives are our own.
+    The method is that of diffrax; when an iteration has converged, linear systems and derivatives
+    are our own.
     """
 
     root_finder: optx.AbstractRootFinder = (  # pyright: ignore[reportIncompatibleVariableOverride]

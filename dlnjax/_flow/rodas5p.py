@@ -174,7 +174,7 @@ def rosenbrock(term: AbstractDualTerm, h: Array, y0: Any) -> list[Any]:
     outputs = []
     for own, other in zip(_OUTPUTS, _QUADRATURE, strict=True):
         moved = jnp.asarray(linear_sum(other, images))
-        quadrature = h * (term.change(slope, moved) + linear_sum(other, xs))
+        quadrature = h / term.zeta * (term.change(slope, moved) + linear_sum(other, xs))
         outputs.append((linear_sum(own, stages), quadrature))
     return outputs
 

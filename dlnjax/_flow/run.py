@@ -120,7 +120,7 @@ class Run(eqx.Module):
         # stays the same to 3 %; with 0.7 it is 1 to 5 % larger.
         return diffrax.PIDController(
             rtol=self.rtol,
-            atol=self.atol * term.size,
+            atol=self.atol * term.size(),
             norm=optx.max_norm,
             safety=0.8,
         )

@@ -320,9 +320,9 @@ def _layout(sweep: Sweep, batch: int) -> Layout:
     blocks = max(1, _MOST_CHUNKS // (variables * len(sweep.cells)))
     batches = math.ceil(math.ceil(sweep.instances / batch) / blocks)
     if "flow" not in sweep.needs:
-        # Sending and storing a block takes some 10 ms, as long as 1500 paths of size 3×4: without
-        # flows a block has up to four batches, where that leaves eight blocks for the workers.
-        batches = max(batches, min(4, sweep.instances // (8 * batch)))
+        # Sending and storing a block takes some 7 ms, as long as 1000 paths of size 3×4: without
+        # flows a block has up to four batches, where that leaves 64 blocks for the workers.
+        batches = max(batches, min(4, sweep.instances // (64 * batch)))
     lanes = batch * len(sweep.weight_decay)
     chunks = (default_chunk(lanes, _bytes_of_lane(sweep, cell)) for cell in sweep.cells)
     return Layout(batch, batch * batches, tuple(chunks))

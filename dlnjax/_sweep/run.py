@@ -198,6 +198,10 @@ def _drive(sweep: Sweep, path: Path, workers: Executor, memory: int, shown: bool
         later, sent = iter(missing), dict[Future[Any], int]()
 
         def submit() -> None:
+            nonlocal saved
+            if time.monotonic() - saved > _SAVE:
+                store.save_marks()
+                saved = time.monotonic()
             for future in running ^ sent.keys():
                 del sent[future]
             while len(sent) < _IN_FLIGHT and sum(sent.values()) < _BYTES:
@@ -213,9 +217,6 @@ def _drive(sweep: Sweep, path: Path, workers: Executor, memory: int, shown: bool
             instances = store.instances_in(outcome.block)
             progress.update(outcome.cell, instances, outcome.seconds, outcome.failed)
             failed += outcome.failed
-            if time.monotonic() - saved > _SAVE:
-                store.save_marks()
-                saved = time.monotonic()
         store.save_marks()
     finally:
         # Nothing is left here unless something was raised.

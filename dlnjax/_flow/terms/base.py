@@ -38,16 +38,17 @@ State = tuple[Float[Array, "..."], Float[Array, " d"]]
 class AbstractFlowTerm(diffrax.AbstractTerm[Any, Any]):
     """Interface of the flow in rescaled time: vector field, initial state, reading of states."""
 
-    # The size of the state, by which `atol` is multiplied.
-    size: AbstractVar[Float[Array, ""]]
-
     @abc.abstractmethod
     def initial(self) -> Any:
         """The state at `s = 0`."""
 
     @abc.abstractmethod
+    def size(self) -> Float[Array, ""]:
+        """The size of the state, by which `atol` is multiplied."""
+
+    @abc.abstractmethod
     def threshold(self) -> Float[Array, ""]:
-        """How large the dual is when the first coordinate activates."""
+        """About how large the dual is when weights begin to move, for the first step."""
 
     @abc.abstractmethod
     def validity(self) -> RESULTS:
@@ -80,7 +81,7 @@ def unwrapped(terms: Any) -> Any:
 
 
 class AbstractDualTerm(AbstractFlowTerm):
-    """Interface of the dual form. The state is `(f, z)`, and only `f` feeds back:
+    """Interface of the dual form. The state is `(f, z/ζ)`, and only `f` feeds back:
 
         g = image(f),    x = x(g),    df/ds = velocity(x),    dz/ds = x.
 
@@ -89,11 +90,12 @@ class AbstractDualTerm(AbstractFlowTerm):
 
     The problem is scaled by `σ`, the largest column norm: `X/σ`, `σy`, `σ²x`, `σ²z`. Entries of
     `M/σ²` are at most 1, so that an error in one entry of `σ²z` changes each entry of `w` by no
-    more than itself: one tolerance suits both, whatever the units of `X` are.
+    more than itself: one tolerance suits both, whatever the units of `X` are. Where `σ²z` has
+    another size than `f`, `ζ` is their quotient.
     """
 
     scale: AbstractVar[Float[Array, ""]]
-    z_size: AbstractVar[Float[Array, ""]]  # that of σ²z, at most `size`
+    zeta: AbstractVar[Float[Array, ""]]  # ζ
 
     @abc.abstractmethod
     def response(self, g: Float[Array, "..."]) -> tuple[Float[Array, " d"], Float[Array, "..."]]:
@@ -143,7 +145,7 @@ class AbstractDualTerm(AbstractFlowTerm):
 
     def vf(self, t: RealScalarLike, y: State, args: Any) -> State:
         x = self.x(self.image(y[0]))
-        return self.velocity(x), x
+        return self.velocity(x), x / self.zeta
 
 
 def dual_term_of(terms: Any, solver: Any) -> AbstractDualTerm:
@@ -167,8 +169,8 @@ def size_of_z(
     velocity: Float[Array, "signs d"],
     size: Float[Array, ""],
 ) -> Float[Array, ""]:
-    """The size of `σ²z`, to which its error is relative, given `σ²q` and its slope at the start,
-    and `dw/ds` at `x = 0`: that of `w`, `size`, where coordinates may activate.
+    """The size of `σ²z`, given `σ²q` and its slope at the start, and `dw/ds` at `x = 0`: that of
+    `w`, `size`, where coordinates may activate.
 
     Where none does (`dw/ds ≥ 0`: the weight decay exceeds all correlations, or `x ≥ 0` and all of
     them are negative) `x` decays to 0 from the initialisation, and `z` tends to about

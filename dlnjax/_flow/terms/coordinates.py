@@ -44,7 +44,7 @@ IN_X = 0.3
 
 
 class CoordinateTerm(AbstractDualTerm):
-    """State `(w, σ²z)`, of shapes `(signs, d)` and `(d,)`; its image is `w` itself."""
+    """State `(w, σ²z/ζ)`, of shapes `(signs, d)` and `(d,)`; its image is `w` itself."""
 
     M: Float[Array, "d d"]  # M/σ²
     data: tuple[Float[Array, "n d"], Float[Array, " n"]] | None  # (X/σ, σy), for n ≤ d
@@ -52,14 +52,16 @@ class CoordinateTerm(AbstractDualTerm):
     link: AbstractLink
     weight_decay: Float[Array, ""] | None  # None if it is known to be 0
     scale: Float[Array, ""]
-    size: Float[Array, ""]  # the largest of the units of w
-    z_size: Float[Array, ""]
+    zeta: Float[Array, ""]
 
     def initial(self):
         return self.link.start, jnp.zeros_like(self.r)
 
+    def size(self):
+        return jnp.max(self.link.unit)
+
     def threshold(self):
-        return self.size
+        return jnp.min(self.link.unit)
 
     def validity(self):
         return self.link.validity()
@@ -142,7 +144,7 @@ class CoordinateTerm(AbstractDualTerm):
         largest = jnp.max(jnp.abs(self.r))
         in_x = IN_X * jnp.abs(q - other) / (jnp.where(largest > 0, largest, 1) + q)
         in_w = jnp.maximum(jnp.abs(in_w) / self.link.unit, in_x)
-        return self.size * in_w, self.size / self.z_size * jnp.abs(in_z)
+        return self.size() * in_w, jnp.abs(in_z)
 
     def read(self, s, state):
         w, z = state
@@ -154,7 +156,7 @@ class CoordinateTerm(AbstractDualTerm):
         dual = moved[0]
         if len(start) == 2:
             dual = jnp.where(start[0] <= start[1], dual, -moved[1])
-        return signed(self.link.read(w)), z / self.scale**2, dual
+        return signed(self.link.read(w)), self.zeta * z / self.scale**2, dual
 
     def is_consistent(self, state):
         return self.link.is_consistent(state[0])

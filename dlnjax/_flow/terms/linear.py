@@ -5,6 +5,7 @@
 A step factorises `I/(γh) + M + λI` by Cholesky.
 """
 
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -17,34 +18,36 @@ from .base import AbstractDualTerm, column_scale
 
 
 class LinearTerm(AbstractDualTerm):
-    """State `(σ²x/ρ, σ²z)`, each `(d,)`, where `ρ` is the size of `σ²x`.
+    """State `(x/ζ, σ²z/ζ)`, each `(d,)`, where `ζ` is the size of `x`.
 
-    So `x` has order 1, and the tolerances do not depend on the units of `y`."""
+    So both have order 1 at times of order `1/σ²`, whatever the units of `X` and `y` are."""
 
     M: Float[Array, "d d"]  # (M + λI)/σ²
     r: Float[Array, " d"]
     start: Float[Array, " d"]  # x(0)
     weight_decay: Float[Array, ""]
     scale: Float[Array, ""]
-    x_size: Float[Array, ""]  # ρ
-    size: Float[Array, ""]  # 1
-    z_size: Float[Array, ""]
+    zeta: Float[Array, ""]
 
     def initial(self):
-        return self.scale**2 * self.start / self.x_size, jnp.zeros_like(self.r)
+        return self.start / self.zeta, jnp.zeros_like(self.r)
+
+    def size(self):
+        return jnp.ones_like(self.scale)
 
     def threshold(self):
-        return self.x_size / self.scale**2
+        return self.zeta
 
     def validity(self):
         finite = jnp.all(jnp.isfinite(self.start))
         return first_failure((finite, RESULTS.invalid_shape))
 
     def x(self, g):
-        return self.x_size * g
+        return self.scale**2 * self.zeta * g
 
     def response(self, g):
-        return self.x_size * g, self.x_size * jnp.ones_like(g)
+        slope = self.scale**2 * self.zeta
+        return slope * g, slope * jnp.ones_like(g)
 
     def change(self, slope, image):
         return slope * image
@@ -53,7 +56,7 @@ class LinearTerm(AbstractDualTerm):
         return f
 
     def velocity(self, x):
-        return self.scale**2 / self.x_size * (self.r - matmul(self.M, x))
+        return (self.r - matmul(self.M, x)) / self.zeta
 
     def factorize(self, slope, gamma_h):
         identity = jnp.eye(len(self.r), dtype=self.r.dtype)
@@ -67,11 +70,10 @@ class LinearTerm(AbstractDualTerm):
         return len(self.r)
 
     def error(self, state, error):
-        in_x, in_z = error
-        return jnp.abs(in_x), jnp.abs(in_z) / self.z_size
+        return jax.tree.map(jnp.abs, error)
 
     def read(self, s, state):
-        x, z = self.x_size * state[0] / self.scale**2, state[1] / self.scale**2
+        x, z = self.zeta * state[0], self.zeta * state[1] / self.scale**2
         return x, z, x - self.start + self.weight_decay * z
 
 
@@ -86,15 +88,11 @@ def linear_term(network: Linear, problem: AbstractProblem, log_eps: Array) -> Li
     """The vector field of `network` on `problem`."""
     scale = column_scale(problem)
     decay = jnp.asarray(problem.weight_decay)
-    size = x_size(network, problem, log_eps)
     return LinearTerm(
         M=(problem.gram() + decay * jnp.eye(len(problem.r), dtype=problem.r.dtype)) / scale**2,
         r=problem.r,
         start=network.initial(log_eps)(),
         weight_decay=decay,
         scale=scale,
-        x_size=scale**2 * size,
-        size=jnp.ones_like(size),
-        # Times are in units of 1/σ², so that σ²z is in those of x.
-        z_size=jnp.clip(size, float(jnp.finfo(size.dtype).tiny) ** 0.5, 1),
+        zeta=x_size(network, problem, log_eps),
     )

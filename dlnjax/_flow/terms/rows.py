@@ -10,6 +10,7 @@ and an active `w ≈ 0` would be a difference of growing numbers. At depth above
 below the rounding of `w(0)`.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -20,14 +21,13 @@ from .base import AbstractDualTerm
 
 
 class RowTerm(AbstractDualTerm):
-    """State `(σν, σ²z)`, of shapes `(n,)` and `(d,)`; its image is `g = Xᵀν`."""
+    """State `(σν, σ²z/ζ)`, of shapes `(n,)` and `(d,)`; its image is `g = Xᵀν`."""
 
     X: Float[Array, "n d"]  # X/σ
     y: Float[Array, " n"]  # σy
     link: ExponentialLink
     scale: Float[Array, ""]
-    size: Float[Array, ""]
-    z_size: Float[Array, ""]
+    zeta: Float[Array, ""]
 
     def _w(self, g: Array) -> Array:
         return self.link.start - sides(g, self.link.start)
@@ -35,8 +35,11 @@ class RowTerm(AbstractDualTerm):
     def initial(self):
         return jnp.zeros_like(self.y), jnp.zeros_like(self.X[0])
 
+    def size(self):
+        return jnp.ones_like(self.scale)
+
     def threshold(self):
-        return self.size
+        return jnp.ones_like(self.scale)
 
     def validity(self):
         return self.link.validity()
@@ -75,9 +78,8 @@ class RowTerm(AbstractDualTerm):
         return len(self.y)
 
     def error(self, state, error):
-        in_nu, in_z = error
-        return jnp.abs(in_nu), self.size / self.z_size * jnp.abs(in_z)
+        return jax.tree.map(jnp.abs, error)
 
     def read(self, s, state):
         g = self.image(state[0])
-        return signed(self.link.read(self._w(g))), state[1] / self.scale**2, g
+        return signed(self.link.read(self._w(g))), self.zeta * state[1] / self.scale**2, g

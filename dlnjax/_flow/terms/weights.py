@@ -41,12 +41,12 @@ def check_least_eps(network: AbstractNetwork, log_eps: Array) -> None:
 class WeightTerm(AbstractFlowTerm):
     """State `(weights, z/ζ)`, where `weights` is the network with `None` for other leaves.
 
-    With `ζ` both entries have one tolerance: `ζ` times the size of the shape is the one of `z`."""
+    With `ζ` both entries have one tolerance: `ζ` times the size of the shape is that of `z`."""
 
     problem: AbstractProblem
     start: AbstractNetwork
     time_scale: Float[Array, ""]
-    size: Float[Array, ""]
+    weight_size: Float[Array, ""]
     zeta: Float[Array, ""]  # ζ
     # The correlations at the start times the time in which weights change by as much as they are.
     dual_size: Float[Array, ""]
@@ -57,21 +57,25 @@ class WeightTerm(AbstractFlowTerm):
         self.start = network.initial(log_eps)
         self.time_scale = network.time_scale(log_eps)
         if isinstance(network, Linear):  # its weights are x itself, of its own size from any start
-            self.size = self.dual_size = x_size(network, problem, log_eps)
-            self.zeta = jnp.ones_like(log_eps)
+            self.weight_size = self.dual_size = x_size(network, problem, log_eps)
+            self.zeta = 1 / column_scale(problem) ** 2
         else:
             shape, start = weights_of(network), weights_of(self.start)
-            self.size = lax.stop_gradient(jnp.exp(log_eps / 2) * _largest(shape))
+            largest = lax.stop_gradient(_largest(shape))
+            largest = jnp.where(largest > 0, largest, 1)
+            self.weight_size = jnp.exp(lax.stop_gradient(log_eps) / 2) * largest
             correlation = jnp.max(jnp.abs(problem.gradient(self.start())))
             dual_size = correlation * _largest(start) / _largest(self._velocity(start))
             is_known = jnp.isfinite(dual_size) & (dual_size > 0)
             self.dual_size = lax.stop_gradient(jnp.where(is_known, dual_size, 1))
-            in_z = self.dual_size / column_scale(problem) ** 2
-            self.zeta = lax.stop_gradient(in_z / _largest(shape))
+            self.zeta = self.dual_size / column_scale(problem) ** 2 / largest
         self.is_held = log_eps >= network.least_log_eps(log_eps.dtype)
 
     def initial(self):
         return weights_of(self.start), jnp.zeros_like(self.problem.r)
+
+    def size(self):
+        return self.weight_size
 
     def threshold(self):
         return self.dual_size
