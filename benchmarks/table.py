@@ -120,7 +120,7 @@ def cost(results: Path) -> str:
     heads = ["n × d", "network", "path", *flows, "a real run, over this"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
-        times = [f"{1e6 * v:.3g} µs" for v in (row["path"], *row["flow"].values())]
+        times = [seconds(v) for v in (row["path"], *row["flow"].values())]
         ratio = f"{row['ratio']:.2f}" if "ratio" in row else "–"
         lines.append(f"| {' | '.join([row['size'], row['network'], *times, ratio])} |")
     return "\n".join(lines)

@@ -99,7 +99,7 @@ def suboptimality_gap(
         raise TypeError(f"`path` must be {what}, got a LimitFlow.")
     path.check_size(problem)
     gap, is_optimal = _gap_at_all(problem, x, mu, path)
-    if is_concrete(is_optimal) and not np.all(np.asarray(is_optimal)):
+    if is_concrete(is_optimal) and not bool(jnp.all(is_optimal)):
         other = np.broadcast_to(mu, is_optimal.shape)[~np.asarray(is_optimal)]
         raise ValueError(
             f"`path` is not optimal for this problem at μ = {other.flat[0]:.4g}. Pass the path of "

@@ -83,7 +83,8 @@ class ExponentialLink(AbstractLink):
 
     @property
     def unit(self):
-        return jnp.ones_like(self.start)  # x changes by the factor ε over it
+        # Over it, q changes by the factor ε.
+        return jnp.ones_like(self.start)
 
     def q(self, w):
         return jnp.exp(jnp.minimum(w * self.log_eps, self.log_cap))
@@ -138,9 +139,8 @@ class PowerLink(AbstractLink):
 
     @property
     def unit(self):
-        return lax.stop_gradient(
-            self.start
-        )  # a coordinate jumps when its w has come from w(0) to 0
+        # A coordinate jumps when its w has come from w(0) to 0.
+        return lax.stop_gradient(self.start)
 
     def _q(self, w: Array, log_eps: Array) -> Array:
         w = jnp.maximum(w, jnp.finfo(w.dtype).tiny)
@@ -202,7 +202,8 @@ class NetworkLink(AbstractLink):
         self.has_pole = ~goes_on
 
     @property
-    def unit(self):  # as of the two links above
+    def unit(self):
+        # As of a power where there is a pole, as of an exponential where there is none.
         size = jnp.where(self.start == 0, 1, jnp.abs(self.start))
         return jnp.where(self.has_pole, lax.stop_gradient(size), 1)
 

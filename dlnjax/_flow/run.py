@@ -151,17 +151,14 @@ def as_run(
     # `rtol` is a tenth of that. In float32 they are 3e-6 (worst 2e-5); with 100 times less they
     # stay at 2e-6, the level of rounding, for twice the steps; with 100 times more they are 1e-4
     # (worst 1e-3; `python -m benchmarks scaling`). 1e-10 lies between the two rounding units.
-    if rtol is None:
-        rtol = 1e-4 if jnp.finfo(dtype).eps > 1e-10 else formulation.default_rtol
-    if atol is None:
-        atol = 1e-5 if jnp.finfo(dtype).eps > 1e-10 else formulation.default_rtol / 10
+    default = 1e-4 if jnp.finfo(dtype).eps > 1e-10 else formulation.default_rtol
     return Run(
         network=network,
         problem=problem,
         log_eps=log_eps,
         formulation=formulation,
-        rtol=as_tolerance(rtol, "rtol", dtype),
-        atol=as_tolerance(atol, "atol", dtype),
+        rtol=as_tolerance(default if rtol is None else rtol, "rtol", dtype),
+        atol=as_tolerance(default / 10 if atol is None else atol, "atol", dtype),
         max_steps=as_count(max_steps, "max_steps"),
         decays=not is_concrete(problem.weight_decay) or float(problem.weight_decay) > 0,
     )

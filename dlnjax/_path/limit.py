@@ -2,7 +2,6 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from .._checks import as_parameter, is_concrete
@@ -142,7 +141,7 @@ class LimitFlow(PiecewiseLinearPath):
         self.check_size(problem)
         s = as_parameter(s, "s", self.knots.dtype)
         dual, is_ours = self._dual(problem, s)
-        if is_concrete(is_ours) and not np.all(np.asarray(is_ours)):
+        if is_concrete(is_ours) and not bool(jnp.all(is_ours)):
             raise ValueError(
                 "This is the limit process of another problem: its `w` falls below 0. Pass the "
                 "problem that it was made from."

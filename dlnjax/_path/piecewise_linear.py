@@ -237,7 +237,7 @@ class PiecewiseLinearPath(eqx.Module):
             bool(path.is_monotone())  # True
             ```
         """
-        if tol is not None and is_concrete(tol) and not 0 <= float(tol) < 1:
+        if tol is not None and is_concrete(tol) and not 0 <= tol < 1:
             raise ValueError(f"`tol` must be a number in [0, 1), got {tol}.")
         # Slopes have the rounding of a solve: eps^(5/8) allows for a condition number of 7e5. The
         # power is a choice; on 30 000 Gaussian paths up to 20 × 40 every `tol` from 1e-14 to 1e-5

@@ -5,7 +5,7 @@
 | a lane fails | its metrics are NaN, its `…_result` says why, and one warning counts them |
 | a generator or metric raises, or has a wrong shape | the sweep ends before anything is written |
 | a worker is killed | Dask computes its block elsewhere; a pool of processes ends with an error |
-| the driver is killed | blocks that are done stay; `resume=True` computes the others |
+| the driver is killed | blocks done more than 2 s ago stay; `resume=True` computes the others |
 | a second driver starts | `BlockingIOError` that says who drives; nothing is touched |
 | a chunk is damaged or lost on disk | reading raises or warns; `resume=True` computes it again |
 | the store cannot be written | `OSError`; what was written before stays |
@@ -51,7 +51,7 @@ from .task import Job, Outcome, choose_layout, compute, forget, make_job
 _IN_FLIGHT = 1024
 _BYTES = 2**30
 # Seconds between writes of which blocks are done. A write takes milliseconds, as long as a block of
-# small problems; a driver that is killed leaves no more than this to be computed again.
+# small problems; of a driver that is killed the blocks of two such times are computed again.
 _SAVE = 1.0
 
 

@@ -13,8 +13,8 @@ state spaces:
 | `linear.py` | `(x, z)` | depth 1 | `I/(γh) + M + λI`, `d × d` |
 | `weights.py` | `(weights, z)` | the weight form | by `quadrature.py` |
 
-`E` is the diagonal matrix of `−φ_ε'(w)`, summed over signs. The table omits the scale `σ` of the
-problem, see `AbstractDualTerm`.
+`E` is the diagonal matrix of `−φ_ε'(w)`, summed over signs. The table omits the scales
+`σ` and `ζ`, see `AbstractDualTerm`.
 """
 
 import abc
