@@ -101,7 +101,10 @@ def _leaves_out(
     rests &= ~is_late | np.any(same, axis=1).reshape(rests.shape)
     columns = columns[:, rests.ravel()]
     values = (sides * plateau)[rests] * u["columns"][lane][np.nonzero(rests)[1]]
-    zero = values <= ROUNDING * config.eps * np.max(np.abs(values), initial=0)
+    # Normal equations, as the limit solves them, square the condition number.
+    known = np.linalg.svd(columns / np.linalg.norm(columns, axis=0), compute_uv=False)
+    least = np.min(known[known > 1e-3], initial=1)
+    zero = values <= ROUNDING * config.eps / least**2 * np.max(np.abs(values), initial=0)
     if not np.any(zero):
         return False
     null = null_vectors(columns, config.eps)
@@ -117,8 +120,7 @@ def _leaves_out(
     sums, terms = null @ first[rests], np.abs(null) @ first[rests]
     off = np.abs(sums) / np.where(terms > 0, terms, 1)
     k = np.argmax(off)
-    known = np.linalg.svd(columns / norms, compute_uv=False)
-    if off[k] > ROUNDING * config.eps / np.min(known[known > 1e-3]):
+    if off[k] > ROUNDING * config.eps / least:
         null = np.delete(null - np.outer(sums / sums[k], null[k]), k, axis=0)
     if not len(null):
         return False

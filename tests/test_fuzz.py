@@ -41,6 +41,7 @@ FOUND = {
         (13, 0, 0, 5): [281],
         (13, 0, 5, 1): [252],
         (13, 0, 12, 1): [199],
+        (15, 0, 8, 1): [135],
     },
     # Columns whose norms differ by ten decades: singular values of small ones, and the dual on
     # large ones, were rounding; the dual was a sum of steps, with the rounding of the largest. A
@@ -85,6 +86,10 @@ FLAGGED = {
     (2, "basis_pursuit"): {(9, 2, 5, 0): [349], (10, 2, 3, 2): [87]},
     # Correlation 0.999 in float32: a tableau ended with an infeasibility of 5e-5.
     (12, "basis_pursuit"): {(12, 12, 0, 0): [44]},
+    # Three columns of a face in a plane but for 1e-9, of which two are equal but for 7e-16.
+    (0, "limit_point"): {(15, 0, 3, 1): [365]},
+    # Twins beside columns whose rounding, in float32, moved their logarithms apart by 0.2.
+    (6, "limit"): {(14, 6, 64, 1): [108]},
     # The path that tells which `x ≥ 0` are allowed failed.
     (12, "end"): {(6, 12, 0, 0): [60]},
 }

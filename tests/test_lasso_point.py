@@ -126,6 +126,18 @@ def test_zero_design():
     np.testing.assert_array_equal(point.x, np.zeros((*MU.shape, D)))
 
 
+@pytest.mark.parametrize("dtype, power", [(np.float32, -62), (np.float64, -516)])
+def test_a_gap_that_underflows_is_flagged(dtype, power):
+    # It would be 0 at any point. Powers of 2, so that in larger units nothing else differs.
+    X32, y, mu = X.astype(dtype), Y.astype(dtype), MU.astype(dtype)
+    tiny = dtype(2.0**power)
+    point = dln.lasso(dln.LeastSquares(X32, tiny * y), mu / tiny, throw=False)
+    assert np.all(names_of(point.result) == "invalid_data")
+    tiny = dtype(2.0 ** (power // 2))
+    point = dln.lasso(dln.LeastSquares(X32, tiny * y), mu / tiny)
+    np.testing.assert_array_equal(point.x, tiny * dln.lasso(dln.LeastSquares(X32, y), mu).x)
+
+
 def test_gap_not_reached():
     problem, _ = CASES["generic"]
     with pytest.raises(eqx.EquinoxRuntimeError, match="(?s)`max_steps`.*`gap_tol`"):

@@ -122,6 +122,11 @@ class Frame(eqx.Module):
         exact = indices(V.shape[1])[None, :] == basis[:, None]
         self.V = jnp.where(jnp.any(exact, axis=0)[None, :], exact.astype(V.dtype), V)
 
+    def rounding(self) -> Float[Array, "k d"]:
+        """Of the entries of `V`."""
+        lost = jnp.sum(self.spread, axis=1)[:, None] * self.norms[None, :] / 16
+        return jnp.where((self.V == 0) | (self.V == 1), 0, lost)
+
     def among(self, free: Array) -> "Frame":
         """The frame with 0 for all columns that are not `free`."""
         V = jnp.where(jnp.any(free, axis=0)[None, :], self.V, 0)
@@ -240,7 +245,8 @@ def descend(
     # Where an entry of u that should be 0 is negative by rounding, θ diverges although the
     # equations hold, and rounding of V carries it into the logarithms of other entries. Of those
     # that are not small, 1e-6 is allowed: columns whose units differ by ten decades take 1e-8.
-    blur = unit * terms / jnp.abs(dual_per_log_growth)
+    blur = unit * terms + matmul(jnp.abs(theta), frame.rounding())[None, :]
+    blur = blur / jnp.abs(dual_per_log_growth)
     is_small = q * frame.norms[None, :] <= unit**0.5 * size
     is_met = is_met & jnp.all(is_small | (blur <= unit**0.375))
     return theta, is_near & is_met & jnp.all(jnp.isfinite(theta))

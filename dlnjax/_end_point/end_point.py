@@ -372,6 +372,12 @@ def _without_decay(
     newton = Newton(held(growth), solutions, is_allowed, point, from_size)
     state = newton.solve(rtol, max_steps)
     sensitivity = newton.sensitivity(state)
+    if from_size:
+        # Where the face has several minimisers, whether a nearly dependent column belongs to it is
+        # a decision up to rounding, and all of x hangs on that. (At one `ε` all columns are in.)
+        has_choice = solutions.rank() < jnp.sum(is_free)
+        digits = jnp.where(has_choice, newton.sensitivity_to_data(state), 0)
+        sensitivity = jnp.maximum(sensitivity, digits)
     x, dual = differentiable_end(newton, state, growth, problem)
     dual = jnp.where(is_free, dual, -jnp.inf) if certificate is None else certificate
 

@@ -402,3 +402,16 @@ class Newton(eqx.Module):
         moved = jnp.max(jnp.abs(signed(stretch * dual))) / self.scale(x)
         missed = jnp.max(jnp.abs(state.target - self.solutions.target))
         return jnp.maximum(moved, jnp.maximum(self._cancelled(state), missed))
+
+    def sensitivity_to_data(self, state: State) -> Array:
+        """The relative change of `x` if the data change by one rounding: large where allowed
+        columns are nearly dependent."""
+        q, x = self.position(state)
+        h = self.growth.dual_per_log_growth(state.delta)
+        stretch = jnp.where(self.is_allowed, q, 0) / h
+        off = self.solutions.rounding() * jnp.sqrt(jnp.sum(x**2))
+        off = off * jnp.cos(
+            2.4 * jnp.arange(len(off), dtype=off.dtype)
+        )  # signs as in `sensitivity`
+        _, dual = graded_step(self.solutions.V, stretch, off, jnp.zeros_like(h))
+        return jnp.max(jnp.abs(signed(stretch * dual))) / self.scale(x)

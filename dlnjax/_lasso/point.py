@@ -69,6 +69,9 @@ def _solve(problem, mu, weights, *, positive: bool, gap_tol, max_steps) -> Lasso
     diagonal = problem.gram_diagonal()
     scale = jnp.where(diagonal > 0, 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1)), 0)
     loss_at_0 = problem.loss(jnp.zeros_like(problem.r))
+    # A gap is in units of `½‖y‖²`: one that underflows would be 0, and certify anything.
+    is_seen = jnp.maximum(gap_tol, jnp.finfo(dtype).eps) * loss_at_0 >= jnp.finfo(dtype).tiny
+    verdict = first_failure(verdict, (is_seen | jnp.all(problem.r == 0), RESULTS.invalid_data))
 
     # A gap above this share of the objective (7e-4 in float64, 0.04 in float32) certifies nothing
     # that a caller would use, even if rounding allows no smaller one. The power is a choice.

@@ -96,6 +96,12 @@ class SolutionSpace(eqx.Module):
         """The projection of `dual` onto the range of `Xᵀ`, orthogonal in `dual/units`."""
         return self.units * matmul(matmul(self.V, dual / self.units), self.V)
 
+    def rounding(self) -> Float[Array, " m"]:
+        """By how much a row of `V` moves if the entries of the data change by one rounding."""
+        largest = jnp.max(self.inverse[:1])
+        ratio = self.inverse / jnp.where(largest > 0, largest, 1)
+        return jnp.finfo(ratio.dtype).eps * jnp.sqrt(ratio)
+
     def rank(self) -> Int[Array, ""]:
         """The numerical rank of the masked columns."""
         return jnp.sum(self.inverse > 0)
