@@ -45,8 +45,18 @@ from ._path import (
     PiecewiseLinearPath as PiecewiseLinearPath,
 )
 from ._problem import (
+    AbstractLoss as AbstractLoss,
     AbstractProblem as AbstractProblem,
+    Exponential as Exponential,
+    ExponentialLoss as ExponentialLoss,
+    GeneralizedLinear as GeneralizedLinear,
+    Huber as Huber,
+    HuberLoss as HuberLoss,
     LeastSquares as LeastSquares,
+    Logistic as Logistic,
+    LogisticLoss as LogisticLoss,
+    Poisson as Poisson,
+    PoissonLoss as PoissonLoss,
     Quadratic as Quadratic,
 )
 from ._results import RESULTS as RESULTS

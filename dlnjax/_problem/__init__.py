@@ -3,6 +3,7 @@
 - `base.py`: the interface `AbstractProblem`, its lasso and duality gap, and the checks that
   every solver makes of a problem.
 - `design.py`: the two classes, `LeastSquares(X, y)` and `Quadratic(M, r)`.
+- `generalized.py`, `losses.py`: those with another loss of the rows, such as `Logistic`.
 - `quadratic_loss.py`: tests whether a user's `loss` is the quadratic of its `M` and `r`.
 - `semidefinite.py`: tests whether `½⟨x, Mx⟩ − ⟨r, x⟩` is convex and bounded below.
 - `solution_space.py`: the affine space of the minimisers of the loss.
@@ -10,6 +11,7 @@
 
 from .base import (
     AbstractProblem as AbstractProblem,
+    check_loss as check_loss,
     check_problem as check_problem,
     check_quadratic as check_quadratic,
     default_events as default_events,
@@ -20,3 +22,17 @@ from .base import (
     without_decay as without_decay,
 )
 from .design import LeastSquares as LeastSquares, Quadratic as Quadratic
+from .generalized import (
+    Exponential as Exponential,
+    GeneralizedLinear as GeneralizedLinear,
+    Huber as Huber,
+    Logistic as Logistic,
+    Poisson as Poisson,
+)
+from .losses import (
+    AbstractLoss as AbstractLoss,
+    ExponentialLoss as ExponentialLoss,
+    HuberLoss as HuberLoss,
+    LogisticLoss as LogisticLoss,
+    PoissonLoss as PoissonLoss,
+)

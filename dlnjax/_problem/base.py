@@ -26,28 +26,31 @@ from .._checks import (
     leading_axes,
 )
 from .._results import RESULTS, first_failure, has_no_nan, one_unless
+from .losses import AbstractLoss
 from .quadratic_loss import agrees
 
 
 class AbstractProblem(eqx.Module):
-    """Interface of the problems `ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c` with weight decay `λ ≥ 0`.
+    """Interface of the problems `ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c` with weight decay `λ ≥ 0`, and of
+    those with a convex loss of each row (`glm`).
 
     Solvers access a problem only through these methods: `r`, products with `M`, columns, blocks
     and the diagonal of `M`, and `loss`. Points `x` may have leading batch axes, `(..., d)`. `r` and
     `κ` are in units of `Xᵀy`, losses in units of `‖y‖²`.
 
-    A subclass may have another loss, such as the logistic one. `gradient_flow` with
-    `WeightForm()`, and `train`, follow it; solvers that assume the quadratic raise a `TypeError`.
+    A convex loss of the rows is a `GeneralizedLinear`, such as `Logistic`. A subclass may have any
+    other loss: `gradient_flow` with `WeightForm()`, and `train`, follow it; solvers that assume the
+    quadratic raise a `TypeError`.
 
     !!! example
 
         ```python
-        class Logistic(dln.LeastSquares):
-            loss = lambda self, x: jnp.sum(jnp.logaddexp(0.0, -self.y * (x @ self.X.T)), axis=-1)
+        class Quartic(dln.LeastSquares):
+            loss = lambda self, x: jnp.sum((x @ self.X.T - self.y) ** 4, axis=-1)
             gradient = lambda self, x: jax.grad(lambda x: jnp.sum(self.loss(x)))(x)
 
 
-        problem = Logistic(jnp.eye(2), jnp.array([1.0, -1.0]))
+        problem = Quartic(jnp.eye(2), jnp.array([1.0, -1.0]))
         network = dln.UV(jnp.ones(2), jnp.zeros(2))
         run = dln.train(network, problem, optax.sgd(0.1), eps=0.1, steps=100)
         run.x[-1]  # of the signs of y
@@ -66,7 +69,7 @@ class AbstractProblem(eqx.Module):
     @property
     @abc.abstractmethod
     def r(self) -> Float[Array, " d"]:
-        """The linear term, `Xᵀy` for least squares. Shape `(d,)`."""
+        """The linear term, `−∇ℓ(0)`: `Xᵀy` for least squares. Shape `(d,)`."""
 
     @abc.abstractmethod
     def matvec(self, x: Float[ArrayLike, "... d"]) -> Float[Array, "... d"]:
@@ -150,6 +153,18 @@ class AbstractProblem(eqx.Module):
             problem = dln.LeastSquares(2 * jnp.eye(2), jnp.ones(2))
             X, y = problem.rows()
             dln.Quadratic(X.T @ X, y @ X).rows()  # None
+            ```
+        """
+        return None
+
+    def glm(self) -> tuple[Float[Array, "n d"], Float[Array, " n"], AbstractLoss] | None:
+        """`(X, y, f)` with `ℓ(x) = Σᵢ f((Xx)ᵢ, yᵢ)`, for a loss other than the square; else `None`.
+
+        !!! example
+
+            ```python
+            dln.LeastSquares(jnp.eye(2), jnp.ones(2)).glm()  # None
+            X, y, loss = dln.Logistic(jnp.eye(2), jnp.ones(2)).glm()
             ```
         """
         return None
@@ -262,7 +277,7 @@ class AbstractProblem(eqx.Module):
         point: the derivative in `κ` is a mean over them, not the one-sided derivative.
 
         **Raises:** `ValueError` if `kappa < 0`, or the last axis of `x` is not `d`; `TypeError` if
-        the loss is not the quadratic.
+        the loss is neither the quadratic nor that of a `GeneralizedLinear`.
 
         !!! example
 
@@ -275,7 +290,7 @@ class AbstractProblem(eqx.Module):
         kappa = as_float(kappa, "kappa", x.dtype)
         positive = as_flag(positive, "positive")
         leading_axes(x, kappa, "kappa")
-        check_quadratic(self)
+        check_loss(self)
         if is_concrete(kappa) and not bool(np.all(np.asarray(kappa) >= 0)):
             raise ValueError(
                 f"`kappa` must be non-negative, got {float(np.min(np.asarray(kappa)))}."
@@ -378,9 +393,24 @@ def check_problem(problem: Any) -> None:
     check_type(problem, "problem", AbstractProblem, what)
 
 
+def check_loss(problem: Any) -> None:
+    """Raise a `TypeError` unless the loss is the quadratic of `r` and `M`, where values are known,
+    or that of a `GeneralizedLinear`."""
+    check_problem(problem)
+    if problem.glm() is None:
+        check_quadratic(problem)
+
+
 def check_quadratic(problem: Any) -> None:
     """Raise a `TypeError` if `loss` is not the quadratic of `r` and `M`, where values are known."""
     check_problem(problem)
+    name = type(problem).__name__
+    if problem.glm() is not None:
+        raise TypeError(
+            f"The square of `LeastSquares` is assumed here, got the loss of `{name}`: its path is "
+            "not piecewise linear. `dlnjax.gradient_flow` follows its flow, and "
+            "`problem.duality_gap` and `dlnjax.certificate` bound its lasso gap."
+        )
     if _is_quadratic_by_construction(problem) or not is_concrete(*jax.tree.leaves(problem)):
         return
     with jax.ensure_compile_time_eval():
@@ -388,14 +418,17 @@ def check_quadratic(problem: Any) -> None:
         is_refused = bool(problem.is_in_range() & ~agrees(problem))
     if is_refused:
         raise TypeError(
-            f"The loss of {type(problem).__name__} is not the quadratic `½⟨x, Mx⟩ − ⟨r, x⟩ + c` of "
-            "its `matvec` and `r`, which is assumed here. Train it with `gradient_flow(..., "
+            f"The loss of {name} is not the quadratic `½⟨x, Mx⟩ − ⟨r, x⟩ + c` of its `matvec` and "
+            "`r`, which is assumed here. If it is a convex loss of the rows, make it a "
+            "`GeneralizedLinear`; or train it with `gradient_flow(..., "
             "formulation=dlnjax.WeightForm())`, or with `dlnjax.train`."
         )
 
 
 def is_quadratic(problem: AbstractProblem) -> Array:
     """Whether `loss` is the quadratic of `r` and `M`: `check_quadratic` for traced values."""
+    if problem.glm() is not None:
+        return jnp.asarray(False)
     return jnp.asarray(True) if _is_quadratic_by_construction(problem) else agrees(problem)
 
 
@@ -407,10 +440,10 @@ def _is_quadratic_by_construction(problem: AbstractProblem) -> bool:
 def validity(problem: AbstractProblem, any_loss: bool = False) -> RESULTS:
     """The first reason why a traced problem is invalid, or `successful`.
 
-    It covers what the constructors raise for known values, and `check_quadratic` unless
-    `any_loss`."""
-    decay = problem.weight_decay
-    is_loss = problem.is_convex() if any_loss else problem.is_convex() & is_quadratic(problem)
+    It covers what the constructors raise for known values, and `check_loss` unless `any_loss`."""
+    decay, is_loss = problem.weight_decay, problem.is_convex()
+    if not any_loss and problem.glm() is None:
+        is_loss = is_loss & is_quadratic(problem)
     return first_failure(
         (problem.is_in_range(), RESULTS.invalid_data),
         (is_loss, RESULTS.invalid_problem),

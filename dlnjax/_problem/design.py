@@ -14,7 +14,7 @@ import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._checks import (
     as_float,
@@ -62,32 +62,9 @@ class LeastSquares(AbstractProblem):
         **Raises:** `TypeError` for non-numeric data; `ValueError` for mismatched or empty
         shapes, NaN or inf, `λ < 0`.
         """
-        X, y = to_common_dtype(as_float(X, "X"), as_float(y, "y"))
-        if X.ndim == 1 and y.ndim == 2:
-            raise ValueError(
-                f"`X` has shape {X.shape} and `y` has {y.shape}: the matrix comes first, "
-                "`LeastSquares(X, y)`."
-            )
-        if X.ndim != 2:
-            raise ValueError(
-                f"`X` must be a matrix (n, d), got shape {X.shape}. Use `X[:, None]` for "
-                "one column, `jax.vmap` for several problems."
-            )
-        if y.ndim != 1:
-            raise ValueError(
-                f"`y` must be a vector (n,), got shape {y.shape}. Use `y[:, 0]` for one "
-                "column, `jax.vmap` for several responses."
-            )
-        check_nonempty(X, "X")
-        if X.shape[0] != y.shape[0]:
-            raise ValueError(
-                f"`X` has {X.shape[0]} rows but `y` has {y.shape[0]} entries: one row of "
-                "`X` is one entry of `y`."
-            )
-        check_finite(X, "X")
-        check_finite(y, "y")
+        X, y = as_design(X, y, "LeastSquares")
         self.X, self.y = X, y
-        self.weight_decay = _as_weight_decay(weight_decay, X.dtype)
+        self.weight_decay = as_weight_decay(weight_decay, X.dtype)
 
     @property
     def r(self) -> Array:
@@ -110,11 +87,7 @@ class LeastSquares(AbstractProblem):
         return jnp.sum(self.X**2, axis=0)
 
     def is_in_range(self) -> Array:
-        square = self.gram_diagonal()
-        # Below the smallest normal number, squares of small columns lose their digits or are 0:
-        # such a column would count as empty. The correlations `Xᵀy` and `M` would be lost with it.
-        lost = (square < jnp.finfo(square.dtype).tiny) & jnp.any(self.X != 0, axis=0)
-        return ~jnp.any(lost) & jnp.all(jnp.isfinite(square)) & jnp.all(jnp.isfinite(self.r))
+        return has_squares(self.X) & jnp.all(jnp.isfinite(self.r))
 
     def rows(self) -> tuple[Array, Array]:
         return self.X, self.y
@@ -180,7 +153,7 @@ class Quadratic(AbstractProblem):
         check_finite(M, "M")
         check_finite(r, "r")
         self.M, self.linear = M, r
-        self.weight_decay = _as_weight_decay(weight_decay, dtype)
+        self.weight_decay = as_weight_decay(weight_decay, dtype)
         with _eager(M):
             spectrum = Semidefinite(M)
         # The constant ½⟨r, M†r⟩ needs derivatives in M and r, but those of the pseudo-inverse are
@@ -249,7 +222,48 @@ class Quadratic(AbstractProblem):
         return jnp.where((value < 0) & (value >= -rounding), 0, value)
 
 
-def _as_weight_decay(value: ArrayLike, dtype) -> Array:
+def as_design(X: ArrayLike, y: ArrayLike, name: str) -> tuple[Array, Array]:
+    """`X` and `y` as arrays `(n, d)` and `(n,)` of one dtype, for the class `name`.
+
+    **Raises:** `TypeError` for non-numeric data; `ValueError` for mismatched or empty shapes, NaN
+    or inf."""
+    X, y = to_common_dtype(as_float(X, "X"), as_float(y, "y"))
+    if X.ndim == 1 and y.ndim == 2:
+        raise ValueError(
+            f"`X` has shape {X.shape} and `y` has {y.shape}: the matrix comes first, "
+            f"`{name}(X, y)`."
+        )
+    if X.ndim != 2:
+        raise ValueError(
+            f"`X` must be a matrix (n, d), got shape {X.shape}. Use `X[:, None]` for "
+            "one column, `jax.vmap` for several problems."
+        )
+    if y.ndim != 1:
+        raise ValueError(
+            f"`y` must be a vector (n,), got shape {y.shape}. Use `y[:, 0]` for one "
+            "column, `jax.vmap` for several responses."
+        )
+    check_nonempty(X, "X")
+    if X.shape[0] != y.shape[0]:
+        raise ValueError(
+            f"`X` has {X.shape[0]} rows but `y` has {y.shape[0]} entries: one row of "
+            "`X` is one entry of `y`."
+        )
+    check_finite(X, "X")
+    check_finite(y, "y")
+    return X, y
+
+
+def has_squares(X: Float[Array, "n d"]) -> Bool[Array, ""]:
+    """Whether the squared norms of the columns are finite and do not underflow."""
+    square = jnp.sum(X**2, axis=0)
+    # Below the smallest normal number, squares of small columns lose their digits or are 0: such a
+    # column would count as empty. The correlations `Xᵀy` and `M` would be lost with it.
+    lost = (square < jnp.finfo(square.dtype).tiny) & jnp.any(X != 0, axis=0)
+    return ~jnp.any(lost) & jnp.all(jnp.isfinite(square))
+
+
+def as_weight_decay(value: ArrayLike, dtype) -> Array:
     # A concrete `λ` stays concrete under `jit`: for `λ = 0`, code that only weight decay needs is
     # not compiled.
     with _eager(value):
