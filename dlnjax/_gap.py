@@ -28,7 +28,7 @@ from ._path import (
     penalty,
     rounding_units,
 )
-from ._problem import AbstractProblem, check_quadratic, nan_unless_valid
+from ._problem import AbstractProblem, check_loss, check_quadratic, nan_unless_valid
 from ._results import has_no_nan, one_unless
 
 
@@ -154,9 +154,9 @@ def _gap_at_all(
 def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
     """An upper bound of the lasso gap of `flow.x_mean` at `μ = s`, without solving a lasso.
 
-    It is the duality gap with the residual of the average, `y − X x̄(s) = ν(s)/s`, as the dual
-    point, scaled until it is feasible. The flow keeps it almost feasible, since `w ≥ 0` up to terms
-    of order `1/log(1/ε)`.
+    It is the duality gap with the residual of the average, `−F′(X x̄(s))`, as the dual point, scaled
+    until it is feasible. For the square that is `y − X x̄(s) = ν(s)/s`, which the flow keeps almost
+    feasible, since `w ≥ 0` up to terms of order `1/log(1/ε)`.
 
     **Arguments:**
 
@@ -186,7 +186,7 @@ def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
         Kim, Koh, Lustig, Boyd, Gorinevsky, *An Interior-Point Method for Large-Scale
         ℓ1-Regularized Least Squares* (2007): the dual point from a scaled residual.
     """
-    check_quadratic(problem)
+    check_loss(problem)
     check_type(flow, "flow", Flow, "what `gradient_flow` returns")
     if flow.x.shape[-1:] != problem.r.shape:
         raise ValueError(

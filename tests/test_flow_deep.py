@@ -276,7 +276,7 @@ def test_the_jacobian_is_exact(space, gamma_h):
     half = jnp.asarray(rng.normal(size=D))
     rhs = jnp.stack([-half, half])
     x, slope = term.response(w)
-    u = term.solve(term.factorize(slope, jnp.asarray(gamma_h)), rhs, 0.0)
+    u = term.solve(term.factorize(x, slope, jnp.asarray(gamma_h)), rhs, 0.0)
     _, product = jax.jvp(lambda w: term.vf(0.0, (w, z), None)[0], (w,), (u,))
     assert np.abs(u / gamma_h - product - rhs).max() < 1e-11 * (1 + np.abs(product).max())
     _, change = jax.jvp(term.x, (w,), (u,))

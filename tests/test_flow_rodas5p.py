@@ -119,17 +119,19 @@ S_MAX = 3.0
 OFF_GRID = np.array([0.377, 1.291, 2.113, 2.749])  # inside steps
 STEPS = np.array([32, 48, 64, 96, 128])
 EXACT = 4096
-CASES = {  # the term, its sign, weight decay
-    "rows": (RowTerm, False, 0.0),
-    "coordinates": (CoordinateTerm, True, 0.0),
-    "coordinates, decay": (CoordinateTerm, True, 0.4),
-    "two signs": (CoordinateTerm, False, 0.4),  # of which one is solved for
+CASES = {  # the term, its sign, weight decay, the problem
+    "rows": (RowTerm, False, 0.0, dln.LeastSquares),
+    "coordinates": (CoordinateTerm, True, 0.0, dln.LeastSquares),
+    "coordinates, decay": (CoordinateTerm, True, 0.4, dln.LeastSquares),
+    "two signs": (CoordinateTerm, False, 0.4, dln.LeastSquares),  # of which one is solved for
+    "rows, Poisson": (RowTerm, False, 0.0, dln.Poisson),
+    "two signs, Poisson": (CoordinateTerm, False, 0.4, dln.Poisson),
 }
 
 
 def _term(case: str):
     """Mild: `ε = 0.05`, `d = 4`."""
-    kind, positive, decay = CASES[case]
+    kind, positive, decay, of = CASES[case]
     rng = np.random.default_rng(0)
     if positive:
         network = dln.USquared(rng.uniform(0.5, 1.5, 4))
@@ -137,7 +139,8 @@ def _term(case: str):
     else:
         network = dln.UV(np.ones(4), np.zeros(4))
         X, y = rng.normal(size=(3, 4)), rng.normal(size=3)
-    term = dual_term(network, dln.LeastSquares(X, y, decay), jnp.log(0.05))
+    y = np.abs(y) if of is dln.Poisson else y
+    term = dual_term(network, of(X, y, weight_decay=decay), jnp.log(0.05))
     assert isinstance(term, kind)
     return term
 
@@ -186,7 +189,7 @@ def _linear_algebra(case, gamma_h, state, rhs):
     field = lambda f: term.vf(0.7, (f, quadrature), None)[0]
     x, slope = term.response(term.image(f))
     drift = jnp.mean(rhs, axis=0) if rhs.ndim == 2 else 0.0
-    u = term.solve(term.factorize(slope, gamma_h), rhs, drift)
+    u = term.solve(term.factorize(x, slope, gamma_h), rhs, drift)
     _, product = jax.jvp(field, (f,), (u,))
     _, moved = jax.jvp(lambda f: term.x(term.image(f)), (f,), (u,))
     return u, product, term.change(slope, term.image(u)), moved

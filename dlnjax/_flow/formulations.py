@@ -26,6 +26,7 @@ from .link import ExponentialLink, link_of
 from .rodas5p import Rodas5P
 from .terms.base import AbstractDualTerm, AbstractFlowTerm, column_scale, size_of_x, size_of_z
 from .terms.coordinates import CoordinateTerm
+from .terms.fit import fit_of
 from .terms.linear import linear_term
 from .terms.rows import RowTerm
 from .terms.weights import WeightTerm, check_least_eps
@@ -39,8 +40,8 @@ else:
 class AbstractFormulation(eqx.Module):
     """Interface of a formulation: the variables in which the flow is integrated.
 
-    `any_loss` says whether it takes losses other than the quadratic of `M` and `r`; `default_rtol`
-    is the default of `rtol` in float64."""
+    `any_loss` says whether it takes losses other than the quadratic of `M` and `r` and those of
+    `GeneralizedLinear`; `default_rtol` is the default of `rtol` in float64."""
 
     any_loss: AbstractClassVar[bool]
     default_rtol: AbstractClassVar[float]
@@ -145,12 +146,7 @@ def dual_term(
     """The vector field of the dual form, in rows (`ν`) where that is smaller and accurate."""
     scale = column_scale(problem)
     link = link_of(network, log_eps, size_of_x(problem))
-    data = problem.rows()
-    if data is not None:
-        X, y = data
-        # For n ≤ d the velocity goes through X, whose rounding does less harm (see
-        # `CoordinateTerm.velocity`); for n > d through M, at a cost of d² instead of 2nd.
-        data = (X / scale, y * scale) if X.shape[0] <= X.shape[1] else None
+    fit, is_square = fit_of(problem, scale), problem.glm() is None
     decay = problem.weight_decay
     # A traced weight decay may be positive. See `terms/rows.py` for what rows require.
     decays = not is_concrete(decay) or float(decay) > 0
@@ -159,12 +155,14 @@ def dual_term(
     slope = square * link.slope(link.start, q)
     z_size = size_of_z(square * q, slope, velocity, jnp.min(link.unit))
     zeta = z_size / jnp.max(link.unit)
-    if data is not None and isinstance(link, ExponentialLink) and not decays:
-        if problem.rank_bound < problem.r.shape[0]:
-            return RowTerm(X=data[0], y=data[1], link=link, scale=scale, zeta=zeta)
+    n, d = (problem.r.size, problem.r.size) if fit is None else fit.X.shape
+    if fit is not None and isinstance(link, ExponentialLink) and not decays and n < d:
+        return RowTerm(fit=fit, link=link, scale=scale, zeta=zeta)
     return CoordinateTerm(
-        M=problem.gram() / scale**2,
-        data=data,
+        M=problem.gram() / scale**2 if is_square else None,
+        # For n ≤ d the velocity goes through X, whose rounding does less harm (see
+        # `CoordinateTerm.velocity`); for n > d through M, at a cost of d² instead of 2nd.
+        fit=None if is_square and n > d else fit,
         r=problem.r,
         link=link,
         weight_decay=decay if decays else None,

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, Bool, Float
 
+from .._problem.losses import log_cap
 from .._results import RESULTS, first_failure
 from ..networks import AbstractDualNetwork, Growth
-from ..networks.base import log_cap
 
 
 class AbstractLink(eqx.Module):

@@ -154,7 +154,7 @@ def rosenbrock(term: AbstractDualTerm, h: Array, y0: Any) -> list[Any]:
     """The increment of a step, its error estimate, the three coefficients of the interpolation."""
     g = term.image(y0[0])
     x, slope = term.response(g)
-    factors = term.factorize(slope, GAMMA * h)
+    factors = term.factorize(x, slope, GAMMA * h)
 
     stages: list[Array] = []
     images: list[Array] = []

@@ -26,8 +26,8 @@ from .._checks import (
 from .._derivatives import held
 from .._problem import (
     AbstractProblem,
+    check_loss,
     check_problem,
-    check_quadratic,
     harmless,
     validity,
     without_decay,
@@ -141,7 +141,7 @@ def as_run(
     **Raises:** `ValueError`/`TypeError` for bad input of which the values are known."""
     what = "`DualForm()` or `WeightForm()`"
     check_type(formulation, "formulation", AbstractFormulation, what)
-    (check_problem if formulation.any_loss else check_quadratic)(problem)
+    (check_problem if formulation.any_loss else check_loss)(problem)
     dtype = problem.r.dtype
     network = matched(network, problem)
     log_eps = as_log_eps(eps, log_eps, dtype)

@@ -12,7 +12,7 @@ import numpy as np
 from equinox import AbstractVar
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import as_float, check_scalar, check_type, is_concrete
+from .._checks import check_type, is_concrete
 from .._linalg import matmul
 from .base import AbstractProblem
 from .design import as_design, as_weight_decay, has_squares
@@ -157,10 +157,14 @@ class Logistic(AbstractGeneralizedLinear):
     weight_decay: Float[Array, ""]
 
     def __init__(self, X: ArrayLike, y: ArrayLike, weight_decay: ArrayLike = 0.0):
-        """**Arguments:** as for `LeastSquares`; `y` are labels, 1 and −1. (1 and 0 are taken as
-        such, with a warning.)
+        """**Arguments:**
 
-        **Raises:** as `LeastSquares`, and `ValueError` for other labels.
+        - `X`: design matrix, shape `(n, d)`.
+        - `y`: labels 1 and −1, shape `(n,)`. (1 and 0 are taken as such, with a warning.)
+        - `weight_decay`: `λ ≥ 0`, scalar, in units of `∇ℓ`.
+
+        **Raises:** `TypeError` for non-numeric data; `ValueError` for mismatched or empty shapes,
+        NaN or inf, other labels, `λ < 0`.
         """
         self.X, y = as_design(X, y, "Logistic")
         self.y = _as_signs(y)
@@ -169,6 +173,7 @@ class Logistic(AbstractGeneralizedLinear):
 
     @property
     def pointwise(self) -> AbstractLoss:
+        """The loss of one row."""
         return LogisticLoss()
 
 
@@ -188,7 +193,15 @@ class Exponential(AbstractGeneralizedLinear):
     weight_decay: Float[Array, ""]
 
     def __init__(self, X: ArrayLike, y: ArrayLike, weight_decay: ArrayLike = 0.0):
-        """**Arguments** and **Raises:** as for `Logistic`."""
+        """**Arguments:**
+
+        - `X`: design matrix, shape `(n, d)`.
+        - `y`: labels 1 and −1, shape `(n,)`. (1 and 0 are taken as such, with a warning.)
+        - `weight_decay`: `λ ≥ 0`, scalar, in units of `∇ℓ`.
+
+        **Raises:** `TypeError` for non-numeric data; `ValueError` for mismatched or empty shapes,
+        NaN or inf, other labels, `λ < 0`.
+        """
         self.X, y = as_design(X, y, "Exponential")
         self.y = _as_signs(y)
         self.weight_decay = as_weight_decay(weight_decay, self.X.dtype)
@@ -196,6 +209,7 @@ class Exponential(AbstractGeneralizedLinear):
 
     @property
     def pointwise(self) -> AbstractLoss:
+        """The loss of one row."""
         return ExponentialLoss()
 
 
@@ -215,9 +229,14 @@ class Poisson(AbstractGeneralizedLinear):
     weight_decay: Float[Array, ""]
 
     def __init__(self, X: ArrayLike, y: ArrayLike, weight_decay: ArrayLike = 0.0):
-        """**Arguments:** as for `LeastSquares`; `y` are counts, `≥ 0`.
+        """**Arguments:**
 
-        **Raises:** as `LeastSquares`, and `ValueError` for negative counts.
+        - `X`: design matrix, shape `(n, d)`.
+        - `y`: counts `≥ 0`, shape `(n,)`.
+        - `weight_decay`: `λ ≥ 0`, scalar, in units of `∇ℓ`.
+
+        **Raises:** `TypeError` for non-numeric data; `ValueError` for mismatched or empty shapes,
+        NaN or inf, negative counts, `λ < 0`.
         """
         self.X, self.y = as_design(X, y, "Poisson")
         self.weight_decay = as_weight_decay(weight_decay, self.X.dtype)
@@ -225,6 +244,7 @@ class Poisson(AbstractGeneralizedLinear):
 
     @property
     def pointwise(self) -> AbstractLoss:
+        """The loss of one row."""
         return PoissonLoss()
 
 
@@ -251,19 +271,23 @@ class Huber(AbstractGeneralizedLinear):
         delta: ArrayLike = 1.0,
         weight_decay: ArrayLike = 0.0,
     ):
-        """**Arguments:** as for `LeastSquares`; `delta`: `δ > 0`, scalar, in units of `y`.
+        """**Arguments:**
 
-        **Raises:** as `LeastSquares`, and `ValueError` for `δ ≤ 0`.
+        - `X`: design matrix, shape `(n, d)`.
+        - `y`: response, shape `(n,)`.
+        - `delta`: `δ > 0`, scalar, in units of `y`.
+        - `weight_decay`: `λ ≥ 0`, scalar, in units of `∇ℓ`.
+
+        **Raises:** `TypeError` for non-numeric data; `ValueError` for mismatched or empty shapes,
+        NaN or inf, `δ ≤ 0`, `λ < 0`.
         """
         self.X, self.y = as_design(X, y, "Huber")
-        self.delta = as_float(delta, "delta", self.X.dtype)
-        check_scalar(self.delta, "delta")
-        if is_concrete(self.delta) and not float(self.delta) > 0:
-            raise ValueError(f"`delta` must be positive, got {float(self.delta)}.")
+        self.delta = HuberLoss(delta).delta.astype(self.X.dtype)
         self.weight_decay = as_weight_decay(weight_decay, self.X.dtype)
 
     @property
     def pointwise(self) -> AbstractLoss:
+        """The loss of one row."""
         return HuberLoss(self.delta)
 
 

@@ -13,8 +13,12 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import xlogy
-from jaxtyping import Array, Bool, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+from .._checks import as_float, check_scalar, is_concrete
 
 
 class AbstractLoss(eqx.Module):
@@ -199,6 +203,16 @@ class HuberLoss(AbstractLoss):
 
     delta: Float[Array, ""]
 
+    def __init__(self, delta: ArrayLike = 1.0):
+        """**Arguments:** `delta`: `δ > 0`, scalar, in units of `y`.
+
+        **Raises:** `ValueError` for `δ ≤ 0`.
+        """
+        self.delta = as_float(delta, "delta")
+        check_scalar(self.delta, "delta")
+        if is_concrete(self.delta) and not float(self.delta) > 0:
+            raise ValueError(f"`delta` must be positive, got {float(self.delta)}.")
+
     def value(self, u, y):
         size = jnp.abs(u - y)
         within = size <= self.delta
@@ -220,9 +234,7 @@ class HuberLoss(AbstractLoss):
 
 
 def _capped_exp(v: Array) -> Array:
-    # The fourth root of the largest number, as links are capped (`networks.base.log_cap`): products
-    # of such numbers stay finite in the steps that are rejected.
-    return jnp.exp(jnp.minimum(v, float(jnp.log(jnp.finfo(v.dtype).max)) / 4))
+    return jnp.exp(jnp.minimum(v, log_cap(v.dtype)))
 
 
 def _conjugate_of_exp(a: Array) -> Array:
@@ -230,3 +242,13 @@ def _conjugate_of_exp(a: Array) -> Array:
     inside = a >= 0
     a = jnp.where(inside, a, 0)
     return jnp.where(inside, xlogy(a, a) - a, jnp.inf)
+
+
+def log_cap(dtype: DTypeLike) -> float:
+    """The logarithm of the largest number that is followed, for data of size 1: the fourth root of
+    the largest one, 1e77 in float64 and 4e9 in float32. So are `q`, and `e^u` of a prediction."""
+    # Trial steps of a solver overshoot to q = ∞ without a cap. The power 1/4 was chosen: squares of
+    # q, times data or log(1/ε) of the same size, stay finite. With the square root q² would
+    # overflow; the eighth root would refuse x above 7e4 in float32. Where the data say that x is
+    # large, they are small, and flows follow it farther (`_flow/link.py`).
+    return float(np.log(jnp.finfo(dtype).max)) / 4

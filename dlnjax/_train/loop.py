@@ -29,10 +29,10 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from .._linalg import matmul
 from .._loops import cond, scan, varying
 from .._problem import AbstractProblem
+from .._problem.losses import log_cap
 from ..networks import UV, AbstractNetwork
 from ..networks.base import (
     is_constant,
-    log_cap,
     weights_of,
 )
 

@@ -34,12 +34,12 @@ from .._problem import (
     harmless,
     validity,
 )
+from .._problem.losses import log_cap
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractNetwork
 from ..networks.base import (
     harmless_network,
     has_shape,
-    log_cap,
     matched,
     takes,
 )

@@ -321,16 +321,6 @@ def initial_dual_from(initial_dual: Array, start: ArrayLike, positive: bool) -> 
     return jnp.where(is_bad, jnp.nan, moved)
 
 
-def log_cap(dtype: DTypeLike) -> float:
-    """The logarithm of the largest `q` that is followed, for data of size 1: the fourth root of the
-    largest number, 1e77 in float64 and 4e9 in float32."""
-    # Trial steps of a solver overshoot to q = ∞ without a cap. The power 1/4 was chosen: squares of
-    # q, times data or log(1/ε) of the same size, stay finite. With the square root q² would
-    # overflow; the eighth root would refuse x above 7e4 in float32. Where the data say that x is
-    # large, they are small, and flows follow it farther (`_flow/link.py`).
-    return float(np.log(jnp.finfo(dtype).max)) / 4
-
-
 def as_network_weights(value: ArrayLike, name: str) -> Array:
     """`value` as weights of shape `(d,)`. **Raises:** `ValueError` for other shapes, NaN or inf."""
     array = as_float(value, name)

@@ -3,17 +3,18 @@
 - `AbstractFlowTerm`: a diffrax term in rescaled time, with its initial state and reading of states.
 - `AbstractDualTerm`: one of the dual form, which also factorises its own Jacobian, for `Rodas5P`.
 
-With `w = w(0) ∓ Xᵀν + λs` and `x = Σ ± φ_ε(w)`, the flow is `dν/ds = y − Xx`, `dz/ds = x`. The
-state spaces:
+With `w = w(0) ∓ Xᵀν + λs` and `x = Σ ± φ_ε(w)`, the flow is `dν/ds = y − Xx`, `dz/ds = x`; for
+another loss `F` of the rows, `dν/ds = −F′(Xx)` (`fit.py`). The state spaces:
 
 | file | state | used for | factorised in each step |
 |---|---|---|---|
-| `rows.py` | `(ν, z)` | `n < d`, depth 2, no weight decay | `I/(γh) + X E Xᵀ`, `n × n` |
+| `rows.py` | `(ν, z)` | `n < d`, depth 2, no weight decay | `I/(γh) + H X E Xᵀ`, `n × n` |
 | `coordinates.py` | `(w, z)` | all other networks with a link | `I + γh √E M √E`, `d × d` |
 | `linear.py` | `(x, z)` | depth 1 | `I/(γh) + M + λI`, `d × d` |
 | `weights.py` | `(weights, z)` | the weight form | by `quadrature.py` |
 
-`E` is the diagonal matrix of `−φ_ε'(w)`, summed over signs. The table omits the scales
+`E` is the diagonal matrix of `−φ_ε'(w)`, summed over signs; `H` that of `F″(Xx)`, for the square
+the identity, and `M = XᵀHX`. The table omits the scales
 `σ` and `ζ`, see `AbstractDualTerm`.
 """
 
@@ -85,8 +86,8 @@ class AbstractDualTerm(AbstractFlowTerm):
 
         g = image(f),    x = x(g),    df/ds = velocity(x),    dz/ds = x.
 
-    `image` is linear and `velocity` affine, so that the Jacobian of `f` is a product of three
-    matrices. The field is autonomous.
+    `image` is linear, so that the Jacobian of `f` is a product of three matrices. The field is
+    autonomous.
 
     The problem is scaled by `σ`, the largest column norm: `X/σ`, `σy`, `σ²x`, `σ²z`. Entries of
     `M/σ²` are at most 1, so that an error in one entry of `σ²z` changes each entry of `w` by no
@@ -118,8 +119,10 @@ class AbstractDualTerm(AbstractFlowTerm):
         """`df/ds` for the value `x` of `σ²x`."""
 
     @abc.abstractmethod
-    def factorize(self, slope: Float[Array, "..."], gamma_h) -> PyTree[Array]:
-        """Factorise `I/(γh) − J`, with `J` the Jacobian of `f`."""
+    def factorize(
+        self, x: Float[Array, " d"], slope: Float[Array, "..."], gamma_h
+    ) -> PyTree[Array]:
+        """Factorise `I/(γh) − J`, with `J` the Jacobian of `f` at the value `x` of `σ²x`."""
 
     @property
     def drift(self) -> Float[Array, ""] | float:

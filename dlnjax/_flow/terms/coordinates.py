@@ -3,7 +3,7 @@
 An active `w` stays near 0, and at depth above 2 far below the rounding of `w(0)`, while `sr − Mz`
 and `λs` grow with `s`. So `w` itself is the state, as interior-point methods keep their slacks: a
 step adds an increment that a linear system in units of `w` determines, and loses no digits however
-small `w` or large `s` is. With `ρ = r − Mx`,
+small `w` or large `s` is. With `ρ = −∇ℓ(x)`, which is `r − Mx` for the square,
 
     dw^±/ds = ∓ρ + λ,    dz/ds = x.
 
@@ -13,8 +13,9 @@ of `ρ`, which adds up to that of `sr`.) So each coordinate is solved for one si
 other is `2S − U^τ`. `τ` is the sign of the larger slope `E^τ = −φ'(w^τ)`, the active one if there
 is one: its `U^τ` is small, and would be lost in a difference.
 
-Let `T` be the diagonal matrix of the signs `τ`, `E` that of the sum of both slopes, and `E'` that
-of the smaller slope. Then the change of `x` is `−T(EU^τ − 2E'S)`, and
+With another loss `M` is its Hessian `XᵀHX` at the start of the step. Let `T` be the diagonal matrix
+of the signs `τ`, `E` that of the sum of both slopes, and `E'` that of the smaller slope. Then the
+change of `x` is `−T(EU^τ − 2E'S)`, and
 
     (I + γhME) TU^τ = a,    a = T γh b^τ + 2γhM T E'S.
 
@@ -34,6 +35,7 @@ from ..._linalg import Cholesky, matmul
 from ...networks.signs import sides, signed
 from ..link import AbstractLink
 from .base import AbstractDualTerm
+from .fit import AbstractFit
 
 # The weight of a relative error of x beside an error of w, in the error of a step. An error of w in
 # an active coordinate is a relative error of x = exp(−w log(1/ε)) that is log(1/ε) times larger.
@@ -46,8 +48,8 @@ IN_X = 0.3
 class CoordinateTerm(AbstractDualTerm):
     """State `(w, σ²z/ζ)`, of shapes `(signs, d)` and `(d,)`; its image is `w` itself."""
 
-    M: Float[Array, "d d"]  # M/σ²
-    data: tuple[Float[Array, "n d"], Float[Array, " n"]] | None  # (X/σ, σy), for n ≤ d
+    M: Float[Array, "d d"] | None  # M/σ²; None if it depends on x
+    fit: AbstractFit | None  # None where the velocity goes through M
     r: Float[Array, " d"]
     link: AbstractLink
     weight_decay: Float[Array, ""] | None  # None if it is known to be 0
@@ -83,54 +85,54 @@ class CoordinateTerm(AbstractDualTerm):
         return self.link.is_in_range(x)
 
     def velocity(self, x):
-        if self.data is None:
-            rest = self.r - matmul(self.M, x)
+        if self.fit is None:
+            rest = self.r - matmul(self._hessian(x), x)
         else:
             # Through the residual: its rounding is then that of some y, so that w moves within the
             # range of Xᵀ and its components in the null space of X stay conserved.
-            X, y = self.data
-            rest = matmul(y - matmul(X, x), X)
+            rest = matmul(self.fit.residual(x), self.fit.X)
         velocity = sides(-rest, self.link.start)
         return velocity if self.weight_decay is None else velocity + self.weight_decay
 
-    def factorize(self, slope, gamma_h):
+    def _hessian(self, x: Array) -> Array:
+        if self.M is not None:
+            return self.M
+        assert self.fit is not None
+        curvature = self.fit.curvature(x)
+        assert curvature is not None
+        return matmul(self.fit.X.T * curvature[None, :], self.fit.X)
+
+    def factorize(self, x, slope, gamma_h):
         # Slopes may underflow to 0, where the derivative of √ is infinite.
         total = jnp.sum(slope, axis=0)
         moves = total > 0
         root = jnp.where(moves, jnp.sqrt(gamma_h * jnp.where(moves, total, 1)), 0)
-        matrix = root[:, None] * self.M * root[None, :]
+        M = self._hessian(x)
+        matrix = root[:, None] * M * root[None, :]
         identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-        return Cholesky(identity + matrix), root, slope, gamma_h
+        return Cholesky(identity + matrix), M, root, slope, gamma_h
 
     @property
     def drift(self):
         return 0.0 if self.weight_decay is None else self.weight_decay
 
     def solve(self, factors, rhs, drift):
-        factor, root, slope, gamma_h = factors
+        factor, M, root, slope, gamma_h = factors
         b = gamma_h * rhs
         if len(b) == 1:
-            return self._solve_for(factor, root, b[0])[None]
+            return _solve_for(factor, M, root, b[0])[None]
         if self.weight_decay is None:
-            u = self._solve_for(factor, root, b[0])
+            u = _solve_for(factor, M, root, b[0])
             return jnp.stack([u, -u])
         # `half` is S, `least` is TE', `asked` is a, and `u` is TU^τ (see the top of the file).
         is_plus, half = slope[0] >= slope[1], gamma_h * drift
         least = jnp.where(is_plus, slope[1], -slope[0])
         asked = jnp.where(is_plus, b[0], -b[1])
-        asked = asked + 2 * gamma_h * matmul(self.M, least * half)
-        u = self._solve_for(factor, root, asked)
+        asked = asked + 2 * gamma_h * matmul(M, least * half)
+        u = _solve_for(factor, M, root, asked)
         return jnp.stack(
             [jnp.where(is_plus, u, 2 * half + u), jnp.where(is_plus, 2 * half - u, -u)]
         )
-
-    def _solve_for(self, factor: Cholesky, root: Array, asked: Array) -> Array:
-        """`(I + γhME)⁻¹ asked`."""
-        # `root` is R. R⁻¹V amplifies the rounding of V where R < 1, and a − MRV cancels where R is
-        # large, since MRV is then close to a.
-        v = factor.solve(root * asked)
-        large = root > 1
-        return jnp.where(large, v / jnp.where(large, root, 1), asked - matmul(self.M, root * v))
 
     @property
     def matrix_size(self):
@@ -160,3 +162,12 @@ class CoordinateTerm(AbstractDualTerm):
 
     def is_consistent(self, state):
         return self.link.is_consistent(state[0])
+
+
+def _solve_for(factor: Cholesky, M: Array, root: Array, asked: Array) -> Array:
+    """`(I + γhME)⁻¹ asked`."""
+    # `root` is R. R⁻¹V amplifies the rounding of V where R < 1, and a − MRV cancels where R is
+    # large, since MRV is then close to a.
+    v = factor.solve(root * asked)
+    large = root > 1
+    return jnp.where(large, v / jnp.where(large, root, 1), asked - matmul(M, root * v))

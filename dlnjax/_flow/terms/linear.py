@@ -58,7 +58,7 @@ class LinearTerm(AbstractDualTerm):
     def velocity(self, x):
         return (self.r - matmul(self.M, x)) / self.zeta
 
-    def factorize(self, slope, gamma_h):
+    def factorize(self, x, slope, gamma_h):
         identity = jnp.eye(len(self.r), dtype=self.r.dtype)
         return Cholesky(identity / gamma_h + self.scale**2 * self.M)
 

@@ -1,15 +1,21 @@
 """The state space of `ν ∈ R^n`: for `n < d`, at depth 2, without weight decay.
 
-    g = Xᵀν,   w^± = w(0) ∓ g,   x = φ_ε(w⁺) − φ_ε(w⁻),   dν/ds = y − Xx,   dz/ds = x.
+    g = Xᵀν,   w^± = w(0) ∓ g,   x = φ_ε(w⁺) − φ_ε(w⁻),   dν/ds = −F′(Xx),   dz/ds = x.
 
-With `E = diag(−φ_ε'(w⁺) − φ_ε'(w⁻))`, the Jacobian in `ν` is `−X E Xᵀ`: symmetric and negative
-semidefinite. A step factorises `I/(γh) + X E Xᵀ` by Cholesky.
+With `E = diag(−φ_ε'(w⁺) − φ_ε'(w⁻))`, `K = X E Xᵀ` and `H = F″(Xx)`, the Jacobian in `ν` is `−HK`.
+For the square, `H = I`, a step factorises `I/(γh) + K` by Cholesky. Otherwise, with `R² = γhH`,
+
+    (I + γhHK)⁻¹ = I − R (I + RKR)⁻¹ RK,
+
+where `H` may span any number of decades. The difference cancels where `γhHK` is large; a step of
+iterative refinement restores its digits.
 
 Otherwise `w` itself must be the state (`coordinates.py`). With weight decay `Xᵀν` grows like `λs`,
 and an active `w ≈ 0` would be a difference of growing numbers. At depth above 2 an active `w` is
 below the rounding of `w(0)`.
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -18,13 +24,13 @@ from ..._linalg import Cholesky, matmul
 from ...networks.signs import sides, signed
 from ..link import ExponentialLink
 from .base import AbstractDualTerm
+from .fit import AbstractFit
 
 
 class RowTerm(AbstractDualTerm):
     """State `(σν, σ²z/ζ)`, of shapes `(n,)` and `(d,)`; its image is `g = Xᵀν`."""
 
-    X: Float[Array, "n d"]  # X/σ
-    y: Float[Array, " n"]  # σy
+    fit: AbstractFit
     link: ExponentialLink
     scale: Float[Array, ""]
     zeta: Float[Array, ""]
@@ -33,7 +39,8 @@ class RowTerm(AbstractDualTerm):
         return self.link.start - sides(g, self.link.start)
 
     def initial(self):
-        return jnp.zeros_like(self.y), jnp.zeros_like(self.X[0])
+        X = self.fit.X
+        return jnp.zeros_like(X[:, 0]), jnp.zeros_like(X[0])
 
     def size(self):
         return jnp.ones_like(self.scale)
@@ -56,26 +63,29 @@ class RowTerm(AbstractDualTerm):
         return slope * image
 
     def image(self, f):
-        return matmul(f, self.X)
+        return matmul(f, self.fit.X)
 
     def is_in_range(self, x):
         return self.link.is_in_range(x)
 
     def velocity(self, x):
-        return self.y - matmul(self.X, x)
+        return self.fit.residual(x)
 
-    def factorize(self, slope, gamma_h):
-        # I/(γh) keeps the matrix positive definite where few coordinates are active.
-        matrix = matmul(self.X * slope[None, :], self.X.T)
+    def factorize(self, x, slope, gamma_h):
+        matrix = matmul(self.fit.X * slope[None, :], self.fit.X.T)
         identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-        return Cholesky(identity / gamma_h + matrix)
+        curvature = self.fit.curvature(x)
+        if curvature is None:
+            # I/(γh) keeps the matrix positive definite where few coordinates are active.
+            return Cholesky(identity / gamma_h + matrix)
+        return _Weighted(matrix, gamma_h * curvature, gamma_h)
 
     def solve(self, factors, rhs, drift):
         return factors.solve(rhs)
 
     @property
     def matrix_size(self):
-        return len(self.y)
+        return self.fit.X.shape[0]
 
     def error(self, state, error):
         return jax.tree.map(jnp.abs, error)
@@ -83,3 +93,30 @@ class RowTerm(AbstractDualTerm):
     def read(self, s, state):
         g = self.image(state[0])
         return signed(self.link.read(self._w(g))), self.zeta * state[1] / self.scale**2, g
+
+
+class _Weighted(eqx.Module):
+    """`I/(γh) + HK`, factorised."""
+
+    matrix: Float[Array, "n n"]  # K
+    weight: Float[Array, " n"]  # γhH
+    root: Float[Array, " n"]  # R
+    gamma_h: Float[Array, ""]
+    factor: Cholesky  # of I + RKR
+
+    def __init__(self, matrix: Array, weight: Array, gamma_h: Array):
+        # Curvatures may be 0, where the derivative of √ is infinite.
+        bends = weight > 0
+        self.matrix, self.weight, self.gamma_h = matrix, weight, gamma_h
+        self.root = root = jnp.where(bends, jnp.sqrt(jnp.where(bends, weight, 1)), 0)
+        identity = jnp.eye(len(root), dtype=root.dtype)
+        self.factor = Cholesky(identity + root[:, None] * matrix * root[None, :])
+
+    def solve(self, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
+        asked = self.gamma_h * rhs
+        u = self._once(asked)
+        return u + self._once(asked - u - self.weight * matmul(self.matrix, u))
+
+    def _once(self, asked: Array) -> Array:
+        along = self.root * matmul(self.matrix, asked)
+        return asked - self.root * self.factor.solve(along)
