@@ -145,7 +145,9 @@ def _in_range(
     worst = 1 / np.min(values, axis=1, where=counts, initial=1)
     most = np.max(np.abs(dual) / u["safe"], axis=1, where=free, initial=0)
     rounding = (ROUNDING * eps * worst * most)[:, None] * u["safe"]
-    return part * u["safe"], is_known, rounding
+    # Of independent columns the range is all: a projection would only round.
+    is_all = np.sum(counts, axis=1) == np.sum(free, axis=1)
+    return np.where(is_all[:, None], dual, part * u["safe"]), is_known, rounding
 
 
 def _closest(
