@@ -91,8 +91,8 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "`w` that the flow reached. `dlnjax.check_network(network)` says what is wrong."
     )
     invalid_start = (
-        "`start` is not finite, or negative where the network represents `x ≥ 0` only. Use `UV` "
-        "for signed models."
+        "`start`, or `x0` of `Pretrained`, is not finite, or negative where the network represents "
+        "`x ≥ 0` only (use `UV` for signed models); or an exponent is negative or not finite."
     )
     invalid_grid = (
         "A grid is out of range: `s` must be finite, non-negative and sorted; `s_max`, `level` and "
