@@ -76,8 +76,9 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
     )
     invalid_eps = (
         "ε does not lie in (0, 1), or is so small that the weights do not hold it: they underflow, "
-        "or the sign of `x` drowns in their rounding (in the dual form, with a link of one's own: "
-        "that of `w(0)` hides an active `w`). Put a larger initialisation into the shape of the "
+        "or the sign of `x` drowns in their rounding (in the dual form, with a link of one's own, "
+        "or where `Pretrained` of depth D > 2 starts at a size of its own, not of size `ε`: that "
+        "of `w(0)` hides an active `w`). Put a larger initialisation into the shape of the "
         "network; for ε → 0 use `limit_flow`, or `gradient_flow` with `DualForm()` and `log_eps=`, "
         "and give a network of one's own the method `growth`."
     )

@@ -76,8 +76,9 @@ def limit_flow(
     - `problem`: a `LeastSquares` or `Quadratic` problem, with its weight decay `λ`.
     - `s_max`: where to stop, in rescaled time, a scalar `> 0`. By default the process runs to its
         end.
-    - `start`: a linear model `x₀`, shape `(d,)`, from which the network is fine-tuned: the end of
-        an earlier training from a small initialisation. At depth 2, `w(0) = 1 ∓ sign x₀`; in
+    - `start`: short for the network `Pretrained(network, start)`: a linear model `x₀`, shape
+        `(d,)`, from which the network is fine-tuned, the end of an earlier training from a small
+        initialisation. At depth 2, `w(0) = 1 ∓ sign x₀`; in
         general, where `x₀ ≠ 0`, `w(0)` is 0 for its sign, and the sum over both signs is as without
         `start`. The first jump is at `s = 0`, to the minimiser over all `x` that are 0 where `x₀`
         is, and elsewhere 0 or of its sign. Only the signs of `x₀` count, unless there are several
