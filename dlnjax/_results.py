@@ -76,8 +76,9 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
     )
     invalid_eps = (
         "ε does not lie in (0, 1), or is so small that the weights do not hold it: they underflow, "
-        "or the sign of `x` drowns in their rounding (in the dual form, with a link of one's own: "
-        "that of `w(0)` hides an active `w`). Put a larger initialisation into the shape of the "
+        "or the sign of `x` drowns in their rounding (in the dual form, with a link of one's own, "
+        "or where `Pretrained` of depth D > 2 starts at a size of its own, not of size `ε`: that "
+        "of `w(0)` hides an active `w`). Put a larger initialisation into the shape of the "
         "network; for ε → 0 use `limit_flow`, or `gradient_flow` with `DualForm()` and `log_eps=`, "
         "and give a network of one's own the method `growth`."
     )
@@ -91,8 +92,8 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "`w` that the flow reached. `dlnjax.check_network(network)` says what is wrong."
     )
     invalid_start = (
-        "`start` is not finite, or negative where the network represents `x ≥ 0` only. Use `UV` "
-        "for signed models."
+        "`start`, or `x0` of `Pretrained`, is not finite, or negative where the network represents "
+        "`x ≥ 0` only (use `UV` for signed models); or an exponent is negative or not finite."
     )
     invalid_grid = (
         "A grid is out of range: `s` must be finite, non-negative and sorted; `s_max`, `level` and "

@@ -27,9 +27,10 @@ from .._batching import any_lane
 from .._linalg import matmul
 from .._loops import cond, scan
 from .._problem import AbstractProblem
+from ..networks.prior import Prior
 from .face import Face
 from .minimizer import Selection, plateau
-from .projection import Prior, solve_symmetric
+from .projection import solve_symmetric
 from .state import scatter
 
 

@@ -37,8 +37,9 @@ from .._batching import any_lane
 from .._linalg import matmul
 from .._loops import cond, fori_loop, while_loop
 from .._problem import AbstractProblem
+from ..networks.prior import Prior
 from ..networks.signs import sides, signed
-from .projection import Frame, Prior, descend, first_theta, solve_symmetric
+from .projection import Frame, descend, first_theta, solve_symmetric
 from .state import Scaled, indices
 from .tolerances import Tolerances
 

@@ -6,13 +6,13 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, Bool, Float
 
 from .._batching import any_lane
 from .._linalg import Cholesky, matmul
 from .._loops import while_loop
 from .._problem import AbstractProblem
-from ..networks import AbstractDualNetwork
+from ..networks.prior import Prior
 from ..networks.signs import sides, signed
 from .face import Face
 from .state import indices
@@ -20,71 +20,6 @@ from .state import indices
 # Newton steps until a plateau is undetermined. Measured on 3072 limits of the fuzz run: 51 are
 # enough for all that 256 are enough for; 25 are too few for 17, 6 for 103.
 MAX_STEPS = 256
-
-
-class Prior(eqx.Module):
-    """The link relative to the start, as a function of `g = Fᵀν`.
-
-    Depth 2: `log q = log s + g/h`. Depth `D > 2`: `c q^{−p} = o − g`.
-    """
-
-    log_s: Float[Array, "signs d"]
-    unit: Float[Array, "signs d"]  # h at depth 2, c otherwise
-    offset: Float[Array, "signs d"]  # o
-    exponent: Float[Array, ""] | None  # p; None at depth 2
-
-    def log_q(self, g: Array, free: Array) -> Array:
-        """`log q`; 0 where not `free`, so that derivatives there are finite."""
-        if self.exponent is None:
-            return jnp.where(free, self.log_s + g / self.unit, 0)
-        return -jnp.log(jnp.where(free, (self.offset - g) / self.unit, 1)) / self.exponent
-
-    def log_growth(self, log_q: Array) -> Array:
-        """`dg/d log q` at this `log q`."""
-        if self.exponent is None:
-            return self.unit
-        return self.exponent * self.unit * jnp.exp(-self.exponent * log_q)
-
-    def g_at(self, log_q: Array) -> Array:
-        """`g` at which `q` has this logarithm: the inverse of `log_q`."""
-        if self.exponent is None:
-            return self.unit * (log_q - self.log_s)
-        return self.offset - self.unit * jnp.exp(-self.exponent * log_q)
-
-
-def prior_of(
-    network: AbstractDualNetwork, initial_dual: Float[Array, "signs d"], start: ArrayLike | None
-) -> Prior | None:
-    """The prior of a network whose `w(0)` tends to `initial_dual`, shape `(signs, d)`, as `ε → 0`.
-
-    `start` is `x₀`, shape `(d,)`. `None` if the network has no `growth`, so that its link is not
-    known.
-    """
-    dtype = initial_dual.dtype
-    growth = network.growth(-jnp.ones((), dtype))
-    if growth is None:
-        return None
-    p = None if growth.is_exponential else jnp.asarray(growth.exponent, dtype)
-    # Another ε only scales and shifts θ: L = 1 at ε = 1/e.
-    log_s, unit = growth.log_initial + (initial_dual if p is None else 1), growth.unit
-    zero = jnp.zeros_like(log_s)
-    if p is not None:
-        unit = unit / p * jnp.exp(p * log_s)
-    if start is None:
-        return Prior(log_s, unit, zero, p)
-    x = jnp.asarray(start, dtype)
-    moves = x != 0
-    log_x = jnp.log(jnp.where(moves, jnp.abs(x), 1))
-    towards = sides(x, log_s)
-    if p is None:
-        # w⁺ + w⁻ is conserved, hence q⁺q⁻ = s⁺s⁻: if q⁺ = |x₀|, then q⁻ = s⁺s⁻/|x₀|.
-        other = jnp.sum(log_s, axis=0)[None, :] - log_x[None, :]
-        log_s = jnp.where(towards < 0, other, log_s)
-        return Prior(jnp.where(towards > 0, log_x[None, :], log_s), unit, zero, p)
-    # w⁺ + w⁻ is conserved: the sign opposite to x₀ has the offset −o.
-    own = jnp.where(x > 0, unit[0], unit[-1]) * jnp.exp(-p * log_x)
-    offset = jnp.where(moves[None, :], jnp.sign(towards) * own[None, :], 0)
-    return Prior(log_s, unit, offset, p)
 
 
 class Frame(eqx.Module):

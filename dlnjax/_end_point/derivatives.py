@@ -50,7 +50,7 @@ class _System(eqx.Module):
         self.solutions = newton.solutions
         self.is_allowed = newton.is_allowed
         self.size = jnp.exp(newton.log_size)
-        self.start = newton.growth.log_initial + state.shift
+        self.start = newton.start(state)
         self.log_q = state.log_q
         dual = newton.dual(state)
         self.solution = _Unknowns(state.delta, self.eta(state.nu), dual)

@@ -45,8 +45,8 @@ from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractDualNetwork, Linear
 from ..networks.base import (
     harmless_network,
-    has_shape,
     matched,
+    shape_of,
     takes,
 )
 from .derivatives import differentiable_end
@@ -203,12 +203,13 @@ def _end(network, problem, log_eps, rtol, max_steps, throw) -> EndPoint:
     network = matched(network, problem)
     is_known = isinstance(network, Linear)
     if isinstance(network, AbstractDualNetwork):
-        is_known = network.growth(-jnp.ones((), dtype)) is not None
+        is_known = network._limit_growth(dtype) is not None
     if not is_known:
         raise TypeError(
             "The end point is known for `Linear`, and for networks with a dual form and a "
-            f"`growth`, got {type(network).__name__}. Use `gradient_flow` and a large `s`, or "
-            "give an `AbstractDualNetwork` that method."
+            f"`growth`, for `Pretrained` at depth 2, got {type(network).__name__}. Use "
+            "`gradient_flow` and a large `s`, `limit_flow`, or give an `AbstractDualNetwork` that "
+            "method."
         )
     max_steps = as_count(max_steps, "max_steps")
     # 512 eps = 1.1e-13 in float64. Newton's method converges quadratically, and mostly ends far
@@ -237,7 +238,7 @@ def _solve(
     verdict = first_failure(
         validity(problem),
         (jnp.asarray(True) if log_eps is None else is_log_eps(log_eps), RESULTS.invalid_eps),
-        (has_shape(network, -jnp.ones_like(rtol)), RESULTS.invalid_shape),
+        shape_of(network, -jnp.ones_like(rtol)),
         (takes(network, problem.weight_decay), RESULTS.invalid_decay),
         (is_tolerance(rtol), RESULTS.invalid_tolerance),
     )
@@ -339,14 +340,15 @@ def _without_decay(
     problem = without_decay(problem)
     fixed = held(problem)
     size, point = problem.r.shape, None
+    initial_dual = network.initial_dual(jnp.full_like(rtol, -jnp.inf))
     if log_eps is None:
         # On the face of minimum norm the potentials of all `ε` differ by a multiple of that norm,
         # a constant: `log ε = −1` has the same minimiser.
-        growth = network.growth(-jnp.ones_like(rtol))
-        weights = network.initial_dual(jnp.full_like(rtol, -jnp.inf))
-        weights = jnp.broadcast_to(weights, (2, *size))
-        # `w(0) > 0`, but traced values do not say so, and the path would allow for weights of 0.
-        minimum = minimum_norm(problem, weights, network.positive, None, may_be_zero=False)
+        growth = network._limit_growth(rtol.dtype)
+        weights = jnp.broadcast_to(initial_dual, (2, *size))
+        # Mostly `w(0) > 0`, but traced values do not say so, and zeros need more code.
+        may_be_zero = network._may_start_active()
+        minimum = minimum_norm(problem, weights, network.positive, None, may_be_zero)
         is_allowed = faces(held(minimum.dual), held(weights), network.positive)
         certificate, result, point = minimum.dual, minimum.result, held(minimum.x)
     else:
@@ -369,7 +371,7 @@ def _without_decay(
         # A path that failed is NaN: `result` says so, and Newton's method needs numbers.
         point = jnp.where(jnp.isfinite(point), point, 0)
     solutions = SolutionSpace(fixed, is_free, point if network.positive else None)
-    newton = Newton(held(growth), solutions, is_allowed, point, from_size)
+    newton = Newton(held(growth), solutions, is_allowed, held(initial_dual), point, from_size)
     state = newton.solve(rtol, max_steps)
     sensitivity = newton.sensitivity(state)
     if from_size:
@@ -387,9 +389,11 @@ def _without_decay(
     rest = rest if network.positive else jnp.abs(rest)
     is_minimal = jnp.all(is_free | (rest <= _rounding(fixed)))
     if from_size:
-        # Where `y` is orthogonal to `X` the limit is 0; what was solved is of the initialisation,
-        # as it is where the face has no part of `y`.
+        # Where `y` is orthogonal to `X` the limit is 0, unless the start is of the size of `x`;
+        # what was solved is of the initialisation, as it is where the face has no part of `y`.
+        stays = is_allowed & (initial_dual == 0)
         is_zero, is_empty = ~is_seen(fixed), jnp.any(is_free) & ~(solutions.size() > 0)
+        is_zero, is_empty = is_zero & ~jnp.any(stays), is_empty & ~jnp.any(stays)
         x, is_minimal = jnp.where(is_zero, 0, x), (is_minimal & ~is_empty) | is_zero
     is_reached = newton.is_reached(state, rtol) & is_minimal
     # Half of the digits of `x` at least. Below, `sensitivity` says how many there are; 100 times

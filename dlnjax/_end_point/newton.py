@@ -6,7 +6,8 @@ With `F = X` or `[X, −X]` and `Π` the projection on `range X`, the end point 
 
 These are the optimality conditions of the linear programme `min ⟨w(0), q⟩` with a barrier whose
 weight vanishes with `ε`: an entropy for `D = 2`, `−Σ q^{2/D}` for `D > 2`. The method follows this
-central path from an `ε` of the size of the solution down to the given one. Its unknowns are `ν` and
+central path from an `ε` of the size of the solution down to the given one. (At depth 2 `log q(0)`
+falls in proportion to `w(0)`: a pretrained start, with `w(0) = 0`, stays.) Its unknowns are `ν` and
 the growth `δ`; with `p = 1 − 2/D` every link is
 
     q = q(0) e^δ,    ±Xᵀν = h (1 − e^{−pδ})/p    (hδ at p = 0).
@@ -100,6 +101,7 @@ class Newton(eqx.Module):
     """The equations of the end point, and Newton's method along the central path to it."""
 
     growth: Growth  # with log q(0) in units of `size/units`, `h` in `units`
+    falls: Float[Array, "signs d"]  # how fast log q(0) falls along the path: 1, or w(0) as `ε → 0`
     solutions: SolutionSpace  # with its target in units of `size`
     is_allowed: Bool[Array, "signs d"]  # the other q are 0
     is_seen: Bool[Array, " d"]  # a column of 0 keeps its start, which may be any power of ten
@@ -111,6 +113,7 @@ class Newton(eqx.Module):
         growth: Growth,
         solutions: SolutionSpace,
         is_allowed: Bool[Array, "signs d"],
+        initial_dual: Float[Array, "signs d"],
         point: Float[Array, " d"] | None = None,
         from_size: bool = False,
     ):
@@ -119,6 +122,7 @@ class Newton(eqx.Module):
         - `growth`: the link, in the user's units.
         - `solutions`: the space of solutions `{x : V(units x) = target}`.
         - `is_allowed`: which `q` may be positive.
+        - `initial_dual`: `w(0)` as `ε → 0`.
         - `point`: a solution with allowed signs, if one is known. By rounding of `y`, `solutions`
             may have none.
         - `from_size`: replace `ε` by one for which `q(0)` has the size of the solution.
@@ -132,8 +136,12 @@ class Newton(eqx.Module):
         top = jnp.where(jnp.isneginf(top), 0, top)
         # Without a response, x = 0, the initialisation itself is the unit.
         self.log_size = jnp.where(some, jnp.log(jnp.where(some, size, 1)), top)
-        start = start - (top if from_size else self.log_size)
+        start = start - self.log_size
         self.is_allowed, self.is_seen = is_allowed, is_seen
+        # At `D > 2` another `ε` is another unit of `q`.
+        self.falls = initial_dual if growth.is_exponential else jnp.ones_like(start)
+        if from_size:
+            start = start + self.way_to_size(start) * self.falls
         start = jnp.where(is_allowed, start, NEGLIGIBLE)
         self.growth = eqx.tree_at(
             lambda g: (g.log_initial, g.unit), growth, (start, growth.unit / units)
@@ -151,9 +159,19 @@ class Newton(eqx.Module):
             is_close = jnp.max(jnp.abs(other - target)) <= jnp.finfo(other.dtype).eps ** 0.6
             self.other = jnp.where(is_close, other, target)
 
+    def way_to_size(self, start: Array) -> Array:
+        """The shift at which the first `q(0)` that falls along the path has the size of `x`."""
+        falls = self.is_allowed & self.is_seen[None, :] & (self.falls > 0)
+        way = jnp.min(jnp.where(falls, -start / jnp.where(falls, self.falls, 1), jnp.inf))
+        return jnp.where(jnp.isfinite(way), way, 0)
+
+    def start(self, state: State) -> Array:
+        """`log q(0)` at the shift of an iterate."""
+        return self.growth.log_initial + state.shift * self.falls
+
     def position(self, state: State) -> tuple[Array, Array]:
         """`q` and `x` of an iterate."""
-        return position(self.growth.log_initial + state.shift, state.delta, state.log_q)
+        return position(self.start(state), state.delta, state.log_q)
 
     def linear_solve(self, q: Array, h: Array, off: Array, mismatch: Array) -> tuple[Array, Array]:
         """The Newton step `dν`, and `u = ±Xᵀdν + mismatch` such that `dq = (q/h) u` adds `off` to
@@ -254,7 +272,7 @@ class Newton(eqx.Module):
         # Two terms, each with the rounding of an exponential and of its argument. It exceeds
         # `rtol`, and counts, once the terms are 128 times as large as x. 100 times less asks for
         # digits that x does not have; 100 times more stops with two digits less than it has.
-        _, parts = _parts(self.growth.log_initial + state.shift, state.delta, state.log_q)
+        _, parts = _parts(self.start(state), state.delta, state.log_q)
         scale = self.scale(jnp.sum(parts, axis=0))
         parts = jnp.where(self.is_seen[None, :], parts / scale, 0)
         return 4 * jnp.finfo(parts.dtype).eps * jnp.sqrt(jnp.sum(parts**2))
@@ -267,8 +285,7 @@ class Newton(eqx.Module):
         """Follow the central path from an `ε` that is too large by `e^shift`, where `q(0)` is as
         large as the solution, to `shift = 0`."""
         start = self.growth.log_initial
-        top = jnp.max(jnp.where(self.is_allowed & self.is_seen[None, :], start, -jnp.inf))
-        first = jnp.where(jnp.isneginf(top), 0, jnp.maximum(-top, 0))
+        first = jnp.maximum(self.way_to_size(start), 0)
 
         digits = -math.log(jnp.finfo(start.dtype).eps)
 
@@ -288,7 +305,7 @@ class Newton(eqx.Module):
             # The residual at another ε is another function: begin to count anew. A NaN is not less,
             # and ends the phase after `PATIENCE` steps.
             is_less = goes_on | (residual < 0.5 * state.least)
-            state = self.rise(state, jump)
+            state = self.rise(state, jump * self.falls)
             return eqx.tree_at(
                 lambda s: (s.shift, s.residual, s.steps, s.least, s.stalled),
                 state,
@@ -304,7 +321,7 @@ class Newton(eqx.Module):
         zero = jnp.asarray(0)
         initial = State(
             delta=jnp.zeros_like(start),
-            log_q=start + first,
+            log_q=start + first * self.falls,
             mismatch=jnp.zeros_like(start),
             nu=jnp.zeros_like(self.other),
             target=self.solutions.target,

@@ -115,13 +115,19 @@ class PowerLink(AbstractLink):
     """
 
     start: Float[Array, "signs d"]
+    alone: Float[Array, "signs d"]  # w(0); where x starts at a size of its own, that of both signs
     exponent: Float[Array, ""]  # a
     log_eps: Float[Array, "signs d"]  # that of the network
     acting_log_eps: Float[Array, "signs d"]  # that of the integration, which is not smaller
     log_cap: Float[Array, "1 d"]
 
-    def __init__(self, growth: Growth, start: Array, largest_x: Array, log_cap: Array):
+    def __init__(
+        self, growth: Growth, start: Array, limit: Array, largest_x: Array, log_cap: Array
+    ):
         self.start, self.log_cap = start, log_cap
+        # There `w` goes up to their sum, which is conserved, and rounds as that does.
+        alone = jnp.where(limit > 0, limit, jnp.sum(limit, axis=0)[None, :])
+        self.alone = lax.stop_gradient(jnp.where(alone > 0, alone, 1))
         self.exponent = exponent = 1 / jnp.asarray(growth.exponent, start.dtype)
         # From log q(0) = log ε − a log w(0).
         self.log_eps = growth.log_initial + exponent * jnp.log(start)
@@ -129,7 +135,7 @@ class PowerLink(AbstractLink):
         # on w smaller by 100 the choice among dependent columns would have errors of 6e-4 instead
         # of 6e-6 in float64; with one larger by 100, x̄ would have errors of 4e-9 instead of 4e-11.
         unit = jnp.finfo(start.dtype).eps
-        smallest = unit ** (2 / 3) * start
+        smallest = unit ** (2 / 3) * self.alone
         # One size of x for all coordinates: how their ε compare decides which x is selected among
         # linearly dependent columns. In columns that are larger by a factor c an active w is then
         # larger by c^{1/a}; beyond c = u^{−1/3} that would be more than the error of the steps.
@@ -140,7 +146,11 @@ class PowerLink(AbstractLink):
     @property
     def unit(self):
         # A coordinate jumps when its w has come from w(0) to 0.
-        return lax.stop_gradient(self.start)
+        return self.alone
+
+    def is_held(self):
+        # A larger ε in place of the true one would move a start of the size of x.
+        return jnp.all(self.start >= jnp.finfo(self.start.dtype).eps ** (2 / 3) * self.alone)
 
     def _q(self, w: Array, log_eps: Array) -> Array:
         w = jnp.maximum(w, jnp.finfo(w.dtype).tiny)
@@ -156,7 +166,7 @@ class PowerLink(AbstractLink):
         # Inactive coordinates are returned with the true ε, so that x(0) is exact. The switch at
         # w = u^{1/3} w(0) is half way, in digits, between w(0) and an active w. Where the two ε
         # differ, q is at most u^{a/3} x there, with a > 1, so that the jump is small.
-        away = w > jnp.finfo(w.dtype).eps ** (1 / 3) * self.start
+        away = w > jnp.finfo(w.dtype).eps ** (1 / 3) * self.alone
         return self._q(w, jnp.where(away, self.log_eps, self.acting_log_eps))
 
 
@@ -259,4 +269,5 @@ def link_of(
         return NetworkLink(network, start, log_eps, largest_x, cap)
     if growth.is_exponential:
         return ExponentialLink(start, log_eps, cap)
-    return PowerLink(growth, start, largest_x, cap)
+    limit = network.initial_dual(jnp.full_like(log_eps, -jnp.inf))
+    return PowerLink(growth, start, limit, largest_x, cap)

@@ -34,7 +34,7 @@ from .._problem import (
 )
 from .._results import RESULTS, first_failure
 from ..networks import AbstractNetwork
-from ..networks.base import harmless_network, has_shape, matched, takes
+from ..networks.base import harmless_network, matched, shape_of, takes
 from .driver import Fixed, prepared
 from .formulations import AbstractFormulation
 from .terms.base import AbstractFlowTerm
@@ -63,7 +63,7 @@ class Run(eqx.Module):
         return first_failure(
             validity(self.problem, self.formulation.any_loss),
             (is_log_eps(self.log_eps), RESULTS.invalid_eps),
-            (has_shape(self.network, self.log_eps), RESULTS.invalid_shape),
+            shape_of(self.network, self.log_eps),
             term.validity(),
             (takes_decay, RESULTS.invalid_decay),
             (is_tolerance(self.rtol) & is_tolerance(self.atol), RESULTS.invalid_tolerance),

@@ -11,19 +11,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from .._active_set.derivatives import limit_on_segments
-from .._active_set.projection import Prior, prior_of
 from .._active_set.transform import event_driven
 from .._checks import as_count, as_float, check_scalar, is_concrete
 from .._path import LimitFlow
 from .._problem import AbstractProblem, check_quadratic, default_events, validity
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractDualNetwork, AbstractNetwork
-from ..networks.base import (
-    harmless_network,
-    initial_dual_from,
-    matched,
-    takes,
-)
+from ..networks.base import harmless_network, matched, shape_of, takes
+from ..networks.pretrained import Pretrained, as_start
+from ..networks.prior import Prior
 from .process import follow
 
 
@@ -80,8 +76,9 @@ def limit_flow(
     - `problem`: a `LeastSquares` or `Quadratic` problem, with its weight decay `λ`.
     - `s_max`: where to stop, in rescaled time, a scalar `> 0`. By default the process runs to its
         end.
-    - `start`: a linear model `x₀`, shape `(d,)`, from which the network is fine-tuned: the end of
-        an earlier training from a small initialisation. At depth 2, `w(0) = 1 ∓ sign x₀`; in
+    - `start`: short for the network `Pretrained(network, start)`: a linear model `x₀`, shape
+        `(d,)`, from which the network is fine-tuned, the end of an earlier training from a small
+        initialisation. At depth 2, `w(0) = 1 ∓ sign x₀`; in
         general, where `x₀ ≠ 0`, `w(0)` is 0 for its sign, and the sum over both signs is as without
         `start`. The first jump is at `s = 0`, to the minimiser over all `x` that are 0 where `x₀`
         is, and elsewhere 0 or of its sign. Only the signs of `x₀` count, unless there are several
@@ -135,26 +132,19 @@ def limit_flow(
             f"`s_max` must be positive, got {float(s_max)}. Leave it out to follow the process "
             "to its end."
         )
-    initial_dual = network.initial_dual(jnp.asarray(-jnp.inf, dtype))
-    is_taken = takes(network, problem.weight_decay)
-    has_dual = jnp.all(jnp.isfinite(initial_dual))
-    refused = first_failure((has_dual, RESULTS.invalid_shape), (is_taken, RESULTS.invalid_decay))
-    # Derivatives of a refused shape would be NaN, also in lanes that the caller masks out: it is
-    # replaced by a harmless one.
-    network = harmless_network(network, has_dual)
-    initial_dual = network.initial_dual(jnp.asarray(-jnp.inf, dtype))
-    alone = initial_dual
     if start is not None:
-        initial_dual = initial_dual_from(initial_dual, start, network.positive)
-        has_start = jnp.all(jnp.isfinite(initial_dual))
-        refused = first_failure(refused, (has_start, RESULTS.invalid_start))
-        # For the same reason.
-        start = jnp.where(has_start, start, 0)
-    prior = prior_of(network, alone, start)
+        network = Pretrained(network, as_start(start, "start", network))
+    limit = jnp.asarray(-jnp.inf, dtype)
+    is_taken, is_shaped = takes(network, problem.weight_decay), shape_of(network, limit)
+    refused = first_failure(is_shaped, (is_taken, RESULTS.invalid_decay))
+    # Derivatives of a refused start would be NaN, also in lanes that the caller masks out: it is
+    # replaced by a harmless one.
+    network = harmless_network(network, is_shaped == RESULTS.successful)
+    initial_dual, prior = network.initial_dual(limit), network._prior(dtype)
     # A refused lane ends at once in the process, which asks for a finite `initial_dual`.
-    initial_dual = jnp.where(is_taken & has_dual, initial_dual, jnp.nan)
+    initial_dual = jnp.where(refused == RESULTS.successful, initial_dual, jnp.nan)
     if max_knots is None:
         max_knots = default_events(problem)
     max_knots = as_count(max_knots, "max_knots")
-    limit = _limit(problem, initial_dual, s_max, prior, refused, network.positive, max_knots)
-    return raise_on_failure(limit, limit.result, throw, kept=("knots", "values", "slopes", "norms"))
+    path = _limit(problem, initial_dual, s_max, prior, refused, network.positive, max_knots)
+    return raise_on_failure(path, path.result, throw, kept=("knots", "values", "slopes", "norms"))

@@ -38,7 +38,6 @@ from jaxtyping import Array, Bool, Float, Int
 from .._active_set.choice import active_set
 from .._active_set.derivatives import Segments
 from .._active_set.minimizer import select
-from .._active_set.projection import Prior
 from .._active_set.state import (
     AbstractActiveSet,
     Event,
@@ -57,6 +56,7 @@ from .._loops import cond
 from .._path import LimitFlow
 from .._problem import AbstractProblem, validity
 from .._results import RESULTS, first_failure
+from ..networks.prior import Prior
 
 
 class _Record(eqx.Module):

@@ -39,8 +39,8 @@ from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractNetwork
 from ..networks.base import (
     harmless_network,
-    has_shape,
     matched,
+    shape_of,
     takes,
 )
 from .loop import run_steps
@@ -279,7 +279,7 @@ def _train(
     verdict = first_failure(
         validity(problem, any_loss=True),
         (is_log_eps(log_eps), RESULTS.invalid_eps),
-        (has_shape(network, log_eps), RESULTS.invalid_shape),
+        shape_of(network, log_eps),
         term.validity(),
         (takes(network, problem.weight_decay), RESULTS.invalid_decay),
     )

@@ -2,7 +2,9 @@
 
 - `base.py`: the interfaces `AbstractNetwork` (weights) and `AbstractDualNetwork` (link function).
 - `depth2.py`, `deep.py`, `linear.py`: the networks of the library.
+- `pretrained.py`: a network that starts at a given linear model.
 - `growth.py`: the link of a network as an exponential or a power, relative to its start.
+- `prior.py`: where a network starts, as `ε → 0`.
 - `signs.py`: arrays with one row for each sign.
 - `check.py`: `check_network`, a test for networks of users.
 """
@@ -16,3 +18,4 @@ from .deep import Deep as Deep
 from .depth2 import UV as UV, USquared as USquared
 from .growth import Growth as Growth
 from .linear import Linear as Linear
+from .pretrained import Pretrained as Pretrained

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._checks import (
     as_float,
@@ -27,8 +26,9 @@ from .._checks import (
     is_concrete,
 )
 from .._problem import AbstractProblem
+from .._results import RESULTS, first_failure
 from .growth import Growth
-from .signs import sides
+from .prior import Prior, prior_of
 
 # Not `typing.Self`, which beartype refuses in a class that it does not decorate.
 _N = TypeVar("_N", bound="AbstractNetwork")
@@ -128,6 +128,10 @@ class AbstractNetwork(eqx.Module):
         # The power 2/3 was chosen so that x keeps a third of the digits. How large the error
         # is there: `tests/test_networks_linear.py`. An ε smaller by 100 has errors larger by 100.
         return 2 / 3 * math.log(jnp.finfo(dtype).eps)
+
+    def _has_start(self) -> Bool[Array, ""]:
+        """Whether a traced point is valid that the network starts from, other than its shape."""
+        return jnp.asarray(True)
 
 
 class Constant(eqx.Module):
@@ -241,6 +245,30 @@ class AbstractDualNetwork(AbstractNetwork):
         """
         return None
 
+    # What `Pretrained` has to say, or to know of the network that it wraps.
+
+    def _with_log_q(self: _N, log_q: Float[Array, "signs d"]) -> _N:
+        """The network with weights of these `log q`, and of the signs that its own have."""
+        raise TypeError(
+            f"`Pretrained` does not know which weights of {type(self).__name__} represent a given "
+            "`x`. Use the dual form, `formulation=dln.DualForm()`."
+        )
+
+    def _may_start_active(self) -> bool:
+        """Whether `w(0)` may be 0 as `ε → 0`: statically, as that needs more code."""
+        return False
+
+    def _prior(self, dtype: DTypeLike) -> Prior | None:
+        """Where the network starts, as `ε → 0`; `None` without `growth`."""
+        growth = self.growth(-jnp.ones((), dtype))
+        if growth is None:
+            return None
+        return prior_of(growth, self.initial_dual(jnp.full((), -jnp.inf, dtype)))
+
+    def _limit_growth(self, dtype: DTypeLike) -> Growth | None:
+        """The link at `ε = 1/e` of a network with the same `_prior`, if there is one."""
+        return self.growth(-jnp.ones((), dtype))
+
 
 def matched(network: _N, problem: AbstractProblem) -> _N:
     """`network` in the dtype of the problem.
@@ -270,15 +298,19 @@ def takes(network: AbstractNetwork, weight_decay: Array) -> Array:
     return (weight_decay == 0) | ~jnp.isnan(network.penalty(weight_decay))
 
 
-def has_shape(network: AbstractNetwork, log_eps: Array) -> Array:
-    """Whether a traced shape is valid.
+def shape_of(network: AbstractNetwork, log_eps: Array) -> RESULTS:
+    """The first reason why a traced start or shape is invalid, or `successful`.
 
     A degenerate shape, from which a coordinate never moves, has an infinite `w(0)`. For networks
     without a dual form, test that the weights are finite."""
-    if not isinstance(network, AbstractDualNetwork):
+    if isinstance(network, AbstractDualNetwork):
+        has_shape = jnp.all(jnp.isfinite(network.initial_dual(log_eps)))
+    else:
         weights = jax.tree.leaves(weights_of(network))
-        return jnp.stack([jnp.all(jnp.isfinite(w)) for w in weights]).all()
-    return jnp.all(jnp.isfinite(network.initial_dual(log_eps)))
+        has_shape = jnp.stack([jnp.all(jnp.isfinite(w)) for w in weights]).all()
+    return first_failure(
+        (network._has_start(), RESULTS.invalid_start), (has_shape, RESULTS.invalid_shape)
+    )
 
 
 def harmless_network(network: _N, valid: Array) -> _N:
@@ -291,34 +323,6 @@ def harmless_network(network: _N, valid: Array) -> _N:
         jnp.where(valid, v, k + 1) if eqx.is_inexact_array(v) else v for k, v in enumerate(leaves)
     ]
     return jax.tree.unflatten(structure, some)
-
-
-def initial_dual_from(initial_dual: Array, start: ArrayLike, positive: bool) -> Array:
-    """`w(0)` for a start at `x₀ = start`, as `ε → 0`, of a network with this initial dual.
-
-    It is 0 for the sign of `x₀`, where the coordinate is active. Moving from 0 to `x₀` without
-    weight decay conserves `w⁺ + w⁻`, so that the other sign has their sum.
-    """
-    x = as_float(start, "start", initial_dual.dtype)
-    if x.shape != initial_dual.shape[1:]:
-        raise ValueError(
-            f"`start` must be a linear model of shape {initial_dual.shape[1:]}, got {x.shape}. Use "
-            "`jax.vmap` for several."
-        )
-    check_finite(x, "start")
-    if positive and is_concrete(x) and np.any(np.asarray(x) < 0):
-        i = int(np.argmax(np.asarray(x) < 0))
-        raise ValueError(
-            f"`start[{i}]` = {float(x[i])} is negative, but the network represents `x ≥ 0` "
-            "only. Use `UV` for signed models."
-        )
-    towards = sides(x, initial_dual)
-    moved = jnp.where(
-        towards > 0, 0, jnp.where(towards < 0, jnp.sum(initial_dual, axis=0), initial_dual)
-    )
-    # A traced bad start cannot raise: NaN makes the lane invalid.
-    is_bad = jnp.any(~jnp.isfinite(x)) | (positive & jnp.any(x < 0))
-    return jnp.where(is_bad, jnp.nan, moved)
 
 
 def as_network_weights(value: ArrayLike, name: str) -> Array:

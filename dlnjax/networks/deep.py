@@ -152,6 +152,10 @@ class Deep(AbstractDualNetwork):
         start, p = self.depth * jnp.log(self._shape()) + log_eps, 1 - 2 / self.depth
         return Growth(start, p * self.initial_dual(log_eps), p)
 
+    def _with_log_q(self, log_q: Array) -> "Deep":
+        u, v = jnp.exp(log_q / self.depth)
+        return eqx.tree_at(lambda net: (net.u, net.v), self, (u, v))
+
 
 def _is_two(depth: ArrayLike) -> bool:
     # Decided by the Python number, so that the kind of link is static.

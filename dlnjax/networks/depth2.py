@@ -108,6 +108,10 @@ class UV(AbstractDualNetwork):
     def _shape(self):
         return jnp.stack([self.u + self.v, self.u - self.v]) / 2
 
+    def _with_log_q(self, log_q: Array) -> "UV":
+        p, m = jnp.sign(self._shape()) * jnp.exp(log_q / 2)
+        return eqx.tree_at(lambda net: (net.u, net.v), self, (p + m, p - m))
+
 
 class USquared(AbstractDualNetwork):
     """The network `x = u∘u ≥ 0`: loss `ℓ(x) + λ‖u‖²`, start `ε^½ α`, `t = s log(1/ε)/4`.
@@ -167,3 +171,6 @@ class USquared(AbstractDualNetwork):
 
     def growth(self, log_eps: Array) -> Growth:
         return exponential_growth(self.u[None, :], log_eps)
+
+    def _with_log_q(self, log_q: Array) -> "USquared":
+        return eqx.tree_at(lambda net: net.u, self, jnp.sign(self.u) * jnp.exp(log_q[0] / 2))
