@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 import dlnjax as dln
-from dlnjax._train.loop import CHUNK, draw
+from dlnjax._train.batches import CHUNK, Batches
 
 from ._data import normal_batch
 from ._report import print_row, write
@@ -105,7 +105,7 @@ def drawn(X: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The rows that `train` draws, shape `(CHECKED, SEEDS)`."""
 
     def rows_of(key, chunk):
-        rows = draw(key, chunk, dln.LeastSquares(X, y), 1, False).rows
+        rows = Batches(1, None, None, key).of_chunk(dln.LeastSquares(X, y), chunk, CHUNK).rows
         assert rows is not None
         return rows[:, 0]
 

@@ -60,6 +60,7 @@ from ._problem import (
     Quadratic as Quadratic,
 )
 from ._results import RESULTS as RESULTS
+from ._sharpness import sharpness as sharpness
 from ._sweep.opening import open_sweep as open_sweep
 from ._sweep.run import run_sweep as run_sweep
 from ._sweep.spec import KnotGrid as KnotGrid, Sweep as Sweep

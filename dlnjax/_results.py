@@ -105,8 +105,8 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
     )
     invalid_tolerance = "A tolerance is not positive or not finite. Leave it out for the default."
     invalid_training = (
-        "A step size or the label noise is negative or not finite. Use positive step sizes, and "
-        "`label_noise=0` for none."
+        "A step size or the label noise is negative or not finite, or `batches` has a row that `X` "
+        "does not have. Use positive step sizes, `label_noise=0` for none, rows from 0 to n − 1."
     )
     max_knots_reached = (
         "The path has more knots than its buffer holds: it is exact up to its last knot "

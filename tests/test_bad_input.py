@@ -27,6 +27,7 @@ LIMIT = dln.LimitFlow(**RAY, num_jumps=jnp.asarray(1, jnp.int32))
 FLOW = dln.Flow(
     s=jnp.ones(1),
     **{name: jnp.ones((1, 3)) for name in ("x", "x_mean", "z", "dual")},
+    log_eps=-jnp.ones(()),
     result=dln.RESULTS.successful,
     stats={},
     positive=False,
@@ -52,6 +53,7 @@ OF_A_PROBLEM = {
     "effective_initialization": lambda p: dln.effective_initialization(p, None),
     "suboptimality_gap": lambda p: dln.suboptimality_gap(p, np.ones(3), 1.0, path=PATH),
     "certificate": lambda p: dln.certificate(p, FLOW),
+    "sharpness": lambda p: dln.sharpness(NETWORK, p, FLOW),
     "kkt_residual": lambda p: PATH.kkt_residual(p),
 }
 # Functions of a network on `PROBLEM`.
@@ -253,6 +255,26 @@ CASES = {
         lambda: dln.certificate(SMALL, FLOW),
         ValueError,
         "The flow has 3 coordinates, the problem has 2",
+    ),
+    "sharpness of a linear model": (
+        lambda: dln.sharpness(dln.Linear(np.ones(3)), PROBLEM, FLOW),
+        TypeError,
+        "`network` must be a `UV`, `USquared` or `Deep`",
+    ),
+    "sharpness of a path": (
+        lambda: dln.sharpness(NETWORK, PROBLEM, PATH),
+        TypeError,
+        "`flow` must be what `gradient_flow` returns, got PiecewiseLinearPath",
+    ),
+    "sharpness of another network": (
+        lambda: dln.sharpness(dln.USquared(np.ones(3)), PROBLEM, FLOW),
+        ValueError,
+        "not those of USquared",
+    ),
+    "sharpness of several flows": (
+        lambda: dln.sharpness(NETWORK, PROBLEM, jax.tree.map(lambda v: v[None], FLOW)),
+        ValueError,
+        "got a batch of shape (1,)",
     ),
     "effective initialisation of a flow": (
         lambda: dln.effective_initialization(PROBLEM, FLOW),

@@ -220,6 +220,7 @@ def test_values_of_a_bad_problem_are_nan():
             "gap": gap.absolute,
             "relative gap": gap.relative,
             "certificate": dln.certificate(problem, flow)[0],
+            "sharpness": dln.sharpness(network, problem, flow)[0],
             "kkt_residual": path.kkt_residual(problem)[0],
             "dual": limit.dual(problem, mu)[0],
             "effective_initialization": dln.effective_initialization(problem, run).alpha[0],

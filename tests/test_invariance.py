@@ -249,7 +249,8 @@ def _points() -> Solved:
         point = dln.lasso(problem, mu, weights=weights, gap_tol=1e-13, throw=False)
         least = dln.basis_pursuit(problem, weights=weights, throw=False)
         constant = dln.null_space_constant(problem, throw=False)
-        flow = dln.Flow(mu, mean, mean, mean, mean, constant.result, {}, False)
+        log_eps = jnp.full((), -1.0)
+        flow = dln.Flow(mu, mean, mean, mean, mean, log_eps, constant.result, {}, False)
         return {
             "lasso": point.result,
             "x": point.x,

@@ -9,7 +9,7 @@ import pytest
 from training import EPS, NETWORK, PLAIN, PROBLEM, SIZE, STEPS, D, N, X, Y, full, loop, sgd
 
 import dlnjax as dln
-from dlnjax._train.loop import CHUNK
+from dlnjax._train.batches import CHUNK
 
 
 def heavy_ball(w, memory, g, size):

@@ -9,7 +9,7 @@ import pytest
 from training import EPS, NETWORK, PLAIN, PROBLEM, SIZE, D, N, X, Y, full
 
 import dlnjax as dln
-from dlnjax._train.loop import CHUNK
+from dlnjax._train.batches import CHUNK
 
 
 @jax.jit

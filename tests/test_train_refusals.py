@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
@@ -26,6 +27,19 @@ import dlnjax as dln
         ({"batch_size": 2}, ValueError, "key=jax.random.key"),
         ({"label_noise": 0.1}, ValueError, "key=jax.random.key"),
         ({"label_noise": -0.1, "key": jr.key(0)}, ValueError, "non-negative"),
+        ({"batches": np.array([[0, 5]])}, ValueError, "rows from 0 to 4, got batches[0, 1] = 5"),
+        ({"batches": np.array([[-1, 0]])}, ValueError, "rows from 0 to 4, got batches[0, 0] = -1"),
+        ({"batches": np.array([0, 1])}, TypeError, "shape (T, b), got shape (2,)"),
+        ({"batches": np.array([[0.0]])}, TypeError, "whole numbers of shape (T, b)"),
+        ({"batches": np.zeros((0, 1), int)}, ValueError, "empty axis"),
+        ({"batches": np.array([[0]]), "batch_size": 1, "key": jr.key(0)}, ValueError, "not both"),
+        ({"label_noise": lambda key: jr.normal(key)}, ValueError, "key=jax.random.key"),
+        (
+            {"label_noise": lambda key: jr.normal(key), "key": jr.key(0)},
+            ValueError,
+            "noise for the labels of one step, shape (5,)",
+        ),
+        ({"loss_tol": 0.0}, ValueError, "`loss_tol` must be positive and finite, got 0.0"),
         ({"eps": None}, ValueError, "exactly one of `eps` and `log_eps`"),
     ],
 )
@@ -44,6 +58,10 @@ def test_bad_types():
         train(NETWORK, PROBLEM, optax.MultiSteps(optimizer, 2), eps=EPS, steps=3)
     with pytest.raises(TypeError, match="ask for the loss"):
         train(NETWORK, PROBLEM, optax.polyak_sgd(), eps=EPS, steps=3)
+    negative: Any = jnp.negative
+    of_one_array = optax.stateless(lambda updates, _: negative(updates))
+    with pytest.raises(TypeError, match="optax.flatten"):
+        train(NETWORK, PROBLEM, of_one_array, eps=EPS, steps=3)
     with pytest.raises(TypeError, match="must be a key, got 0"):
         train(NETWORK, PROBLEM, optimizer, eps=EPS, steps=3, batch_size=2, key=0)
     with pytest.raises(ValueError, match="must be one key"):

@@ -2,22 +2,23 @@
 
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import optax
 import pytest
-from training import EPS, NETWORK, PROBLEM, SIZE, D, full, loop, sgd
+from training import EPS, NETWORK, PROBLEM, SIZE, full, loop, sgd
 
 import dlnjax as dln
 
 
+def _names(weights):
+    """The weights, each labelled by the field of the network that it is."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].name, weights)
+
+
 def _split(u_size, v_size):
-    """Of the vector of weights `(u, v)`, each half in steps of its own."""
-    sizes = jnp.repeat(jnp.array([u_size, v_size]), D)
-    return optax.GradientTransformation(
-        lambda params: optax.EmptyState(),
-        lambda updates, state, params=None: (-(sizes * jnp.asarray(updates)), state),
-    )
+    """`u` and `v` in steps of their own."""
+    return optax.multi_transform({"u": optax.sgd(u_size), "v": optax.sgd(v_size)}, _names)
 
 
 AFTER_ONE: Any = lambda step: step > 1  # optax's own type has arguments that it does not pass
@@ -54,6 +55,10 @@ def test_only_steps_of_gradient_descent_are_a_time(name):
     want = np.arange(4) >= (4 if first is None else first)
     for value in (run.t, run.s, run.x_mean[:, 0], run.dual[:, 0]):
         np.testing.assert_array_equal(np.isnan(value), want)
+    if name == "split":
+        by_two = lambda w, memory, g, size: (w - size * np.array([[1.0], [2.0]]) * g(w), memory)
+        xs, _, _ = loop(full, by_two, steps=40)
+        np.testing.assert_allclose(run.x, xs[[0, 1, 2, 40]], rtol=1e-9, atol=1e-12)
     if name in ("SGD", "split evenly", "no clipping"):
         xs, t, _ = loop(full, sgd, steps=40)
         np.testing.assert_allclose(run.x, xs[[0, 1, 2, 40]], rtol=1e-9, atol=1e-12)

@@ -3,7 +3,7 @@
 import numpy as np
 
 import dlnjax as dln
-from dlnjax._train.loop import CHUNK
+from dlnjax._train.batches import CHUNK
 
 N, D = 5, 8
 EPS = 1e-2

@@ -53,8 +53,9 @@ class Flow(eqx.Module):
         this is what compares with the lasso path at `μ = s`.
     - `z`: `∫₀ˢ x`, shape `(S, d)`.
     - `dual`: `Xᵀν(s) = s r − M z(s)`, shape `(S, d)`. NaN for a loss that is not the quadratic.
+    - `log_eps`: `log ε` of the initialisation, a scalar.
     - `positive`: whether the network can only represent `x ≥ 0`.
-    - `result`: how the solve ended. If it failed, all arrays but `s` are NaN.
+    - `result`: how the solve ended. If it failed, all arrays but `s` and `log_eps` are NaN.
     - `stats`: what diffrax counts, such as `num_steps` and `num_rejected_steps`.
     """
 
@@ -63,6 +64,7 @@ class Flow(eqx.Module):
     x_mean: Float[Array, "S d"]
     z: Float[Array, "S d"]
     dual: Float[Array, "S d"]
+    log_eps: Float[Array, ""]
     result: RESULTS
     stats: dict[str, Any]
     positive: bool = eqx.field(static=True)
@@ -162,7 +164,7 @@ def _as_times(s: ArrayLike, dtype) -> Array:
 
 @eqx.filter_jit
 def _solve(run: Run, s: Array, solver: diffrax.AbstractSolver) -> Flow:
-    term = run.term()
+    given, term = run.log_eps, run.term()
     is_grid = jnp.all(jnp.isfinite(s)) & (s[0] >= 0) & jnp.all(s[1:] >= s[:-1])
     verdict = first_failure(run.validity(term), (is_grid, RESULTS.invalid_grid))
     valid = verdict == RESULTS.successful
@@ -201,4 +203,4 @@ def _solve(run: Run, s: Array, solver: diffrax.AbstractSolver) -> Flow:
     )
     good = result == RESULTS.successful
     x, x_mean, z, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (x, x_mean, z, dual))
-    return Flow(s, x, x_mean, z, dual, result, counts(last), run.network.positive)
+    return Flow(s, x, x_mean, z, dual, given, result, counts(last), run.network.positive)

@@ -1,7 +1,7 @@
 """The loop of `train`: a `scan` over chunks of `CHUNK` steps, on all weights as one vector.
 
-A step evaluates `x`, the gradient `∇ℓ(x)` (or an unbiased estimate from a batch of rows), and its
-pullback to the weights, and calls the optax optimiser three times:
+A step evaluates `x`, the gradient `∇ℓ(x)` (or an unbiased estimate from a batch of rows,
+`batches.py`), and its pullback to the weights, and calls the optax optimiser three times:
 
 | call | gradient, weights | what its update is for |
 |---|---|---|
@@ -9,9 +9,12 @@ pullback to the weights, and calls the optax optimiser three times:
 | `half` | half of the gradient | if not half the update, the step is not linear in the gradient |
 | `clock` | −1, 0 | how far it moves a weight: the time `γ_k` of gradient flow in this step |
 
+The optimiser is given the weights as the network holds them, so that it may tell them apart.
+
 Beside the weights the loop sums `γ_k`, `γ_k x_k` and `γ_k ∇ℓ_k`, whence `t`, `x_mean` and `dual`,
 and for `UV` multiplies `(u ± v)(0)` by `1 ∓ γ_k ∇ℓ_k` (`sides`). Records are written at the steps
-that were asked for.
+that were asked for. Once the loss is at `loss_tol`, steps change nothing any more: a loop that ends
+early would have no reverse mode.
 """
 
 import math
@@ -21,12 +24,10 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-import jax.random as jr
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._linalg import matmul
 from .._loops import cond, scan, varying
 from .._problem import AbstractProblem
 from .._problem.losses import log_cap
@@ -35,18 +36,13 @@ from ..networks.base import (
     is_constant,
     weights_of,
 )
-
-# Steps of a chunk. Its randomness is drawn at once, since a call of the generator costs more than
-# a step; and reverse mode stores the state at its start only (`jax.checkpoint`) and repeats its
-# steps. Smaller chunks make more calls and more stored states; larger ones take more memory, for
-# `CHUNK` states while a chunk is repeated and `CHUNK` random numbers for each row of a batch. The
-# randomness of a run depends on it: the numbers of a step are those of its place in its chunk.
-CHUNK = 128
+from .batches import CHUNK, Batch, Batches
 
 
 class _Record(eqx.Module):
     """What is recorded: the weights and the sums up to a step."""
 
+    steps: Int[Array, "*S"]  # taken so far
     weights: Float[Array, "*S m"]  # one vector: fewer and longer operations a step
     sums: tuple[Float[Array, "*S"], Float[Array, "*S 2 d"]]  # Σ γ; Σ γ x and Σ γ ∇ℓ
     sides: Float[Array, "*S 2 d"] | None
@@ -54,53 +50,34 @@ class _Record(eqx.Module):
     has_time: Bool[Array, "*S"]  # whether all steps were those of (momentum) gradient descent
 
 
-class _State(eqx.Module):
-    """The carry of the loop: what is recorded, the optimiser's state, and the records."""
+class _Moving(eqx.Module):
+    """What a step changes."""
 
     now: _Record
-    before: tuple[Array, Array]  # the sums up to this chunk; `now` has those over its steps
-    lost: tuple[Array, Array]  # what rounding has taken from `before`
     optimizer: PyTree
     clock: PyTree  # the optimiser's state for weights of 0 whose gradient is −1
     half: PyTree  # its state for half of the gradient
+
+
+class _State(eqx.Module):
+    """The carry of the loop."""
+
+    moving: _Moving
+    before: tuple[Array, Array]  # the sums up to this chunk; `now` has those over its steps
+    lost: tuple[Array, Array]  # what rounding has taken from `before`
     row: Int[Array, ""]  # of the next record
     records: _Record  # with a leading axis
-
-
-class _Batch(eqx.Module):
-    """The random part of one step, or of many with a leading axis."""
-
-    rows: Int[Array, "... b"] | None  # None: all
-    noise: Float[Array, "... b"] | None
-
-
-def draw(
-    key: PRNGKeyArray,
-    chunk: Array,
-    problem: AbstractProblem,
-    batch_size: int | None,
-    is_noisy: bool,
-) -> _Batch:
-    """The random rows and label noise of all steps of a chunk."""
-    # From the key and the number of the chunk alone: a longer run repeats the steps of a shorter.
-    n = _rows_of(problem)[0].shape[0]
-    row_key, noise_key = jr.split(jr.fold_in(key, chunk))
-    shape = (CHUNK, n if batch_size is None else batch_size)
-    return _Batch(
-        None if batch_size is None else jr.randint(row_key, shape, 0, n),
-        jr.normal(noise_key, shape, problem.r.dtype) if is_noisy else None,
-    )
 
 
 def _close(state: _State) -> _State:
     """Add the sums of a chunk to those before it by Kahan's compensated summation."""
     # A million small terms, added one by one, drift in float32: after 10 000 steps of 0.1 by 1e-4
     # of `t`, compensated by less than 3e-6. Compensating at every step would double its time.
-    change = jax.tree.map(jnp.add, state.now.sums, state.lost)
+    change = jax.tree.map(jnp.add, state.moving.now.sums, state.lost)
     total = jax.tree.map(jnp.add, state.before, change)
     lost = jax.tree.map(lambda c, new, old: c - (new - old), change, total, state.before)
     zero = jax.tree.map(jnp.zeros_like, total)
-    return eqx.tree_at(lambda s: (s.before, s.lost, s.now.sums), state, (total, lost, zero))
+    return eqx.tree_at(lambda s: (s.before, s.lost, s.moving.now.sums), state, (total, lost, zero))
 
 
 def _deviation(network: AbstractNetwork, gradient: Array, dt: Array, updates: Array) -> Array:
@@ -127,36 +104,14 @@ def _is_descent(updates: Array, of_half: Array, clock: Array) -> Bool[Array, ""]
     return (jnp.all(is_linear) & is_uniform) | ~jnp.all(jnp.isfinite(updates))
 
 
-def _rows_of(problem: AbstractProblem) -> tuple[Array, Array]:
-    rows = problem.rows()
-    assert rows is not None, "`train` has refused batches and label noise"
-    return rows
-
-
-def _gradient(problem: AbstractProblem, x: Array, batch: _Batch, noise: Array | None) -> Array:
-    """`∇ℓ(x)`, or its unbiased estimate `(n/b) X_Bᵀ(X_B x − y_B − noise)` from the rows `B`."""
-    if batch.rows is None and noise is None:
-        return problem.gradient(x)
-    X, y = _rows_of(problem)
-    n = X.shape[0]
-    if batch.rows is not None:
-        X, y = X[batch.rows], y[batch.rows]
-    residual = matmul(X, x) - y
-    if noise is not None and batch.noise is not None:
-        residual = residual - noise * batch.noise
-    scale = n / X.shape[0]
-    return scale * matmul(residual, X)
-
-
 def run_steps(
     start: AbstractNetwork,
     problem: AbstractProblem,
     optimizer: optax.GradientTransformation,
     steps: Array,
     num_steps: int,
-    batch_size: int | None,
-    label_noise: Array | None,
-    key: PRNGKeyArray | None,
+    batches: Batches,
+    loss_tol: Array | None,
 ) -> tuple[_Record, Callable[[Array], AbstractNetwork]]:
     """The records, with a leading axis, and the function from a vector of weights to its network.
 
@@ -168,10 +123,10 @@ def run_steps(
     vector, unravel = ravel_pytree(weights_of(start))
     combine = lambda weights: eqx.combine(weights, start, is_leaf=is_constant)
     with_weights = lambda vector: combine(unravel(vector))
+    as_vector = lambda weights: ravel_pytree(weights)[0].astype(dtype)
     optimizer = optax.with_extra_args_support(optimizer)
-    is_random = batch_size is not None or label_noise is not None
 
-    def gradients(weights, batch):
+    def gradients(weights, batch: Batch):
         """`x`, and the gradient of the objective with respect to `x` (without the penalty) and to
         the weights (with it)."""
 
@@ -179,10 +134,10 @@ def run_steps(
             net = combine(weights)
             return net(), net.penalty(problem.weight_decay)
 
-        (x, penalty), pull = jax.vjp(outputs, unravel(weights))
-        gradient = _gradient(problem, x, batch, label_noise)
+        (x, penalty), pull = jax.vjp(outputs, weights)
+        gradient = batch.gradient(problem, x)
         (pulled,) = pull((gradient, jnp.ones_like(penalty)))
-        return x, gradient, ravel_pytree(pulled)[0]
+        return x, gradient, pulled
 
     def update(*arguments, **extra):
         try:
@@ -190,34 +145,36 @@ def run_steps(
         except TypeError as error:
             raise TypeError(
                 f"`optimizer` could not be updated from the gradient and the weights: {error}. "
-                "Optimisers that ask for the loss, such as `optax.lbfgs`, cannot be used here."
+                "Optimisers that ask for the loss, such as `optax.lbfgs`, cannot be used here; one "
+                "that wants all weights in one array becomes `optax.flatten(optimizer)`."
             ) from error
 
-    def step(state: _State, inputs) -> tuple[_State, None]:
-        number, batch = inputs
+    def advance(moving: _Moving, batch: Batch) -> _Moving:
+        now = moving.now
         # A run that diverges is stopped before its numbers, and their derivatives, overflow: at the
         # fourth root of the largest number, products of four weights are still finite. `x` is a
         # square of weights, and at depth D > 2 a higher power, which the weights do not bound.
-        cap, size = math.exp(log_cap(dtype)), jnp.abs(with_weights(state.now.weights)())
-        is_bounded = jnp.all(jnp.abs(state.now.weights) < cap) & jnp.all(size < cap**2)
-        weights = jnp.where(is_bounded, state.now.weights, 1)
-        now = eqx.tree_at(lambda r: r.weights, state.now, weights)
-        x, gradient, gradient_weights = gradients(now.weights, batch)
+        cap, size = math.exp(log_cap(dtype)), jnp.abs(with_weights(now.weights)())
+        is_bounded = jnp.all(jnp.abs(now.weights) < cap) & jnp.all(size < cap**2)
+        weights = unravel(jnp.where(is_bounded, now.weights, 1))
+        x, gradient, gradient_weights = gradients(weights, batch)
+        halved = lambda tree: jax.tree.map(lambda v: v / 2, tree)
         # Sharpness-aware minimisation evaluates the gradient again, at other weights.
         again = lambda weights, _: gradients(weights, batch)[2]
-        half_again = lambda weights, _: gradients(weights, batch)[2] / 2
-        ones = jnp.ones_like(now.weights)
+        half_again = lambda weights, _: halved(gradients(weights, batch)[2])
+        down = jax.tree.map(lambda v: -jnp.ones_like(v), weights)
+        zeros = jax.tree.map(jnp.zeros_like, weights)
         # optax mixes dtypes, which `numpy_dtype_promotion="strict"` of a user would refuse.
         with jax.numpy_dtype_promotion("standard"):
             updates, optimizer_state = update(
-                gradient_weights, state.optimizer, now.weights, grad_fn=again
+                gradient_weights, moving.optimizer, weights, grad_fn=again
             )
-            weights = jnp.asarray(optax.apply_updates(now.weights, updates))
+            after = as_vector(optax.apply_updates(weights, updates))
             of_half, half = update(
-                gradient_weights / 2, state.half, now.weights, grad_fn=half_again
+                halved(gradient_weights), moving.half, weights, grad_fn=half_again
             )
-            moved, clock = update(-ones, state.clock, 0 * ones, grad_fn=lambda *_: -ones)
-        updates, of_half, moved = (jnp.asarray(v, dtype) for v in (updates, of_half, moved))
+            moved, clock = update(down, moving.clock, zeros, grad_fn=lambda *_: down)
+            updates, of_half, moved = map(as_vector, (updates, of_half, moved))
         has_time = now.has_time & _is_descent(updates, of_half, moved)
         dt = moved[0]
         # A step back in time is invalid even if the sum of all is positive: NaN stays in the sum.
@@ -231,10 +188,20 @@ def run_steps(
             grows = is_bounded & jnp.all(jnp.abs(sides) < cap)
             factor = 1 - dt * jnp.stack([gradient, -gradient])
             sides = sides * jnp.where(grows, factor, 1)
-            away = _deviation(with_weights(now.weights), gradient, dt, updates)
+            away = _deviation(combine(weights), gradient, dt, updates)
             deviation = jnp.where(is_bounded, jnp.maximum(deviation, away), deviation)
-        weights = jnp.where(is_bounded, weights, jnp.nan)
-        now = _Record(weights, sums, sides, deviation, has_time)
+        after = jnp.where(is_bounded, after, jnp.nan)
+        now = _Record(now.steps + 1, after, sums, sides, deviation, has_time)
+        return _Moving(now, optimizer_state, clock, half)
+
+    def step(state: _State, inputs) -> tuple[_State, None]:
+        number, batch = inputs
+        moving = state.moving
+        if loss_tol is None:
+            moving = advance(moving, batch)
+        else:
+            is_reached = problem.loss(with_weights(moving.now.weights)()) <= loss_tol
+            moving = cond(is_reached, lambda moving, _: moving, advance, moving, batch)
         is_due = number + 1 == steps[state.row]
         write = lambda rows, value: lax.dynamic_update_index_in_dim(rows, value, state.row, 0)
         total = lambda now: eqx.tree_at(
@@ -245,34 +212,27 @@ def run_steps(
             lambda records, now: jax.tree.map(write, records, total(now)),
             lambda records, _: records,
             state.records,
-            now,
+            moving.now,
         )
         row = jnp.where(is_due, state.row + 1, state.row)
-        before, lost = state.before, state.lost
-        return _State(now, before, lost, optimizer_state, clock, half, row, records), None
+        return _State(moving, state.before, state.lost, row, records), None
 
     def chunk(state: _State, index: Array, length: int) -> tuple[_State, None]:
-        batches = _Batch(None, None)
-        if is_random:
-            assert key is not None
-            batches = draw(key, index, problem, batch_size, label_noise is not None)
-            batches = jax.tree.map(lambda v: v[:length], batches)
-        state, _ = scan(step, state, (index * CHUNK + jnp.arange(length), batches))
+        of_steps = batches.of_chunk(problem, index, length)
+        state, _ = scan(step, state, (index * CHUNK + jnp.arange(length), of_steps))
         return _close(state), None
 
     zero = jnp.zeros((), dtype)
     sides = jnp.stack([start.u + start.v, start.u - start.v]) if isinstance(start, UV) else None
     sums = (zero, jnp.zeros((2, problem.r.shape[0]), dtype))
     deviation = None if sides is None else zero
-    now = _Record(vector, sums, sides, deviation, jnp.asarray(True))
+    now = _Record(jnp.zeros_like(steps[0]), vector, sums, sides, deviation, jnp.asarray(True))
     rows = lambda v: jnp.broadcast_to(v, (steps.shape[0], *v.shape))
+    of_start = optimizer.init(unravel(vector))
     state = _State(
-        now,
+        _Moving(now, of_start, of_start, of_start),
         before=sums,
         lost=sums,
-        optimizer=optimizer.init(vector),
-        clock=optimizer.init(vector),
-        half=optimizer.init(vector),
         row=(steps[0] == 0).astype(steps.dtype),
         records=jax.tree.map(rows, now),
     )

@@ -9,7 +9,7 @@ where `τ = t/s` is the network's `time_scale`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex
 
 import equinox as eqx
@@ -20,12 +20,11 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
 
 from .._checks import (
-    as_float,
     as_log_eps,
-    as_whole,
-    check_scalar,
+    as_tolerance,
     is_concrete,
     is_log_eps,
+    is_tolerance,
 )
 from .._flow.terms.weights import WeightTerm, check_least_eps
 from .._problem import (
@@ -43,6 +42,7 @@ from ..networks.base import (
     shape_of,
     takes,
 )
+from .batches import Batches, as_batches
 from .loop import run_steps
 
 # Fields that with `throw=False` keep what was recorded before a run diverged.
@@ -54,7 +54,8 @@ class Training(eqx.Module):
 
     **Attributes:**
 
-    - `steps`: the number of steps taken, shape `(S,)`.
+    - `steps`: the number of steps taken, shape `(S,)`: those asked for, or fewer from where on the
+        loss was at `loss_tol`.
     - `t`: the time of gradient flow that the steps stand for, shape `(S,)`: how far the optimiser
         would have moved a weight that is held at 0 and has the gradient −1 throughout. For SGD it
         is the sum of the step sizes; for heavy ball and Nesterov a step adds in the long run
@@ -112,8 +113,10 @@ def train(
     eps: ArrayLike | None = None,
     log_eps: ArrayLike | None = None,
     steps: ArrayLike | Sequence[SupportsIndex],
+    loss_tol: Real[ArrayLike, ""] | None = None,
     batch_size: SupportsIndex | None = None,
-    label_noise: Real[ArrayLike, ""] = 0.0,
+    batches: ArrayLike | None = None,
+    label_noise: Real[ArrayLike, ""] | Callable[[PRNGKeyArray], Array] = 0.0,
     key: PRNGKeyArray | None = None,
     throw: bool = True,
 ) -> Training:
@@ -136,17 +139,26 @@ def train(
     - `optimizer`: an optax optimiser that needs gradients and weights only: `optax.sgd(γ)`, with
         `momentum=` for heavy ball, `nesterov=True` for Nesterov's method, or a schedule as `γ`; SAM
         as `optax.contrib.sam(…, opaque_mode=True)`. Not those that need the loss (`lbfgs`,
-        `polyak_sgd`). It is given all weights as one vector. `γ` may be traced: build the
-        optimiser in the function that you `vmap`. Each new optimiser object compiles again.
+        `polyak_sgd`). It is given the weights as a network, with which `optax.multi_transform`
+        gives each of them a rule of its own; `optax.flatten` makes them one vector. `γ` may be
+        traced: build the optimiser in the function that you `vmap`. Each new optimiser object
+        compiles again.
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
     - `steps`: the number of steps; or increasing numbers of steps, shape `(S,)`, after which to
         record: 0 is the initialisation, and the last one ends the run.
+    - `loss_tol`: stop at the first step after which `ℓ(x)`, the loss of all rows without weight
+        decay, is at most this, positive, in units of the loss. All later records are the last
+        point: `run.steps` says after how many steps, `run.loss` whether it was reached. It costs an
+        evaluation of the loss in each step.
     - `batch_size`: rows in a batch, drawn with replacement at each step (1: single-sample SGD).
         Default: all rows, without sampling. For `LeastSquares` only.
-    - `label_noise`: the standard deviation of normal noise on the labels, drawn anew at each step,
-        in units of `y`. For `LeastSquares` only.
-    - `key`: a `jax.random.key`, needed for batches and label noise. The randomness of step `k`
-        depends on `key` and `k` alone.
+    - `batches`: instead, the rows of each step, whole numbers from 0 to `n − 1` of shape `(T, b)`,
+        such as shuffled epochs: step `k` takes `batches[k mod T]`. For `LeastSquares` only.
+    - `label_noise`: the standard deviation of normal noise on the labels of a step, in units of
+        `y`; or a function of a key that returns the noise, shape `(b,)`, `(n,)` without batches.
+        It is drawn anew at each step. For `LeastSquares` only.
+    - `key`: a `jax.random.key`, needed for `batch_size` and label noise. The randomness of step
+        `k` depends on `key` and `k` alone.
     - `throw`: raise if the run diverges. Under tracing nothing is raised: failed lanes are NaN,
         with their `result`. With `throw=False` they keep what was recorded before they diverged,
         with derivatives in forward mode; in reverse mode these are NaN.
@@ -186,16 +198,6 @@ def train(
         )
     log_eps = as_log_eps(eps, log_eps, dtype)
     check_least_eps(network, log_eps)
-    noise = as_float(label_noise, "label_noise", dtype)
-    check_scalar(noise, "label_noise")
-    is_noisy = True
-    if is_concrete(label_noise):
-        size = float(np.asarray(label_noise))
-        is_noisy = size != 0
-        if not 0 <= size < np.inf:
-            raise ValueError(f"`label_noise` must be finite and non-negative, got {size}.")
-    batch_size = _as_batch_size(batch_size)
-    _check_batch(problem, batch_size, is_noisy, key)
     numbers = _as_steps(steps)
     run = _train(
         network,
@@ -204,9 +206,8 @@ def train(
         log_eps,
         jnp.asarray(numbers, jnp.result_type(int)),
         int(numbers[-1]),
-        batch_size,
-        noise if is_noisy else None,
-        key,
+        as_batches(problem, batch_size, batches, label_noise, key),
+        None if loss_tol is None else as_tolerance(loss_tol, "loss_tol", dtype),
     )
     return raise_on_failure(run, run.result, throw, kept=_KEPT)
 
@@ -229,40 +230,6 @@ def _as_steps(steps: ArrayLike | Sequence[SupportsIndex]) -> np.ndarray:
     return numbers
 
 
-def _as_batch_size(batch_size: Any) -> int | None:
-    return None if batch_size is None else as_whole(batch_size, "batch_size")
-
-
-def _check_batch(
-    problem: AbstractProblem, batch_size: int | None, is_noisy: bool, key: Any
-) -> None:
-    if batch_size is None and not is_noisy:
-        return
-    what = "label_noise" if batch_size is None else "batch_size"
-    data = problem.rows()
-    if data is None:
-        raise ValueError(
-            f"`{what}` needs rows, which a {type(problem).__name__} does not have. Use "
-            "`LeastSquares(X, y)`."
-        )
-    rows = data[0].shape[0]
-    if batch_size is not None and not 1 <= batch_size <= rows:
-        raise ValueError(
-            f"`batch_size` must be from 1 to the {rows} rows of `X`, got {batch_size}. For all "
-            "rows at each step leave it out."
-        )
-    if key is None:
-        raise ValueError(f"`{what}` needs randomness: pass `key=jax.random.key(0)`.")
-    dtype = getattr(key, "dtype", None)
-    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not is_typed and dtype != np.uint32:
-        raise TypeError(f"`key` must be a key, got {key!r}. Pass `key=jax.random.key(0)`.")
-    if key.ndim != (0 if is_typed else 1):
-        raise ValueError(
-            f"`key` must be one key, got a batch of shape {key.shape}. Use `jax.vmap` over it."
-        )
-
-
 @eqx.filter_jit
 def _train(
     network: AbstractNetwork,
@@ -271,9 +238,8 @@ def _train(
     log_eps: Array,
     steps: Array,
     num_steps: int,
-    batch_size: int | None,
-    label_noise: Array | None,
-    key: PRNGKeyArray | None,
+    batches: Batches,
+    loss_tol: Array | None,
 ) -> Training:
     term = WeightTerm(network, problem, log_eps)
     verdict = first_failure(
@@ -291,7 +257,7 @@ def _train(
     log_eps = jnp.where(valid, log_eps, -1)
     term = WeightTerm(network, problem, log_eps)
     records, with_weights = run_steps(
-        term.start, problem, optimizer, steps, num_steps, batch_size, label_noise, key
+        term.start, problem, optimizer, steps, num_steps, batches, loss_tol
     )
 
     # In the same way, compute with 0 and 1 in place of records that diverged.
@@ -307,16 +273,17 @@ def _train(
     loss = problem.loss(x)
     scale = network.time_scale(log_eps)
 
-    goes_on = t[-1] >= 0
-    if label_noise is not None:
-        goes_on = goes_on & jnp.isfinite(label_noise) & (label_noise >= 0)
-    verdict = first_failure(verdict, (goes_on, RESULTS.invalid_training))
+    is_tol = jnp.asarray(True) if loss_tol is None else is_tolerance(loss_tol)
+    goes_on = (t[-1] >= 0) & batches.is_valid(problem)
+    verdict = first_failure(
+        verdict, (is_tol, RESULTS.invalid_tolerance), (goes_on, RESULTS.invalid_training)
+    )
     valid = verdict == RESULTS.successful
     finite = jnp.isfinite(loss) & jnp.all(jnp.isfinite(x_mean), axis=1)
     finite = finite & is_bounded
     result = first_failure(verdict, (finite[-1], RESULTS.training_diverged))
     kept = valid & finite
-    stats: dict[str, Any] = {"last_finite_step": jnp.max(jnp.where(kept, steps, -1))}
+    stats: dict[str, Any] = {"last_finite_step": jnp.max(jnp.where(kept, records.steps, -1))}
     if records.deviation is not None:
         stats["max_deviation"] = records.deviation[-1]
     keep = lambda v: jnp.where(kept.reshape(-1, *(1 for _ in v.shape[1:])), v, jnp.nan)
@@ -330,7 +297,7 @@ def _train(
     has_time = records.has_time & valid
     timed = lambda v: jnp.where(has_time.reshape(-1, *(1 for _ in v.shape[1:])), v, jnp.nan)
     return Training(
-        steps=steps,
+        steps=records.steps,
         t=timed(t),
         s=timed(t / scale),
         x=keep(x),
