@@ -1,4 +1,4 @@
-"""The lasso of a generalised linear model, `min Σᵢ f((Xx)ᵢ, yᵢ) + Σⱼ κⱼ|xⱼ|`: projected Newton steps.
+"""The lasso of a generalised linear model, `min Σᵢ f((Xx)ᵢ, yᵢ) + Σⱼ κⱼ|xⱼ|`, by Newton steps.
 
 At a point `x` each coordinate has a sign `σ`: its own; that in which the objective falls, where
 `x = 0` and the correlation `−Xᵀf′` exceeds its bound; else 0. In the orthant of `σ` the objective
@@ -14,18 +14,21 @@ becomes 0 unless the objective is higher there, too.
 
 The damping is relative to the squared norms of columns. It keeps the system regular where columns
 depend on each other, or where a loss has no curvature (Huber). It grows where steps are refused.
+Two products with `X` a step, and one system of at most `min(n + 1, d)` slots.
+
+Bertsekas, *Projected Newton Methods for Optimization Problems with Simple Constraints* (1982).
 """
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .._batching import any_lane
 from .._linalg import Cholesky, matmul
 from .._loops import cond, scan, while_loop
 from .._path import penalties, penalty
-from .._problem import AbstractProblem, AbstractLoss
+from .._problem import AbstractLoss, AbstractProblem
 from .._results import RESULTS, first_failure
 from .face_steps import ROUNDING
 
@@ -49,6 +52,7 @@ class _State(eqx.Module):
     slack: Float[Array, ""]  # the rounding of the objective
     least: Float[Array, ""]  # the least gap so far at this μ
     damping: Float[Array, ""]
+    is_lost: Bool[Array, ""]  # the loss and its curvature underflow: free separable data
     stalls: Array
     steps: Array
 
@@ -68,17 +72,27 @@ class _Steps(eqx.Module):
         """`state` with `x` and all that is a function of it."""
         (X, y, f), eps = _glm(self.problem), float(jnp.finfo(x.dtype).eps)
         u = matmul(X, x)
-        theta = -f.derivative(u, y)
+        theta, curvature = -f.derivative(u, y), f.curvature(u, y)
         # Xⱼᵀθ is a sum of terms up to ‖Xⱼ‖‖θ‖, and u, of terms up to Σ maxᵢ|Xᵢⱼ||xⱼ|, moves θ by
         # f″ times its own rounding.
         terms = jnp.linalg.norm(theta)
-        terms += jnp.linalg.norm(f.curvature(u, y)) * jnp.sum(self.largest * jnp.abs(x))
+        terms += jnp.linalg.norm(curvature) * jnp.sum(self.largest * jnp.abs(x))
         rounding = ROUNDING * eps * terms * self.norms
         cost = jnp.sum(penalty(x, self.kappa))
         loss = f.value(u, y)
+        objective = jnp.sum(loss - self.least_loss) + cost
         size = jnp.sum(jnp.abs(loss) + jnp.abs(self.least_loss) + jnp.abs(theta * u)) + cost
         return eqx.tree_at(
-            lambda s: (s.x, s.u, s.correlation, s.gap, s.rounding, s.objective, s.slack),
+            lambda s: (
+                s.x,
+                s.u,
+                s.correlation,
+                s.gap,
+                s.rounding,
+                s.objective,
+                s.slack,
+                s.is_lost,
+            ),
             state,
             (
                 x,
@@ -86,8 +100,9 @@ class _Steps(eqx.Module):
                 matmul(theta, X),
                 self.problem.gap_at(x, self.kappa, self.positive, rounding),
                 jnp.sum(rounding * jnp.abs(x)),
-                jnp.sum(loss - self.least_loss) + cost,
+                objective,
                 ROUNDING * eps * size,
+                (objective < _tiny(x.dtype)) & (jnp.max(curvature) < _tiny(x.dtype)),
             ),
         )
 
@@ -157,7 +172,7 @@ class _Steps(eqx.Module):
         chord = jnp.sum(theta**2) / jnp.where(height > 0, 2 * height, 1)
         unit = jnp.maximum(jnp.max(curvature), chord)
         scaled = scale[:, None] * columns
-        block = matmul(scaled * curvature / unit, scaled.T)
+        block = matmul(scaled * (curvature / unit)[None, :], scaled.T)
         damping = jnp.maximum(state.damping, least_damping)
         ridge = jnp.where(is_in, damping, 1)
         p = -scale * Cholesky(block + jnp.diag(ridge)).solve(scale * slope / unit)
@@ -200,6 +215,11 @@ def _glm(problem: AbstractProblem) -> tuple[Array, Array, AbstractLoss]:
     return glm
 
 
+def _tiny(dtype) -> float:
+    """The least number whose rounding, some eps of it, is not 0."""
+    return float(jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps)
+
+
 def newton_on_grid(
     problem: AbstractProblem,
     mu: Float[Array, " m"],
@@ -216,9 +236,13 @@ def newton_on_grid(
     d, dtype = X.shape[1], X.dtype
     floor = -f.conjugate(jnp.zeros_like(y), y)
     floor = jnp.where(jnp.isfinite(floor), floor, 0)
-    tiny = float(jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps)
-    steps_at = lambda kappa: _Steps(
-        problem, X.T, problem.column_norms(), jnp.max(jnp.abs(X), axis=0), floor, kappa, positive
+    columns, norms = X.T, problem.column_norms()
+    largest = jnp.max(jnp.abs(X), axis=0)
+    # The rounding of the loss, some eps of it, must not underflow: a gap of 0 would certify
+    # anything.
+    height = jnp.sum(f.value(jnp.zeros_like(y), y) - floor)
+    verdict = first_failure(
+        verdict, ((height >= _tiny(dtype)) | jnp.all(problem.r == 0), RESULTS.invalid_data)
     )
 
     def is_reached(s: _State) -> Array:
@@ -229,7 +253,7 @@ def newton_on_grid(
         result = first_failure(verdict, (mu > 0, RESULTS.invalid_grid))
         valid = result == RESULTS.successful
         kappa = penalties(problem, weights, mu)
-        steps = steps_at(kappa)
+        steps = _Steps(problem, columns, norms, largest, floor, kappa, positive)
         state = steps.at(state.x, state)
         zero = jnp.asarray(0)
         state = eqx.tree_at(
@@ -239,18 +263,18 @@ def newton_on_grid(
         )
 
         def goes_on(s: _State) -> Array:
-            # Below `tiny` the objective has no digits: separable data, free of a penalty.
-            able = (s.stalls < MOST_STALLS) & (s.steps < max_steps) & ~(s.objective < tiny)
+            able = (s.stalls < MOST_STALLS) & (s.steps < max_steps) & ~s.is_lost
             return valid & able & ~is_reached(s)
 
         state = while_loop(goes_on, lambda s: steps.step(s), state)
         is_fine = state.gap <= jnp.maximum(gap_tol, rough) * state.objective
-        good = is_reached(state) & (is_fine | (jnp.sum(penalty(state.x, kappa)) == 0))
+        # As for least squares: where no penalised entry is active, the objective may be 0.
+        is_fine = is_fine | (jnp.sum(penalty(state.x, kappa)) == 0)
+        good = is_reached(state) & is_fine & ~state.is_lost
         result = first_failure(result, (good, RESULTS.gap_not_reached))
         return state, (state.x, state.gap, result, state.steps)
 
     zero, nought = jnp.zeros((), dtype), jnp.asarray(0)
-    state = _State(
-        jnp.zeros(d, dtype), jnp.zeros_like(y), jnp.zeros(d, dtype), *[zero] * 6, nought, nought
-    )
+    start = jnp.zeros(d, dtype), jnp.zeros_like(y), jnp.zeros(d, dtype)
+    state = _State(*start, *[zero] * 6, jnp.asarray(False), nought, nought)
     return scan(one, state, mu)[1]

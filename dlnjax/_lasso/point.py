@@ -1,7 +1,7 @@
 """`lasso`: the lasso at given `μ`, each solution from the one before, stopped by the duality gap.
 
 The steps are in `face_steps.py`; here is the loop over `μ`, the stopping rule, and the rule of
-derivatives.
+derivatives. `generalized.py` has the loop and the steps for other losses than the square.
 """
 
 from typing import Any
@@ -40,7 +40,8 @@ class LassoPoint(eqx.Module):
     - `gap`: the duality gap at `x`, an upper bound of its suboptimality that includes rounding,
         shape `(...)`, in units of the loss.
     - `result`: how each solve ended, shape `(...)`.
-    - `stats`: `num_steps`, the number of pivots and gradient steps, shape `(...)`.
+    - `stats`: `num_steps`, the number of pivots and gradient steps, for other losses than the
+        square of Newton steps, shape `(...)`.
 
     !!! example
 
@@ -200,20 +201,24 @@ def lasso(
 
     **Arguments:**
 
-    - `problem`: a `LeastSquares` or `Quadratic` problem.
+    - `problem`: a `LeastSquares` or `Quadratic` problem, or one with another loss of the rows:
+        `Logistic`, `Poisson`, `Huber`, `Exponential`, `GeneralizedLinear`. No loss has a factor
+        `1/n`.
     - `mu`: `μ > 0`, any shape `(...)`. Each solution starts from the one before, so an increasing
         grid is fastest. (At `μ = inf` with `λ = 0`, no finite number of steps certifies a least
         loss that is positive.)
     - `positive`: restrict to `x ≥ 0`.
     - `weights`: `ω ≥ 0`, shape `(d,)`, or `(2, d)` for weights that differ between positive (first
         row) and negative entries. Default 1. A coordinate of weight 0 is unpenalised (an
-        intercept); one of weight `inf` is kept at 0.
+        intercept); one of weight `inf` is kept at 0. Where unpenalised coordinates separate the
+        classes, a logistic loss has no minimiser: `gap_not_reached`.
     - `gap_tol`: stop where the duality gap falls below `gap_tol · Lasso(x, μ)`, or below twice its
-        own rounding. For interpolated data the rounding is the larger one where `κ` is below about
-        1e-8 of the largest correlation (1e-4 in float32); `gap` includes it. Default 1e-8 in
+        own rounding. (Of a loss `f` whose least value is not 0, as Poisson's, the objective counts
+        above `Σ inf f`.) For interpolated data the rounding is the larger one where `κ` is below
+        about 1e-8 of the largest correlation (1e-4 in float32); `gap` includes it. Default 1e-8 in
         float64, 1e-4 in float32.
-    - `max_steps`: the most pivots and gradient steps for each value of `μ`. The default is a guard
-        only: with a warm start a point usually takes few.
+    - `max_steps`: the most pivots, gradient or Newton steps for each value of `μ`. The default is a
+        guard only: with a warm start a point usually takes few.
     - `throw`: raise if the gap is not reached, or if its rounding alone is above `eps^(1/5)` of the
         objective (7e-4 in float64). Under tracing, and with `throw=False`, nothing is raised:
         failed points are NaN, with their `result`.
@@ -230,13 +235,16 @@ def lasso(
         point = dln.lasso(problem, jnp.array([1.0, 2.0]))
         point.x  # (1, 0) and (1.5, 0.5)
         dln.lasso(problem, 2.0, weights=jnp.array([0.0, jnp.inf])).x  # (2, 0)
+        counts = dln.Poisson(jnp.eye(2), jnp.array([5.0, 2.0]))
+        dln.lasso(counts, 1.0).x  # log(y − κ) = (1.386, 0)
         ```
 
     !!! cite "Reference"
 
         Osborne, Presnell & Turlach, *A new approach to variable selection in least squares
         problems* (2000), the active set; Beck & Teboulle, FISTA (2009), with the restart of
-        O'Donoghue & Candès (2015), the safeguard.
+        O'Donoghue & Candès (2015), the safeguard. Bertsekas, *Projected Newton Methods for
+        Optimization Problems with Simple Constraints* (1982), for other losses.
     """
     check_loss(problem)
     positive = as_flag(positive, "positive")
