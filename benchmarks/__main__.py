@@ -1,5 +1,5 @@
 """`python -m benchmarks [NAME|all] [--out DIR] [--quick]`, with NAME one of `flow`, `lasso`,
-`endpoint`, `lanes`, `scaling`, `startup`, `limits`, `gaps`,
+`glm`, `endpoint`, `lanes`, `scaling`, `startup`, `limits`, `gaps`,
 `training`, `gradients`, `derivatives`, `sweep`, `cost`, `gpu`.
 
 dlnjax and its peers in one process run, interleaved. Needs `pip install -e '.[bench]'`, and
@@ -16,6 +16,7 @@ from pathlib import Path
 NAMES = (
     "flow",
     "lasso",
+    "glm",
     "endpoint",
     "lanes",
     "scaling",

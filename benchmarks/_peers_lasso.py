@@ -13,7 +13,7 @@ Path = tuple[np.ndarray, np.ndarray]  # κ at the knots (K,), x there (K, d)
 Grid = Callable[[np.ndarray, np.ndarray, np.ndarray, float], np.ndarray]
 
 
-def _load(name: str) -> Any:
+def load(name: str) -> Any:
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     try:
         return __import__(name)
@@ -43,7 +43,7 @@ def spams(X: np.ndarray, y: np.ndarray) -> Path:
 
 EXACT = {
     "scikit-learn lars_path": lars,
-    **({"SPAMS (C++)": spams} if _load("spams") is not None else {}),
+    **({"SPAMS (C++)": spams} if load("spams") is not None else {}),
 }
 
 
@@ -108,7 +108,7 @@ GRIDS: dict[str, Grid] = {
         ("celer", "celer_path", _celer),
         ("adelie", "adelie", _adelie),
     )
-    if _load(package) is not None
+    if load(package) is not None
 }
 
 

@@ -3,7 +3,7 @@
 Between two events the active set `A` and its signs `σ` are fixed, and all is the solution of a
 linear system:
 
-    lasso at μ       M_AA x_A = (r − κσ)_A,   κ = λ + ω/μ
+    lasso at μ       M_AA x_A = (r − κσ)_A,   κ = λ + ω/μ   (with another loss: `_on_curved_face`)
     lasso path       z_A = μu − w,   M_AA u = (r − λσ)_A,   M_AA w = (ωσ)_A
     limit process    (Mz)_A = (sr − (w(0) + λs)σ)_A,   (Mx)_A = (r − λσ)_A
 
@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._batching import any_lane
+from .._derivatives import held
 from .._linalg import matmul
 from .._loops import cond, scan
 from .._problem import AbstractProblem
@@ -56,8 +57,41 @@ def lasso_on_face(
     # Weights of ∞ belong to entries that are 0: selected by sign first, they never enter a sum.
     omega = jnp.where(x > 0, weights[0], jnp.where(x < 0, weights[1], 0))
     kappa = problem.weight_decay + omega / mu
+    if problem.glm() is not None:
+        return _on_curved_face(held(x), index, problem, kappa)
     rhs = (problem.r - kappa * jnp.sign(x))[jnp.minimum(index, d - 1)]
     return scatter(index, Face(problem, index).solve(rhs), d)
+
+
+@eqx.filter_custom_jvp
+def _on_curved_face(
+    x: Float[Array, " d"], index: Int[Array, " k"], problem: AbstractProblem, kappa: Array
+) -> Float[Array, " d"]:
+    """`x`, which solves `(∇ℓ(x) + κσ)_A = 0`, with its derivatives in `problem` and `κ`.
+
+    The rule calls the function itself, and so has derivatives of every order."""
+    return x
+
+
+@_on_curved_face.def_jvp
+def _(primals, tangents):
+    _, index, problem, kappa = primals
+    x = _on_curved_face(*primals)
+    d = x.shape[0]
+
+    def residual(problem, kappa):
+        return (problem.gradient(x) + kappa * jnp.sign(x))[jnp.minimum(index, d - 1)]
+
+    value, change = eqx.filter_jvp(residual, primals[2:], tangents[2:])
+    change = jnp.zeros_like(value) if change is None else change
+    # The Hessian on A is that of least squares with the rows √f″ aᵢ.
+    X, y, loss = problem.glm()
+    curvature = loss.curvature(matmul(X, x), y)
+    some = curvature > 0
+    root = jnp.where(some, jnp.sqrt(jnp.where(some, curvature, 1)), 0)
+    local = eqx.tree_at(lambda problem: problem.X, problem, root[:, None] * X)
+    # JAX transposes an `add`, which this linear map must allow, but not the `set` of `scatter`.
+    return x, jnp.zeros_like(x).at[index].add(-Face(local, index).solve(change), mode="drop")
 
 
 def path_on_segments(

@@ -408,8 +408,8 @@ def check_quadratic(problem: Any) -> None:
     if problem.glm() is not None:
         raise TypeError(
             f"The square of `LeastSquares` is assumed here, got the loss of `{name}`: its path is "
-            "not piecewise linear. `dlnjax.gradient_flow` follows its flow, and "
-            "`problem.duality_gap` and `dlnjax.certificate` bound its lasso gap."
+            "not piecewise linear. `dlnjax.gradient_flow` follows its flow, `dlnjax.lasso` solves "
+            "it on a grid of μ, and `problem.duality_gap` bounds the lasso gap of any point."
         )
     if _is_quadratic_by_construction(problem) or not is_concrete(*jax.tree.leaves(problem)):
         return
