@@ -166,8 +166,8 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
     )
     gap_not_reached = (
         "The requested relative duality gap was not reached within `max_steps` "
-        "iterations. Raise `max_steps`, loosen `gap_tol`, or, for least squares, take the point from "
-        "`lasso_path`, which is exact. (Where coordinates of weight 0 separate the classes, a "
+        "iterations. Raise `max_steps`, loosen `gap_tol`, or, for least squares, take the point "
+        "from `lasso_path`, which is exact. (Where coordinates of weight 0 separate the classes, a "
         "logistic loss has no minimiser.)"
     )
 
