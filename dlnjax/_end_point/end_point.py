@@ -381,6 +381,9 @@ def _without_decay(
         digits = jnp.where(has_choice, newton.sensitivity_to_data(state), 0)
         sensitivity = jnp.maximum(sensitivity, digits)
     x, dual = differentiable_end(newton, state, growth, problem)
+    if log_eps is not None:
+        # A column of zeros keeps its start, for which Newton's method does not wait.
+        x = jnp.where(problem.gram_diagonal() > 0, x, network.initial(log_eps)())
     dual = jnp.where(is_free, dual, -jnp.inf) if certificate is None else certificate
 
     # Newton's residual covers the allowed coordinates only. If moving another one still lowers the
