@@ -15,7 +15,7 @@ from .._active_set.projection import Prior, prior_of
 from .._active_set.transform import event_driven
 from .._checks import as_count, as_float, check_scalar, is_concrete
 from .._path import LimitFlow
-from .._problem import AbstractProblem, check_quadratic, default_events, validity
+from .._problem import AbstractProblem, check_loss, default_events, validity
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractDualNetwork, AbstractNetwork
 from ..networks.base import (
@@ -24,6 +24,7 @@ from ..networks.base import (
     matched,
     takes,
 )
+from .generalized import follow_rows
 from .process import follow
 
 
@@ -37,7 +38,8 @@ def _limit(
     positive: bool,
     max_knots: int,
 ) -> LimitFlow:
-    run = ft.partial(follow, positive=positive, max_knots=max_knots)
+    process = follow if problem.glm() is None else follow_rows
+    run = ft.partial(process, positive=positive, max_knots=max_knots)
     solve = event_driven(run, limit_on_segments, problem)
     limit = solve(problem, initial_dual, s_max, prior)
     # A refused network or start has NaN in `initial_dual`, from which the process knows no cause:
@@ -60,13 +62,21 @@ def limit_flow(
 
     The scaled dual variable `w ≥ 0` moves at `dw/ds = λ ∓ (r − Mx)`. The plateau `x` minimises
     `ℓ(x) + λ‖x‖₁` over the `x` that are supported on the coordinates with `w = 0`, with their
-    signs. The next jump is where the first `w` reaches 0.
+    signs. The next jump is where the first `w` reaches 0. (For another loss than the square,
+    `∇ℓ(x)` is in place of `Mx − r`.)
+
+    Where data separate (`Logistic`, `Exponential`), the process ends at the first set of active
+    coordinates that separates them: there the loss has no minimiser, and `x` jumps to infinity.
+    This is the last jump, `limit.face` has the signs of these coordinates, and the limit is NaN
+    beyond. With more coordinates than rows, this is almost always so.
 
     Differentiable in both modes, jumps included, on the active sets found:
 
     - at a jump, derivatives are those of the plateau that follows;
     - where several coordinates jump at once, the derivative of the time is that of one of them, and
         linearly dependent columns divide the change of `z` in proportion to the plateau;
+    - (for other losses than the square, after such a jump those of `z` hold for changes of the data
+        that keep these coordinates together);
     - where linearly dependent columns are active together, derivatives hold for changes of the data
         that leave them dependent;
     - a coordinate that rests at `x = 0` with `w = 0` (±1 designs) is held there, with derivative 0.
@@ -77,7 +87,8 @@ def limit_flow(
     - `network`: `UV`, `USquared` or another `AbstractDualNetwork` of `d` coordinates. Only the
         limit of its `w(0)` counts, which at depth 2 is 1 whatever the shape; and the shape itself
         where several `x` minimise the loss.
-    - `problem`: a `LeastSquares` or `Quadratic` problem, with its weight decay `λ`.
+    - `problem`: a `LeastSquares`, `Quadratic` or `GeneralizedLinear` problem, such as `Logistic`,
+        with its weight decay `λ`.
     - `s_max`: where to stop, in rescaled time, a scalar `> 0`. By default the process runs to its
         end.
     - `start`: a linear model `x₀`, shape `(d,)`, from which the network is fine-tuned: the end of
@@ -119,7 +130,7 @@ def limit_flow(
 
         [B25] §4.1, arXiv 2509.18766; [PF23] Algorithm 1, arXiv 2304.00488.
     """
-    check_quadratic(problem)
+    check_loss(problem)
     if not isinstance(network, AbstractDualNetwork):
         raise TypeError(
             f"The limit process needs the dual variable of an `AbstractDualNetwork`, which "

@@ -9,6 +9,7 @@
 """
 
 import abc
+import math
 
 import equinox as eqx
 import jax
@@ -222,7 +223,7 @@ class HuberLoss(AbstractLoss):
 def _capped_exp(v: Array) -> Array:
     # The fourth root of the largest number, as links are capped (`networks.base.log_cap`): products
     # of such numbers stay finite in the steps that are rejected.
-    return jnp.exp(jnp.minimum(v, float(jnp.log(jnp.finfo(v.dtype).max)) / 4))
+    return jnp.exp(jnp.minimum(v, math.log(jnp.finfo(v.dtype).max) / 4))
 
 
 def _conjugate_of_exp(a: Array) -> Array:
