@@ -1,4 +1,4 @@
-"""The minimiser of `ℓ(x) + λ⟨1, q⟩` over signed `q ≥ 0` for a convex loss of the rows, `Σ f(Xx, y)`.
+"""The minimiser of `ℓ(x) + λ⟨1, q⟩` over signed `q ≥ 0`, for a convex loss `ℓ(x) = Σ f(Xx, y)`.
 
 The method is that of Lawson and Hanson, with Newton's method on the free coordinates:
 
@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._batching import any_lane
+from .._derivatives import held
 from .._linalg import inverse_factor, matmul
 from .._loops import while_loop
 from .._problem import AbstractLoss, AbstractProblem, LeastSquares
@@ -212,42 +213,33 @@ def most_steps(slots: int) -> int:
     return 32 * slots + 256
 
 
-class Minimum(eqx.Module):
-    """A minimiser, in the user's units, and how its search ended."""
-
-    x: Float[Array, " d"]
-    sign: Int[Array, " d"]
-    result: RESULTS
-    steps: Int[Array, ""]
-
-
-def minimize(problem: AbstractProblem, signs: int) -> Minimum:
-    """A minimiser of `ℓ(x) + λ‖x‖₁`, over `x ≥ 0` if there is one sign, without derivatives."""
-    rows = Rows(problem)
-    k = slots_of(problem)
-    allowed = jnp.ones((signs, rows.X.shape[1]), bool)
-
-    def goes_on(state):
-        return any_lane(~state[2])
+def minimize(problem: AbstractProblem, positive: bool) -> tuple[Array, Array, RESULTS]:
+    """A minimiser of `ℓ(x) + λ‖x‖₁`, over `x ≥ 0` if `positive`, shape `(d,)`; its signs, 0 where
+    it is not free; and how the search ended. It has no derivatives."""
+    rows, k = Rows(problem), slots_of(problem)
+    allowed = jnp.ones((1 if positive else 2, rows.X.shape[1]), bool)
+    allowed = allowed & (rows.scale > 0)[None, :]
+    # As many as for a jump, for each coordinate that may join.
+    most = k * most_steps(k)
 
     def step(state):
         position, steps, is_done, separates = state
-        moved = advance(rows, position, allowed, k)
-        ends = is_done | moved.is_minimum | moved.separates | (steps >= most_steps(k) * k)
-        position = jax.tree.map(
-            lambda old, new: jnp.where(ends, old, new), position, moved.position
-        )
-        separates = separates | (moved.separates & ~is_done)
-        return position, steps + (~ends).astype(jnp.int32), ends, separates
+        move = advance(rows, position, allowed, k)
+        separates = separates | (move.separates & ~is_done)
+        is_done = is_done | move.is_minimum | separates | (steps >= most)
+        choose = lambda old, new: jnp.where(is_done, old, new)
+        position = jax.tree.map(choose, position, move.position)
+        return position, steps + 1, is_done, separates
 
     no = jnp.asarray(False)
+    goes_on = lambda state: any_lane(~state[2])
     start = Position.zero(rows), jnp.asarray(0, jnp.int32), no, no
     position, steps, _, separates = while_loop(goes_on, step, start)
-    is_reached = position.is_settled & ~position.is_flat & (steps < most_steps(k) * k)
+    is_reached = position.is_settled & ~position.is_flat & (steps <= most)
     result = first_failure(
         (~separates, RESULTS.data_separate), (is_reached, RESULTS.minimizer_not_reached)
     )
-    return Minimum(position.x * rows.scale, position.sign, result, steps)
+    return position.x * rows.scale, position.sign, result
 
 
 def slots_of(problem: AbstractProblem) -> int:
@@ -273,6 +265,19 @@ def on_face(
 
     start = lax.stop_gradient(gather(x, index))
     return spread(lax.custom_root(residual, start, lambda _, start: start, tangent_solve))
+
+
+def square_of(problem: AbstractProblem, positive: bool) -> tuple[LeastSquares, RESULTS]:
+    """`square_at` a minimiser of `ℓ(x) + λ‖x‖₁`, over `x ≥ 0` if `positive`: differentiable, on the
+    coordinates that are free there."""
+    d, fixed = problem.r.shape[0], held(problem)
+    x, sign, result = minimize(fixed, positive)
+    good = result == RESULTS.successful
+    # Nothing is free where there is no minimiser: derivatives there would be NaN.
+    index = jnp.nonzero(good & (sign != 0), size=slots_of(problem), fill_value=d)[0]
+    index = index.astype(jnp.int32)
+    x = on_face(jnp.where(good, x, 0), index, gather(sign, index), problem)
+    return square_at(x, problem), result
 
 
 def square_at(x: Float[Array, " d"], problem: AbstractProblem) -> LeastSquares:
