@@ -62,20 +62,25 @@ class Rows(eqx.Module):
         falls = side * self.loss.derivative(side * (math.log(most) / 4), y) < 0
         self.vanishes = falls & (self.loss.derivative(side * most**0.5, y) == 0)
 
-    def force(self, x: Array) -> tuple[Array, Array, Array]:
-        """`−∇ℓ(x)`, a bound of its rounding, shape `(d,)` each, and whether `x` separates."""
+    def force(self, x: Array) -> tuple[Array, Array]:
+        """`−∇ℓ(x)` and a bound of its rounding, shape `(d,)` each."""
         f, y, tol = self.loss, self.y, Tolerances(self.X.dtype)
         u, size = matmul(self.X, x), matmul(jnp.abs(self.X), jnp.abs(x))
         slope, curvature = f.derivative(u, y), f.curvature(u, y)
         # The terms from which `f′(u)` comes, of which `floor` is a hundred roundings.
         terms = jnp.abs(f.derivative(jnp.zeros_like(u), y)) + jnp.abs(slope) + curvature * size
         hidden = tol.floor * (matmul(terms, jnp.abs(self.X)) + self.decay)
-        # All losses vanish along the ray through x: this is a proof that they do on its face. A sum
-        # whose sign is rounding proves nothing.
+        return -matmul(slope, self.X), hidden
+
+    def separates(self, v: Array) -> Array:
+        """Whether the loss falls for ever along `v`, so that it has no minimiser on a cone with
+        `v`: the loss of a row falls, to its limit, or the row does not see `v`."""
+        image, size = matmul(self.X, v), matmul(jnp.abs(self.X), jnp.abs(v))
+        # A sum whose sign is rounding counts as 0.
+        is_zero = jnp.abs(image) <= Tolerances(v.dtype).floor * size
         up, down = self.vanishes
-        is_sure = jnp.abs(u) > tol.floor * size
-        separates = jnp.all(is_sure & jnp.where(u > 0, up, down)) & jnp.all(self.decay == 0)
-        return -matmul(slope, self.X), hidden, separates
+        falls = is_zero | jnp.where(image > 0, up, down)
+        return jnp.all(falls) & jnp.any(~is_zero) & jnp.all(self.decay == 0)
 
 
 class Position(eqx.Module):
@@ -108,7 +113,7 @@ def advance(rows: Rows, position: Position, allowed: Bool[Array, "signs d"], slo
     """One step of the method above, with at most `slots` free coordinates."""
     tol = Tolerances(rows.X.dtype)
     d, x = rows.X.shape[1], position.x
-    force, hidden, separates = rows.force(x)
+    force, hidden = rows.force(x)
     falls = sides(force, allowed) - rows.decay[None, :]
     is_free = position.sign != 0
 
@@ -130,6 +135,11 @@ def advance(rows: Rows, position: Position, allowed: Bool[Array, "signs d"], slo
     u = matmul(rows.X, x)
     curvature = rows.loss.curvature(u, rows.y)
     p, is_flat = _newton(columns, curvature, push)
+    # Both are proofs: `x` lies in the cone, and so does a step on which no coordinate shrinks. Steps
+    # towards infinity come to be such ones.
+    grows = jnp.all(p >= -tol.floor * jnp.max(p))
+    is_along = grows & rows.separates(scatter(index, side * p, d))
+    separates = rows.separates(x) | is_along
     ratio = jnp.where(p < 0, -q / jnp.where(p < 0, p, 1), jnp.inf)
     bound = jnp.min(ratio)
     du, cost = matmul(columns, p), jnp.sum(gather(rows.decay, index) * p)

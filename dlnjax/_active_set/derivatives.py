@@ -115,7 +115,7 @@ def limit_on_segments(
         plateaus = scatter(index, jax.vmap(Face.solve)(faces, r[at] - decay * sign), d)
     else:
         minimiser = lambda x, index, sign: on_face(x, index, sign, problem)
-        plateaus = jax.vmap(minimiser)(segments.plateau, index, sign)
+        plateaus = jax.vmap(minimiser)(segments.plateau, index, segments.sign)
     is_shared = jnp.zeros(index.shape[0], bool)
     if prior is not None and segments.selection is not None:
         is_shared = jnp.any(segments.selection.free, axis=(1, 2))

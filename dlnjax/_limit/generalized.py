@@ -10,9 +10,9 @@ So `w` and `z` are piecewise linear here too. Each step of the loop makes one st
 or, where that has come to rest, the next jump: the first `w` that falls reaches 0. Coordinates
 with `x = 0` whose `w` rises are no longer in `{w = 0}` then.
 
-Where the data separate on `{w = 0}` there is no minimiser, and the process ends: `x` leaves for
-infinity. Where columns of `{w = 0}` depend on each other, `minimizer.py` chooses among the
-minimisers, which are those of `square_at`.
+Where the data, or some rows of them, separate on `{w = 0}` there is no minimiser, and the process
+ends: `x` leaves for infinity. Where columns of `{w = 0}` depend on each other, `minimizer.py`
+chooses among the minimisers, which are those of `square_at`.
 """
 
 import equinox as eqx
@@ -208,7 +208,7 @@ def _assemble(
 
     # `w` anew, from the plateaus: w ≥ 0, and w = 0 at both ends of each segment on which its
     # coordinate moves. After the last knot, its speed.
-    forces, _, _ = jax.vmap(rows.force)(slopes)
+    forces, _ = jax.vmap(rows.force)(slopes)
     lengths = jnp.diff(knots)[:, None]
     dual = jnp.concatenate([jnp.zeros((1, d), dtype), jnp.cumsum(forces[:-1] * lengths, axis=0)])
     # Up to the first jump x = 0.
@@ -270,7 +270,7 @@ def _assemble(
         stats={"num_pivots": state.steps, "max_violation": worst},
         positive=positive,
         num_jumps=num_knots - state.is_cut.astype(jnp.int32),
-        face=signed(is_on_face.astype(jnp.int32)),
+        face=signed(is_on_face.astype(dtype)).astype(jnp.int32),
     )
     segments = Segments(
         index, sign, record.opening, record.opening_sign, selection, found * rows.scale[None, :]

@@ -66,9 +66,10 @@ def limit_flow(
     `∇ℓ(x)` is in place of `Mx − r`.)
 
     Where data separate (`Logistic`, `Exponential`), the process ends at the first set of active
-    coordinates that separates them: there the loss has no minimiser, and `x` jumps to infinity.
-    This is the last jump, `limit.face` has the signs of these coordinates, and the limit is NaN
-    beyond. With more coordinates than rows, this is almost always so.
+    coordinates that separates them, or some rows while the others do not see the direction: there
+    the loss has no minimiser, and `x` jumps to infinity. This is the last jump, `limit.face` has
+    the signs of these coordinates, and the limit is NaN beyond. With more coordinates than rows,
+    this is almost always so. (So it is for rows of `Poisson` with the count 0.)
 
     Differentiable in both modes, jumps included, on the active sets found:
 
@@ -124,6 +125,11 @@ def limit_flow(
         limit.jumps[:2]  # (0.5, 1)
         limit.plateau(0.7)  # (2, 0)
         limit.x_mean(1.0)  # (1, 0), the lasso at μ = 1
+
+        # The first coordinate jumps at s = 1, the second separates the data at s = 2.2.
+        X = jnp.array([[3.0, 1.0], [-1.0, 1.0]])
+        limit = dln.limit_flow(dln.UV(jnp.ones(2), jnp.zeros(2)), dln.Logistic(X, jnp.ones(2)))
+        limit.jumps[:2], limit.face
         ```
 
     !!! cite "Reference"

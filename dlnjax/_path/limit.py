@@ -20,14 +20,14 @@ class LimitFlow(PiecewiseLinearPath):
 
     A process that was stopped at `s_max` is NaN beyond it; its last knot, just after `s_max`, is no
     jump. Where the data separate (`Logistic`, `Exponential`), the last jump is to infinity, and the
-    process is NaN beyond it.
+    process is NaN beyond it; its `result` is `successful`.
 
     **Attributes:** those of `PiecewiseLinearPath`, where `weights` is `w(0)`, and
 
     - `num_jumps`: the number of knots that are jumps, a scalar.
-    - `face`: where the data separate, the signs of the coordinates that are active after the last
-        jump, shape `(d,)`: the loss tends to 0 on the `x` with these signs, and on those of no
-        earlier plateau. 0 where `x` stays finite.
+    - `face`: where the last jump is to infinity, the signs of the coordinates that are active after
+        it, shape `(d,)`: the `x` with these signs are the first on which the data, or some rows of
+        them, separate. 0 where `x` stays finite.
 
     !!! example
 
