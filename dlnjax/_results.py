@@ -135,6 +135,17 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "tell which of them is the limit: `x` is some of them; `Xx` and the jumps are right. Merge "
         "near-duplicate columns, use float64, give the network a `growth`, or pass `throw=False`."
     )
+    minimizer_not_reached = (
+        "Newton's method found no minimiser of the loss on the active coordinates, or several: the "
+        "curvature of the loss vanishes there to rounding. Some rows are almost separated from the "
+        "others, or all residuals are outliers (`Huber`), or columns almost depend on each other. "
+        "Add weight decay, use float64, or merge near-duplicate columns."
+    )
+    data_separate = (
+        "The data, or some rows of them, separate: the loss has no minimiser, and the flow goes to "
+        "infinity, so that it has no end point. `limit_flow(network, problem).face` says on which "
+        "coordinates it leaves as ε → 0; with weight decay the end point is finite."
+    )
     flow_not_finite = (
         "The trajectory is not finite: it overflows in this precision. Scale the data, or use "
         "float64."

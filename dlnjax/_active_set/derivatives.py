@@ -7,6 +7,9 @@ linear system:
     lasso path       z_A = μu − w,   M_AA u = (r − λσ)_A,   M_AA w = (ωσ)_A
     limit process    (Mz)_A = (sr − (w(0) + λs)σ)_A,   (Mx)_A = (r − λσ)_A
 
+Of another loss than the square, the plateau `x` is the root of `∇ℓ(x)_A = −λσ`, and `z` the sum of
+the plateaus times their durations.
+
 The solvers find the events without derivatives and return the active sets (`Segments`). Where
 derivatives are asked for, these systems are solved again, as differentiable functions of the data:
 in both modes and of every order, in `O(k³)` time and one `k × k` block a segment.
@@ -29,6 +32,7 @@ from .._linalg import matmul
 from .._loops import cond, scan
 from .._problem import AbstractProblem
 from ..networks.prior import Prior
+from .convex import on_face, square_at
 from .face import Face
 from .minimizer import Selection, plateau
 from .projection import solve_symmetric
@@ -46,6 +50,8 @@ class Segments(eqx.Module):
     opening: Int[Array, " K"] | None = None  # the coordinate whose jump opens the segment
     opening_sign: Int[Array, " K"] | None = None  # 0 if the segment was cut at `s_max`
     selection: Selection | None = None  # which minimiser, where several exist
+    # Of a loss that is not the square, for which it is no solution of a linear system.
+    plateau: Float[Array, "K d"] | None = None
 
 
 def lasso_on_face(
@@ -139,7 +145,12 @@ def limit_on_segments(
     at = jnp.minimum(index, d - 1)
     faces = jax.vmap(lambda index: Face(problem, index))(index)
     start = jnp.where(sign > 0, initial_dual[0][at], initial_dual[-1][at])
-    plateaus = scatter(index, jax.vmap(Face.solve)(faces, r[at] - decay * sign), d)
+    is_square = segments.plateau is None
+    if is_square:
+        plateaus = scatter(index, jax.vmap(Face.solve)(faces, r[at] - decay * sign), d)
+    else:
+        minimiser = lambda x, index, sign: on_face(x, index, sign, problem)
+        plateaus = jax.vmap(minimiser)(segments.plateau, index, segments.sign)
     is_shared = jnp.zeros(index.shape[0], bool)
     if prior is not None and segments.selection is not None:
         is_shared = jnp.any(segments.selection.free, axis=(1, 2))
@@ -161,17 +172,21 @@ def limit_on_segments(
         return z + share_of * matmul(solve_symmetric(H, jnp.where(moves, asked, 0)), rows)
 
     def jump(carry, row):
-        s, z, x = carry
+        s, z, x, dual = carry
         face, index, sign, start, next_x, j, side, is_shared = row
         side_of = side.astype(r.dtype)
-        image, speed = problem.matvec(z), problem.matvec(x)
+        force = -problem.gradient(x)
+        if is_square:
+            dual = s * r - problem.matvec(z)
         w = jnp.where(side > 0, initial_dual[0, j], initial_dual[-1, j])
-        w = w + decay * s - side_of * (s * r[j] - image[j])
-        falls = side_of * (r[j] - speed[j]) - decay
+        w = w + decay * s - side_of * dual[j]
+        falls = side_of * force[j] - decay
         is_jump = (side != 0) & (falls > 0)
         step = jnp.where(is_jump, w / jnp.where(is_jump, falls, 1), 0)
         step = jnp.where(side != 0, step, end - s)
-        s, z = s + step, z + step * x
+        s, z, dual = s + step, z + step * x, dual + step * force
+        if not is_square:
+            return (s, z, next_x, dual), (s, z)
         # If several w reach 0 together, the time follows from one of them, but z must satisfy the
         # equations w = 0 of all of them: else its derivative would be wrong after a tie.
         at = jnp.minimum(index, d - 1)
@@ -185,7 +200,7 @@ def limit_on_segments(
         rhs = target - problem.matvec(rests)[at]
         on_face = rests.at[index].set(face.solve(rhs), mode="drop")
         z = jnp.where(is_jump, on_face, z)
-        return (s, z, next_x), (s, z)
+        return (s, z, next_x, dual), (s, z)
 
     # Rows that are not filled have no opening coordinate and step to `end`; the caller drops them.
     # Were `end` infinite they would be NaN, and in reverse mode all derivatives with them.
@@ -194,7 +209,7 @@ def limit_on_segments(
     j = jnp.minimum(segments.opening, d - 1)
     rows = faces, index, sign, start, plateaus, j, segments.opening_sign, is_shared
     zeros = jnp.zeros_like(r)
-    _, (s, z) = scan(jump, (jnp.zeros_like(s_max), zeros, zeros), rows)
+    _, (s, z) = scan(jump, (jnp.zeros_like(s_max), zeros, zeros, zeros), rows)
     return s, z, plateaus
 
 
@@ -209,11 +224,12 @@ def _selected(
 
     # Reverse mode would store `k × d` intermediates for each of the K plateaus.
     @jax.checkpoint
-    def at(problem, prior, row):
-        return plateau(problem, prior, row.free, row.basis, row.theta)
+    def at(problem, prior, row, x):
+        square = problem if problem.glm() is None else square_at(x, problem)
+        return plateau(square, prior, row.free, row.basis, row.theta)
 
     def some(plateaus, problem, prior):
-        chosen = lax.map(lambda row: at(problem, prior, row), selection)
+        chosen = lax.map(lambda row: at(problem, prior, *row), (selection, plateaus))
         return jnp.where(is_selected[:, None], chosen, plateaus)
 
     # Most problems have no such plateau, and then skip the solves, in a batch too.

@@ -8,6 +8,7 @@
 | `λ = 0`, `x ≥ 0` | the same over `argmin ℓ` in `x ≥ 0` | its zeros by `lasso_path`, then Newton |
 | `λ = 0`, `ε → 0` | the selected minimum 1-norm point | its face by `minimum_norm`, then Newton |
 | traced `λ` | either | both cases, then select |
+| another loss | that of a least-squares problem | its minimiser, then as above (`_as_square`) |
 
 The Newton method is that of `newton.py`. Solutions carry derivatives by the implicit function
 theorem (`derivatives.py`); everything that decides which equations hold is constant (`held`).
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Real
 
+from .._active_set.convex import square_of
 from .._checks import (
     as_count,
     as_log_eps,
@@ -35,7 +37,7 @@ from .._lasso.path import lasso_path
 from .._path import kkt_violation, largest_correlation, rounding_units
 from .._problem import (
     AbstractProblem,
-    check_quadratic,
+    check_loss,
     harmless,
     validity,
     without_decay,
@@ -111,6 +113,9 @@ def end_point(
     active coordinates, and one rounding of `w(0)`, of the shape or of `X` moves it by the ratio of
     the two. (At `D = 4`, `ε = 1e-9`: 1e-11.)
 
+    For another loss than the square (`Logistic`, `Poisson`, `Huber`) the same holds of its
+    minimisers, and of its lasso. Where the data separate there are none: `data_separate`.
+
     Differentiable by the implicit function theorem, in both modes and to every order. At `λ = 0`
     the end point jumps, and the derivative in `λ` is 0 (`limit_point` of `Linear` does not jump:
     its derivative is `−(M†)²r`). If `X` does not have full rank, the derivative in `X` holds along
@@ -121,8 +126,9 @@ def end_point(
 
     - `network`: its weights are the shape of the initialisation. A large initialisation goes
         there too.
-    - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included. Singular values
-        below rounding count as 0.
+    - `problem`: a `LeastSquares`, `Quadratic` or `GeneralizedLinear` problem, weight decay included
+        (0 for `Linear` and another loss than the square). Singular values below rounding count as
+        0.
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
     - `rtol`: bound of the residual, relative to the largest `‖Xⱼ‖|xⱼ|`. Default: 512 roundings.
         Where the initialisation is larger than `x`, the residual may be the rounding of the
@@ -134,8 +140,8 @@ def end_point(
     **Returns:** an `EndPoint`.
 
     **Raises:** `ValueError`/`TypeError` for bad input, and `TypeError` for a network without the
-    method `growth`; an `EquinoxRuntimeError` if Newton's method fails, or if `x` depends on digits
-    that the dtype does not have.
+    method `growth`; an `EquinoxRuntimeError` if Newton's method fails, if `x` depends on digits
+    that the dtype does not have, or if the data separate.
 
     !!! example
 
@@ -152,7 +158,7 @@ def end_point(
         [Woo20] arXiv 2002.09277, Theorems 1 and 3; [W23] arXiv 2307.07410; with weight decay,
         [B25] arXiv 2509.18766, Lemma 4.4.
     """
-    check_quadratic(problem)
+    check_loss(problem)
     log_eps = as_log_eps(eps, log_eps, problem.r.dtype)
     return _end(network, problem, log_eps, rtol, max_steps, throw)
 
@@ -194,7 +200,7 @@ def limit_point(
 
         [W23] arXiv 2307.07410, on which minimiser is chosen.
     """
-    check_quadratic(problem)
+    check_loss(problem)
     return _end(network, problem, None, rtol, max_steps, throw)
 
 
@@ -220,6 +226,12 @@ def _end(network, problem, log_eps, rtol, max_steps, throw) -> EndPoint:
     # If `weight_decay` is traced its sign is not known: compute both cases and select.
     decay = problem.weight_decay
     decays = bool(np.asarray(decay) > 0) if is_concrete(decay) else None
+    if isinstance(network, Linear) and problem.glm() is not None and decays:
+        raise TypeError(
+            "The end point of `Linear` with weight decay is known for the square only, got the "
+            f"loss of {type(problem).__name__} and a decay of {float(decay)}. Use "
+            "`weight_decay=0`, or `gradient_flow` and a large `s`."
+        )
     end = _solve(network, problem, log_eps, rtol, jnp.asarray(max_steps), decays)
     return raise_on_failure(end, end.result, throw)
 
@@ -246,6 +258,8 @@ def _solve(
     problem, network = harmless(problem, valid), harmless_network(network, valid)
     if log_eps is not None:
         log_eps = jnp.where(valid, log_eps, -1)
+    if problem.glm() is not None:
+        problem, verdict = _as_square(network, problem, verdict, decays)
     if isinstance(network, Linear):
         end = _linear(network, problem, log_eps)
     elif decays is None:
@@ -262,6 +276,30 @@ def _solve(
     good = result == RESULTS.successful
     x, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (end.x, end.dual))
     return EndPoint(x, dual, result, end.stats)
+
+
+def _as_square(
+    network: AbstractDualNetwork | Linear,
+    problem: AbstractProblem,
+    verdict: RESULTS,
+    decays: bool | None,
+) -> tuple[AbstractProblem, RESULTS]:
+    """The least-squares problem with the same end point as that of another loss, which is found as
+    a minimiser, and `verdict` with the outcome of that."""
+    if decays is None:
+        # At λ = 0 the end point jumps, and its derivative in λ is 0, as it is for the square.
+        decay = jnp.where(problem.weight_decay > 0, problem.weight_decay, 0)
+        problem = eqx.tree_at(lambda problem: problem.weight_decay, problem, decay)
+    elif not decays:
+        problem = without_decay(problem)
+    if isinstance(network, Linear):
+        # Its decay is a ridge, not a 1-norm.
+        verdict = first_failure(verdict, (problem.weight_decay == 0, RESULTS.invalid_decay))
+        problem = without_decay(problem)
+    positive = isinstance(network, AbstractDualNetwork) and network.positive
+    square, found = square_of(problem, positive)
+    verdict = first_failure(verdict, found)
+    return harmless(square, verdict == RESULTS.successful), verdict
 
 
 def _linear(network: Linear, problem: AbstractProblem, log_eps: Array | None) -> EndPoint:

@@ -14,12 +14,13 @@ from .._active_set.derivatives import limit_on_segments
 from .._active_set.transform import event_driven
 from .._checks import as_count, as_float, check_scalar, is_concrete
 from .._path import LimitFlow
-from .._problem import AbstractProblem, check_quadratic, default_events, validity
+from .._problem import AbstractProblem, check_loss, default_events, validity
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractDualNetwork, AbstractNetwork
 from ..networks.base import harmless_network, matched, shape_of, takes
 from ..networks.pretrained import Pretrained, as_start
 from ..networks.prior import Prior
+from .generalized import follow_rows
 from .process import follow
 
 
@@ -33,7 +34,8 @@ def _limit(
     positive: bool,
     max_knots: int,
 ) -> LimitFlow:
-    run = ft.partial(follow, positive=positive, max_knots=max_knots)
+    process = follow if problem.glm() is None else follow_rows
+    run = ft.partial(process, positive=positive, max_knots=max_knots)
     solve = event_driven(run, limit_on_segments, problem)
     limit = solve(problem, initial_dual, s_max, prior)
     # A refused network or start has NaN in `initial_dual`, from which the process knows no cause:
@@ -56,13 +58,22 @@ def limit_flow(
 
     The scaled dual variable `w ≥ 0` moves at `dw/ds = λ ∓ (r − Mx)`. The plateau `x` minimises
     `ℓ(x) + λ‖x‖₁` over the `x` that are supported on the coordinates with `w = 0`, with their
-    signs. The next jump is where the first `w` reaches 0.
+    signs. The next jump is where the first `w` reaches 0. (For another loss than the square,
+    `∇ℓ(x)` is in place of `Mx − r`.)
+
+    Where data separate (`Logistic`, `Exponential`), the process ends at the first set of active
+    coordinates that separates them, or some rows while the others do not see the direction: there
+    the loss has no minimiser, and `x` jumps to infinity. This is the last jump, `limit.face` has
+    the signs of these coordinates, and the limit is NaN beyond. With more coordinates than rows,
+    this is almost always so. (So it is for rows of `Poisson` with the count 0.)
 
     Differentiable in both modes, jumps included, on the active sets found:
 
     - at a jump, derivatives are those of the plateau that follows;
     - where several coordinates jump at once, the derivative of the time is that of one of them, and
         linearly dependent columns divide the change of `z` in proportion to the plateau;
+    - (for other losses than the square, after such a jump those of `z` hold for changes of the data
+        that keep these coordinates together);
     - where linearly dependent columns are active together, derivatives hold for changes of the data
         that leave them dependent;
     - a coordinate that rests at `x = 0` with `w = 0` (±1 designs) is held there, with derivative 0.
@@ -73,7 +84,8 @@ def limit_flow(
     - `network`: `UV`, `USquared` or another `AbstractDualNetwork` of `d` coordinates. Only the
         limit of its `w(0)` counts, which at depth 2 is 1 whatever the shape; and the shape itself
         where several `x` minimise the loss.
-    - `problem`: a `LeastSquares` or `Quadratic` problem, with its weight decay `λ`.
+    - `problem`: a `LeastSquares`, `Quadratic` or `GeneralizedLinear` problem, such as `Logistic`,
+        with its weight decay `λ`.
     - `s_max`: where to stop, in rescaled time, a scalar `> 0`. By default the process runs to its
         end.
     - `start`: short for the network `Pretrained(network, start)`: a linear model `x₀`, shape
@@ -110,13 +122,18 @@ def limit_flow(
         limit.jumps[:2]  # (0.5, 1)
         limit.plateau(0.7)  # (2, 0)
         limit.x_mean(1.0)  # (1, 0), the lasso at μ = 1
+
+        # The first coordinate jumps at s = 1, the second separates the data at s = 2.2.
+        X = jnp.array([[3.0, 1.0], [-1.0, 1.0]])
+        limit = dln.limit_flow(dln.UV(jnp.ones(2), jnp.zeros(2)), dln.Logistic(X, jnp.ones(2)))
+        limit.jumps[:2], limit.face
         ```
 
     !!! cite "Reference"
 
         [B25] §4.1, arXiv 2509.18766; [PF23] Algorithm 1, arXiv 2304.00488.
     """
-    check_quadratic(problem)
+    check_loss(problem)
     if not isinstance(network, AbstractDualNetwork):
         raise TypeError(
             f"The limit process needs the dual variable of an `AbstractDualNetwork`, which "

@@ -427,6 +427,7 @@ def _assemble(
         stats={"num_pivots": state.steps, "max_violation": worst},
         positive=positive,
         num_jumps=num_knots - state.is_cut.astype(jnp.int32),
+        face=jnp.zeros(d, jnp.int32),
     )
     k = min(problem.rank_bound + 1, d)
     index, sign = packed(record.index, record.sign, k)

@@ -19,11 +19,15 @@ class LimitFlow(PiecewiseLinearPath):
     of `flow.x_mean`, to be compared with the lasso path at `μ = s`.
 
     A process that was stopped at `s_max` is NaN beyond it; its last knot, just after `s_max`, is no
-    jump.
+    jump. Where the data separate (`Logistic`, `Exponential`), the last jump is to infinity, and the
+    process is NaN beyond it; its `result` is `successful`.
 
     **Attributes:** those of `PiecewiseLinearPath`, where `weights` is `w(0)`, and
 
     - `num_jumps`: the number of knots that are jumps, a scalar.
+    - `face`: where the last jump is to infinity, the signs of the coordinates that are active after
+        it, shape `(d,)`: the `x` with these signs are the first on which the data, or some rows of
+        them, separate. 0 where `x` stays finite.
 
     !!! example
 
@@ -35,6 +39,7 @@ class LimitFlow(PiecewiseLinearPath):
     """
 
     num_jumps: Int[Array, ""]
+    face: Int[Array, " d"]
 
     def x_mean(self, s: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
         """`x̄(s)`, the average of the plateaus over `[0, s]`: the limit of `flow.x_mean`.
