@@ -135,8 +135,8 @@ def advance(rows: Rows, position: Position, allowed: Bool[Array, "signs d"], slo
     u = matmul(rows.X, x)
     curvature = rows.loss.curvature(u, rows.y)
     p, is_flat = _newton(columns, curvature, push)
-    # Both are proofs: `x` lies in the cone, and so does a step on which no coordinate shrinks. Steps
-    # towards infinity come to be such ones.
+    # Both are proofs: `x` lies in the cone, and so does a step on which no coordinate shrinks, as
+    # steps towards infinity come to be.
     grows = jnp.all(p >= -tol.floor * jnp.max(p))
     is_along = grows & rows.separates(scatter(index, side * p, d))
     separates = rows.separates(x) | is_along
