@@ -60,7 +60,13 @@ from ._train.effective import (
 from ._train.train import Training as Training, train as train
 from ._version import __version__ as __version__
 from .metrics import Metric as Metric
-from .networks import UV as UV, Deep as Deep, Linear as Linear, USquared as USquared
+from .networks import (
+    UV as UV,
+    Deep as Deep,
+    Layers as Layers,
+    Linear as Linear,
+    USquared as USquared,
+)
 from .networks.base import (
     AbstractDualNetwork as AbstractDualNetwork,
     AbstractNetwork as AbstractNetwork,

@@ -57,11 +57,11 @@ def prior_of(
 ) -> Prior | None:
     """The prior of a network whose `w(0)` tends to `initial_dual`, shape `(signs, d)`, as `ε → 0`.
 
-    `start` is `x₀`, shape `(d,)`. `None` if the network has no `growth`, so that its link is not
-    known.
+    `start` is `x₀`, shape `(d,)`. `None` if the network has no `limit_growth`, so that its link is
+    not known.
     """
     dtype = initial_dual.dtype
-    growth = network.growth(-jnp.ones((), dtype))
+    growth = network.limit_growth(-jnp.ones((), dtype))
     if growth is None:
         return None
     p = None if growth.is_exponential else jnp.asarray(growth.exponent, dtype)

@@ -203,7 +203,13 @@ def _end(network, problem, log_eps, rtol, max_steps, throw) -> EndPoint:
     network = matched(network, problem)
     is_known = isinstance(network, Linear)
     if isinstance(network, AbstractDualNetwork):
-        is_known = network.growth(-jnp.ones((), dtype)) is not None
+        of_limit = network.limit_growth(-jnp.ones((), dtype)) is not None
+        is_known = of_limit if log_eps is None else network.growth(log_eps) is not None
+        if of_limit and not is_known:
+            raise TypeError(
+                f"The end point of `{type(network).__name__}` is known in the limit `ε → 0` only. "
+                "Use `limit_point`, or `gradient_flow` and a large `s`."
+            )
     if not is_known:
         raise TypeError(
             "The end point is known for `Linear`, and for networks with a dual form and a "
@@ -342,7 +348,7 @@ def _without_decay(
     if log_eps is None:
         # On the face of minimum norm the potentials of all `ε` differ by a multiple of that norm,
         # a constant: `log ε = −1` has the same minimiser.
-        growth = network.growth(-jnp.ones_like(rtol))
+        growth = network.limit_growth(-jnp.ones_like(rtol))
         weights = network.initial_dual(jnp.full_like(rtol, -jnp.inf))
         weights = jnp.broadcast_to(weights, (2, *size))
         # `w(0) > 0`, but traced values do not say so, and the path would allow for weights of 0.
