@@ -249,8 +249,8 @@ class ModelLink(AbstractLink):
     negative part of `x`, and the slopes are the derivatives of `x` in the two rows of `w`.
 
     Where the network has a `limit_growth` that is a power, one `ε` of all coordinates is held as
-    `PowerLink` holds it. Otherwise an `ε` is refused, and trial steps beyond a pole have the cap, as
-    in `NetworkLink`, which the model is along the line of constant `w⁺ + w⁻`.
+    `PowerLink` holds it. Otherwise an `ε` is refused, and trial steps beyond a pole have the cap,
+    as in `NetworkLink`: the model is one along the line of constant `w⁺ + w⁻`.
     """
 
     start: Float[Array, "signs d"]
@@ -339,9 +339,7 @@ class _Along(eqx.Module):
             return self.network.model(w, log_eps)[None]
         plus = jnp.stack([w[0], self.total - w[0]])
         minus = jnp.stack([self.total - w[1], w[1]])
-        return jnp.stack(
-            [self.network.model(plus, log_eps), -self.network.model(minus, log_eps)]
-        )
+        return jnp.stack([self.network.model(plus, log_eps), -self.network.model(minus, log_eps)])
 
 
 def cap_of(largest_x: Float[Array, "1 d"]) -> Float[Array, "1 d"]:

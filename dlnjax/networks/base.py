@@ -28,7 +28,7 @@ from .._checks import (
 )
 from .._problem import AbstractProblem
 from .growth import Growth
-from .signs import sides
+from .signs import sides, signed
 
 # Not `typing.Self`, which beartype refuses in a class that it does not decorate.
 _N = TypeVar("_N", bound="AbstractNetwork")
@@ -175,8 +175,9 @@ class AbstractDualNetwork(AbstractNetwork):
     """Interface of a network whose flow is a function of the dual variable `w` ([B25] §4.2).
 
     `x = q` or `x = q⁺ − q⁻` with the link function `q = φ_ε(w)` and `w(s) = w(0) ∓ Xᵀν(s) + λs`,
-    where `ν(s) = ∫₀ˢ (y − Xx)`; or `x` is another function of `w`, the `model`. Arrays `w` and `q` have shape `(1, d)` for positive networks and
-    `(2, d)`, with rows `+` and `−`, for signed ones. `check_network` tests an implementation.
+    where `ν(s) = ∫₀ˢ (y − Xx)`; or `x` is another function of `w`, a `model`. Arrays `w` and `q`
+    have shape `(1, d)` for positive networks and `(2, d)`, with rows `+` and `−`, for signed ones.
+    `check_network` tests an implementation.
 
     !!! example
 
@@ -217,9 +218,7 @@ class AbstractDualNetwork(AbstractNetwork):
             "of links."
         )
 
-    def model(
-        self, w: Float[Array, "signs d"], log_eps: Float[Array, ""]
-    ) -> Float[Array, " d"]:
+    def model(self, w: Float[Array, "signs d"], log_eps: Float[Array, ""]) -> Float[Array, " d"]:
         """The linear model `x` at the dual variable `w`: by default `q` or `q⁺ − q⁻`.
 
         A network may define it in place of `link`, if `xᵢ` is another function of `wᵢ` that
@@ -342,6 +341,7 @@ def has_shape(network: AbstractNetwork, log_eps: Array) -> Array:
 def harmless_network(network: _N, valid: Array) -> _N:
     """`network`, with harmless weights unless `valid`, so that derivatives of an invalid lane are 0
     and not NaN."""
+
     # Leaf k becomes k + 1. Equal weights would be a degenerate shape of `UV`, and the third leaf of
     # `Deep` is its depth, which must exceed 2. For the same reason the rows of a matrix, which are
     # the layers of `Layers`, grow by 1 each.

@@ -30,8 +30,7 @@ def check_network(network: AbstractNetwork) -> None:
     - `initial_dual` and `link` have one row (`positive`) or two; `w(0)` is finite and positive;
     - `φ_ε(w(0))` is `initial(log_eps)()`; around `w(0)` the link is non-negative and decreases;
     - `growth`, if there is one, agrees with the link;
-    - of a network that defines `model` in place of `link`: the same of `x`, which increases with the
-        dual;
+    - of a network with a `model` in place of `link`: `x` at `w(0)`, and that it increases;
     - on a random least squares problem `x` is the same in the dual form and in the weight form,
       with and without weight decay: this detects a wrong `time_scale` or `penalty`;
     - where `positive` is set, `x ≥ 0`.

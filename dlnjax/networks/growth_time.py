@@ -22,8 +22,9 @@ from jaxtyping import Array, Float
 from .._loops import fori_loop
 
 # Panels and degree. With `h` the width of a panel polynomials of degree n are off by about
-# (π/h + √(1 + (π/h)²))^{−n}: layers that differ by 1e6 need `p` up to 15, so that h = 0.9. Measured,
-# for these: growth times are off by 4e-15; with 12 for both by 2e-11, with 24 and 20 by 2e-15.
+# (π/h + √(1 + (π/h)²))^{−n}: layers that differ by 1e6 need `p` up to 15, so that h = 0.9.
+# Measured, for these: growth times are off by 4e-15; with 12 for both by 2e-11, with 24 and 20 by
+# 2e-15.
 PANELS = 16
 DEGREE = 16
 # Newton steps of the inverse. Measured over 3 to 7 layers that differ by up to 1e6: with 2, 3, 4 it

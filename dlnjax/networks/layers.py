@@ -58,8 +58,8 @@ class Layers(AbstractDualNetwork):
         """**Arguments:** `weights`, the shape of the initialisation, `(L, d)` with `L ≥ 3`. In each
         coordinate the layer with the smallest size may be 0.
 
-        **Raises:** `ValueError` for another shape, NaN or inf, or where the two smallest layers of a
-        coordinate have the same size, from where it could never leave 0 in one direction.
+        **Raises:** `ValueError` for another shape, NaN or inf, or where the two smallest layers of
+        a coordinate have the same size, from where it could never leave 0 in one direction.
         """
         weights = as_float(weights, "weights")
         if weights.ndim != 2:
@@ -80,9 +80,9 @@ class Layers(AbstractDualNetwork):
             first, second = np.sort(size, axis=0)[:2]
             if np.any(first == second):
                 i = int(np.argmax(first == second))
-                l, k = np.argsort(size[:, i], kind="stable")[:2]
+                j, k = np.argsort(size[:, i], kind="stable")[:2]
                 raise ValueError(
-                    f"Degenerate shape: |weights[{l}, {i}]| = |weights[{k}, {i}]| = "
+                    f"Degenerate shape: |weights[{j}, {i}]| = |weights[{k}, {i}]| = "
                     f"{float(first[i])} are the smallest layers. From there the product keeps its "
                     "sign forever. Use different sizes, such as 0 in one layer and 1 in the others."
                 )
@@ -104,9 +104,7 @@ class Layers(AbstractDualNetwork):
         towards = time.until(jnp.abs(smallest))
         away = 2 * time.total() - towards
         is_plus = smallest >= 0
-        return jnp.stack(
-            [jnp.where(is_plus, towards, away), jnp.where(is_plus, away, towards)]
-        )
+        return jnp.stack([jnp.where(is_plus, towards, away), jnp.where(is_plus, away, towards)])
 
     @property
     def conserved(self) -> Float[Array, "k d"]:

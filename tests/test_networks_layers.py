@@ -1,0 +1,303 @@
+"""`Layers`: growth times and their inverse, the flow, its end, derivatives, and `model`."""
+
+import re
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.integrate import quad, solve_ivp
+from scipy.optimize import linprog
+from scipy.special import elliprf
+
+import dlnjax as dln
+
+D = 5
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(3, D)), RNG.normal(size=3)
+S = np.array([0.3, 1.0, 3.0])
+
+
+def _shape(layers, d=D, seed=1):
+    return np.random.default_rng(seed).normal(size=(layers, d))
+
+
+# --- growth times -------------------------------------------------------------------------------
+
+
+def _time(c, b):
+    """The growth time from `b ≥ 0` by SciPy, panel by panel in `p`: `b = √c₁ sinh p`."""
+    c = np.sort(c)
+    density = lambda p: 1 / np.prod(np.sqrt(c[0] * np.sinh(p) ** 2 + c[1:]))
+    edges = np.arcsinh(b / np.sqrt(c[0])) + np.arange(41.0)
+    return sum(
+        quad(density, lo, hi, epsabs=0, epsrel=1e-13)[0]
+        for lo, hi in zip(edges[:-1], edges[1:], strict=True)
+    )
+
+
+@pytest.mark.parametrize("layers", [3, 4, 5, 7])
+def test_growth_times_are_elliptic_integrals(layers):
+    # Squares of layers over 12 decades, a smallest layer of 0 and of up to 1e3 of the next.
+    rng = np.random.default_rng(layers)
+    d = 64
+    c = 10 ** rng.uniform(-12, 0, (layers - 1, d))
+    b = np.sqrt(c.min(0)) * np.sinh(rng.uniform(0, 8, d)) * rng.choice([-1, 1], d)
+    b[0] = 0
+    weights = np.concatenate([np.sqrt(c + b**2), b[None]])
+    # What the sizes of the weights, as they are rounded, say of `c`.
+    c = (weights[:-1] - abs(b)) * (weights[:-1] + abs(b))
+    times = np.asarray(jax.jit(lambda u: dln.Layers(u).growth_times)(weights))
+    if layers == 3:
+        time = lambda b: elliprf(b**2, b**2 + c[0], b**2 + c[1])
+    else:
+        time = lambda b: np.array([_time(c[:, i], b[i]) for i in range(d)])
+    towards, total = time(abs(b)), time(0 * b)
+    np.testing.assert_allclose(times[(b < 0).astype(int), range(d)], towards, rtol=1e-11)
+    np.testing.assert_allclose(times.sum(0), 2 * total, rtol=1e-11)
+
+
+def test_with_one_huge_layer_the_dual_is_asinh_as_with_two_layers():
+    # x = uvU with U = 1e8: b moves from U_m to B in (asinh(B/√c) − asinh(U_m/√c))/U.
+    u, v, huge = np.array([0.3, 0.0, 2.0]), np.array([1.0, 0.1, 2.1]), 1e8
+    network = dln.Layers(np.stack([u, v, np.full(3, huge)]))
+    assert network.conserved.shape == (2, 3)
+    unit, far = np.sqrt(v**2 - u**2), np.array([0.7, 5.0, 40.0])
+    moved = (np.arcsinh(far / unit) - np.arcsinh(u / unit)) / huge
+    w = np.asarray(network.growth_times) - np.stack([moved, -moved])
+    x = network.model(jnp.asarray(w), jnp.asarray(0.0))
+    np.testing.assert_allclose(x, far * np.sqrt(far**2 + unit**2) * huge, rtol=1e-12)
+
+
+# --- flow ---------------------------------------------------------------------------------------
+
+
+def _by_weights(weights, eps):
+    """`x` at the times `S` by SciPy on the weights."""
+    L = len(weights)
+    size = eps ** (2 / L - 1)
+
+    def field(s, state):
+        u = state.reshape(weights.shape)
+        g = X.T @ (X @ np.prod(u, axis=0) - Y)
+        others = np.stack([np.prod(np.delete(u, i, axis=0), axis=0) for i in range(L)])
+        return (-size * g * others).ravel()
+
+    start = (weights * eps ** (1 / L)).ravel()
+    run = solve_ivp(field, (0, S[-1]), start, "DOP853", S, rtol=1e-13, atol=1e-16)
+    return np.prod(run.y.reshape(*weights.shape, -1), axis=0).T
+
+
+@pytest.mark.parametrize("layers", [3, 5])
+def test_against_the_weights(layers):
+    weights, eps = _shape(layers), 1e-3
+    truth = _by_weights(weights, eps)
+    network, problem = dln.Layers(weights), dln.LeastSquares(X, Y)
+    flow = dln.gradient_flow(network, problem, S, eps=eps, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(flow.x, truth, atol=1e-10 * abs(truth).max())
+    form = dln.WeightForm()
+    flow = dln.gradient_flow(network, problem, S, eps=eps, formulation=form)
+    # The default tolerances of the weight form, 1e-8 a step.
+    np.testing.assert_allclose(flow.x, truth, atol=1e-6 * abs(truth).max())
+
+
+def _weighted(weights):
+    """The least weighted 1-norm, by HiGHS."""
+    times = np.asarray(dln.Layers(weights).growth_times)
+    found = linprog(times.ravel(), A_eq=np.hstack([X, -X]), b_eq=Y).x
+    return found[:D] - found[D:]
+
+
+def test_the_limit_ends_where_the_weighted_norm_is_least():
+    @jax.jit
+    @jax.vmap
+    def ends(weights):
+        network, problem = dln.Layers(weights), dln.LeastSquares(X, Y)
+        limit = dln.limit_flow(network, problem, throw=False)
+        return limit.slopes[-1], dln.limit_point(network, problem, throw=False).x
+
+    shapes = np.stack([_shape(3, seed=seed) for seed in range(8)])
+    want = [_weighted(weights) for weights in shapes]
+    for found in ends(shapes):
+        np.testing.assert_allclose(found, want, atol=1e-12)
+
+
+def test_distance_to_the_limit_as_eps_vanishes():
+    weights = _shape(4)
+    network, problem = dln.Layers(weights), dln.LeastSquares(X, Y)
+    log_eps = -np.log(10) * np.array([6.0, 7, 8, 9, 10, 30, 860])
+    s = np.array([1.0, 1e3])
+    run = lambda e: dln.gradient_flow(network, problem, s, log_eps=e, throw=False)
+    flow = jax.jit(jax.vmap(run))(log_eps)
+    assert np.all(np.asarray(flow.result == dln.RESULTS.successful))
+    error = abs(np.asarray(flow.x)[:, -1] - _weighted(weights)).max(axis=1)
+    slope, _ = np.polyfit(log_eps[:5], np.log(error[:5]), 1)
+    assert abs(slope - 1) < 0.05
+    # Inactive coordinates are of size ε; what is left are the tolerances of the steps.
+    assert error[5:].max() < 1e-11
+    limit = dln.limit_flow(network, problem)
+    # The smallest ε that acts, and the tolerances.
+    np.testing.assert_allclose(flow.x_mean[5:], np.stack([limit.x_mean(s)] * 2), atol=1e-7)
+    assert flow.stats["num_steps"].max() < 2 * flow.stats["num_steps"].min()
+
+
+def test_derivatives():
+    # By reverse mode, in the data, in the shape and in log ε, against differences of order 4; and
+    # forward over reverse mode.
+    weights = _shape(3)
+    direction = [np.random.default_rng(2).normal(size=v.shape) for v in (X, Y, weights)]
+    direction = (*direction, np.array(1.0))
+
+    def value(arguments):
+        X, y, weights, log_eps = arguments
+        flow = dln.gradient_flow(
+            dln.Layers(weights), dln.LeastSquares(X, y), S, log_eps=log_eps, rtol=1e-10,
+            atol=1e-11, throw=False,
+        )  # fmt: skip
+        return jnp.sum(flow.x**2)
+
+    def along(gradient):
+        return sum(jnp.sum(g * v) for g, v in zip(gradient, direction, strict=True))
+
+    at = lambda h: tuple(v + h * e for v, e in zip(arguments, direction, strict=True))
+    arguments = (X, Y, weights, np.array(-9.0))
+    first = jax.jit(jax.value_and_grad(value))
+    second = jax.jit(lambda a: jax.jvp(lambda a: along(jax.grad(value)(a)), (a,), (direction,)))
+    h = 1e-3
+    values = {k: first(at(k * h)) for k in (-2, -1, 1, 2)}
+    difference = lambda f: (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h)
+    slope, curvature = second(arguments)
+    want = difference({k: v for k, (v, _) in values.items()})
+    np.testing.assert_allclose(slope, want, rtol=1e-6)
+    want = difference({k: along(g) for k, (_, g) in values.items()})
+    np.testing.assert_allclose(curvature, want, rtol=1e-5)
+
+
+def test_training():
+    run = dln.train(
+        dln.Layers(_shape(3)), dln.LeastSquares(X, Y), optax.sgd(1e-2), eps=1e-2, steps=2000,
+        key=jax.random.key(0),
+    )  # fmt: skip
+    assert np.abs(X @ np.asarray(run.network()) - Y).max() < 1e-3
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+REFUSED = {
+    "equal": (
+        lambda: dln.Layers([[1.0, 0.5], [-2.0, 3], [2.0, -0.5]]),
+        "|weights[0, 1]| = |weights[2, 1]| = 0.5 are the smallest layers",
+    ),
+    "two": (lambda: dln.Layers(np.ones((2, 3))), "at least 3 layers, got 2. Use `UV(u, v)`"),
+    "one": (lambda: dln.Layers(np.ones((1, 3))), "at least 3 layers, got 1. Use `Linear(u)`"),
+    "vector": (lambda: dln.Layers(np.ones(3)), "shape (L, d), got (3,)"),
+    "NaN": (lambda: dln.Layers(_shape(3) * np.nan), "`weights[0, 0]` is nan"),
+    "decay": (
+        lambda: dln.gradient_flow(
+            dln.Layers(_shape(3)), dln.LeastSquares(X, Y, 0.1), S, eps=0.1
+        ),
+        "A network of 3 layers takes no weight decay, got 0.1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refuses(case):
+    call, message = REFUSED[case]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+def test_the_end_at_one_eps_is_not_known():
+    with pytest.raises(TypeError, match="in the limit `ε → 0` only. Use `limit_point`"):
+        dln.end_point(dln.Layers(_shape(3)), dln.LeastSquares(X, Y), eps=1e-3)
+
+
+def test_bad_lanes_fail_alone():
+    weights, decay = np.stack([_shape(3)] * 3), np.array([0, 0, 0.1])
+    weights[1, 0] = weights[1, 1] = 0.01
+
+    @jax.jit
+    @jax.vmap
+    def run(weights, decay):
+        def total(weights):
+            problem = dln.LeastSquares(X, Y, decay)
+            flow = dln.gradient_flow(dln.Layers(weights), problem, S, eps=1e-3, throw=False)
+            return jnp.sum(flow.x_mean), flow.result
+
+        return jax.value_and_grad(total, has_aux=True)(weights)
+
+    (value, result), gradient = run(weights, decay)
+    names = [dln.RESULTS.successful, dln.RESULTS.invalid_shape, dln.RESULTS.invalid_decay]
+    assert [bool(result[i] == name) for i, name in enumerate(names)] == [True] * 3
+    assert np.isfinite(value[0]) and np.isnan(value[1:]).all()
+    assert np.isfinite(gradient[0]).all() and (gradient[1:] == 0).all()
+
+
+# --- networks with a `model` ---------------------------------------------------------------------
+
+
+class Model(dln.UV):
+    """`UV` with its `x` as one function: `x = 2 √(q⁺q⁻) sinh(…)`."""
+
+    link = dln.AbstractDualNetwork.link
+
+    def growth(self, log_eps):
+        return None
+
+    def model(self, w, log_eps):
+        return 2 * jnp.exp(log_eps * (w[0] + w[1]) / 2) * jnp.sinh(log_eps * (w[0] - w[1]) / 2)
+
+
+class Sixth(dln.AbstractDualNetwork):
+    """`x = u⁶`, by a `model` with a pole at `w = 0`, and NaN beyond."""
+
+    u: jax.Array
+    positive: ClassVar[bool] = True
+
+    def __call__(self):
+        return self.u**6
+
+    def initial(self, log_eps):
+        return eqx.tree_at(lambda net: net.u, self, self.u * jnp.exp(log_eps / 6))
+
+    def time_scale(self, log_eps):
+        return jnp.exp(-2 * log_eps / 3) / 24
+
+    def penalty(self, weight_decay):
+        return jnp.where(weight_decay == 0, 0.0, jnp.nan)
+
+    def model(self, w, log_eps):
+        return jnp.exp(log_eps) * w[0] ** -1.5
+
+    def initial_dual(self, log_eps):
+        return self.u[None] ** -4
+
+
+ONES = np.array([1.0, 0.8, 1.3])
+MODELS = {
+    "Layers": dln.Layers(np.stack([0.3 * ONES, -ONES, 0.9 + ONES])),
+    "Model": Model(ONES, 0.2 * ONES[::-1]),
+    "Sixth": Sixth(jnp.asarray(ONES)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_check_network_knows_models(name):
+    dln.check_network(MODELS[name])
+
+
+def test_check_network_finds_a_wrong_model():
+    class Wrong(Model):
+        model = lambda self, w, log_eps: 2 * Model.model(self, w, log_eps)
+
+    with pytest.raises(ValueError, match="`model.initial_dual.* must be the initialisation"):
+        dln.check_network(Wrong(ONES, 0.2 * ONES))
+    Wrong.model = lambda self, w, log_eps: jnp.abs(Model.model(self, w, log_eps))
+    with pytest.raises(ValueError, match="`model` must increase"):
+        dln.check_network(Wrong(ONES, 0.2 * ONES))
+    with pytest.raises(NotImplementedError, match="has no `link`. Define it, or `model`"):
+        MODELS["Layers"].link(jnp.ones((2, 3)), jnp.asarray(-1.0))
