@@ -188,7 +188,7 @@ def test_training():
 
 REFUSED = {
     "equal": (
-        lambda: dln.Layers([[1.0, 0.5], [-2.0, 3], [2.0, -0.5]]),
+        lambda: dln.Layers(np.array([[1.0, 0.5], [-2.0, 3], [2.0, -0.5]])),
         "|weights[0, 1]| = |weights[2, 1]| = 0.5 are the smallest layers",
     ),
     "two": (lambda: dln.Layers(np.ones((2, 3))), "at least 3 layers, got 2. Use `UV(u, v)`"),

@@ -99,12 +99,7 @@ class Layers(AbstractDualNetwork):
             dln.Layers(jnp.array([[0.0], [1.0], [1.0]])).growth_times  # π/2, twice
             ```
         """
-        smallest, c = self._start()
-        time = GrowthTime(c)
-        towards = time.until(jnp.abs(smallest))
-        away = 2 * time.total() - towards
-        is_plus = smallest >= 0
-        return jnp.stack([jnp.where(is_plus, towards, away), jnp.where(is_plus, away, towards)])
+        return _growth_times(self)
 
     @property
     def conserved(self) -> Float[Array, "k d"]:
@@ -173,7 +168,7 @@ class Layers(AbstractDualNetwork):
         return jnp.where(weight_decay == 0, 0, jnp.nan).astype(self.weights.dtype)
 
     def model(self, w: Array, log_eps: Array) -> Array:
-        return self.tabulated().model(w, log_eps)
+        return _model(self, w, log_eps)
 
     def tabulated(self) -> "_Tabulated":
         return _Tabulated(GrowthTime(self._start()[1]))
@@ -200,3 +195,19 @@ class _Tabulated(eqx.Module):
         b = self.time.inverse(jnp.where(is_plus, w[0], w[1]))
         log_others = jnp.sum(jnp.log(b[None] ** 2 + self.time.c), axis=0) / 2
         return jnp.where(is_plus, b, -b) * jnp.exp(log_eps + log_others)
+
+
+# Each is one program, as it would be hundreds of small ones outside of `jit`.
+@eqx.filter_jit
+def _growth_times(network: Layers) -> Float[Array, "2 d"]:
+    smallest, c = network._start()
+    time = GrowthTime(c)
+    towards = time.until(jnp.abs(smallest))
+    away = 2 * time.total() - towards
+    is_plus = smallest >= 0
+    return jnp.stack([jnp.where(is_plus, towards, away), jnp.where(is_plus, away, towards)])
+
+
+@eqx.filter_jit
+def _model(network: Layers, w: Array, log_eps: Array) -> Float[Array, " d"]:
+    return network.tabulated().model(w, log_eps)
