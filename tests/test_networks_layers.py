@@ -98,10 +98,6 @@ def test_against_the_weights(layers):
     network, problem = dln.Layers(weights), dln.LeastSquares(X, Y)
     flow = dln.gradient_flow(network, problem, S, eps=eps, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(flow.x, truth, atol=1e-10 * abs(truth).max())
-    form = dln.WeightForm()
-    flow = dln.gradient_flow(network, problem, S, eps=eps, formulation=form)
-    # The default tolerances of the weight form, 1e-8 a step.
-    np.testing.assert_allclose(flow.x, truth, atol=1e-6 * abs(truth).max())
 
 
 def _weighted(weights):
@@ -144,36 +140,61 @@ def test_distance_to_the_limit_as_eps_vanishes():
     assert flow.stats["num_steps"].max() < 2 * flow.stats["num_steps"].min()
 
 
-def test_derivatives():
-    # By reverse mode, in the data, in the shape and in log ε, against differences of order 4; and
-    # forward over reverse mode.
-    weights = _shape(3)
-    direction = [np.random.default_rng(2).normal(size=v.shape) for v in (X, Y, weights)]
-    direction = (*direction, np.array(1.0))
-
-    def value(arguments):
+def test_derivatives_and_bad_lanes():
+    # By reverse mode in the data, in the shape and in log ε, against differences of order 4. One
+    # program, with lanes that must fail beside.
+    def value(arguments, decay):
         X, y, weights, log_eps = arguments
+        problem = dln.LeastSquares(X, y, decay)
         flow = dln.gradient_flow(
-            dln.Layers(weights), dln.LeastSquares(X, y), S, log_eps=log_eps, rtol=1e-10,
-            atol=1e-11, throw=False,
-        )  # fmt: skip
-        return jnp.sum(flow.x**2)
+            dln.Layers(weights), problem, S, log_eps=log_eps, rtol=1e-10, atol=1e-11, throw=False
+        )
+        return jnp.sum(flow.x**2), flow.result
 
-    def along(gradient):
-        return sum(jnp.sum(g * v) for g, v in zip(gradient, direction, strict=True))
+    run = jax.jit(jax.vmap(jax.value_and_grad(value, has_aux=True)))
+    center = (X, Y, _shape(3), np.array(-9.0))
+    rng, h = np.random.default_rng(2), 3e-4
+    directions = [rng.normal(size=v.shape) for v in center]
+    lanes, decay = [center] * 3, np.zeros(3 + 16)
+    for i, direction in enumerate(directions):
+        for k in (1, -1, 2, -2):
+            lanes.append(tuple(v + (j == i) * k * h * direction for j, v in enumerate(center)))
+    degenerate = _shape(3)
+    degenerate[0, 1] = -degenerate[1, 1]
+    degenerate[2, 1] = 9
+    lanes[1], decay[2] = (X, Y, degenerate, center[3]), 0.1
+    (values, result), gradient = run(tuple(map(np.stack, zip(*lanes, strict=True))), decay)
 
-    at = lambda h: tuple(v + h * e for v, e in zip(arguments, direction, strict=True))
-    arguments = (X, Y, weights, np.array(-9.0))
-    first = jax.jit(jax.value_and_grad(value))
-    second = jax.jit(lambda a: jax.jvp(lambda a: along(jax.grad(value)(a)), (a,), (direction,)))
-    h = 1e-3
-    values = {k: first(at(k * h)) for k in (-2, -1, 1, 2)}
-    difference = lambda f: (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h)
-    slope, curvature = second(arguments)
-    want = difference({k: v for k, (v, _) in values.items()})
-    np.testing.assert_allclose(slope, want, rtol=1e-6)
-    want = difference({k: along(g) for k, (_, g) in values.items()})
-    np.testing.assert_allclose(curvature, want, rtol=1e-5)
+    names = [dln.RESULTS.successful, dln.RESULTS.invalid_shape, dln.RESULTS.invalid_decay]
+    assert [bool(result[i] == name) for i, name in enumerate(names)] == [True] * 3
+    assert np.isfinite(values[0]) and np.isnan(values[1:3]).all()
+    assert all((g[1:3] == 0).all() for g in gradient)
+    values = np.asarray(values)[3:].reshape(4, 4)
+    want = (8 * (values[:, 0] - values[:, 1]) - (values[:, 2] - values[:, 3])) / (12 * h)
+    found = [np.sum(g[0] * v) for g, v in zip(gradient, directions, strict=True)]
+    np.testing.assert_allclose(found, want, rtol=1e-6)
+
+
+def test_second_derivatives_of_the_model():
+    # In `w` and the shape, in the panels and beyond, against differences of order 4.
+    weights, e = _shape(4, d=2), np.random.default_rng(3).normal(size=(4, 2))
+    total = dln.Layers(weights).growth_times.sum(axis=0)
+    w = jnp.stack([0.6 * total, 0.4 * total]).at[:, 1].set(total[1] * np.array([1e-4, 1 - 1e-4]))
+
+    @jax.jit
+    def along(weights, w):
+        model = lambda weights, w: dln.Layers(weights).model(w, jnp.asarray(0.0))
+        change = (jnp.asarray(e), w * jnp.asarray([[0.1], [-0.2]]))
+        slope = lambda *at: jax.jvp(model, at, change)
+        (_, first), (_, second) = jax.jvp(slope, (weights, w), change)
+        return first, second
+
+    first, second = along(weights, w)
+    h = 1e-4
+    at = {k: along(weights + k * h * e, w * (1 + k * h * np.array([[0.1], [-0.2]])))[0]
+          for k in (-2, -1, 1, 2)}  # fmt: skip
+    want = (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * h)
+    np.testing.assert_allclose(second, want, rtol=1e-6)
 
 
 def test_training():
@@ -214,27 +235,6 @@ def test_refuses(case):
 def test_the_end_at_one_eps_is_not_known():
     with pytest.raises(TypeError, match="in the limit `ε → 0` only. Use `limit_point`"):
         dln.end_point(dln.Layers(_shape(3)), dln.LeastSquares(X, Y), eps=1e-3)
-
-
-def test_bad_lanes_fail_alone():
-    weights, decay = np.stack([_shape(3)] * 3), np.array([0, 0, 0.1])
-    weights[1, 0] = weights[1, 1] = 0.01
-
-    @jax.jit
-    @jax.vmap
-    def run(weights, decay):
-        def total(weights):
-            problem = dln.LeastSquares(X, Y, decay)
-            flow = dln.gradient_flow(dln.Layers(weights), problem, S, eps=1e-3, throw=False)
-            return jnp.sum(flow.x_mean), flow.result
-
-        return jax.value_and_grad(total, has_aux=True)(weights)
-
-    (value, result), gradient = run(weights, decay)
-    names = [dln.RESULTS.successful, dln.RESULTS.invalid_shape, dln.RESULTS.invalid_decay]
-    assert [bool(result[i] == name) for i, name in enumerate(names)] == [True] * 3
-    assert np.isfinite(value[0]) and np.isnan(value[1:]).all()
-    assert np.isfinite(gradient[0]).all() and (gradient[1:] == 0).all()
 
 
 # --- networks with a `model` ---------------------------------------------------------------------

@@ -316,7 +316,7 @@ class ModelLink(AbstractLink):
     def slope(self, w, q):
         _, change = jax.linearize(lambda w: self._x(w, self.acting_log_eps), w)
         rows = jnp.eye(len(w), dtype=w.dtype)[:, :, None] * jnp.ones_like(w)[None]
-        by_row = jnp.stack([change(row) for row in rows])
+        by_row = jax.vmap(change)(rows)
         return jnp.maximum(by_row * jnp.asarray([[-1.0], [1.0]], w.dtype)[: len(w)], 0)
 
     def read(self, w):

@@ -44,11 +44,13 @@ _POINTS = _POINTS + 0.5
 
 
 def _chebyshev(coefficients: Array, t: Array) -> Array:
-    """`Σ_k coefficients[k] T_k(t)`, by Clenshaw's recurrence."""
-    first, second = jnp.zeros_like(t), jnp.zeros_like(t)
-    for c in coefficients[:0:-1]:
-        first, second = 2 * t * first - second + c, first
-    return t * first - second + coefficients[0]
+    """`Σ_k coefficients[k] T_k(t)`."""
+    # T_{n+k} = 2 T_n T_k − T_{n−k}, for all k ≤ n at once: fewer operations to compile than a
+    # recurrence of one term at a time.
+    basis = jnp.stack([jnp.ones_like(t), t])
+    while len(basis) < len(coefficients):
+        basis = jnp.concatenate([basis, 2 * basis[-1:] * basis[1:] - basis[-2::-1]])
+    return jnp.sum(coefficients * basis[: len(coefficients)], axis=0)
 
 
 class GrowthTime(eqx.Module):
@@ -61,7 +63,7 @@ class GrowthTime(eqx.Module):
     width: Float[Array, " d"]  # of a panel, in p
     edges: Float[Array, "_ d"]  # W at the ends of the panels, p = 0 first
     panels: Float[Array, "_ _ d"]  # W − W(its end), in each panel
-    outer: Float[Array, "_ d"]  # Q
+    outer: Float[Array, "_ d"]  # Q, with as many coefficients
 
     def __init__(self, c: Float[Array, "k d"]):
         """**Arguments:** `c`, shape `(L − 1, d)`, ascending and positive."""
@@ -76,7 +78,8 @@ class GrowthTime(eqx.Module):
         inverse = jnp.prod(lax.rsqrt(1 + e * square[None] * share[None, None]), axis=2)
         weights = constant(_WEIGHTS * _POINTS ** (len(c) - 2))
         values = jnp.sum(weights[None, :, None] * inverse, axis=1)
-        self.outer = jnp.tensordot(constant(_COEFFICIENTS), values, axes=1, precision="highest")
+        coefficients = constant(np.pad(_COEFFICIENTS, ((0, 1), (0, 0))))
+        self.outer = jnp.tensordot(coefficients, values, axes=1, precision="highest")
 
         places = constant(np.arange(PANELS)[:, None] + (_NODES + 1) / 2)
         density = jax.vmap(jax.vmap(self._density))(places[:, :, None] * width[None, None])
@@ -85,7 +88,8 @@ class GrowthTime(eqx.Module):
         # Over a whole panel, t from −1 to 1.
         whole = jnp.einsum("k,pkd->pd", constant((-1.0) ** np.arange(DEGREE + 1)), self.panels,
                            precision="highest")  # fmt: skip
-        last = self._outer(jnp.sinh(PANELS * width))
+        edge = jnp.sinh(PANELS * width)
+        last = edge ** (1 - len(c)) * _chebyshev(self.outer, 8 * r[-1] / edge**2 - 1)
         whole = jnp.concatenate([last[None], whole[::-1]])
         self.edges = jnp.cumsum(whole, axis=0)[::-1]
 
@@ -101,27 +105,35 @@ class GrowthTime(eqx.Module):
         # A product of roots, since the root of the product may overflow in float32.
         return jnp.prod(lax.rsqrt(jnp.sinh(p)[None] ** 2 + self._ratios()[1:]), axis=0)
 
-    def _outer(self, b: Array) -> Array:
-        e = 4 * self._ratios()[-1] / b**2
-        return b ** (1 - len(self.c)) * _chebyshev(self.outer, 2 * e - 1)
+    def _values(
+        self, polynomial: Array, place: Array, inverse_square: Array
+    ) -> tuple[Array, Array]:
+        """The polynomial of a panel at this place in it, in `[0, 1]`; and `Q` at this `1/b²`."""
+        e = 4 * self._ratios()[-1] * inverse_square
+        both = jnp.stack([polynomial, self.outer], axis=1)
+        inner, outer = _chebyshev(both, 2 * jnp.stack([place, e]) - 1)
+        return inner, outer
 
     def _panel(self, j: Array) -> tuple[Array, Array]:
         """`W` where panel `j` ends, and its polynomial."""
-        j = lax.stop_gradient(j).astype(jnp.int32)
-        end = jnp.take_along_axis(self.edges, j[None] + 1, axis=0)[0]
-        return end, jnp.take_along_axis(self.panels, j[None, None], axis=0)[0]
+        # A sum over all panels compiles faster than a gather and, in derivatives, a scatter.
+        is_here = jnp.arange(PANELS, dtype=j.dtype)[:, None] == j[None]
+        pick = lambda rows, flags: jnp.sum(jnp.where(flags, rows, 0), axis=0)
+        return pick(self.edges[1:], is_here), pick(self.panels, is_here[:, None])
 
-    def until(self, b: Float[Array, " d"]) -> Float[Array, " d"]:
-        """The growth time `W(b)` from `b ≥ 0` to infinity."""
-        b = b / jnp.sqrt(self.c[0])
+    def _until(self, b: Array) -> Array:
+        """`W(b)`, both in units of `c_1`."""
         place = jnp.arcsinh(b) / self.width
         is_outer = place > PANELS
         j = jnp.clip(jnp.floor(place), 0, PANELS - 1)
         end, polynomial = self._panel(j)
-        place = jnp.where(is_outer, j, place)
-        inner = end + _chebyshev(polynomial, 2 * (place - j) - 1)
-        outer = self._outer(jnp.where(is_outer, b, jnp.sinh(PANELS * self.width)))
-        return self._unit() * jnp.where(is_outer, outer, inner)
+        b = jnp.where(is_outer, b, jnp.sinh(PANELS * self.width))
+        inner, outer = self._values(polynomial, jnp.where(is_outer, 0, place - j), 1 / b**2)
+        return jnp.where(is_outer, b ** (1 - len(self.c)) * outer, end + inner)
+
+    def until(self, b: Float[Array, " d"]) -> Float[Array, " d"]:
+        """The growth time `W(b)` from `b ≥ 0` to infinity."""
+        return self._unit() * self._until(b / jnp.sqrt(self.c[0]))
 
     def total(self) -> Float[Array, " d"]:
         """`W(0)`."""
@@ -130,47 +142,47 @@ class GrowthTime(eqx.Module):
     def inverse(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
         """The `b` with `W(b) = w`, for `w > 0`; 0 where `w` is more than `W(0)` by more than
         rounding."""
-        is_beyond = w > (1 + jnp.finfo(w.dtype).eps ** 0.5) * self.total()
-        return jnp.where(is_beyond, 0, _inverse(self, jnp.where(is_beyond, self.total(), w)))
+        w, total = w / self._unit(), self.edges[0]
+        is_beyond = w > (1 + jnp.finfo(w.dtype).eps ** 0.5) * total
+        b = _inverse(self, jnp.where(is_beyond, total, w))
+        return jnp.where(is_beyond, 0, jnp.sqrt(self.c[0]) * b)
 
 
 @jax.custom_jvp
 def _inverse(time: GrowthTime, w: Array) -> Array:
-    w = w / time._unit()
+    """The inverse of `_until`."""
     last = PANELS * time.width
 
     # Newton's method on `log W`, which is concave in both variables. In a panel it begins on the
     # chord; steps from there end to the right of the root, and later ones come back to it.
     j = jnp.sum(time.edges[1:-1] >= w[None], axis=0, dtype=w.dtype)
     end, polynomial = time._panel(j)
-    begin = end + _chebyshev(polynomial, -jnp.ones_like(w))
+    begin = end + jnp.sum(polynomial[::2], axis=0) - jnp.sum(polynomial[1::2], axis=0)
     p = time.width * (j + jnp.log(begin / w) / jnp.log(begin / end))
 
     # Beyond the panels, in log b. From `Q(0)`, which is not less than Q.
     k, edge = len(time.c) - 1, jnp.log(jnp.sinh(last))
     log_w = jnp.log(w)
     y = -(log_w + jnp.log(jnp.asarray(k, w.dtype))) / k
-    share = 4 * time._ratios()[-1]
 
     def step(_, carry):
         p, y = carry
-        value = end + _chebyshev(polynomial, 2 * (p / time.width - j) - 1)
-        p = p + value * jnp.log(value / w) / time._density(p)
         y = jnp.maximum(y, edge)
-        e = jnp.exp(-2 * y)
-        value = _chebyshev(time.outer, 2 * share * e - 1)
-        density = jnp.prod(lax.rsqrt(1 + time._ratios() * e[None]), axis=0)
-        y = y + (jnp.log(value) - k * y - log_w) * value / density
-        return p, y
+        inverse_square = jnp.exp(-2 * y)
+        inner, outer = time._values(polynomial, p / time.width - j, inverse_square)
+        inner = end + inner
+        p = p + inner * jnp.log(inner / w) / time._density(p)
+        density = jnp.prod(lax.rsqrt(1 + time._ratios() * inverse_square[None]), axis=0)
+        return p, y + (jnp.log(outer) - k * y - log_w) * outer / density
 
     p, y = fori_loop(0, STEPS, step, (p, y))
-    b = jnp.where(w < time.edges[-1], jnp.exp(y), jnp.sinh(p))
-    return jnp.sqrt(time.c[0]) * b
+    return jnp.where(w < time.edges[-1], jnp.exp(y), jnp.sinh(p))
 
 
 @_inverse.defjvp
 def _(primals, tangents):
     (time, w), (of_time, of_w) = primals, tangents
     b = _inverse(time, w)
-    _, change = jax.jvp(lambda time: time.until(b), (time,), (of_time,))
-    return b, (change - of_w) * jnp.exp(jnp.sum(jnp.log(b[None] ** 2 + time.c), axis=0) / 2)
+    _, change = jax.jvp(lambda time: time._until(b), (time,), (of_time,))
+    log_speed = jnp.sum(jnp.log(b[None] ** 2 + time._ratios()), axis=0) / 2
+    return b, (change - of_w) * jnp.exp(log_speed)
