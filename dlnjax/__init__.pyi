@@ -74,6 +74,7 @@ from .metrics import Metric as Metric
 from .networks import (
     UV as UV,
     Deep as Deep,
+    Layers as Layers,
     Linear as Linear,
     Pretrained as Pretrained,
     USquared as USquared,

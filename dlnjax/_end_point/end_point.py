@@ -209,7 +209,13 @@ def _end(network, problem, log_eps, rtol, max_steps, throw) -> EndPoint:
     network = matched(network, problem)
     is_known = isinstance(network, Linear)
     if isinstance(network, AbstractDualNetwork):
-        is_known = network._limit_growth(dtype) is not None
+        of_limit = network._growth_of_prior(dtype) is not None
+        is_known = of_limit if log_eps is None else network.growth(log_eps) is not None
+        if of_limit and not is_known:
+            raise TypeError(
+                f"The end point of `{type(network).__name__}` is known in the limit `ε → 0` only. "
+                "Use `limit_point`, or `gradient_flow` and a large `s`."
+            )
     if not is_known:
         raise TypeError(
             "The end point is known for `Linear`, and for networks with a dual form and a "
@@ -382,7 +388,7 @@ def _without_decay(
     if log_eps is None:
         # On the face of minimum norm the potentials of all `ε` differ by a multiple of that norm,
         # a constant: `log ε = −1` has the same minimiser.
-        growth = network._limit_growth(rtol.dtype)
+        growth = network._growth_of_prior(rtol.dtype)
         weights = jnp.broadcast_to(initial_dual, (2, *size))
         # Mostly `w(0) > 0`, but traced values do not say so, and zeros need more code.
         may_be_zero = network._may_start_active()

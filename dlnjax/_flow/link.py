@@ -5,12 +5,14 @@
 | `ExponentialLink` | `exp(−w log(1/ε))` | `growth` is an exponential: depth 2 |
 | `PowerLink` | `ε w^{−a}` | `growth` is a power: depth `D > 2`, `a = D/(D−2)` |
 | `NetworkLink` | the network's own `link` | `growth` is `None` |
+| `ModelLink` | the positive and negative part of its `model` | `x` is no difference of links |
 
 Trial steps of a solver overshoot. So `q` is capped (`cap_of`): without a cap it overflows, and
 reverse mode turns the infinity of a rejected step into NaN. An `x` at the cap counts as not finite.
 """
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -22,6 +24,8 @@ from jaxtyping import Array, Bool, Float
 from .._problem.losses import log_cap
 from .._results import RESULTS, first_failure
 from ..networks import AbstractDualNetwork, Growth
+from ..networks.base import has_link
+from ..networks.signs import sides
 
 
 class AbstractLink(eqx.Module):
@@ -131,17 +135,9 @@ class PowerLink(AbstractLink):
         self.exponent = exponent = 1 / jnp.asarray(growth.exponent, start.dtype)
         # From log q(0) = log ε − a log w(0).
         self.log_eps = growth.log_initial + exponent * jnp.log(start)
-        # The power 2/3 was chosen between the two errors above, u^{2/3} and u^{1/3}. With a bound
-        # on w smaller by 100 the choice among dependent columns would have errors of 6e-4 instead
-        # of 6e-6 in float64; with one larger by 100, x̄ would have errors of 4e-9 instead of 4e-11.
-        unit = jnp.finfo(start.dtype).eps
-        smallest = unit ** (2 / 3) * self.alone
-        # One size of x for all coordinates: how their ε compare decides which x is selected among
-        # linearly dependent columns. In columns that are larger by a factor c an active w is then
-        # larger by c^{1/a}; beyond c = u^{−1/3} that would be more than the error of the steps.
-        size = jnp.minimum(jnp.max(largest_x), jnp.min(largest_x) / unit ** (1 / 3))
-        least = lax.stop_gradient(exponent * jnp.log(smallest)) + jnp.log(size)
-        self.acting_log_eps = jnp.maximum(self.log_eps, least)
+        self.acting_log_eps = jnp.maximum(
+            self.log_eps, _least_log_eps(exponent, self.alone, largest_x)
+        )
 
     @property
     def unit(self):
@@ -170,6 +166,20 @@ class PowerLink(AbstractLink):
         return self._q(w, jnp.where(away, self.log_eps, self.acting_log_eps))
 
 
+def _least_log_eps(exponent: Array, start: Array, largest_x: Array) -> Array:
+    """The `ε` of a power link for which an active `w` is `u^{2/3} w(0)`."""
+    # The power 2/3 was chosen between the two errors of `PowerLink`, u^{2/3} and u^{1/3}. With a
+    # bound on w smaller by 100 the choice among dependent columns would have errors of 6e-4 instead
+    # of 6e-6 in float64; with one larger by 100, x̄ would have errors of 4e-9 instead of 4e-11.
+    unit = jnp.finfo(start.dtype).eps
+    smallest = unit ** (2 / 3) * start
+    # One size of x for all coordinates: how their ε compare decides which x is selected among
+    # linearly dependent columns. In columns that are larger by a factor c an active w is then
+    # larger by c^{1/a}; beyond c = u^{−1/3} that would be more than the error of the steps.
+    size = jnp.minimum(jnp.max(largest_x), jnp.min(largest_x) / unit ** (1 / 3))
+    return lax.stop_gradient(exponent * jnp.log(smallest)) + jnp.log(size)
+
+
 class NetworkLink(AbstractLink):
     """The `link` method of a network without `growth`, differentiated automatically.
 
@@ -179,7 +189,7 @@ class NetworkLink(AbstractLink):
     """
 
     start: Float[Array, "signs d"]
-    network: AbstractDualNetwork
+    network: "AbstractDualNetwork | _Along"
     log_eps: Float[Array, ""]
     has_pole: Bool[Array, "signs d"]
     at_wall: Float[Array, "signs d"]  # φ_ε(0⁺): finite, or ∞ at a pole
@@ -188,7 +198,7 @@ class NetworkLink(AbstractLink):
 
     def __init__(
         self,
-        network: AbstractDualNetwork,
+        network: "AbstractDualNetwork | _Along",
         start: Array,
         log_eps: Array,
         largest_x: Array,
@@ -247,6 +257,104 @@ class NetworkLink(AbstractLink):
         return jnp.all((self.network.link(w, self.log_eps) >= 0) | ~jnp.isfinite(w))
 
 
+class ModelLink(AbstractLink):
+    """The `model` of a network, whose `x` is no difference of links: `q` is the positive and the
+    negative part of `x`, and the slopes are the derivatives of `x` in the two rows of `w`.
+
+    Where the network has a `limit_growth` that is a power, one `ε` of all coordinates is held as
+    `PowerLink` holds it. Otherwise an `ε` is refused, and trial steps beyond a pole have the cap,
+    as in `NetworkLink`: the model is one along the line of constant `w⁺ + w⁻`.
+    """
+
+    start: Float[Array, "signs d"]
+    network: Any  # tabulated
+    log_eps: Float[Array, ""]
+    acting_log_eps: Float[Array, ""]
+    least: Float[Array, "signs d"] | None  # of a power: the w at which x is at the cap
+    unit_of_w: Float[Array, "signs d"]
+    is_resolved: Bool[Array, ""]
+    log_cap: Float[Array, "1 d"]
+
+    def __init__(
+        self,
+        network: AbstractDualNetwork,
+        start: Array,
+        log_eps: Array,
+        largest_x: Array,
+        log_cap: Array,
+    ):
+        self.start, self.log_eps, self.log_cap = start, log_eps, log_cap
+        self.network = tabulated = network.tabulated()
+        growth = network.limit_growth(log_eps)
+        if growth is not None and not growth.is_exponential:
+            a = 1 / jnp.asarray(growth.exponent, start.dtype)
+            # log q + a log w, where x has grown far.
+            size = growth.log_initial + a * jnp.log(start)
+            shift = jnp.max(_least_log_eps(a, start, largest_x) - size)
+            self.acting_log_eps = jnp.maximum(log_eps, lax.stop_gradient(log_eps + shift))
+            acting_size = size + self.acting_log_eps - log_eps
+            self.least = lax.stop_gradient(jnp.exp((acting_size - log_cap) / a))
+            self.unit_of_w = lax.stop_gradient(start)
+            self.is_resolved = jnp.asarray(True)
+        else:
+            self.acting_log_eps, self.least = log_eps, None
+            along = _Along(tabulated, jnp.sum(start, axis=0))
+            link = NetworkLink(along, start, log_eps, largest_x, log_cap)
+            self.unit_of_w, self.is_resolved = link.unit, link.is_resolved
+
+    @property
+    def unit(self):
+        return self.unit_of_w
+
+    def is_held(self):
+        return self.is_resolved
+
+    def _x(self, w: Array, log_eps: Array) -> Array:
+        if self.least is not None:
+            return self.network.model(jnp.maximum(w, self.least), log_eps)
+        # As in `NetworkLink._link`.
+        x = lax.stop_gradient(self.network.model(w, log_eps))
+        top = jnp.exp(self.log_cap[0])
+        good = jnp.abs(x) < top
+        beyond = top if len(w) == 1 else jnp.where(w[0] <= w[1], top, -top)
+        x = self.network.model(jnp.where(good[None], w, self.start), log_eps)
+        return jnp.where(good, x, beyond)
+
+    def _parts(self, x: Array) -> Array:
+        return jnp.maximum(sides(x, self.start), 0)
+
+    def q(self, w):
+        return self._parts(self._x(w, self.acting_log_eps))
+
+    def slope(self, w, q):
+        _, change = jax.linearize(lambda w: self._x(w, self.acting_log_eps), w)
+        rows = jnp.eye(len(w), dtype=w.dtype)[:, :, None] * jnp.ones_like(w)[None]
+        by_row = jax.vmap(change)(rows)
+        return jnp.maximum(by_row * jnp.asarray([[-1.0], [1.0]], w.dtype)[: len(w)], 0)
+
+    def read(self, w):
+        # As in `PowerLink.read`: the true ε where a coordinate is inactive.
+        x = self._x(w, self.acting_log_eps)
+        if self.least is not None:
+            away = jnp.all(w > jnp.finfo(w.dtype).eps ** (1 / 3) * self.start, axis=0)
+            x = jnp.where(away, self._x(w, self.log_eps), x)
+        return self._parts(x)
+
+
+class _Along(eqx.Module):
+    """A `model` along the line `w⁺ + w⁻ = total`, as a link of each sign."""
+
+    network: Any
+    total: Float[Array, " d"]
+
+    def link(self, w: Array, log_eps: Array) -> Array:
+        if len(w) == 1:
+            return self.network.model(w, log_eps)[None]
+        plus = jnp.stack([w[0], self.total - w[0]])
+        minus = jnp.stack([self.total - w[1], w[1]])
+        return jnp.stack([self.network.model(plus, log_eps), -self.network.model(minus, log_eps)])
+
+
 def cap_of(largest_x: Float[Array, "1 d"]) -> Float[Array, "1 d"]:
     """The logarithm of the largest `q` that a link returns."""
     # The fourth root of the largest number (`log_cap`) in the units of x, where these are large: a
@@ -264,6 +372,8 @@ def link_of(
     `largest_x` is how large each entry of `x` may become, without derivatives."""
     start, largest_x = network.initial_dual(log_eps), largest_x[None]
     cap = cap_of(largest_x)
+    if not has_link(network):
+        return ModelLink(network, start, log_eps, largest_x, cap)
     growth = network.growth(log_eps)
     if growth is None:
         return NetworkLink(network, start, log_eps, largest_x, cap)

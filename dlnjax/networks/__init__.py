@@ -1,8 +1,9 @@
 """Diagonal linear networks: parametrisations `x = network()` of a linear model.
 
 - `base.py`: the interfaces `AbstractNetwork` (weights) and `AbstractDualNetwork` (link function).
-- `depth2.py`, `deep.py`, `linear.py`: the networks of the library.
+- `depth2.py`, `deep.py`, `layers.py`, `linear.py`: the networks of the library.
 - `pretrained.py`: a network that starts at a given linear model.
+- `growth_time.py`: the growth time of a product of layers, and its inverse.
 - `growth.py`: the link of a network as an exponential or a power, relative to its start.
 - `prior.py`: where a network starts, as `ε → 0`.
 - `signs.py`: arrays with one row for each sign.
@@ -17,5 +18,6 @@ from .base import (
 from .deep import Deep as Deep
 from .depth2 import UV as UV, USquared as USquared
 from .growth import Growth as Growth
+from .layers import Layers as Layers
 from .linear import Linear as Linear
 from .pretrained import Pretrained as Pretrained

@@ -29,6 +29,7 @@ from .._problem import AbstractProblem
 from .._results import RESULTS, first_failure
 from .growth import Growth
 from .prior import Prior, prior_of
+from .signs import signed
 
 # Not `typing.Self`, which beartype refuses in a class that it does not decorate.
 _N = TypeVar("_N", bound="AbstractNetwork")
@@ -179,8 +180,9 @@ class AbstractDualNetwork(AbstractNetwork):
     """Interface of a network whose flow is a function of the dual variable `w` ([B25] §4.2).
 
     `x = q` or `x = q⁺ − q⁻` with the link function `q = φ_ε(w)` and `w(s) = w(0) ∓ Xᵀν(s) + λs`,
-    where `ν(s) = ∫₀ˢ (y − Xx)`. Arrays `w` and `q` have shape `(1, d)` for positive networks and
-    `(2, d)`, with rows `+` and `−`, for signed ones. `check_network` tests an implementation.
+    where `ν(s) = ∫₀ˢ (y − Xx)`; or `x` is another function of `w`, a `model`. Arrays `w` and `q`
+    have shape `(1, d)` for positive networks and `(2, d)`, with rows `+` and `−`, for signed ones.
+    `check_network` tests an implementation.
 
     !!! example
 
@@ -202,11 +204,12 @@ class AbstractDualNetwork(AbstractNetwork):
         [B25] §4.2, arXiv 2509.18766.
     """
 
-    @abc.abstractmethod
     def link(
         self, w: Float[Array, "signs d"], log_eps: Float[Array, ""]
     ) -> Float[Array, "signs d"]:
         """The link function `q = φ_ε(w)`: elementwise, non-negative, decreasing.
+
+        A network defines this, or `model` if its `x` is no difference of links.
 
         !!! example
 
@@ -215,6 +218,40 @@ class AbstractDualNetwork(AbstractNetwork):
             network.link(jnp.array([[1.0, 0.5]]), jnp.log(1e-4))  # ε^w = (1e-4, 1e-2)
             ```
         """
+        raise NotImplementedError(
+            f"`{type(self).__name__}` has no `link`. Define it, or `model` if `x` is no difference "
+            "of links."
+        )
+
+    def model(self, w: Float[Array, "signs d"], log_eps: Float[Array, ""]) -> Float[Array, " d"]:
+        """The linear model `x` at the dual variable `w`: by default `q` or `q⁺ − q⁻`.
+
+        A network may define it in place of `link`, if `xᵢ` is another function of `wᵢ` that
+        falls in `wᵢ⁺` and rises in `wᵢ⁻`. Without weight decay `w⁺ + w⁻` is constant: it is then
+        enough that `x` is right for this sum.
+
+        !!! example
+
+            ```python
+            network = dln.UV(jnp.ones(1), jnp.zeros(1))
+            network.model(jnp.array([[0.5], [1.0]]), jnp.log(1e-4))  # 1e-2 − 1e-4
+            ```
+        """
+        return signed(self.link(w, log_eps))
+
+    def tabulated(self) -> Any:
+        """An object with the same `model`, of which all that does not depend on `w` is computed.
+        A flow evaluates `model` several times a step.
+
+        !!! example
+
+            ```python
+            network = dln.Layers(jnp.array([[0.0], [1.0], [1.0]]))
+            w = jnp.array([[1.0], [jnp.pi - 1]])
+            network.tabulated().model(w, jnp.log(1e-3))  # 1e-3 cos(1)/sin³(1)… as `network.model`
+            ```
+        """
+        return self
 
     @abc.abstractmethod
     def initial_dual(self, log_eps: Float[Array, ""]) -> Float[Array, "signs d"]:
@@ -245,6 +282,22 @@ class AbstractDualNetwork(AbstractNetwork):
         """
         return None
 
+    def limit_growth(self, log_eps: Float[Array, ""]) -> Growth | None:
+        """The `Growth` to which the network tends as `ε → 0`: `growth`, if there is one.
+
+        A network with a `model` may know it without a `growth`: what `x` is close to where it has
+        grown far. `limit_flow` and `limit_point` ask for no more. If it is a power, the flow is
+        accurate at any `ε`.
+
+        !!! example
+
+            ```python
+            network = dln.Layers(jnp.array([[0.0], [1.0], [1.0]]))
+            network.limit_growth(jnp.log(1e-4)).exponent  # p = 1 − 2/L = 1/3
+            ```
+        """
+        return self.growth(log_eps)
+
     # What `Pretrained` has to say, or to know of the network that it wraps.
 
     def _with_log_q(self: _N, log_q: Float[Array, "signs d"]) -> _N:
@@ -259,15 +312,20 @@ class AbstractDualNetwork(AbstractNetwork):
         return False
 
     def _prior(self, dtype: DTypeLike) -> Prior | None:
-        """Where the network starts, as `ε → 0`; `None` without `growth`."""
-        growth = self.growth(-jnp.ones((), dtype))
+        """Where the network starts, as `ε → 0`; `None` without `limit_growth`."""
+        growth = self.limit_growth(-jnp.ones((), dtype))
         if growth is None:
             return None
         return prior_of(growth, self.initial_dual(jnp.full((), -jnp.inf, dtype)))
 
-    def _limit_growth(self, dtype: DTypeLike) -> Growth | None:
+    def _growth_of_prior(self, dtype: DTypeLike) -> Growth | None:
         """The link at `ε = 1/e` of a network with the same `_prior`, if there is one."""
-        return self.growth(-jnp.ones((), dtype))
+        return self.limit_growth(-jnp.ones((), dtype))
+
+
+def has_link(network: AbstractDualNetwork) -> bool:
+    """Whether `x` is a difference of links: the network does not define a `model`."""
+    return type(network).model is AbstractDualNetwork.model
 
 
 def matched(network: _N, problem: AbstractProblem) -> _N:
@@ -316,12 +374,16 @@ def shape_of(network: AbstractNetwork, log_eps: Array) -> RESULTS:
 def harmless_network(network: _N, valid: Array) -> _N:
     """`network`, with harmless weights unless `valid`, so that derivatives of an invalid lane are 0
     and not NaN."""
+
     # Leaf k becomes k + 1. Equal weights would be a degenerate shape of `UV`, and the third leaf of
-    # `Deep` is its depth, which must exceed 2.
+    # `Deep` is its depth, which must exceed 2. For the same reason the rows of a matrix, which are
+    # the layers of `Layers`, grow by 1 each.
+    def harmless(k, v):
+        row = jnp.arange(len(v), dtype=v.dtype)[:, None] if v.ndim == 2 else 0
+        return jnp.where(valid, v, k + 1 + row)
+
     leaves, structure = jax.tree.flatten(network)
-    some = [
-        jnp.where(valid, v, k + 1) if eqx.is_inexact_array(v) else v for k, v in enumerate(leaves)
-    ]
+    some = [harmless(k, v) if eqx.is_inexact_array(v) else v for k, v in enumerate(leaves)]
     return jax.tree.unflatten(structure, some)
 
 

@@ -5,6 +5,7 @@ Three groups of tests: values of single functions; `link`, `initial_dual` and `g
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -14,8 +15,8 @@ from .._flow.formulations import DualForm, WeightForm
 from .._flow.gradient_flow import gradient_flow
 from .._problem import LeastSquares
 from .._results import RESULTS
-from .base import AbstractDualNetwork, AbstractNetwork, takes
-from .signs import signed
+from .base import AbstractDualNetwork, AbstractNetwork, has_link, takes
+from .signs import sides, signed
 
 # The ε of the tests, chosen so that both formulations are accurate. With 100 times less, the weight
 # form in float32 is close to `least_log_eps` (ε = 2.4e-5), where it loses two thirds of its digits;
@@ -29,6 +30,7 @@ def check_network(network: AbstractNetwork) -> None:
     - `initial_dual` and `link` have one row (`positive`) or two; `w(0)` is finite and positive;
     - `φ_ε(w(0))` is `initial(log_eps)()`; around `w(0)` the link is non-negative and decreases;
     - `growth`, if there is one, agrees with the link;
+    - of a network with a `model` in place of `link`: `x` at `w(0)`, and that it increases;
     - on a random least squares problem `x` is the same in the dual form and in the weight form,
       with and without weight decay: this detects a wrong `time_scale` or `penalty`;
     - where `positive` is set, `x ≥ 0`.
@@ -90,7 +92,8 @@ def check_network(network: AbstractNetwork) -> None:
 def _check_link(network: AbstractDualNetwork, x: Array, log_eps: Array, tolerance: float) -> None:
     d, signs = len(x), 1 if network.positive else 2
     start = network.initial_dual(log_eps)
-    q = network.link(start, log_eps)
+    # A network with a `model` has no link.
+    q = network.link(start, log_eps) if has_link(network) else start
     for name, value in (("initial_dual", start), ("link", q)):
         if value.shape != (signs, d):
             raise ValueError(
@@ -103,6 +106,9 @@ def _check_link(network: AbstractDualNetwork, x: Array, log_eps: Array, toleranc
             raise ValueError(
                 f"`initial_dual` must be finite and positive, got {np.asarray(value)} for ε = {at}."
             )
+    if not has_link(network):
+        _check_model(network, x, start, log_eps, tolerance)
+        return
     size = float(jnp.max(q))
     if not bool(jnp.all(jnp.abs(signed(q) - x) <= tolerance * size)):
         raise ValueError(
@@ -130,6 +136,29 @@ def _check_link(network: AbstractDualNetwork, x: Array, log_eps: Array, toleranc
         raise ValueError(
             "`growth` contradicts `link`: where the dual has grown by `unit·(1 − e^{−p})/p`, `q` "
             f"should be e·q(0) = {np.asarray(expected)}, but the link gives {np.asarray(moved)}."
+        )
+
+
+def _check_model(
+    network: AbstractDualNetwork, x: Array, start: Array, log_eps: Array, tolerance: float
+) -> None:
+    # From w(0) by up to 3/4 of the way to where a row is 0, in both directions.
+    share = jnp.linspace(-0.75, 0.75, 31, dtype=start.dtype)[:, None]
+    moves = share * jnp.where(share < 0, start[-1:], start[:1])
+    at = lambda move: network.model(start - sides(move, start), log_eps)
+    values = jax.vmap(at)(moves)
+    if values.shape[1:] != x.shape:
+        raise ValueError(f"`model` must have shape {x.shape}, got {values.shape[1:]}.")
+    size = float(jnp.max(jnp.abs(values)))
+    if not bool(jnp.all(jnp.abs(values[15] - x) <= tolerance * size)):
+        raise ValueError(
+            "`model(initial_dual(log_eps), log_eps)` must be the initialisation, but at "
+            f"ε = {EPS} it is {np.asarray(values[15])}, and `initial(log_eps)()` is "
+            f"{np.asarray(x)}."
+        )
+    if not bool(jnp.all(values[1:] > values[:-1])):
+        raise ValueError(
+            "`model` must increase with the dual: as `w⁺` falls and `w⁻` rises by as much."
         )
 
 

@@ -229,7 +229,7 @@ class Pretrained(AbstractDualNetwork):
         offset = jnp.sign(towards) * unit[None, :] * jnp.exp(-p * log_x)
         return Prior(prior.log_s, prior.unit, jnp.where(moves, offset, 0), p)
 
-    def _limit_growth(self, dtype) -> Growth | None:
+    def _growth_of_prior(self, dtype) -> Growth | None:
         prior = self._prior(dtype)
         # At D > 2 the sign opposite to x₀ would need a negative w(0).
         if prior is None or prior.exponent is not None:
