@@ -210,7 +210,7 @@ def _end(network, problem, log_eps, rtol, max_steps, throw) -> EndPoint:
     is_known = isinstance(network, Linear)
     if isinstance(network, AbstractDualNetwork):
         of_limit = network._growth_of_prior(dtype) is not None
-        is_known = of_limit if log_eps is None else network.growth(log_eps) is not None
+        is_known = of_limit and (log_eps is None or network.growth(log_eps) is not None)
         if of_limit and not is_known:
             raise TypeError(
                 f"The end point of `{type(network).__name__}` is known in the limit `ε → 0` only. "
