@@ -80,7 +80,8 @@ def _skglm(X, y, kappa, tol):
     solver = ProxNewton(tol=tol, fit_intercept=False, warm_start=True, max_iter=1000)
     x, points = np.zeros(X.shape[1]), []
     for k in kappa:
-        x = solver.solve(X, y, Logistic(), L1(k / len(y)), w_init=x, Xw_init=X @ x)[0]
+        solution: Any = solver.solve(X, y, Logistic(), L1(k / len(y)), w_init=x, Xw_init=X @ x)
+        x = solution[0]
         points.append(x.copy())
     return np.array(points)
 

@@ -40,10 +40,17 @@ class One(dln.AbstractLoss):
     def _pick(self, name, *arguments):
         return jnp.stack([getattr(loss, name)(*arguments) for loss in LOSSES])[self.kind]
 
-    value = lambda self, u, y: self._pick("value", u, y)
-    derivative = lambda self, u, y: self._pick("derivative", u, y)
-    curvature = lambda self, u, y: self._pick("curvature", u, y)
-    conjugate = lambda self, p, y: self._pick("conjugate", p, y)
+    def value(self, u, y):
+        return self._pick("value", u, y)
+
+    def derivative(self, u, y):
+        return self._pick("derivative", u, y)
+
+    def curvature(self, u, y):
+        return self._pick("curvature", u, y)
+
+    def conjugate(self, p, y):
+        return self._pick("conjugate", p, y)
 
 
 def _uv(force, decay, log_eps):
@@ -177,8 +184,7 @@ def test_derivatives():
         X_t = X + 0.1 * t[0] * np.outer(np.linspace(-1, 1, N), np.ones(D))
         network = dln.UV(np.ones(D) * (1 + 0.1 * t[1]), np.linspace(0, 0.3, D))
         problem = dln.Logistic(X_t, LABELS, weight_decay=0.02 * (1 + t[2]))
-        options = {"rtol": 1e-10, "atol": 1e-11}
-        flow = dln.gradient_flow(network, problem, s, log_eps=-12.0 + t[3], **options)
+        flow = dln.gradient_flow(network, problem, s, log_eps=-12.0 + t[3], rtol=1e-10, atol=1e-11)
         return jnp.sum(v * flow.x_mean)
 
     at = jnp.zeros(4)

@@ -210,7 +210,7 @@ def test_derivatives():
         return limit.knots, limit.slopes, limit.x_mean(jnp.asarray(6.0))
 
     def both(X, y, decay, w, kind, moves):
-        at = lambda *args: parts(*args, kind)
+        at = lambda X, y, decay, w: parts(X, y, decay, w, kind)
         _, forward = jax.jvp(at, (X, y, decay, w), tuple(moves))
         values, pull = jax.vjp(at, X, y, decay, w)
         back = pull(tuple(jnp.ones_like(v) for v in values))

@@ -274,7 +274,19 @@ def newton_on_grid(
         result = first_failure(result, (good, RESULTS.gap_not_reached))
         return state, (state.x, state.gap, result, state.steps)
 
-    zero, nought = jnp.zeros((), dtype), jnp.asarray(0)
-    start = jnp.zeros(d, dtype), jnp.zeros_like(y), jnp.zeros(d, dtype)
-    state = _State(*start, *[zero] * 6, jnp.asarray(False), nought, nought)
+    zero = jnp.zeros((), dtype)
+    state = _State(
+        x=jnp.zeros(d, dtype),
+        u=jnp.zeros_like(y),
+        correlation=jnp.zeros(d, dtype),
+        gap=zero,
+        rounding=zero,
+        objective=zero,
+        slack=zero,
+        least=zero,
+        damping=zero,
+        is_lost=jnp.asarray(False),
+        stalls=jnp.asarray(0),
+        steps=jnp.asarray(0),
+    )
     return scan(one, state, mu)[1]

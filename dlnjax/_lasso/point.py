@@ -74,8 +74,16 @@ def _solve(problem, mu, weights, *, positive: bool, gap_tol, max_steps) -> Lasso
     # 72, 100 times more 23.
     rough = float(jnp.finfo(dtype).eps) ** 0.2
     if problem.glm() is not None:
-        options = dict(positive=positive, gap_tol=gap_tol, rough=rough, max_steps=max_steps)
-        x, gap, result, steps = newton_on_grid(problem, jnp.ravel(mu), weights, verdict, **options)
+        x, gap, result, steps = newton_on_grid(
+            problem,
+            jnp.ravel(mu),
+            weights,
+            verdict,
+            positive=positive,
+            gap_tol=gap_tol,
+            rough=rough,
+            max_steps=max_steps,
+        )
         good = result == RESULTS.successful
         point = LassoPoint(
             x=jnp.where(good[:, None], x, jnp.nan),

@@ -172,7 +172,7 @@ class Logistic(AbstractGeneralizedLinear):
         _check_targets(self, "`y` must be 1 or −1", "Map the two classes to them.")
 
     @property
-    def pointwise(self) -> AbstractLoss:
+    def pointwise(self) -> AbstractLoss:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The loss of one row."""
         return LogisticLoss()
 
@@ -208,7 +208,7 @@ class Exponential(AbstractGeneralizedLinear):
         _check_targets(self, "`y` must be 1 or −1", "Map the two classes to them.")
 
     @property
-    def pointwise(self) -> AbstractLoss:
+    def pointwise(self) -> AbstractLoss:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The loss of one row."""
         return ExponentialLoss()
 
@@ -243,7 +243,7 @@ class Poisson(AbstractGeneralizedLinear):
         _check_targets(self, "`y` must be counts ≥ 0", "For real targets use `LeastSquares`.")
 
     @property
-    def pointwise(self) -> AbstractLoss:
+    def pointwise(self) -> AbstractLoss:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The loss of one row."""
         return PoissonLoss()
 
@@ -286,7 +286,7 @@ class Huber(AbstractGeneralizedLinear):
         self.weight_decay = as_weight_decay(weight_decay, self.X.dtype)
 
     @property
-    def pointwise(self) -> AbstractLoss:
+    def pointwise(self) -> AbstractLoss:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The loss of one row."""
         return HuberLoss(self.delta)
 

@@ -117,22 +117,22 @@ class LogisticLoss(AbstractLoss):
         ```
     """
 
-    def value(self, u, y):
+    def value(self, u: Array, y: Array) -> Array:
         return jax.nn.softplus(-y * u)
 
-    def derivative(self, u, y):
+    def derivative(self, u: Array, y: Array) -> Array:
         return -y * jax.nn.sigmoid(-y * u)
 
-    def curvature(self, u, y):
+    def curvature(self, u: Array, y: Array) -> Array:
         return jax.nn.sigmoid(u) * jax.nn.sigmoid(-u)
 
-    def conjugate(self, p, y):
+    def conjugate(self, p: Array, y: Array) -> Array:
         a = -p * y
         inside = (a >= 0) & (a <= 1)
         a = jnp.where(inside, a, 0.5)
         return jnp.where(inside, xlogy(a, a) + xlogy(1 - a, 1 - a), jnp.inf)
 
-    def takes(self, y):
+    def takes(self, y: Array) -> Array:
         return jnp.abs(y) == 1
 
 
@@ -147,19 +147,19 @@ class ExponentialLoss(AbstractLoss):
         ```
     """
 
-    def value(self, u, y):
+    def value(self, u: Array, y: Array) -> Array:
         return jnp.exp(-y * u)
 
-    def derivative(self, u, y):
+    def derivative(self, u: Array, y: Array) -> Array:
         return -y * _capped_exp(-y * u)
 
-    def curvature(self, u, y):
+    def curvature(self, u: Array, y: Array) -> Array:
         return _capped_exp(-y * u)
 
-    def conjugate(self, p, y):
+    def conjugate(self, p: Array, y: Array) -> Array:
         return _conjugate_of_exp(-p * y)
 
-    def takes(self, y):
+    def takes(self, y: Array) -> Array:
         return jnp.abs(y) == 1
 
 
@@ -175,19 +175,19 @@ class PoissonLoss(AbstractLoss):
         ```
     """
 
-    def value(self, u, y):
+    def value(self, u: Array, y: Array) -> Array:
         return jnp.exp(u) - y * u
 
-    def derivative(self, u, y):
+    def derivative(self, u: Array, y: Array) -> Array:
         return _capped_exp(u) - y
 
-    def curvature(self, u, y):
+    def curvature(self, u: Array, y: Array) -> Array:
         return _capped_exp(u)
 
-    def conjugate(self, p, y):
+    def conjugate(self, p: Array, y: Array) -> Array:
         return _conjugate_of_exp(p + y)
 
-    def takes(self, y):
+    def takes(self, y: Array) -> Array:
         return (y >= 0) & jnp.isfinite(y)
 
 
@@ -213,23 +213,23 @@ class HuberLoss(AbstractLoss):
         if is_concrete(self.delta) and not float(self.delta) > 0:
             raise ValueError(f"`delta` must be positive, got {float(self.delta)}.")
 
-    def value(self, u, y):
+    def value(self, u: Array, y: Array) -> Array:
         size = jnp.abs(u - y)
         within = size <= self.delta
         return jnp.where(within, (u - y) ** 2 / 2, self.delta * (size - self.delta / 2))
 
-    def derivative(self, u, y):
+    def derivative(self, u: Array, y: Array) -> Array:
         return jnp.clip(u - y, -self.delta, self.delta)
 
-    def curvature(self, u, y):
+    def curvature(self, u: Array, y: Array) -> Array:
         return (jnp.abs(u - y) <= self.delta).astype(u.dtype)
 
-    def conjugate(self, p, y):
+    def conjugate(self, p: Array, y: Array) -> Array:
         inside = jnp.abs(p) <= self.delta
         p = jnp.where(inside, p, 0)
         return jnp.where(inside, p * y + p**2 / 2, jnp.inf)
 
-    def takes(self, y):
+    def takes(self, y: Array) -> Array:
         return jnp.isfinite(y) & (self.delta > 0)
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import as_float, check_finite, check_type, is_concrete
@@ -141,7 +142,7 @@ class Pretrained(AbstractDualNetwork):
     def penalty(self, weight_decay: Array) -> Array:
         return self.network.penalty(weight_decay)
 
-    def least_log_eps(self, dtype) -> float:
+    def least_log_eps(self, dtype: DTypeLike) -> float:
         return self.network.least_log_eps(dtype)
 
     def link(self, w: Array, log_eps: Array) -> Array:
