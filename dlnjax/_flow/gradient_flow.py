@@ -2,8 +2,8 @@
 
 A formulation (`formulations.py`) gives the vector field (`terms/`) and its solver; `driver.py`
 integrates it, and the states at the times `s` are read as `x(s)`, `z(s) = ∫₀ˢ x`, `x̄(s) = z(s)/s`
-and the dual `Xᵀν(s) = s r − M z(s)`. Derivatives in the data go through the steps, whose lengths
-are held fixed; in `s` the derivative of a state is the vector field.
+and the dual `Xᵀν(s) = −∫₀ˢ ∇ℓ(x)`. Derivatives in the data go through the steps, whose lengths are
+held fixed; in `s` the derivative of a state is the vector field.
 """
 
 from typing import Any
@@ -52,7 +52,8 @@ class Flow(eqx.Module):
     - `x_mean`: its average `x̄(s) = z(s)/s` over `[0, s]`, with `x̄(0) = x(0)`, shape `(S, d)`:
         this is what compares with the lasso path at `μ = s`.
     - `z`: `∫₀ˢ x`, shape `(S, d)`.
-    - `dual`: `Xᵀν(s) = s r − M z(s)`, shape `(S, d)`. NaN for a loss that is not the quadratic.
+    - `dual`: `Xᵀν(s) = −∫₀ˢ ∇ℓ(x)`, which is `s r − M z(s)` for the square, shape `(S, d)`. NaN in
+        the weight form of another loss.
     - `log_eps`: `log ε` of the initialisation, a scalar.
     - `positive`: whether the network can only represent `x ≥ 0`.
     - `result`: how the solve ended. If it failed, all arrays but `s` and `log_eps` are NaN.
@@ -101,8 +102,8 @@ def gradient_flow(
     **Arguments:**
 
     - `network`: its weights are the shape of the initialisation.
-    - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included. `WeightForm()` also
-        takes a problem with another loss.
+    - `problem`: a `LeastSquares`, `Quadratic` or `GeneralizedLinear` problem, such as `Logistic`,
+        weight decay included. `WeightForm()` also takes a problem with any other loss.
     - `s`: non-decreasing rescaled times `≥ 0`, shape `(S,)`. (`t = s·log(1/ε)/2` for `UV`,
         `t = s·log(1/ε)/4` for `USquared` and `Deep` at depth 2, `t = s/(D(D−2) ε^{1−2/D})` at
         depth `D > 2`.)

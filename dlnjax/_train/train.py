@@ -135,7 +135,7 @@ def train(
     **Arguments:**
 
     - `network`: its weights are the shape of the initialisation.
-    - `problem`: a `LeastSquares` or `Quadratic` problem, weight decay included.
+    - `problem`: a problem of any loss, weight decay included.
     - `optimizer`: an optax optimiser that needs gradients and weights only: `optax.sgd(γ)`, with
         `momentum=` for heavy ball, `nesterov=True` for Nesterov's method, or a schedule as `γ`; SAM
         as `optax.contrib.sam(…, opaque_mode=True)`. Not those that need the loss (`lbfgs`,

@@ -59,7 +59,7 @@ class AbstractFlowTerm(diffrax.AbstractTerm[Any, Any]):
     def read(
         self, s: RealScalarLike, state: Any
     ) -> tuple[Float[Array, " d"], Float[Array, " d"], Float[Array, " d"]]:
-        """`x`, `z = ∫₀ˢ x` and the dual `Xᵀν = s r − Mz` at a state, each `(d,)`."""
+        """`x`, `z = ∫₀ˢ x` and the dual `Xᵀν = −∫₀ˢ ∇ℓ(x)` at a state, each `(d,)`."""
 
     def is_consistent(self, state: Any) -> Bool[Array, ""]:
         """Whether a user's link is non-negative at a state."""
