@@ -55,8 +55,8 @@ FOUND = {
         (3, 0, 8, 2): [146],
     },
     # A response that one column explains, but for rounding, with signs that others cannot have;
-    # copies, whose singular vectors differed; and a response that is orthogonal but for rounding.
-    (0, "limit_point"): {(3, 0, 0, 2): [57], (3, 0, 6, 2): [156], (3, 0, 2, 5): [46]},
+    # and a response that is orthogonal but for rounding.
+    (0, "limit_point"): {(3, 0, 0, 2): [57], (3, 0, 6, 2): [156]},
     (1, "limit_point"): {
         (0, 1, 0, 0): [1, 61, 422],
         (0, 1, 0, 1): [96, 315],
@@ -86,8 +86,9 @@ FLAGGED = {
     (2, "basis_pursuit"): {(9, 2, 5, 0): [349], (10, 2, 3, 2): [87]},
     # Correlation 0.999 in float32: a tableau ended with an infeasibility of 5e-5.
     (12, "basis_pursuit"): {(12, 12, 0, 0): [44]},
-    # Three columns of a face in a plane but for 1e-9, of which two are equal but for 7e-16.
-    (0, "limit_point"): {(15, 0, 3, 1): [365]},
+    # Three columns of a face in a plane but for 1e-9, of which two are equal but for 7e-16; three
+    # copies and a column that is their negative but for 4e-14.
+    (0, "limit_point"): {(15, 0, 3, 1): [365], (3, 0, 2, 5): [46]},
     # Twins beside columns whose rounding, in float32, moved their logarithms apart by 0.2.
     (6, "limit"): {(14, 6, 64, 1): [108]},
     # The path that tells which `x ≥ 0` are allowed failed.
