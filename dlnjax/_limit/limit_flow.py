@@ -123,10 +123,10 @@ def limit_flow(
         limit.plateau(0.7)  # (2, 0)
         limit.x_mean(1.0)  # (1, 0), the lasso at μ = 1
 
-        # The first coordinate jumps at s = 1, the second separates the data at s = 2.2.
-        X = jnp.array([[3.0, 1.0], [-1.0, 1.0]])
+        X = jnp.array([[4.0, 1.0], [-1.0, 1.0]])
         limit = dln.limit_flow(dln.UV(jnp.ones(2), jnp.zeros(2)), dln.Logistic(X, jnp.ones(2)))
-        limit.jumps[:2], limit.face
+        limit.jumps[:2]  # (0.667, 1.107): the second jump is to infinity
+        limit.face  # (1, 1): with the second coordinate the data separate
         ```
 
     !!! cite "Reference"
