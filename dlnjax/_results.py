@@ -63,7 +63,8 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
     successful = ""
     invalid_data = (
         "The data are NaN or inf, or the squares of the columns, or of `y` for `lasso`, leave the "
-        "range of the dtype. Remove or impute what is not finite; rescale the data, or use float64."
+        "range of the dtype; or the loss does not take a target. Remove or impute what is not "
+        "finite; rescale the data, or use float64; labels are 1 and −1, counts ≥ 0."
     )
     invalid_problem = (
         "The loss is unbounded below, or no quadratic: `M` is not symmetric and positive "

@@ -20,8 +20,8 @@ from ._linalg import eigh
 from ._loops import scan
 from ._problem import (
     AbstractProblem,
+    check_loss,
     check_problem,
-    check_quadratic,
     harmless,
     validity,
 )
@@ -52,7 +52,8 @@ def sharpness(
     **Arguments:**
 
     - `network`: a `UV`, `USquared` or `Deep`, of which the flow determines the weights.
-    - `problem`: the problem that was integrated. At depth 2 its loss need not be the quadratic.
+    - `problem`: the problem that was integrated. At depth 2 of any loss; else the square, or that
+        of a `GeneralizedLinear` in the dual form.
     - `flow`: what `gradient_flow` returned for both, at `S` times.
 
     **Returns:** the sharpness, shape `(S,)`, in units of `∇ℓ` for `UV` (of `1/t` for all); NaN
@@ -82,7 +83,7 @@ def sharpness(
     check_type(network, "network", (UV, USquared, Deep), what)
     check_type(flow, "flow", Flow, "what `gradient_flow` returns")
     if isinstance(network, Deep) and network.exponent is not None:
-        check_quadratic(problem)  # others have no dual, which gives the smaller `q` here
+        check_loss(problem)  # the smaller `q` follows from the dual, which others do not have
     network = matched(network, problem)
     if flow.x.shape[-1:] != problem.r.shape or flow.positive != network.positive:
         kind = "x ≥ 0" if flow.positive else "signed x"

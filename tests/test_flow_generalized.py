@@ -205,6 +205,11 @@ def test_bad_input():
         dln.Huber(np.eye(2), np.array([-1.0, 2.0]), delta=0.0)
     with pytest.raises(TypeError, match="not piecewise linear"):
         dln.lasso_path(dln.Poisson(np.eye(2), np.ones(2)))
+    linear, logistic = dln.Linear(np.ones(D)), dln.Logistic(X, LABELS)
+    with pytest.raises(TypeError, match="dual form of `Linear` is that of the square"):
+        dln.gradient_flow(linear, logistic, np.ones(1), eps=1e-3)
+    with pytest.raises(TypeError, match="dual form of `Linear` is that of the square"):
+        dln.crossing_times(linear, logistic, 1.0, 0.5, eps=1e-3)
     with pytest.warns(UserWarning, match="taken as −1 and 1"):
         problem = dln.Logistic(np.eye(2), np.array([0.0, 1.0]))
     np.testing.assert_array_equal(problem.y, [-1, 1])
@@ -247,3 +252,16 @@ def test_the_certificate_bounds_the_gap():
     assert np.all(gap >= -1e-12) and np.all(bound >= gap - 1e-12)
     # Not trivial: at the first time the average is close to the lasso.
     assert np.median(bound[:, 0]) < 0.1
+
+
+def test_gaps_at_the_end_of_a_domain_have_derivatives():
+    # Where predictions saturate, dual points are 0 or 1 to rounding. Against differences.
+    for problem in (dln.Logistic(X, LABELS), dln.Poisson(X, COUNTS)):
+        x = -900 * jnp.eye(D)[0]
+        for kappa in (1.0, 1e4):
+            gap = lambda x, kappa=kappa, problem=problem: problem.duality_gap(x, kappa)
+            slope = jax.grad(gap)(x)
+            assert np.all(np.isfinite(slope))
+            step = 1e-3 * jnp.eye(D)[0]
+            difference = (gap(x + step) - gap(x - step)) / 2e-3
+            np.testing.assert_allclose(slope[0], difference, rtol=1e-5)

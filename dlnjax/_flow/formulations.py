@@ -122,6 +122,11 @@ class DualForm(AbstractFormulation):
         self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
     ) -> AbstractFlowTerm:
         if isinstance(network, Linear):
+            if problem.glm() is not None:
+                raise TypeError(
+                    f"The dual form of `Linear` is that of the square, got the loss of "
+                    f"`{type(problem).__name__}`. Pass `formulation=dlnjax.WeightForm()`."
+                )
             return linear_term(network, problem, log_eps)
         if not isinstance(network, AbstractDualNetwork):
             raise TypeError(

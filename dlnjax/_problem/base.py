@@ -407,9 +407,9 @@ def check_quadratic(problem: Any) -> None:
     name = type(problem).__name__
     if problem.glm() is not None:
         raise TypeError(
-            f"The square of `LeastSquares` is assumed here, got the loss of `{name}`: its path is "
-            "not piecewise linear. `dlnjax.gradient_flow` follows its flow, `dlnjax.lasso` solves "
-            "it on a grid of μ, and `problem.duality_gap` bounds the lasso gap of any point."
+            f"The square of `LeastSquares` is assumed here, got the loss of `{name}`, whose lasso "
+            "path is not piecewise linear. `dlnjax.lasso` solves it on a grid of μ; "
+            "`gradient_flow`, `limit_flow` and `end_point` take it, too."
         )
     if _is_quadratic_by_construction(problem) or not is_concrete(*jax.tree.leaves(problem)):
         return

@@ -87,7 +87,10 @@ class AbstractGeneralizedLinear(AbstractProblem):
         alpha = jnp.min(scale_to(c, upper))
         if not positive:
             alpha = jnp.minimum(alpha, jnp.min(scale_to(-c, lower)))
-        young = f.value(u, y) + f.conjugate(-alpha * theta, y) + alpha * theta * u
+        # At α = 1 another α, whose value is not used: at the end of its domain a conjugate may have
+        # an infinite derivative.
+        inner = jnp.where(alpha == 1, 0.5, alpha)
+        young = f.value(u, y) + f.conjugate(-inner * theta, y) + inner * theta * u
         young = jnp.where(alpha == 1, 0, jnp.maximum(jnp.sum(young), 0))
         linear = jnp.where(x == 0, 0, jnp.where(x > 0, bounds[0], bounds[1]) * jnp.abs(x))
         gap = young + jnp.sum(linear - alpha * c * x)

@@ -130,7 +130,7 @@ class LogisticLoss(AbstractLoss):
         a = -p * y
         inside = (a >= 0) & (a <= 1)
         a = jnp.where(inside, a, 0.5)
-        return jnp.where(inside, xlogy(a, a) + xlogy(1 - a, 1 - a), jnp.inf)
+        return jnp.where(inside, _entropy(a) + _entropy(1 - a), jnp.inf)
 
     def takes(self, y: Array) -> Array:
         return jnp.abs(y) == 1
@@ -241,7 +241,13 @@ def _conjugate_of_exp(a: Array) -> Array:
     """The conjugate of `exp`, `a log a − a`."""
     inside = a >= 0
     a = jnp.where(inside, a, 0)
-    return jnp.where(inside, xlogy(a, a) - a, jnp.inf)
+    return jnp.where(inside, _entropy(a) - a, jnp.inf)
+
+
+def _entropy(a: Array) -> Array:
+    """`a log a`, 0 at 0, where its derivative, which is infinite, is taken as 0."""
+    some = a > 0
+    return jnp.where(some, xlogy(a, jnp.where(some, a, 1)), 0)
 
 
 def log_cap(dtype: DTypeLike) -> float:
