@@ -193,8 +193,10 @@ class _Tabulated(eqx.Module):
         # The smaller `w` determines `b` to all its digits. Their sum is constant.
         is_plus = w[0] <= w[1]
         b = self.time.inverse(jnp.where(is_plus, w[0], w[1]))
-        log_others = jnp.sum(jnp.log(b[None] ** 2 + self.time.c), axis=0) / 2
-        return jnp.where(is_plus, b, -b) * jnp.exp(log_eps + log_others)
+        # Each layer with its share of ε: their product alone might overflow.
+        share = jnp.exp(log_eps / len(self.time.c))
+        others = jnp.prod(share * jnp.sqrt(b[None] ** 2 + self.time.c), axis=0)
+        return jnp.where(is_plus, b, -b) * others
 
 
 # Each is one program, as it would be hundreds of small ones outside of `jit`.
