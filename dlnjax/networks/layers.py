@@ -41,9 +41,9 @@ class Layers(AbstractDualNetwork):
         ```python
         network = dln.Layers(jnp.array([[0.5, 0.0], [1.0, 1.0], [2.0, -1.0]]))
         network()  # (1, 0)
-        network.growth_times  # (0.804, 1.571) for x > 0, (1.353, 1.571) for x < 0
+        network.growth_times  # (0.885, 1.571) for x > 0, (1.446, 1.571) for x < 0
         problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, -1.0]))
-        dln.limit_flow(network, problem).jumps[:2]  # the growth times over the correlations
+        dln.limit_flow(network, problem).jumps[:2]  # (0.442, 1.571): 0.885/2 and 1.571/1
         ```
 
     !!! cite "Reference"
