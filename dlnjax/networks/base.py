@@ -248,7 +248,7 @@ class AbstractDualNetwork(AbstractNetwork):
             ```python
             network = dln.Layers(jnp.array([[0.0], [1.0], [1.0]]))
             w = jnp.array([[1.0], [jnp.pi - 1]])
-            network.tabulated().model(w, jnp.log(1e-3))  # 1e-3 cos(1)/sin³(1)… as `network.model`
+            network.tabulated().model(w, jnp.log(1e-3))  # 1e-3 cos(1)/sin³(1) = 9.07e-4
             ```
         """
         return self

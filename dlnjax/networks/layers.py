@@ -41,9 +41,9 @@ class Layers(AbstractDualNetwork):
         ```python
         network = dln.Layers(jnp.array([[0.5, 0.0], [1.0, 1.0], [2.0, -1.0]]))
         network()  # (1, 0)
-        network.growth_times  # (0.804, 1.571) for x > 0, (1.353, 1.571) for x < 0
+        network.growth_times  # (0.885, 1.571) for x > 0, (1.446, 1.571) for x < 0
         problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, -1.0]))
-        dln.limit_flow(network, problem).jumps[:2]  # the growth times over the correlations
+        dln.limit_flow(network, problem).jumps[:2]  # (0.442, 1.571): 0.885/2 and 1.571/1
         ```
 
     !!! cite "Reference"
@@ -193,8 +193,10 @@ class _Tabulated(eqx.Module):
         # The smaller `w` determines `b` to all its digits. Their sum is constant.
         is_plus = w[0] <= w[1]
         b = self.time.inverse(jnp.where(is_plus, w[0], w[1]))
-        log_others = jnp.sum(jnp.log(b[None] ** 2 + self.time.c), axis=0) / 2
-        return jnp.where(is_plus, b, -b) * jnp.exp(log_eps + log_others)
+        # Each layer with its share of ε: their product alone might overflow.
+        share = jnp.exp(log_eps / len(self.time.c))
+        others = jnp.prod(share * jnp.sqrt(b[None] ** 2 + self.time.c), axis=0)
+        return jnp.where(is_plus, b, -b) * others
 
 
 # Each is one program, as it would be hundreds of small ones outside of `jit`.
