@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from losses import Mixed
 from scipy.integrate import solve_ivp
 from scipy.special import expit
 
@@ -30,27 +31,6 @@ DERIVATIVES = (
     lambda u: np.clip(u - REAL, -0.3, 0.3),
     lambda u: -LABELS * np.exp(-LABELS * u),
 )
-
-
-class One(dln.AbstractLoss):
-    """One of the losses, which may be traced: one program for all of them."""
-
-    kind: jax.Array
-
-    def _pick(self, name, *arguments):
-        return jnp.stack([getattr(loss, name)(*arguments) for loss in LOSSES])[self.kind]
-
-    def value(self, u, y):
-        return self._pick("value", u, y)
-
-    def derivative(self, u, y):
-        return self._pick("derivative", u, y)
-
-    def curvature(self, u, y):
-        return self._pick("curvature", u, y)
-
-    def conjugate(self, p, y):
-        return self._pick("conjugate", p, y)
 
 
 def _uv(force, decay, log_eps):
@@ -94,7 +74,7 @@ def test_dual_against_weights(of, decay):
     @jax.jit
     @jax.vmap
     def solve(kind, y, log_eps):
-        problem = dln.GeneralizedLinear(X, y, One(kind), decay)
+        problem = dln.GeneralizedLinear(X, y, Mixed(kind, jnp.asarray(0.3)), decay)
         return dln.gradient_flow(network, problem, np.array([S]), log_eps=log_eps).x[0]
 
     got = np.asarray(solve(kinds, targets, logs))

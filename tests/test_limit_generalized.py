@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Array, Float
+from losses import Mixed
 from scipy.optimize import linprog, minimize
 from scipy.special import expit
 
@@ -16,29 +17,6 @@ from dlnjax._results import names_of
 
 KINDS = ["logistic", "Poisson", "Huber"]
 LANES = 24
-
-
-class Mixed(dln.AbstractLoss):
-    """One of three losses, so that one program serves all lanes."""
-
-    kind: Float[Array, ""]
-
-    def _of(self, method, u, y):
-        losses = dln.LogisticLoss(), dln.PoissonLoss(), dln.HuberLoss(jnp.ones((), u.dtype))
-        a, b, c = (getattr(loss, method)(u, y) for loss in losses)
-        return jnp.where(self.kind == 0, a, jnp.where(self.kind == 1, b, c))
-
-    def value(self, u, y):
-        return self._of("value", u, y)
-
-    def derivative(self, u, y):
-        return self._of("derivative", u, y)
-
-    def curvature(self, u, y):
-        return self._of("curvature", u, y)
-
-    def conjugate(self, p, y):
-        return self._of("conjugate", p, y)
 
 
 class Tilted(dln.UV):
@@ -125,7 +103,9 @@ def _reference(X, y, kind, w, decay, positive):
 
 
 def _limit(X, y, kind, decay, w, positive=False):
-    problem = dln.GeneralizedLinear(X, y, Mixed(kind), weight_decay=decay)
+    problem = dln.GeneralizedLinear(
+        X, y, Mixed(jnp.asarray(kind).astype(jnp.int32), jnp.ones(())), weight_decay=decay
+    )
     network = dln.USquared(jnp.ones(X.shape[1])) if positive else Tilted(w)
     return dln.limit_flow(network, problem, throw=False)
 
@@ -288,7 +268,9 @@ def test_end_points():
     network = dln.UV(jnp.ones(6), jnp.zeros(6))
 
     def ends(X, y, kind, decay):
-        problem = dln.GeneralizedLinear(X, y, Mixed(kind), weight_decay=decay)
+        problem = dln.GeneralizedLinear(
+            X, y, Mixed(jnp.asarray(kind).astype(jnp.int32), jnp.ones(())), weight_decay=decay
+        )
         end = dln.end_point(network, problem, log_eps=-40.0, throw=False)
         return end, jax.jacfwd(
             lambda y: dln.end_point(network, _moved(problem, y), log_eps=-40.0).x

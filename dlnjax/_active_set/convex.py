@@ -29,7 +29,7 @@ from .._batching import any_lane
 from .._derivatives import held
 from .._linalg import inverse_factor, matmul
 from .._loops import while_loop
-from .._problem import AbstractLoss, AbstractProblem, LeastSquares
+from .._problem import AbstractLoss, AbstractProblem, LeastSquares, glm_of
 from .._results import RESULTS, first_failure
 from ..networks.signs import sides
 from .projection import solve_symmetric
@@ -49,7 +49,7 @@ class Rows(eqx.Module):
     vanishes: Bool[Array, "2 n"]
 
     def __init__(self, problem: AbstractProblem):
-        X, self.y, self.loss = _glm(problem)
+        X, self.y, self.loss = glm_of(problem)
         norms = problem.column_norms()
         self.scale = jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0)
         self.X = X * self.scale[None, :]
@@ -293,12 +293,6 @@ def square_of(problem: AbstractProblem, positive: bool) -> tuple[LeastSquares, R
 def square_at(x: Float[Array, " d"], problem: AbstractProblem) -> LeastSquares:
     """The least-squares problem with the minimisers, and the gradient there, of `problem`, of which
     `x` is a minimiser."""
-    X, y, loss = _glm(problem)
+    X, y, loss = glm_of(problem)
     u = matmul(X, x)
     return LeastSquares(X, u - loss.derivative(u, y), problem.weight_decay)
-
-
-def _glm(problem: AbstractProblem) -> tuple[Array, Array, AbstractLoss]:
-    glm = problem.glm()
-    assert glm is not None
-    return glm

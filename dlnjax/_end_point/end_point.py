@@ -53,7 +53,7 @@ from ..networks.base import (
 )
 from .derivatives import differentiable_end
 from .linear import linear_end
-from .newton import Newton
+from .newton import Newton, position
 
 
 class EndPoint(eqx.Module):
@@ -427,7 +427,9 @@ def _without_decay(
     x, dual = differentiable_end(newton, state, growth, problem)
     if log_eps is not None:
         # A column of zeros keeps its start, for which Newton's method does not wait.
-        x = jnp.where(problem.gram_diagonal() > 0, x, network.initial(log_eps)())
+        start = growth.log_initial
+        _, kept = position(start, jnp.zeros_like(start), start)
+        x = jnp.where(problem.gram_diagonal() > 0, x, kept)
     dual = jnp.where(is_free, dual, -jnp.inf) if certificate is None else certificate
 
     # Newton's residual covers the allowed coordinates only. If moving another one still lowers the

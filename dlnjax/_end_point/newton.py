@@ -427,8 +427,7 @@ class Newton(eqx.Module):
         h = self.growth.dual_per_log_growth(state.delta)
         stretch = jnp.where(self.is_allowed, q, 0) / h
         off = self.solutions.rounding() * jnp.sqrt(jnp.sum(x**2))
-        off = off * jnp.cos(
-            2.4 * jnp.arange(len(off), dtype=off.dtype)
-        )  # signs as in `sensitivity`
+        # The signs of `sensitivity`.
+        off = off * jnp.cos(2.4 * jnp.arange(len(off), dtype=off.dtype))
         _, dual = graded_step(self.solutions.V, stretch, off, jnp.zeros_like(h))
         return jnp.max(jnp.abs(signed(stretch * dual))) / self.scale(x)

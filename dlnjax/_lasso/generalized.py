@@ -28,7 +28,7 @@ from .._batching import any_lane
 from .._linalg import Cholesky, matmul
 from .._loops import cond, scan, while_loop
 from .._path import penalties, penalty
-from .._problem import AbstractLoss, AbstractProblem
+from .._problem import AbstractProblem, glm_of
 from .._results import RESULTS, first_failure
 from .face_steps import ROUNDING
 
@@ -70,7 +70,7 @@ class _Steps(eqx.Module):
 
     def at(self, x: Float[Array, " d"], state: _State) -> _State:
         """`state` with `x` and all that is a function of it."""
-        (X, y, f), eps = _glm(self.problem), float(jnp.finfo(x.dtype).eps)
+        (X, y, f), eps = glm_of(self.problem), float(jnp.finfo(x.dtype).eps)
         u = matmul(X, x)
         theta, curvature = -f.derivative(u, y), f.curvature(u, y)
         # Xⱼᵀθ is a sum of terms up to ‖Xⱼ‖‖θ‖, and u, of terms up to Σ maxᵢ|Xᵢⱼ||xⱼ|, moves θ by
@@ -155,7 +155,7 @@ class _Steps(eqx.Module):
 
     def _move(self, index: Int[Array, " k"], sign: Float[Array, " d"], state: _State):
         """The end of the step on the coordinates `index`, and the next damping."""
-        (_, y, f), x, u = _glm(self.problem), state.x, state.u
+        (_, y, f), x, u = glm_of(self.problem), state.x, state.u
         d, k, dtype = x.shape[0], index.shape[0], x.dtype
         least_damping = 10 * k * float(jnp.finfo(dtype).eps)
         is_in, at = index < d, jnp.minimum(index, d - 1)
@@ -209,12 +209,6 @@ class _Steps(eqx.Module):
         return x, damping
 
 
-def _glm(problem: AbstractProblem) -> tuple[Array, Array, AbstractLoss]:
-    glm = problem.glm()
-    assert glm is not None
-    return glm
-
-
 def _tiny(dtype) -> float:
     """The least number whose rounding, some eps of it, is not 0."""
     return float(jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps)
@@ -232,7 +226,7 @@ def newton_on_grid(
     max_steps: Array,
 ) -> tuple[Array, Array, RESULTS, Array]:
     """`x`, the gap, the result and the number of steps at each `μ`, each from the one before."""
-    X, y, f = _glm(problem)
+    X, y, f = glm_of(problem)
     d, dtype = X.shape[1], X.dtype
     floor = -f.conjugate(jnp.zeros_like(y), y)
     floor = jnp.where(jnp.isfinite(floor), floor, 0)

@@ -28,6 +28,7 @@ from .generalized import (
     Huber as Huber,
     Logistic as Logistic,
     Poisson as Poisson,
+    glm_of as glm_of,
 )
 from .losses import (
     AbstractLoss as AbstractLoss,

@@ -2,6 +2,7 @@
 
 - `LeastSquares(X, y)`: `ℓ(x) = ½‖Xx − y‖²`, so `M = XᵀX`, `r = Xᵀy`, `c = ½‖y‖²`. Products with `M`
   go through `X`; `M` is formed on demand.
+- `AbstractDesign`: what `LeastSquares` shares with `generalized.py`, the products with `XᵀX`.
 - `Quadratic(M, r, c)`: `ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c`. The constructor tests that `ℓ` is convex and
   bounded below, by `semidefinite.py`. For traced values it sets `c = NaN` where it is not, which
   `is_convex` reads.
@@ -14,6 +15,7 @@ import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
+from equinox import AbstractVar
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._checks import (
@@ -29,7 +31,34 @@ from .base import AbstractProblem
 from .semidefinite import Semidefinite
 
 
-class LeastSquares(AbstractProblem):
+class AbstractDesign(AbstractProblem):
+    """The problems with a design matrix: `M = XᵀX`, which is formed on demand only."""
+
+    X: AbstractVar[Float[Array, "n d"]]
+    y: AbstractVar[Float[Array, " n"]]
+
+    def matvec(self, x: ArrayLike) -> Array:
+        return matmul(matmul(x, self.X.T), self.X)
+
+    def gram(self) -> Array:
+        return matmul(self.X.T, self.X)
+
+    def gram_column(self, j: ArrayLike) -> Array:
+        return matmul(jnp.take(self.X, j, axis=1), self.X)
+
+    def gram_block(self, index: Array) -> Array:
+        X = jnp.take(self.X, index, axis=1)
+        return matmul(X.T, X)
+
+    def gram_diagonal(self) -> Array:
+        return jnp.sum(self.X**2, axis=0)
+
+    @property
+    def rank_bound(self) -> int:
+        return min(self.X.shape)
+
+
+class LeastSquares(AbstractDesign):
     """Least squares, `ℓ(x) = ½‖Xx − y‖²`, without a factor `1/n` (scikit-learn's `alpha` is `κ/n`).
 
     !!! example
@@ -70,31 +99,11 @@ class LeastSquares(AbstractProblem):
     def r(self) -> Array:
         return matmul(self.y, self.X)
 
-    def matvec(self, x: ArrayLike) -> Array:
-        return matmul(matmul(x, self.X.T), self.X)
-
-    def gram(self) -> Array:
-        return matmul(self.X.T, self.X)
-
-    def gram_column(self, j: ArrayLike) -> Array:
-        return matmul(jnp.take(self.X, j, axis=1), self.X)
-
-    def gram_block(self, index: Array) -> Array:
-        X = jnp.take(self.X, index, axis=1)
-        return matmul(X.T, X)
-
-    def gram_diagonal(self) -> Array:
-        return jnp.sum(self.X**2, axis=0)
-
     def is_in_range(self) -> Array:
         return has_squares(self.X) & jnp.all(jnp.isfinite(self.r))
 
     def rows(self) -> tuple[Array, Array]:
         return self.X, self.y
-
-    @property
-    def rank_bound(self) -> int:
-        return min(self.X.shape)
 
     def loss(self, x: ArrayLike) -> Array:
         x = self.as_points(x)

@@ -15,18 +15,16 @@ from jaxtyping import Array, ArrayLike, Float
 from .._checks import check_type, is_concrete
 from .._linalg import matmul
 from .base import AbstractProblem
-from .design import as_design, as_weight_decay, has_squares
+from .design import AbstractDesign, as_design, as_weight_decay, has_squares
 from .losses import AbstractLoss, ExponentialLoss, HuberLoss, LogisticLoss, PoissonLoss
 
 
-class AbstractGeneralizedLinear(AbstractProblem):
+class AbstractGeneralizedLinear(AbstractDesign):
     """The problems `ℓ(x) = Σᵢ f((Xx)ᵢ, yᵢ)` with a convex pointwise loss `f`.
 
     `r = −∇ℓ(0)`; `M = XᵀX` gives columns their units only.
     """
 
-    X: AbstractVar[Float[Array, "n d"]]
-    y: AbstractVar[Float[Array, " n"]]
     pointwise: AbstractVar[AbstractLoss]
     quadratic_by_construction: ClassVar[bool] = False
 
@@ -38,29 +36,9 @@ class AbstractGeneralizedLinear(AbstractProblem):
         zero = jnp.zeros_like(self.y)
         return -matmul(self.pointwise.derivative(zero, self.y), self.X)
 
-    def matvec(self, x: ArrayLike) -> Array:
-        return matmul(matmul(x, self.X.T), self.X)
-
-    def gram(self) -> Array:
-        return matmul(self.X.T, self.X)
-
-    def gram_column(self, j: ArrayLike) -> Array:
-        return matmul(jnp.take(self.X, j, axis=1), self.X)
-
-    def gram_block(self, index: Array) -> Array:
-        X = jnp.take(self.X, index, axis=1)
-        return matmul(X.T, X)
-
-    def gram_diagonal(self) -> Array:
-        return jnp.sum(self.X**2, axis=0)
-
     def is_in_range(self) -> Array:
         targets = jnp.all(self.pointwise.takes(self.y))
         return has_squares(self.X) & targets & jnp.all(jnp.isfinite(self.r))
-
-    @property
-    def rank_bound(self) -> int:
-        return min(self.X.shape)
 
     def loss(self, x: ArrayLike) -> Array:
         u = matmul(self.as_points(x), self.X.T)
@@ -196,14 +174,9 @@ class Exponential(AbstractGeneralizedLinear):
     weight_decay: Float[Array, ""]
 
     def __init__(self, X: ArrayLike, y: ArrayLike, weight_decay: ArrayLike = 0.0):
-        """**Arguments:**
+        """**Arguments:** `X`, `y` and `weight_decay`, as for `Logistic`.
 
-        - `X`: design matrix, shape `(n, d)`.
-        - `y`: labels 1 and −1, shape `(n,)`. (1 and 0 are taken as such, with a warning.)
-        - `weight_decay`: `λ ≥ 0`, scalar, in units of `∇ℓ`.
-
-        **Raises:** `TypeError` for non-numeric data; `ValueError` for mismatched or empty shapes,
-        NaN or inf, other labels, `λ < 0`.
+        **Raises:** as for `Logistic`.
         """
         self.X, y = as_design(X, y, "Exponential")
         self.y = _as_signs(y)
@@ -312,3 +285,10 @@ def _check_targets(problem: AbstractGeneralizedLinear, rule: str, fix: str) -> N
         if len(bad):
             i = int(bad[0])
             raise ValueError(f"{rule}, got y[{i}] = {float(problem.y[i])}. {fix}")
+
+
+def glm_of(problem: AbstractProblem) -> tuple[Array, Array, AbstractLoss]:
+    """`problem.glm()` of a problem that is known to have one."""
+    glm = problem.glm()
+    assert glm is not None
+    return glm

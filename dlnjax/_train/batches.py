@@ -113,8 +113,8 @@ def as_batches(
     data = problem.rows()
     if data is None:
         raise ValueError(
-            f"`{given[0]}` needs rows, which a {type(problem).__name__} does not have. Use "
-            "`LeastSquares(X, y)`."
+            f"`{given[0]}` is known for the rows of least squares, got a {type(problem).__name__}. "
+            "Use `LeastSquares(X, y)`, or leave it out."
         )
     n = data[0].shape[0]
     if size is not None and not 1 <= size <= n:
