@@ -23,7 +23,7 @@ RAY = {"num_knots": jnp.asarray(1, jnp.int32), "weights": jnp.ones((2, 3)), "nor
 RAY |= {"knots": jnp.ones(2), "values": jnp.zeros((2, 3)), "slopes": jnp.ones((2, 3))}
 RAY |= {"result": dln.RESULTS.successful, "stats": {}, "positive": False}
 PATH = dln.PiecewiseLinearPath(**RAY)
-LIMIT = dln.LimitFlow(**RAY, num_jumps=jnp.asarray(1, jnp.int32), face=jnp.zeros(3, bool))
+LIMIT = dln.LimitFlow(**RAY, num_jumps=jnp.asarray(1, jnp.int32), face=jnp.zeros(3, jnp.int32))
 FLOW = dln.Flow(
     s=jnp.ones(1),
     **{name: jnp.ones((1, 3)) for name in ("x", "x_mean", "z", "dual")},
