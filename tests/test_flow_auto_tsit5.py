@@ -25,6 +25,18 @@ def test_the_interval_of_stability():
     assert -z[np.argmax(growth > 1)] == pytest.approx(auto_tsit5.STABLE, abs=0.01)
 
 
+def test_conditions_of_the_second_estimate():
+    tableau, e = diffrax.Tsit5.tableau, auto_tsit5._SECOND
+    A = np.zeros((7, 7))
+    for i, row in enumerate(tableau.a_lower):
+        A[i + 1, : len(row)] = row
+    c = A.sum(axis=1)
+    # Order 3, and of a field that depends on time only, order 4: in exact arithmetic these are 0.
+    np.testing.assert_allclose(np.stack([c**0, c, c**2, c**3, A @ c]) @ e, 0, atol=1e-14)
+    assert e @ np.asarray(tableau.b_error) == pytest.approx(0, abs=1e-14)
+    assert np.linalg.norm(e) == pytest.approx(np.linalg.norm(tableau.b_error))
+
+
 @pytest.mark.parametrize("rows", [3, 6])
 def test_a_step_is_that_of_diffrax(rows):
     X, y = RNG.normal(size=(rows, 5)), RNG.normal(size=rows)
@@ -49,8 +61,10 @@ def test_a_step_is_that_of_diffrax(rows):
     error_of_theirs = term.error(theirs, raw)
     for a, b in zip(jax.tree.leaves((ours, inner)), jax.tree.leaves((theirs, other)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
-    for a, b in zip(jax.tree.leaves(error), jax.tree.leaves(error_of_theirs), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-13)
+    np.testing.assert_allclose(error[0], error_of_theirs[0], rtol=1e-5, atol=1e-13)
+    # That of `z` may be the second estimate.
+    assert np.all(error[1] >= (1 - 1e-5) * error_of_theirs[1] - 1e-13)
+    np.testing.assert_allclose(error[1], error_of_theirs[1], rtol=1e-5, atol=1e-11)
 
 
 @eqx.filter_jit

@@ -253,3 +253,30 @@ def test_an_event_of_diffrax():
     assert solution.ts is not None and solution.ts[0] < 20
     flow = dln.gradient_flow(network, problem, solution.ts, log_eps=log_eps, rtol=1e-10, atol=1e-11)
     np.testing.assert_allclose(jnp.abs(flow.x[0, first]), half, atol=1e-7)
+
+
+def test_a_zero_of_the_embedded_estimate():
+    # A step into the jump whose embedded estimate, near a zero as a function of the length, was
+    # below the tolerance by accident: `x_mean` before the jump was off by 3e-3 of the largest.
+    X = np.array(
+        [
+            [1072380131800.1462, 228316195036.48303, 1072380131800.1462],
+            [765533727897.8821, -1174280819140.6895, 765533727897.8821],
+            [94505135654.48018, 871141925077.2664, 94505135654.48018],
+            [-1254390756103.6484, 821195659772.407, -1254390756103.6484],
+        ]
+    )
+    y = np.array(
+        [-1.443776858265155e-06, -4.3677401233976235e-05, -1.1094373301081923e-05]
+        + [-2.188131359850794e-05]
+    )
+    problem = dln.LeastSquares(X, y, 3335020.64551216)
+    network = dln.UV(np.full(3, 2 * 2.634178031930877e-09), np.zeros(3))
+    s = np.array([4.250180895243835e-08, 4.8753218852376603e-08, 1.7968982604809902e-07])
+    s = np.append(s, [0.0003675390809435847, 0.0010401251227399554, 0.0025449484406419613])
+    flow = dln.gradient_flow(network, problem, s, log_eps=-110.7844612393726)
+    # At the first time no coordinate moves yet: `x` is below 1e-6 of the largest, and so is its
+    # average.
+    largest = np.max(np.abs(flow.x_mean))
+    assert np.max(np.abs(flow.x[0])) < 1e-6 * largest
+    assert np.max(np.abs(flow.x_mean[0])) < 1e-7 * largest
