@@ -54,8 +54,10 @@ def test_batches_of_a_loss_of_the_users():
         loss = lambda self, x: dln.LeastSquares.loss(self, x) ** 2
         gradient = lambda self, x: jax.grad(lambda x: jnp.sum(self.loss(x)))(x)
 
+    of_data: Any = Quartic
+
     def run(y):
-        problem, optimizer = Quartic(X, y), optax.sgd(SIZE)
+        problem, optimizer = of_data(X, y), optax.sgd(SIZE)
         return dln.train(NETWORK, problem, optimizer, eps=EPS, steps=1, batches=np.array([[0]]))
 
     # Its rows are known, and the gradient of one of them is not: that of the square is another.

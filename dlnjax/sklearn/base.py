@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +27,7 @@ class Models(NamedTuple):
     steps: int
 
 
-def refuse(name: str, value: Any, need: str):
+def refuse(name: str, value: Any, need: str) -> NoReturn:
     raise ValueError(f"`{name}` must be {need}, got {value!r}.")
 
 
