@@ -1,4 +1,4 @@
-"""`python -m benchmarks.losses`: how far the limit of logistic regression is from its lasso.
+"""`python -m benchmarks.losses`: how far logistic regression at `ε → 0` is from its lasso.
 
 The largest gap of the average for `s` up to 30 times the first jump, relative to how much the lasso
 lowers the loss, for signals that come ever closer to separating the data (`docs/losses.md`).

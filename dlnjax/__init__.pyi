@@ -4,15 +4,12 @@ from . import generators as generators, metrics as metrics, networks as networks
 from ._batching import batched as batched
 from ._cache import enable_cache as enable_cache
 from ._end_point.bregman import bregman_projection as bregman_projection
-from ._end_point.end_point import (
-    EndPoint as EndPoint,
-    end_point as end_point,
-    limit_point as limit_point,
-)
+from ._end_point.end_point import end_point as end_point, limit_point as limit_point
 from ._end_point.null_space import (
     NullSpaceConstant as NullSpaceConstant,
     null_space_constant as null_space_constant,
 )
+from ._end_point.point import EndPoint as EndPoint
 from ._end_point.potential import (
     inverse_mirror_map as inverse_mirror_map,
     mirror_map as mirror_map,
@@ -60,7 +57,6 @@ from ._problem import (
     Quadratic as Quadratic,
 )
 from ._results import RESULTS as RESULTS
-from ._sharpness import sharpness as sharpness
 from ._sweep.opening import open_sweep as open_sweep
 from ._sweep.run import run_sweep as run_sweep
 from ._sweep.spec import KnotGrid as KnotGrid, Sweep as Sweep
@@ -68,6 +64,7 @@ from ._train.effective import (
     EffectiveInitialization as EffectiveInitialization,
     effective_initialization as effective_initialization,
 )
+from ._train.sharpness import sharpness as sharpness
 from ._train.train import Training as Training, train as train
 from ._version import __version__ as __version__
 from .metrics import Metric as Metric

@@ -327,5 +327,5 @@ def test_check_network_finds_a_wrong_model():
         dln.check_network(Twice(ONES, 0.2 * ONES))
     with pytest.raises(ValueError, match="`model` must increase"):
         dln.check_network(Folded(ONES, 0.2 * ONES))
-    with pytest.raises(NotImplementedError, match="has no `link`. Define it, or `model`"):
+    with pytest.raises(TypeError, match="has no `link`. Define it, or `model`"):
         MODELS["Layers"].link(jnp.ones((2, 3)), jnp.asarray(-1.0))

@@ -20,7 +20,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import dlnjax as dln
-from dlnjax.sklearn import DLNRegressor, DLNRegressorCV, enable_x64
+from dlnjax._batching import enable_x64
+from dlnjax.sklearn import DLNRegressor, DLNRegressorCV
 
 
 @pytest.fixture(autouse=True)
@@ -272,6 +273,7 @@ def test_says_when_training_fails():
 
 def test_without_scikit_learn_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.base", None)
-    monkeypatch.delitem(sys.modules, "dlnjax.sklearn")
+    for name in [name for name in sys.modules if name.startswith("dlnjax.sklearn")]:
+        monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ModuleNotFoundError, match=re.escape("pip install 'dlnjax[sklearn]'")):
         importlib.import_module("dlnjax.sklearn")

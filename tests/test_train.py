@@ -135,7 +135,7 @@ def test_deep_network_and_quadratic():
     np.testing.assert_allclose(run.x_mean[1], np.mean(xs, axis=0), rtol=1e-10)
     np.testing.assert_allclose(run.dual[1], run.s[1] * X.T @ Y - X.T @ (X @ z), rtol=1e-9)
     assert run.sides is None and isinstance(run.network, dln.Deep)
-    with pytest.raises(ValueError, match="known for the rows of least squares"):
+    with pytest.raises(ValueError, match="known for the rows of a problem"):
         dln.train(NETWORK, problem, optax.sgd(SIZE), eps=EPS, steps=3, batch_size=1, key=jr.key(0))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from training import EPS, NETWORK, PLAIN, PROBLEM, SIZE, STEPS, D, N, X, Y, full, loop, sgd
+from training import DECAY, EPS, NETWORK, PLAIN, PROBLEM, SIZE, STEPS, D, N, X, Y, full, loop, sgd
 
 import dlnjax as dln
 
@@ -32,6 +32,38 @@ def test_given_batches(name):
     xs, t, z = loop(lambda k, x: of_rows(batches[k % len(batches)], x), sgd)
     np.testing.assert_allclose(run.x, xs[saved], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(run.x_mean[1:], z[saved[1:]] / t[saved[1:], None], rtol=1e-9)
+
+
+def test_batches_of_another_loss():
+    labels, batches = np.sign(Y), BATCHES["cycle"]
+
+    def gradient(k, x):
+        rows = batches[k % len(batches)]
+        odds = np.exp(labels[rows] * (X[rows] @ x))
+        return -N / len(rows) * X[rows].T @ (labels[rows] / (1 + odds))
+
+    problem = dln.Logistic(X, labels, DECAY)
+    arguments: dict[str, Any] = dict(eps=EPS, steps=9, batches=batches)
+    run = dln.train(NETWORK, problem, optax.sgd(SIZE), **arguments)
+    xs, _, _ = loop(gradient, sgd, steps=9)
+    np.testing.assert_allclose(run.x[0], xs[-1], rtol=1e-9, atol=1e-12)
+
+
+def test_batches_of_a_loss_of_the_users():
+    class Quartic(dln.LeastSquares):
+        loss = lambda self, x: dln.LeastSquares.loss(self, x) ** 2
+        gradient = lambda self, x: jax.grad(lambda x: jnp.sum(self.loss(x)))(x)
+
+    of_data: Any = Quartic
+
+    def run(y):
+        problem, optimizer = of_data(X, y), optax.sgd(SIZE)
+        return dln.train(NETWORK, problem, optimizer, eps=EPS, steps=1, batches=np.array([[0]]))
+
+    # Its rows are known, and the gradient of one of them is not: that of the square is another.
+    with pytest.raises(TypeError, match="`dlnjax.train` on all rows"):
+        run(Y)
+    assert jax.jit(run)(Y).result == dln.RESULTS.invalid_problem
 
 
 def test_batches_of_each_lane():

@@ -49,6 +49,14 @@ def test_bad_input(change, error, message):
         dln.train(NETWORK, PROBLEM, optax.sgd(SIZE), **arguments)
 
 
+def test_noise_on_labels_of_another_loss():
+    problem = dln.Logistic(np.eye(8), np.ones(8))
+    with pytest.raises(ValueError, match="`label_noise` is known for the square"):
+        dln.train(
+            NETWORK, problem, optax.sgd(SIZE), eps=EPS, steps=3, label_noise=0.1, key=jr.key(0)
+        )
+
+
 def test_bad_types():
     train: Any = getattr(dln.train, "__wrapped__", dln.train)  # past the checks of types in tests
     optimizer = optax.sgd(SIZE)

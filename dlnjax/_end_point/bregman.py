@@ -21,7 +21,8 @@ from .._problem import (
 )
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractDualNetwork
-from .end_point import EndPoint, end_point
+from .end_point import end_point
+from .point import EndPoint
 
 
 def bregman_projection(

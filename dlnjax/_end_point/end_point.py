@@ -2,25 +2,23 @@
 
 | case | the end point is | computed by |
 |---|---|---|
-| `Linear` | closest minimiser to the start, or ridge regression | closed form, `linear.py` |
-| `λ > 0` (depth 2) | the lasso at `κ = λ` | last slope of `lasso_path` |
-| `λ = 0`, signed | minimiser of the potential over `argmin ℓ` | Newton on all `q` |
+| `Linear` | closest minimiser to the start, or ridge regression | `linear.py`: closed form |
+| `λ > 0` (depth 2) | the lasso at `κ = λ` | `decayed.py`: last slope of `lasso_path` |
+| `λ = 0`, signed | minimiser of the potential over `argmin ℓ` | `selected.py`: Newton on all `q` |
 | `λ = 0`, `x ≥ 0` | the same over `argmin ℓ` in `x ≥ 0` | its zeros by `lasso_path`, then Newton |
 | `λ = 0`, `ε → 0` | the selected minimum 1-norm point | its face by `minimum_norm`, then Newton |
 | traced `λ` | either | both cases, then select |
 | another loss | that of a least-squares problem | its minimiser, then as above (`_as_square`) |
 
-The Newton method is that of `newton.py`. Solutions carry derivatives by the implicit function
+Newton's method is in `newton.py`. Solutions carry derivatives by the implicit function
 theorem (`derivatives.py`); everything that decides which equations hold is constant (`held`).
 """
-
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Real
+from jaxtyping import Array, ArrayLike, Real
 
 from .._active_set.convex import square_of
 from .._checks import (
@@ -31,10 +29,6 @@ from .._checks import (
     is_log_eps,
     is_tolerance,
 )
-from .._derivatives import held
-from .._lasso.basis_pursuit import faces, is_seen, minimum_norm, rounding_of_residual
-from .._lasso.path import lasso_path
-from .._path import kkt_violation, largest_correlation, rounding_units
 from .._problem import (
     AbstractProblem,
     check_loss,
@@ -42,7 +36,6 @@ from .._problem import (
     validity,
     without_decay,
 )
-from .._problem.solution_space import SolutionSpace
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractDualNetwork, Linear
 from ..networks.base import (
@@ -51,43 +44,10 @@ from ..networks.base import (
     shape_of,
     takes,
 )
-from .derivatives import differentiable_end
+from .decayed import decayed_end
 from .linear import linear_end
-from .newton import Newton, position
-
-
-class EndPoint(eqx.Module):
-    """The end point of a flow, with its dual variable: what `end_point`, `limit_point` and
-    `bregman_projection` return.
-
-    **Attributes:**
-
-    - `x`: the linear model, shape `(d,)`.
-    - `dual`: `Xᵀν(∞)`, the integral of `Xᵀ(y − Xx)` over `s`, shape `(d,)`. It is ±∞ in coordinates
-        where a residual remains: with weight decay, or where no `x ≥ 0` interpolates.
-    - `result`: how the solve ended. If it failed, `x` and `dual` are NaN.
-    - `stats`: `num_steps`, Newton steps (with weight decay, pivots of the lasso path; 0 for
-        `Linear`); `residual`, the largest violation of `Xx = y` and of the dual equation, relative
-        to the largest `‖Xⱼ‖|xⱼ|` (with weight decay and for `Linear`: of the optimality conditions,
-        relative to the largest `|rⱼ|/‖Xⱼ‖`); `sensitivity`, the relative change of `x` when the
-        dual changes by one rounding, or by the rounding of an initialisation that is larger than
-        `x`, both in units in which columns have about the same norm.
-
-    !!! example
-
-        ```python
-        problem = dln.LeastSquares(jnp.array([[1.0, 2.0]]), jnp.array([3.0]))
-        end = dln.end_point(dln.UV(jnp.ones(2), jnp.zeros(2)), problem, eps=1e-9)
-        end.x  # (1.9e-5, 1.49999)
-        end.dual  # (0.543, 1.086), a multiple of Xᵀ
-        end.stats["residual"] < 1e-13  # True
-        ```
-    """
-
-    x: Float[Array, " d"]
-    dual: Float[Array, " d"]
-    result: RESULTS
-    stats: dict[str, Any]
+from .point import EndPoint
+from .selected import selected_end
 
 
 def end_point(
@@ -267,16 +227,16 @@ def _solve(
     if problem.glm() is not None:
         problem, verdict = _as_square(network, problem, verdict, decays)
     if isinstance(network, Linear):
-        end = _linear(network, problem, log_eps)
+        end = linear_end(network, problem, log_eps)
     elif decays is None:
-        decayed = _with_decay(problem, network.positive)
-        end = _without_decay(network, problem, log_eps, rtol, max_steps)
+        decayed = decayed_end(problem, network.positive)
+        end = selected_end(network, problem, log_eps, rtol, max_steps)
         is_decayed = problem.weight_decay > 0
         end = jax.tree.map(lambda a, b: jnp.where(is_decayed, a, b), decayed, end)
     elif decays:
-        end = _with_decay(problem, network.positive)
+        end = decayed_end(problem, network.positive)
     else:
-        end = _without_decay(network, problem, log_eps, rtol, max_steps)
+        end = selected_end(network, problem, log_eps, rtol, max_steps)
 
     result = first_failure(verdict, end.result)
     good = result == RESULTS.successful
@@ -306,152 +266,3 @@ def _as_square(
     square, found = square_of(problem, positive)
     verdict = first_failure(verdict, found)
     return harmless(square, verdict == RESULTS.successful), verdict
-
-
-def _linear(network: Linear, problem: AbstractProblem, log_eps: Array | None) -> EndPoint:
-    x, dual = linear_end(network, problem, log_eps)
-    fixed, end = held(problem), held(x)
-    size, norms = largest_correlation(fixed)
-    # By the normal equations `Mx + λx = r`, which the closed form has not used.
-    rest = jnp.abs(fixed.r - fixed.matvec(end) - fixed.weight_decay * end)
-    stats = {
-        "num_steps": jnp.asarray(0),
-        "residual": jnp.max(rest / norms) / jnp.where(size > 0, size, 1),
-        "sensitivity": jnp.zeros_like(size),
-    }
-    # Half of the digits. By experiment, random, almost dependent, Hilbert and low-rank designs
-    # leave at most 3e-13 of these units. Only columns whose norms span some ten decades, for which
-    # one unit of all columns is too coarse, reach 1.5e-8. 100 times less flags more of those;
-    # 100 times more accepts an `x` with six digits.
-    rounding = jnp.finfo(x.dtype).eps ** 0.5 * rounding_units(fixed, end)
-    is_reached = jnp.all(rest <= rounding + _rounding_of_data(fixed))
-    result = first_failure(
-        (jnp.all(jnp.isfinite(end)), RESULTS.invalid_shape),
-        (is_reached, RESULTS.end_point_not_reached),
-    )
-    return EndPoint(x, dual, result, stats)
-
-
-def _rounding_of_data(problem: AbstractProblem) -> Float[Array, " d"]:
-    """How far rounding can move each entry of `r = Xᵀy`: by all of it where `y` is orthogonal to
-    the column."""
-    # ‖y‖ = √(2ℓ(0)), infinite or NaN for a `Quadratic` whose constant is not known to be right.
-    length = jnp.sqrt(2 * problem.loss(jnp.zeros_like(problem.r)))
-    # An inner product of `rank_bound` terms is wrong by at most that many roundings of ‖Xⱼ‖‖y‖, and
-    # so are the products with `M` beside it. It decides where `r` is all rounding: by experiment
-    # (`y` orthogonal to designs 7 × 3 and 40 × 10) 8 times that makes 5 of 5200 entries of the dual
-    # infinite, 100 times more none, and 100 times less flags 95 % of the end points of `Linear`.
-    unit = 8 * (1 + problem.rank_bound) * jnp.finfo(length.dtype).eps
-    return unit * jnp.where(jnp.isfinite(length), length, 0) * problem.column_norms()
-
-
-def _rounding(problem: AbstractProblem) -> Float[Array, " d"]:
-    """How large `|r − Mx|` may be by rounding, in each coordinate."""
-    return rounding_of_residual(problem) + _rounding_of_data(problem)
-
-
-def _with_decay(problem: AbstractProblem, positive: bool) -> EndPoint:
-    """The lasso at `κ = λ`: the path at `μ = ∞`, where `x(μ) = z(μ)/μ` is its last slope."""
-    path = lasso_path(problem, positive=positive, throw=False)
-    x = path.slopes[-1]
-    end, fixed = held(x), held(problem)
-    c = fixed.r - fixed.matvec(end)
-    size, norms = largest_correlation(fixed)
-    kappa = jnp.full((2, x.shape[0]), fixed.weight_decay)
-    violation = kkt_violation(fixed, end, kappa, positive, norms)
-    stats = {
-        "num_steps": path.stats["num_pivots"].astype(int),
-        "residual": violation / jnp.where(size > 0, size, 1),
-        "sensitivity": jnp.zeros_like(size),
-    }
-    # A residual that remains drives the dual to infinity; one that is rounding of 0 does not.
-    return EndPoint(
-        x=x,
-        dual=jnp.where(jnp.abs(c) > _rounding(fixed), jnp.sign(c) * jnp.inf, 0),
-        result=path.result,
-        stats=stats,
-    )
-
-
-def _without_decay(
-    network: AbstractDualNetwork,
-    problem: AbstractProblem,
-    log_eps: Array | None,
-    rtol: Array,
-    max_steps: Array,
-) -> EndPoint:
-    # First find which `q` may be positive (`is_allowed`), then solve the equations on these.
-    problem = without_decay(problem)
-    fixed = held(problem)
-    size, point = problem.r.shape, None
-    initial_dual = network.initial_dual(jnp.full_like(rtol, -jnp.inf))
-    if log_eps is None:
-        # On the face of minimum norm the potentials of all `ε` differ by a multiple of that norm,
-        # a constant: `log ε = −1` has the same minimiser.
-        growth = network._growth_of_prior(rtol.dtype)
-        weights = jnp.broadcast_to(initial_dual, (2, *size))
-        # Mostly `w(0) > 0`, but traced values do not say so, and zeros need more code.
-        may_be_zero = network._may_start_active()
-        minimum = minimum_norm(problem, weights, network.positive, None, may_be_zero)
-        is_allowed = faces(held(minimum.dual), held(weights), network.positive)
-        certificate, result, point = minimum.dual, minimum.result, held(minimum.x)
-    else:
-        growth = network.growth(log_eps)
-        certificate, result = None, RESULTS.successful
-        is_allowed = jnp.ones((1 if network.positive else 2, *size), bool)
-        if network.positive:
-            # Complementarity: a minimiser over `x ≥ 0` is positive only where its residual is 0,
-            # and all minimisers have the same residual. The positive lasso path ends at one.
-            path = lasso_path(fixed, positive=True, throw=False)
-            point, result = path.slopes[-1], path.result
-            rest = fixed.r - fixed.matvec(point)
-            is_allowed = ~(rest < -_rounding(fixed))[None, :]
-
-    is_free = jnp.any(is_allowed, axis=0)
-    # In the limit `ε` is free: begin, and end, with `q(0)` of the size of the solution.
-    from_size = log_eps is None
-    assert growth is not None
-    if point is not None:
-        # A path that failed is NaN: `result` says so, and Newton's method needs numbers.
-        point = jnp.where(jnp.isfinite(point), point, 0)
-    solutions = SolutionSpace(fixed, is_free, point if network.positive else None)
-    newton = Newton(held(growth), solutions, is_allowed, held(initial_dual), point, from_size)
-    state = newton.solve(rtol, max_steps)
-    sensitivity = newton.sensitivity(state)
-    if from_size:
-        # Where the face has several minimisers, whether a nearly dependent column belongs to it is
-        # a decision up to rounding, and all of x hangs on that. (At one `ε` all columns are in.)
-        has_choice = solutions.rank() < jnp.sum(is_free)
-        digits = jnp.where(has_choice, newton.sensitivity_to_data(state), 0)
-        sensitivity = jnp.maximum(sensitivity, digits)
-    x, dual = differentiable_end(newton, state, growth, problem)
-    if log_eps is not None:
-        # A column of zeros keeps its start, for which Newton's method does not wait.
-        start = growth.log_initial
-        _, kept = position(start, jnp.zeros_like(start), start)
-        x = jnp.where(problem.gram_diagonal() > 0, x, kept)
-    dual = jnp.where(is_free, dual, -jnp.inf) if certificate is None else certificate
-
-    # Newton's residual covers the allowed coordinates only. If moving another one still lowers the
-    # loss, it should have been allowed, and the face was wrong.
-    rest = fixed.r - fixed.matvec(held(x))
-    rest = rest if network.positive else jnp.abs(rest)
-    is_minimal = jnp.all(is_free | (rest <= _rounding(fixed)))
-    if from_size:
-        # Where `y` is orthogonal to `X` the limit is 0, unless the start is of the size of `x`;
-        # what was solved is of the initialisation, as it is where the face has no part of `y`.
-        stays = is_allowed & (initial_dual == 0)
-        is_zero, is_empty = ~is_seen(fixed), jnp.any(is_free) & ~(solutions.size() > 0)
-        is_zero, is_empty = is_zero & ~jnp.any(stays), is_empty & ~jnp.any(stays)
-        x, is_minimal = jnp.where(is_zero, 0, x), (is_minimal & ~is_empty) | is_zero
-    is_reached = newton.is_reached(state, rtol) & is_minimal
-    # Half of the digits of `x` at least. Below, `sensitivity` says how many there are; 100 times
-    # more would return points of which six digits are arbitrary in float64, and one in float32.
-    is_sharp = sensitivity <= jnp.finfo(rtol.dtype).eps ** 0.5
-    result = first_failure(
-        result,
-        (is_reached, RESULTS.end_point_not_reached),
-        (is_sharp, RESULTS.end_point_undetermined),
-    )
-    stats = {"num_steps": state.steps, "residual": state.residual, "sensitivity": sensitivity}
-    return EndPoint(x, dual, result, stats)

@@ -220,7 +220,7 @@ class Newton(eqx.Module):
         rise = jnp.log1p(jnp.maximum(step, 0))
         # A q below eps does not show in Vx: let it follow the dual exactly, up to where it does.
         unseen = jnp.log(jnp.finfo(h.dtype).eps) - state.log_q
-        rise = jnp.maximum(rise, jnp.minimum(self._log_growth(step), unseen)) + fall
+        rise = jnp.maximum(rise, jnp.minimum(self.log_growth(step), unseen)) + fall
         rise = jnp.where(self.is_allowed, rise, 0)
         return self.rise(
             eqx.tree_at(
@@ -231,7 +231,7 @@ class Newton(eqx.Module):
             rise,
         )
 
-    def _log_growth(self, dual: Array) -> Array:
+    def log_growth(self, dual: Array) -> Array:
         """`growth.log_growth`, infinite where `w` would come to 0 or below."""
         # One eps before the wall, where `log1p` comes to −1, beyond which it is NaN.
         limit = self.growth.dual(jnp.full_like(dual, jnp.inf))
@@ -253,7 +253,7 @@ class Newton(eqx.Module):
         q, x = self.position(state)
         off = state.target - matmul(self.solutions.V, x)
         # The growth that is missing: tiny `q` may have far to grow, which `q · missing` hides.
-        missing = self._log_growth(state.mismatch / self.growth.dual_per_log_growth(state.delta))
+        missing = self.log_growth(state.mismatch / self.growth.dual_per_log_growth(state.delta))
         is_far = missing > 1
         near = q * jnp.expm1(jnp.where(is_far, 0, missing))
         # Beyond a factor e the change is all of the new q, otherwise `q expm1(missing)`. e^80 is
@@ -265,9 +265,9 @@ class Newton(eqx.Module):
     def is_reached(self, state: State, rtol: Array) -> Array:
         """Whether the residual is at most `rtol`, or the rounding of the terms that cancel in `x`,
         which `sensitivity` reports."""
-        return state.residual <= jnp.maximum(rtol, self._cancelled(state))
+        return state.residual <= jnp.maximum(rtol, self.cancelled(state))
 
-    def _cancelled(self, state: State) -> Array:
+    def cancelled(self, state: State) -> Array:
         """The rounding of the terms that add up to `x`, relative to `x`."""
         # Two terms, each with the rounding of an exponential and of its argument. It exceeds
         # `rtol`, and counts, once the terms are 128 times as large as x. 100 times less asks for
@@ -392,42 +392,3 @@ class Newton(eqx.Module):
         rounding = 8 * jnp.finfo(risen.dtype).eps * (jnp.abs(risen) + jnp.abs(fresh))
         is_off = jnp.abs(fresh - state.mismatch) > rounding
         return jnp.where(is_off & self.is_allowed, fresh, state.mismatch)
-
-    def sensitivity(self, state: State) -> Array:
-        """The relative change of `x` if the dual changes by one rounding, or by the rounding that
-        it has. It is large only where active columns are dependent and their `w` has fallen below
-        the rounding of `w(0)`. At least the rounding of the terms that cancel in `x`, and the
-        change of target if the first one was not reached."""
-        q, x = self.position(state)
-        h = self.growth.dual_per_log_growth(state.delta)
-        each = self.each_dual(state)
-        off = (sides(self.dual(state), each) - each) / h
-        digit = jnp.finfo(h.dtype).eps * jnp.abs(each) / h
-        # A negligible q may be far from its dual: what counts is how much it would grow. e^±80 is
-        # in the range of float32, and beyond what counts.
-        missing = jnp.abs(q * jnp.expm1(jnp.clip(self._log_growth(off), -80, 80)))
-        missing = jnp.maximum(digit, jnp.minimum(jnp.abs(off), missing))
-        folds = jnp.minimum(1, jnp.maximum(digit, jnp.abs(off)))
-        # Perturb each entry by its own amount. Fixed signs, so that results repeat: multiples of
-        # the golden angle, 2.4, whose cosines follow no pattern that a design could be blind to.
-        signs = jnp.cos(2.4 * jnp.arange(h.size, dtype=h.dtype)).reshape(h.shape)
-        stretch = jnp.where(self.is_allowed, q + jnp.minimum(1, missing), 0) / h
-        # Where `x` is unique nothing moves, provided that the solve does not mix small entries with
-        # the rounding of large ones: a graded one.
-        zero = jnp.zeros_like(state.nu)
-        _, dual = graded_step(self.solutions.V, stretch, zero, signs * h * folds)
-        moved = jnp.max(jnp.abs(signed(stretch * dual))) / self.scale(x)
-        missed = jnp.max(jnp.abs(state.target - self.solutions.target))
-        return jnp.maximum(moved, jnp.maximum(self._cancelled(state), missed))
-
-    def sensitivity_to_data(self, state: State) -> Array:
-        """The relative change of `x` if the data change by one rounding: large where allowed
-        columns are nearly dependent."""
-        q, x = self.position(state)
-        h = self.growth.dual_per_log_growth(state.delta)
-        stretch = jnp.where(self.is_allowed, q, 0) / h
-        off = self.solutions.rounding() * jnp.sqrt(jnp.sum(x**2))
-        # The signs of `sensitivity`.
-        off = off * jnp.cos(2.4 * jnp.arange(len(off), dtype=off.dtype))
-        _, dual = graded_step(self.solutions.V, stretch, off, jnp.zeros_like(h))
-        return jnp.max(jnp.abs(signed(stretch * dual))) / self.scale(x)

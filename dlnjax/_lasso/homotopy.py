@@ -47,7 +47,6 @@ from .._active_set.state import (
     most_pivots_of_a_tie,
     packed,
     pivot_until_done,
-    scatter,
     total,
 )
 from .._active_set.tolerances import Tolerances
@@ -56,34 +55,7 @@ from .._checks import is_weights
 from .._path import PiecewiseLinearPath
 from .._problem import AbstractProblem, default_events, validity
 from .._results import RESULTS, first_failure
-
-
-class _Row(eqx.Module):
-    """What is recorded of a knot: `τ`, the active set after it, and `z` and `dz/dμ` there."""
-
-    tau: Float[Array, "*K"]
-    sign: Float[Array, "*K k"]
-    z: Float[Array, "*K k"]
-    slope: Float[Array, "*K k"]
-    index: Float[Array, "*K k"] | None  # as numbers like the others; `None` if slots are direct
-
-
-class _Record(eqx.Module):
-    """One row a knot, with all of it side by side: in a batch, writing one array takes one
-    operation, and writing five takes five."""
-
-    rows: Float[Array, "K m"]
-
-    def write(self, row: Array, entries: _Row) -> "_Record":
-        """The record with `entries` in `row`; unchanged beyond the last one."""
-        flat = jnp.concatenate([jnp.ravel(v) for v in jax.tree.leaves(entries)])
-        return _Record(self.rows.at[row].set(flat, mode="drop"))
-
-    def read(self, slots: int) -> _Row:
-        """All rows."""
-        parts = (self.rows.shape[1] - 1) // slots
-        sign, z, slope, *index = jnp.split(self.rows[:, 1:], parts, axis=1)
-        return _Row(self.rows[:, 0], sign, z, slope, index[0] if index else None)
+from .record import Record, Row, assemble
 
 
 class _State(Pivoting):
@@ -207,14 +179,14 @@ def _moves_against_sign(active: AbstractActiveSet, is_free: Array | None) -> Arr
     return is_rounding if is_free is None else is_rounding & ~active.at(is_free)
 
 
-def _write(record: _Record, state: _State, is_free: Array | None) -> _Record:
+def _write(record: Record, state: _State, is_free: Array | None) -> Record:
     """`record` with the current row. Every pivot of a tie writes it again."""
     is_live = ~(state.is_done | state.is_prelude) & (state.row >= 0)
     row = jnp.where(is_live, state.row, record.rows.shape[0])
     active = state.active
     slope = jnp.where(_moves_against_sign(active, is_free), 0, active.solution[0])
     index = None if active.is_direct else active.index.astype(slope.dtype)
-    return record.write(row, _Row(state.tau, active.sign, active.x / state.tau, slope, index))
+    return record.write(row, Row(state.tau, active.sign, active.x / state.tau, slope, index))
 
 
 @eqx.filter_jit
@@ -248,7 +220,7 @@ def _follow(
     is_free = None if free is None else free.is_free
     in_range = jnp.finfo(size.dtype)
 
-    def step(carry: tuple[_State, _Record]) -> tuple[_State, _Record]:
+    def step(carry: tuple[_State, Record]) -> tuple[_State, Record]:
         state, record = carry
         state = eqx.tree_at(lambda s: s.active, state, state.active.prepared(tol))
         # Before the next pivot, not after the last: by now `u` may have been refined.
@@ -361,7 +333,7 @@ def _follow(
         is_stale=jnp.asarray(False),
     )
     slots = active.sign.shape[0]
-    record = _Record(jnp.zeros((max_knots, 1 + (3 if active.is_direct else 4) * slots), size.dtype))
+    record = Record(jnp.zeros((max_knots, 1 + (3 if active.is_direct else 4) * slots), size.dtype))
     state, record = pivot_until_done(step, (state, record))
     # On the last ray no coordinate leaves, so none has a slope against its sign: what there is of
     # it is rounding, and set to 0. If it is larger, rounding has hidden a knot: it counts as a
@@ -385,40 +357,16 @@ def _follow(
     # A path that was not followed to its end is NaN beyond its last knot.
     is_cut = (result == RESULTS.max_knots_reached) | (result == RESULTS.path_cycled)
     is_cut = is_cut | ~(state.violation <= tol.wrong * size)
-    path = _assemble(state, rows, index, result, is_cut, ~valid, scaled, weights, positive)
-    return path, Segments(*packed(index, rows.sign.astype(jnp.int32), k))
-
-
-def _assemble(
-    state: _State,
-    record: _Row,
-    index: Int[Array, "K k"],
-    result: RESULTS,
-    is_cut: Array,
-    is_invalid: Array,
-    scaled: Scaled,
-    weights: Array,
-    positive: bool,
-) -> PiecewiseLinearPath:
-    """The path in the user's units, from the record of active sets."""
-    K, d = record.tau.shape[0], scaled.r.shape[0]
-    num_knots = state.row + 1
-    rows = jnp.clip(indices(K), 0, jnp.maximum(state.row, 0))
-
-    def spread(v):
-        full = v if record.index is None else scatter(index, v, d)
-        return jnp.where(num_knots > 0, full[rows] * scaled.scale[None, :], 0)
-
-    is_unknown = is_cut & (indices(K) >= state.row)
-    nan_if = lambda bad, v: jnp.where(bad, jnp.nan, v)
-    return PiecewiseLinearPath(
-        knots=nan_if(is_invalid, jnp.where(num_knots > 0, 1 / record.tau[rows], 0)),
-        values=nan_if(is_invalid, spread(record.z)),
-        slopes=nan_if((is_unknown | is_invalid)[:, None], spread(record.slope)),
-        num_knots=num_knots,
-        weights=weights,
-        norms=scaled.norms,
-        result=result,
+    path = assemble(
+        rows,
+        index,
+        state.row,
+        result,
         stats={"num_pivots": state.steps, "max_violation": state.violation},
+        is_cut=is_cut,
+        is_invalid=~valid,
+        scaled=scaled,
+        weights=weights,
         positive=positive,
     )
+    return path, Segments(*packed(index, rows.sign.astype(jnp.int32), k))

@@ -194,7 +194,7 @@ def _assemble(
     prior: Prior | None,
     positive: bool,
 ) -> tuple[LimitFlow, Segments]:
-    """The path in the user's units, from the record: selected, and certified as in `process.py`."""
+    """The path in the user's units, from the record: selected, and certified as in `record.py`."""
     d, dtype, K = initial_dual.shape[1], initial_dual.dtype, record.s.shape[0]
     tol, k = Tolerances(dtype), slots_of(problem)
     failed = (state.result == RESULTS.max_knots_reached) | (

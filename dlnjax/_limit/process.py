@@ -25,7 +25,7 @@ Each step of the loop makes one pivot of the active set (`state.py`), with `u` t
 Jumps and drops are the pivots of Lawson and Hanson for non-negative least squares. An exchange
 lowers `⟨1, q⟩` at constant `Xx`.
 
-The path is certified afterwards (`_assemble`): `w ≥ 0`, and `w = 0` where `x ≠ 0`, have exactly one
+The path is certified afterwards (`record.py`): `w ≥ 0`, and `w = 0` where `x ≠ 0`, have exactly one
 solution `(w, Mz)`, so their violation measures the error. Where columns of `{w = 0}` depend on
 each other, `minimizer.py` then chooses among the minimisers.
 """
@@ -37,7 +37,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._active_set.choice import active_set
 from .._active_set.derivatives import Segments
-from .._active_set.minimizer import select
 from .._active_set.state import (
     AbstractActiveSet,
     Event,
@@ -46,28 +45,14 @@ from .._active_set.state import (
     indices,
     lowest,
     most_pivots_of_a_tie,
-    packed,
     pivot_until_done,
-    scatter,
 )
 from .._active_set.tolerances import Tolerances
-from .._batching import any_lane
-from .._loops import cond
 from .._path import LimitFlow
 from .._problem import AbstractProblem, validity
 from .._results import RESULTS, first_failure
 from ..networks.prior import Prior
-
-
-class _Record(eqx.Module):
-    """One row a jump: its time, and the active set and `x` on the plateau that follows."""
-
-    s: Float[Array, " K"]
-    index: Int[Array, "K k"]
-    sign: Int[Array, "K k"]
-    slope: Float[Array, "K k"]
-    opening: Int[Array, " K"]  # the coordinate whose `w` reaches 0 first
-    opening_sign: Int[Array, " K"]  # 0 if the row was opened at `s_max`
+from .record import Record, assemble, signs_of
 
 
 class _State(Pivoting):
@@ -94,11 +79,6 @@ class _Move(eqx.Module):
     duration: Float[Array, ""]
     position: Float[Array, ""]  # |x| of the coordinate that joins: 0 unless by an exchange
     event: Event
-
-
-def _signs(scaled: Scaled) -> Array:
-    """`(1, −1)` as a column, or `(1)` if only `x ≥ 0` is asked."""
-    return jnp.array([1.0, -1.0], scaled.r.dtype)[: scaled.b.shape[0], None]
 
 
 def _first_at_zero(x: Array, step: Array, shrinks: Array, tol: Tolerances) -> tuple[Array, Array]:
@@ -174,7 +154,7 @@ def _certain(state: _State, scaled: Scaled, tol: Tolerances) -> _State:
     """
     active = state.active
     noise, size = jnp.max(jnp.abs(active.residual[0])), jnp.max(jnp.abs(scaled.r))
-    falls = jnp.max(scaled.excess - _signs(scaled) * active.product[:1], axis=0)
+    falls = jnp.max(scaled.excess - signs_of(scaled) * active.product[:1], axis=0)
     fastest = jnp.max(jnp.where(active.is_active, 0, falls))
     # `noise` is the residual of M_AA u = (r − λσ)_A. It enters the speed of a column times its
     # coefficients in A, which are large if A is nearly dependent: 1e5 is a choice. 100 times more
@@ -202,12 +182,12 @@ def follow(
     k = min(problem.rank_bound + 1, d)
     tol = Tolerances(dtype)
     scaled = Scaled(problem, initial_dual, positive)
-    signs = _signs(scaled)
+    signs = signs_of(scaled)
     is_decayed = problem.weight_decay > 0
     # The last row opens just after `s_max`, so that the process is still known at `s_max` itself.
     s_end = jnp.nextafter(lax.stop_gradient(s_max), jnp.full_like(s_max, jnp.inf))
 
-    def step(carry: tuple[_State, _Record]) -> tuple[_State, _Record]:
+    def step(carry: tuple[_State, Record]) -> tuple[_State, Record]:
         state, record = carry
         state = _certain(state, scaled, tol)
         active = state.active
@@ -286,7 +266,7 @@ def follow(
         put = lambda buffer, value, row: buffer.at[row].set(value, mode="drop")
         opening = jnp.where(opens, row, max_knots)
         opening_sign = jnp.where(is_cut, 0, event.sign).astype(jnp.int32)
-        record = _Record(
+        record = Record(
             s=put(record.s, state.s, row),
             index=put(record.index, state.active.index, row),
             sign=put(record.sign, state.active.sign.astype(jnp.int32), row),
@@ -327,7 +307,7 @@ def follow(
         is_fresh=jnp.asarray(True),
         is_stale=jnp.asarray(False),
     )
-    record = _Record(
+    record = Record(
         s=jnp.zeros(max_knots, dtype),
         index=jnp.full((max_knots, width), d, jnp.int32),
         sign=jnp.zeros((max_knots, width), jnp.int32),
@@ -338,97 +318,16 @@ def follow(
         .set(jnp.where(is_open, jnp.where(first < d, 1, -1), 0).astype(jnp.int32)),
     )
     state, record = pivot_until_done(step, (state, record))
-    return _assemble(problem, state, record, ~valid, scaled, initial_dual, prior, positive)
-
-
-def _assemble(
-    problem: AbstractProblem,
-    state: _State,
-    record: _Record,
-    is_invalid: Array,
-    scaled: Scaled,
-    initial_dual: Array,
-    prior: Prior | None,
-    positive: bool,
-) -> tuple[LimitFlow, Segments]:
-    """The path in the user's units, from the record of active sets: selected, and certified."""
-    tol = Tolerances(initial_dual.dtype)
-    K, d = record.s.shape[0], initial_dual.shape[1]
-    num_knots = state.row + 1
-    rows = jnp.clip(indices(K), 0, jnp.maximum(state.row, 0))
-    is_lost = (state.result == RESULTS.max_knots_reached) | (state.result == RESULTS.path_cycled)
-    ends_early = is_lost | state.is_cut
-
-    knots = record.s[rows]
-    signs, size = _signs(scaled), jnp.max(jnp.abs(scaled.r))
-    scale = scaled.scale[None, :]
-    s = jnp.append(knots, 1)[:, None, None]
-    is_ray = (indices(K + 1) == K)[:, None, None]
-
-    def follow(slopes: Array) -> tuple[Array, Array]:
-        """`z` at the knots, shape `(K, d)`, and `w/s` there, shape `(K + 1, signs, d)`, whose last
-        row is `dw/ds` on the last ray."""
-        values = jnp.cumsum(slopes[:-1] * jnp.diff(knots)[:, None], axis=0)
-        values = jnp.concatenate([jnp.zeros((1, d), initial_dual.dtype), values])
-        points = jnp.concatenate([values, slopes[-1:]])
-        image = scale * problem.matvec(scale * points)
-        w = jnp.where(is_ray, 0, scaled.b[None]) - s * scaled.excess[None]
-        w = w + signs[None] * image[:, None, :]
-        w = jnp.where((s > 0) & ~(is_ray & ends_early), w / jnp.where(s > 0, s, 1), 0)
-        return values, w
-
-    # An entry that comes to rest at exactly 0, as integer data have them, may have the wrong sign
-    # by rounding. It would count as a violation of any size: w of the other sign is not 0.
-    slope = jnp.where(record.slope * record.sign.astype(initial_dual.dtype) < 0, 0, record.slope)
-    slopes = scatter(record.index, slope, d)[rows]
-    values, w = follow(slopes)
-    unit = jnp.maximum(size, scaled.b[None] / jnp.where(s > 0, s, 1)[:-1])
-    distance = jnp.where(s[:-1] > 0, jnp.abs(w[:-1]) / jnp.where(unit > 0, unit, 1), scaled.b[None])
-    # After the last knot of a process that ended early, no plateau was computed.
-    is_known = indices(K) <= state.row - ends_early.astype(jnp.int32)
-    events = record.index, record.sign, knots, slopes, distance, is_known
-    chosen, selection, is_undetermined = select(problem, scaled, prior, initial_dual, *events)
-    slopes = chosen[rows]
-    is_new = any_lane(jnp.any(selection.free))
-    values, w = cond(is_new, follow, lambda _: (values, w), slopes)
-
-    # w ≥ 0 everywhere, and w = 0 at both ends of each segment on which its coordinate moves: w is
-    # linear in between. At the end of the last ray, s = ∞, w/s is the speed of w.
-    moves = signs[None] * slopes[:, None, :] > 0
-    violation = jnp.maximum(
-        jnp.max(jnp.where(moves, jnp.abs(w[:-1]), -w[:-1]), axis=(1, 2)),
-        jnp.max(jnp.where(moves, jnp.abs(w[1:]), -w[1:]), axis=(1, 2)),
-    )
-    # The rounding of the entries of M, which no formula with M can show.
-    violation = violation + tol.unit * jnp.sum(jnp.abs(slopes), axis=1)
-    # XLA's maximum may drop a NaN when it is vectorised; a sum does not.
-    violation = jnp.where(jnp.isfinite(jnp.sum(w, axis=(1, 2))[1:]), violation, jnp.inf)
-    # Without a response the unit is what the start explains.
-    size = jnp.where(size > 0, size, jnp.max(jnp.sum(jnp.abs(slopes), axis=1)))
-    violation = jnp.maximum(violation, 0) / jnp.where(size > 0, size, 1)
-    worst = jnp.max(violation)
-    inaccurate = ~(worst <= tol.violation) & (state.result == RESULTS.successful)
-    result = RESULTS.where(inaccurate, RESULTS.limit_inaccurate, state.result)
-    is_undetermined = is_undetermined & (result == RESULTS.successful)
-    result = RESULTS.where(is_undetermined, RESULTS.limit_undetermined, result)
-
-    is_last = indices(K) >= state.row
-    is_wrong = jnp.cumsum(~(violation <= tol.wrong)) > 0
-    is_unknown = is_invalid | is_wrong | (is_last & ends_early)
-    nan_if = lambda bad, v: jnp.where(bad, jnp.nan, v)
-    limit = LimitFlow(
-        knots=nan_if(is_invalid, knots),
-        values=nan_if(is_invalid, values * scale),
-        slopes=nan_if(is_unknown[:, None], slopes * scale),
-        num_knots=num_knots,
-        weights=jnp.broadcast_to(initial_dual, (2, d)),
-        norms=scaled.norms,
-        result=result,
-        stats={"num_pivots": state.steps, "max_violation": worst},
+    return assemble(
+        problem,
+        record,
+        state.row,
+        steps=state.steps,
+        result=state.result,
+        is_cut=state.is_cut,
+        is_invalid=~valid,
+        scaled=scaled,
+        initial_dual=initial_dual,
+        prior=prior,
         positive=positive,
-        num_jumps=num_knots - state.is_cut.astype(jnp.int32),
-        face=jnp.zeros(d, jnp.int32),
     )
-    k = min(problem.rank_bound + 1, d)
-    index, sign = packed(record.index, record.sign, k)
-    return limit, Segments(index, sign, record.opening, record.opening_sign, selection)

@@ -2,13 +2,12 @@
 
     ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c,    Lasso(x, μ) = ℓ(x) + κ‖x‖₁,    κ = λ + 1/μ.
 
-Where its values are known, a bad problem raises: in the constructors of `design.py`, and in
-`check_problem` and `check_quadratic`. Under tracing nothing can be raised: `validity` returns a
-`RESULTS`, solvers compute with `harmless(problem, valid)`, and invalid lanes become NaN.
+Where its values are known, a bad problem raises: in its constructor, and in `checks.py`. Under
+tracing nothing can be raised: `validity.py` returns a `RESULTS`, and invalid lanes become NaN.
 """
 
 import abc
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -21,13 +20,13 @@ from .._checks import (
     as_flag,
     as_float,
     as_positive,
-    check_type,
     is_concrete,
     leading_axes,
 )
-from .._results import RESULTS, first_failure, has_no_nan, one_unless
+from .._results import RESULTS, has_no_nan, one_unless
 from .losses import AbstractLoss
-from .quadratic_loss import agrees
+from .quadratic_loss import check_own_loss
+from .validity import harmless, validity
 
 
 class AbstractProblem(eqx.Module):
@@ -290,7 +289,7 @@ class AbstractProblem(eqx.Module):
         kappa = as_float(kappa, "kappa", x.dtype)
         positive = as_flag(positive, "positive")
         leading_axes(x, kappa, "kappa")
-        check_loss(self)
+        check_own_loss(self)
         if is_concrete(kappa) and not bool(np.all(np.asarray(kappa) >= 0)):
             raise ValueError(
                 f"`kappa` must be non-negative, got {float(np.min(np.asarray(kappa)))}."
@@ -387,89 +386,6 @@ def _gap_at_all(problem: AbstractProblem, x: Array, kappa: Array, positive: bool
     return jnp.vectorize(at, signature="(d),()->()")(x, kappa)
 
 
-def check_problem(problem: Any) -> None:
-    """Raise a `TypeError` if `problem` is not an `AbstractProblem`."""
-    what = "a problem, such as `dlnjax.LeastSquares(X, y)`"
-    check_type(problem, "problem", AbstractProblem, what)
-
-
-def check_loss(problem: Any) -> None:
-    """Raise a `TypeError` unless the loss is the quadratic of `r` and `M`, where values are known,
-    or that of a `GeneralizedLinear`."""
-    check_problem(problem)
-    if problem.glm() is None:
-        check_quadratic(problem)
-
-
-def check_quadratic(problem: Any) -> None:
-    """Raise a `TypeError` if `loss` is not the quadratic of `r` and `M`, where values are known."""
-    check_problem(problem)
-    name = type(problem).__name__
-    if problem.glm() is not None:
-        raise TypeError(
-            f"The square of `LeastSquares` is assumed here, got the loss of `{name}`, whose lasso "
-            "path is not piecewise linear. `dlnjax.lasso` solves it on a grid of μ; "
-            "`gradient_flow`, `limit_flow` and `end_point` take it, too."
-        )
-    if _is_quadratic_by_construction(problem) or not is_concrete(*jax.tree.leaves(problem)):
-        return
-    with jax.ensure_compile_time_eval():
-        # NaN or overflow in the data would look like another loss. They have a result of their own.
-        is_refused = bool(problem.is_in_range() & ~agrees(problem))
-    if is_refused:
-        raise TypeError(
-            f"The loss of {name} is not the quadratic `½⟨x, Mx⟩ − ⟨r, x⟩ + c` of its `matvec` and "
-            "`r`, which is assumed here. If it is a convex loss of the rows, make it a "
-            "`GeneralizedLinear`; or train it with `gradient_flow(..., "
-            "formulation=dlnjax.WeightForm())`, or with `dlnjax.train`."
-        )
-
-
-def is_quadratic(problem: AbstractProblem) -> Array:
-    """Whether `loss` is the quadratic of `r` and `M`: `check_quadratic` for traced values."""
-    if problem.glm() is not None:
-        return jnp.asarray(False)
-    return jnp.asarray(True) if _is_quadratic_by_construction(problem) else agrees(problem)
-
-
-def _is_quadratic_by_construction(problem: AbstractProblem) -> bool:
-    # Read from the class itself, not from its bases: a subclass may override `loss`.
-    return vars(type(problem)).get("quadratic_by_construction", False)
-
-
-def validity(problem: AbstractProblem, any_loss: bool = False) -> RESULTS:
-    """The first reason why a traced problem is invalid, or `successful`.
-
-    It covers what the constructors raise for known values, and `check_loss` unless `any_loss`."""
-    decay, is_loss = problem.weight_decay, problem.is_convex()
-    if not any_loss and problem.glm() is None:
-        is_loss = is_loss & is_quadratic(problem)
-    return first_failure(
-        (problem.is_in_range(), RESULTS.invalid_data),
-        (is_loss, RESULTS.invalid_problem),
-        ((decay >= 0) & jnp.isfinite(decay), RESULTS.invalid_decay),
-    )
-
-
-def nan_unless_valid(problem: AbstractProblem, value: Array) -> Array:
-    """`value`, or NaN for an invalid traced problem: for functions that return no `result`."""
-    # Known values have passed the checks of the constructor.
-    if is_concrete(*jax.tree.leaves(problem)):
-        return value
-    return jnp.where(validity(problem) == RESULTS.successful, value, jnp.nan)
-
-
-_P = TypeVar("_P", bound=AbstractProblem)
-
-
-def harmless(problem: _P, valid: Array) -> _P:
-    """`problem`, with all its numbers 0 unless `valid`.
-
-    Iterations of LAPACK on NaN or inf may not terminate, and Newton's method on them does not."""
-    zero_unless = lambda v: jnp.where(valid, v, 0) if eqx.is_inexact_array(v) else v
-    return jax.tree.map(zero_unless, problem)
-
-
 def default_events(problem: AbstractProblem) -> int:
     """How many events buffers hold by default, `4 min(n, d) + 16`.
 
@@ -477,11 +393,3 @@ def default_events(problem: AbstractProblem) -> int:
     min(n, d) jumps of the limit; 16 more for the smallest. More end in a result of their own
     (`max_knots_reached`), and too large a buffer costs memory."""
     return 4 * problem.rank_bound + 16
-
-
-def without_decay(problem: _P) -> _P:
-    """The problem with `λ = 0`."""
-    # A concrete 0 also under `jit`: code that only weight decay needs is then not compiled.
-    with jax.ensure_compile_time_eval():
-        zero = jnp.zeros((), problem.r.dtype)
-    return eqx.tree_at(lambda problem: problem.weight_decay, problem, zero)

@@ -1,4 +1,4 @@
-"""`agrees`: whether the loss of a problem is the quadratic of its `r` and `M`.
+"""Whether the loss of a problem is the quadratic of its `r` and `M`.
 
 A user's class may override `loss` and inherit `r` and `M`. Solvers of the quadratic would then
 minimise another function, without an error. `agrees` compares `ℓ(x) − ℓ(0)` with
@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from .._checks import is_concrete
+
 # The points on each line, in units of (about) the quadratic's minimum on it. A Huber loss is a
 # quadratic near 0: it differs only where residuals exceed its threshold. With 10 instead of 1000,
 # one with a threshold of 10 times the data would pass. A threshold beyond 1000 times the data
@@ -21,6 +23,36 @@ from jaxtyping import Array, Bool
 # decreases. Each factor of 10 takes a factor of 100 from the range of float32, as losses are
 # squares. Both signs, since a loss may be a quadratic on one side only.
 _SIZES = (1.0, -30.0, 1000.0)
+
+
+def check_own_loss(problem: Any) -> None:
+    """Raise a `TypeError` unless the loss is the quadratic, where values are known, or that of a
+    `GeneralizedLinear`."""
+    is_given = problem.glm() is not None or _is_quadratic_by_construction(problem)
+    if is_given or not is_concrete(*jax.tree.leaves(problem)):
+        return
+    with jax.ensure_compile_time_eval():
+        # NaN or overflow in the data would look like another loss. They have a result of their own.
+        is_refused = bool(problem.is_in_range() & ~agrees(problem))
+    if is_refused:
+        raise TypeError(
+            f"The loss of {type(problem).__name__} is not the quadratic `½⟨x, Mx⟩ − ⟨r, x⟩ + c` of "
+            "its `matvec` and `r`, which is assumed here. If it is a convex loss of the rows, make "
+            "it a `GeneralizedLinear`; or train it with `gradient_flow(..., "
+            "formulation=dlnjax.WeightForm())`, or with `dlnjax.train` on all rows."
+        )
+
+
+def is_quadratic(problem: Any) -> Array:
+    """Whether `loss` is the quadratic of `r` and `M`: `checks.py` for traced values."""
+    if problem.glm() is not None:
+        return jnp.asarray(False)
+    return jnp.asarray(True) if _is_quadratic_by_construction(problem) else agrees(problem)
+
+
+def _is_quadratic_by_construction(problem: Any) -> bool:
+    # Read from the class itself, not from its bases: a subclass may override `loss`.
+    return vars(type(problem)).get("quadratic_by_construction", False)
 
 
 @eqx.filter_jit

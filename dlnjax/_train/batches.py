@@ -19,7 +19,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 from .._checks import as_float, as_whole, check_nonempty, check_scalar, is_concrete
 from .._linalg import matmul
-from .._problem import AbstractProblem
+from .._problem import AbstractProblem, check_loss
 
 # Steps of a chunk. Its randomness is drawn at once, since a call of the generator costs more than
 # a step; and reverse mode stores the state at its start only (`jax.checkpoint`) and repeats its
@@ -36,17 +36,20 @@ class Batch(eqx.Module):
     noise: Float[Array, "... b"] | None
 
     def gradient(self, problem: AbstractProblem, x: Float[Array, " d"]) -> Float[Array, " d"]:
-        """`∇ℓ(x)`, or its estimate `(n/b) X_Bᵀ(X_B x − y_B − noise)` from the rows `B`."""
+        """`∇ℓ(x)`, or its estimate `(n/b) X_Bᵀ f′(X_B x, y_B)` from the rows `B`; for the square,
+        `f′ = X_B x − y_B − noise`."""
         if self.rows is None and self.noise is None:
             return problem.gradient(x)
+        glm = problem.glm()
         X, y = _rows_of(problem)
         n = X.shape[0]
         if self.rows is not None:
             X, y = X[self.rows], y[self.rows]
-        residual = matmul(X, x) - y
+        u = matmul(X, x)
+        slope = u - y if glm is None else glm[2].derivative(u, y)
         if self.noise is not None:
-            residual = residual - self.noise
-        return n / X.shape[0] * matmul(residual, X)
+            slope = slope - self.noise
+        return n / X.shape[0] * matmul(slope, X)
 
 
 class Batches(eqx.Module):
@@ -56,6 +59,11 @@ class Batches(eqx.Module):
     rows: Int[Array, "T b"] | None  # of each step
     noise: Float[Array, ""] | Callable[[PRNGKeyArray], Array] | None
     key: PRNGKeyArray | None
+
+    @property
+    def are_all(self) -> bool:
+        """Whether each step sees all rows as they are: any loss then has a gradient."""
+        return self.size is None and self.rows is None and self.noise is None
 
     def of_chunk(self, problem: AbstractProblem, chunk: Array, length: int) -> Batch:
         """The batches of the first `length` steps of a chunk."""
@@ -90,7 +98,8 @@ class Batches(eqx.Module):
 
 
 def _rows_of(problem: AbstractProblem) -> tuple[Array, Array]:
-    rows = problem.rows()
+    glm = problem.glm()
+    rows = problem.rows() if glm is None else glm[:2]
     assert rows is not None, "`as_batches` has refused batches and label noise"
     return rows
 
@@ -110,13 +119,21 @@ def as_batches(
     given = [name for name, value in names.items() if value is not None]
     if not given:
         return Batches(None, None, None, None)
-    data = problem.rows()
-    if data is None:
+    name, glm = type(problem).__name__, problem.glm()
+    if glm is None and problem.rows() is None:
         raise ValueError(
-            f"`{given[0]}` is known for the rows of least squares, got a {type(problem).__name__}. "
-            "Use `LeastSquares(X, y)`, or leave it out."
+            f"`{given[0]}` is known for the rows of a problem, got a {name}, which has none. Use "
+            "`LeastSquares(X, y)` or another loss of rows, or leave it out."
         )
-    n = data[0].shape[0]
+    # Noise would turn a label or a count into what its loss does not take.
+    if glm is not None and noise is not None:
+        raise ValueError(
+            f"`label_noise` is known for the square of `LeastSquares` only, got a {name}. Leave it "
+            "out."
+        )
+    # A class of the user's may inherit the rows of `LeastSquares` and have another loss.
+    check_loss(problem)
+    n = _rows_of(problem)[0].shape[0]
     if size is not None and not 1 <= size <= n:
         raise ValueError(
             f"`batch_size` must be from 1 to the {n} rows of `X`, got {size}. For all rows at each "

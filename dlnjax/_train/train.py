@@ -123,9 +123,9 @@ def train(
     """Train the weights of `network` on `problem` in discrete steps from an initialisation of
     size `ε`. As the steps tend to 0 the run tends to `gradient_flow`.
 
-    The gradients are those of `ℓ(x) + penalty(λ)`, the loss without a factor `1/n`. A batch `B` of
-    `b` rows estimates `ℓ` without bias by `n/b · ½‖X_B x − y_B‖²`. So divide a step size that is
-    meant for the mean loss `‖Xx − y‖²/2n` by `n`.
+    The gradients are those of `ℓ(x) + penalty(λ)`, the loss without a factor `1/n`. A batch of `b`
+    rows estimates `ℓ` without bias by `n/b` times the loss of these rows. So divide a step size
+    that is meant for the mean loss `ℓ/n` by `n`.
 
     `UV` refuses an `ε` below 3.7e-11 in float64 and 2.4e-5 in float32: once `x` is of order 1, the
     smaller of `u ± v` is then lost in rounding, and a coordinate that has grown cannot change its
@@ -151,9 +151,9 @@ def train(
         point: `run.steps` says after how many steps, `run.loss` whether it was reached. It costs an
         evaluation of the loss in each step.
     - `batch_size`: rows in a batch, drawn with replacement at each step (1: single-sample SGD).
-        Default: all rows, without sampling. For `LeastSquares` only.
+        Default: all rows, without sampling. Not for problems without rows (`Quadratic`).
     - `batches`: instead, the rows of each step, whole numbers from 0 to `n − 1` of shape `(T, b)`,
-        such as shuffled epochs: step `k` takes `batches[k mod T]`. For `LeastSquares` only.
+        such as shuffled epochs: step `k` takes `batches[k mod T]`.
     - `label_noise`: the standard deviation of normal noise on the labels of a step, in units of
         `y`; or a function of a key that returns the noise, shape `(b,)`, `(n,)` without batches.
         It is drawn anew at each step. For `LeastSquares` only.
@@ -243,7 +243,7 @@ def _train(
 ) -> Training:
     term = WeightTerm(network, problem, log_eps)
     verdict = first_failure(
-        validity(problem, any_loss=True),
+        validity(problem, any_loss=batches.are_all),
         (is_log_eps(log_eps), RESULTS.invalid_eps),
         shape_of(network, log_eps),
         term.validity(),

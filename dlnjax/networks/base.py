@@ -218,7 +218,7 @@ class AbstractDualNetwork(AbstractNetwork):
             network.link(jnp.array([[1.0, 0.5]]), jnp.log(1e-4))  # ε^w = (1e-4, 1e-2)
             ```
         """
-        raise NotImplementedError(
+        raise TypeError(
             f"`{type(self).__name__}` has no `link`. Define it, or `model` if `x` is no difference "
             "of links."
         )

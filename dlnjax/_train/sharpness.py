@@ -14,21 +14,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._checks import check_type
-from ._flow.gradient_flow import Flow
-from ._linalg import eigh
-from ._loops import scan
-from ._problem import (
+from .._checks import check_type
+from .._flow.gradient_flow import Flow
+from .._linalg import eigh
+from .._loops import scan
+from .._problem import (
     AbstractProblem,
     check_loss,
     check_problem,
     harmless,
     validity,
 )
-from ._results import RESULTS, has_no_nan, one_unless
-from .networks import UV, Deep, USquared
-from .networks.base import harmless_network, matched
-from .networks.signs import sides
+from .._results import RESULTS, has_no_nan, one_unless
+from ..networks import UV, Deep, USquared
+from ..networks.base import harmless_network, matched
+from ..networks.signs import sides
 
 
 def sharpness(
