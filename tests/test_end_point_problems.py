@@ -88,3 +88,18 @@ def test_bad_input():
         dln.end_point(network, problem, eps=1e-2, max_steps=2)
     end = dln.end_point(network, problem, eps=1e-2, max_steps=2, throw=False)
     assert end.result == dln.RESULTS.end_point_not_reached and np.all(np.isnan(end.x))
+
+
+def test_the_dual_beside_nearly_equal_columns():
+    # The range of Xᵀ determines some entries to 13 digits less than it has: with those of a basis,
+    # one of five of these duals had entries of which `x` would be 1e200.
+    rng = np.random.default_rng(0)
+    X, length = rng.normal(size=(64, 6, 10)), 1500.0
+    X[:, :, 5] = X[:, :, 4] + 3e-13 * rng.normal(size=(64, 6))
+    network = dln.UV(np.ones(10), np.zeros(10))
+    solve = lambda X, y: dln.end_point(network, dln.LeastSquares(X, y), log_eps=-length)
+    end = jax.jit(jax.vmap(solve))(X, X[:, :, 4])
+    assert np.all(end.result == dln.RESULTS.successful)
+    # q(0) = ε/4, and `x` is what it grows to: rounding of the dual times its length.
+    q = lambda dual: np.exp(-length * (1 + np.log(4) / length - dual))
+    np.testing.assert_allclose(q(end.dual) - q(-end.dual), end.x, rtol=0, atol=1e-11)

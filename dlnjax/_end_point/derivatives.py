@@ -52,7 +52,7 @@ class _System(eqx.Module):
         self.size = jnp.exp(newton.log_size)
         self.start = newton.start(state)
         self.log_q = state.log_q
-        dual = newton.dual(state)
+        dual = _dual(newton, state)
         self.solution = _Unknowns(state.delta, self.eta(state.nu), dual)
 
     def position(self, growth: Growth, delta: Array) -> tuple[Array, Array]:
@@ -145,6 +145,21 @@ def _linear_solve(
     flat = lambda fn: lambda *args: ravel_pytree(fn(*args[:-1], parts(args[-1])))[0]
     found = lax.custom_linear_solve(flat(equations), rhs, flat(solve), flat(transpose_solve))
     return parts(found)
+
+
+def _dual(newton: Newton, state: State) -> Array:
+    """`Xᵀν` in the range of `Xᵀ`, but where its rounding would move `x` visibly, as each `q` has
+    it."""
+    # A column that nearly depends on those of the basis gets their rounding amplified: beside a
+    # pair that differs by 1e-13 by 1e13, which made entries of 1.3 where `|Xᵀν| ≤ 1`. What each `q`
+    # has is what the residual has checked, and as close to the range as that rounding allows. The
+    # tolerance is the default one of the residual.
+    q, x = newton.position(state)
+    each, dual = newton.each_dual(state), newton.dual(state)
+    mismatch = sides(dual, each) - (each - state.mismatch)
+    off = jnp.max(jnp.abs(newton.change(state, q, mismatch)), axis=0)
+    is_visible = off > 512 * jnp.finfo(x.dtype).eps * newton.scale(x)
+    return jnp.where(is_visible, newton.own_dual(state)[0], dual)
 
 
 def differentiable_end(

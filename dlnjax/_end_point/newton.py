@@ -222,14 +222,16 @@ class Newton(eqx.Module):
         unseen = jnp.log(jnp.finfo(h.dtype).eps) - state.log_q
         rise = jnp.maximum(rise, jnp.minimum(self.log_growth(step), unseen)) + fall
         rise = jnp.where(self.is_allowed, rise, 0)
-        return self.rise(
-            eqx.tree_at(
-                lambda s: (s.nu, s.mismatch, s.log_q),
-                state,
-                (state.nu + nu, dual, state.log_q + rise),
-            ),
-            rise,
-        )
+        log_q = state.log_q + rise
+        moved = (state.nu + nu, dual, log_q)
+        state = eqx.tree_at(lambda s: (s.nu, s.mismatch, s.log_q), state, moved)
+        # A `q` that fell by e^1e6 and rose again has the rounding of 1e6 in δ: take it from `log q`
+        # where it has lost more digits than that difference loses.
+        start = self.start(state)
+        fresh = log_q - start - state.delta
+        rounding = 8 * jnp.finfo(h.dtype).eps * (jnp.abs(start) + jnp.abs(log_q))
+        is_off = self.is_allowed & (jnp.abs(fresh - rise) > rounding)
+        return self.rise(state, jnp.where(is_off, fresh, rise))
 
     def log_growth(self, dual: Array) -> Array:
         """`growth.log_growth`, infinite where `w` would come to 0 or below."""
@@ -252,15 +254,19 @@ class Newton(eqx.Module):
         relative to `x`."""
         q, x = self.position(state)
         off = state.target - matmul(self.solutions.V, x)
+        error = jnp.abs(self.change(state, q, state.mismatch))
+        return jnp.maximum(jnp.max(jnp.abs(off)), jnp.max(error)) / self.scale(x)
+
+    def change(self, state: State, q: Array, mismatch: Array) -> Array:
+        """How much each `q` would change if it followed a dual that is off by `mismatch`."""
         # The growth that is missing: tiny `q` may have far to grow, which `q · missing` hides.
-        missing = self.log_growth(state.mismatch / self.growth.dual_per_log_growth(state.delta))
+        missing = self.log_growth(mismatch / self.growth.dual_per_log_growth(state.delta))
         is_far = missing > 1
         near = q * jnp.expm1(jnp.where(is_far, 0, missing))
         # Beyond a factor e the change is all of the new q, otherwise `q expm1(missing)`. e^80 is
         # beyond any tolerance, and in the range of float32.
         error = jnp.where(is_far, jnp.exp(jnp.minimum(state.log_q + missing, 80)), near)
-        error = jnp.where(self.is_allowed, error, 0)
-        return jnp.maximum(jnp.max(jnp.abs(off)), jnp.max(jnp.abs(error))) / self.scale(x)
+        return jnp.where(self.is_allowed, error, 0)
 
     def is_reached(self, state: State, rtol: Array) -> Array:
         """Whether the residual is at most `rtol`, or the rounding of the terms that cancel in `x`,
@@ -365,21 +371,24 @@ class Newton(eqx.Module):
         """`±Xᵀν` as the growth of each `q` determines it, with its mismatch."""
         return self.growth.unit * self.growth.dual(state.delta) + state.mismatch
 
+    def own_dual(self, state: State) -> tuple[Array, Array]:
+        """`Xᵀν` as the heavier `q` of each coordinate determines it, and the weight of both."""
+        q, _ = self.position(state)
+        stretch = q / self.growth.dual_per_log_growth(state.delta)
+        each = self.each_dual(state)
+        return jnp.where(stretch[0] >= stretch[-1], each[0], -each[-1]), jnp.sum(stretch, axis=0)
+
     def dual(self, state: State) -> Array:
         """`Xᵀν`, in the range of `Xᵀ`, as the growth of the heaviest independent `q` determines
         it."""
         # Not from `nu`, a sum of steps, which has the rounding of the largest of them.
-        q, _ = self.position(state)
-        stretch = q / self.growth.dual_per_log_growth(state.delta)
-        each = self.each_dual(state)
-        larger = jnp.where(stretch[0] >= stretch[-1], each[0], -each[-1])
-        weight = jnp.sum(stretch, axis=0)
+        own, weight = self.own_dual(state)
         # A weight that has underflowed must still be able to complete the basis: a floor far below
         # all that count. Its root and the square of that are normal numbers; by experiment the
         # powers 1 and 1/4 do as well.
         least = jnp.finfo(weight.dtype).tiny ** 0.75 * jnp.max(weight)
         weight = jnp.where(jnp.any(self.is_allowed, axis=0), jnp.maximum(weight, least), 0)
-        return Graded(self.solutions.V, weight).extended(larger)
+        return Graded(self.solutions.V, weight).extended(own)
 
     def mended(self, state: State) -> Array:
         """`mismatch` from its definition, where the sum of its increments has lost more digits
