@@ -4,6 +4,7 @@ bad arguments."""
 import functools
 
 import equinox as eqx
+import jax
 import numpy as np
 import pytest
 from end_points import D_, U, V, X, Y
