@@ -8,6 +8,7 @@
 | `λ = 0`, `x ≥ 0` | the same over `argmin ℓ` in `x ≥ 0` | its zeros by `lasso_path`, then Newton |
 | `λ = 0`, `ε → 0` | the selected minimum 1-norm point | its face by `minimum_norm`, then Newton |
 | traced `λ` | either | both cases, then select |
+| a `Schedule` | either, by its last value, from `w(0) + Λ` | as above |
 | another loss | that of a least-squares problem | its minimiser, then as above (`_as_square`) |
 
 The Newton method is that of `newton.py`. Solutions carry derivatives by the implicit function
@@ -37,9 +38,11 @@ from .._lasso.path import lasso_path
 from .._path import kkt_violation, largest_correlation, rounding_units
 from .._problem import (
     AbstractProblem,
+    Schedule,
     check_loss,
     harmless,
     validity,
+    with_decay,
     without_decay,
 )
 from .._problem.solution_space import SolutionSpace
@@ -105,8 +108,9 @@ def end_point(
     Without weight decay it minimises a potential over the minimisers of the loss (for `USquared`,
     over those with `x ≥ 0`). For `Deep` of unit shape this is `Σ q_D(xᵢ/ε)`: see `potential`. With
     weight decay `λ`, which only networks of depth 2 take, it is the lasso at `κ = λ`, whatever `ε`
-    is. For `Linear` it is the minimiser closest to the start in the 2-norm; with decay, ridge
-    regression.
+    is. Of a `Schedule` the last value counts; if that is 0, it is the end point of `ε^{1 + Λ}`, `Λ`
+    the total decay. For `Linear` it is the minimiser closest to the start in the 2-norm; with
+    decay, ridge regression.
 
     `x` is exact to `rtol`, or to `stats["sensitivity"]` if that is larger. This happens at depth
     `D > 2` where points of almost the same norm compete: `x` then depends on `w ~ ε^{1−2/D}` of the
@@ -158,7 +162,7 @@ def end_point(
         [Woo20] arXiv 2002.09277, Theorems 1 and 3; [W23] arXiv 2307.07410; with weight decay,
         [B25] arXiv 2509.18766, Lemma 4.4.
     """
-    check_loss(problem)
+    check_loss(problem, any_decay=True)
     log_eps = as_log_eps(eps, log_eps, problem.r.dtype)
     return _end(network, problem, log_eps, rtol, max_steps, throw)
 
@@ -200,7 +204,7 @@ def limit_point(
 
         [W23] arXiv 2307.07410, on which minimiser is chosen.
     """
-    check_loss(problem)
+    check_loss(problem, any_decay=True)
     return _end(network, problem, None, rtol, max_steps, throw)
 
 
@@ -229,8 +233,15 @@ def _end(network, problem, log_eps, rtol, max_steps, throw) -> EndPoint:
     # errors of 3e-11; 100 times less, 5 eps, is reached in up to 1.6 times the steps, but leaves no
     # room for the rounding of longer sums.
     rtol = as_tolerance(512 * jnp.finfo(dtype).eps if rtol is None else rtol, "rtol", dtype)
+    decay, total = problem.weight_decay, None
+    if isinstance(decay, Schedule):
+        if isinstance(network, Linear):
+            raise TypeError(
+                "The end point of `Linear` is known for one weight decay, got a `Schedule`. Use "
+                "`gradient_flow(..., formulation=dlnjax.WeightForm())` and a large `s`."
+            )
+        decay, total = decay.last()
     # If `weight_decay` is traced its sign is not known: compute both cases and select.
-    decay = problem.weight_decay
     decays = bool(np.asarray(decay) > 0) if is_concrete(decay) else None
     if isinstance(network, Linear) and problem.glm() is not None and decays:
         raise TypeError(
@@ -238,7 +249,7 @@ def _end(network, problem, log_eps, rtol, max_steps, throw) -> EndPoint:
             f"loss of {type(problem).__name__} and a decay of {float(decay)}. Use "
             "`weight_decay=0`, or `gradient_flow` and a large `s`."
         )
-    end = _solve(network, problem, log_eps, rtol, jnp.asarray(max_steps), decays)
+    end = _solve(network, problem, log_eps, rtol, jnp.asarray(max_steps), decays, total)
     return raise_on_failure(end, end.result, throw)
 
 
@@ -250,6 +261,7 @@ def _solve(
     rtol: Array,
     max_steps: Array,
     decays: bool | None,
+    total: Array | None,
 ) -> EndPoint:
     # Solve a valid problem in place of an invalid one: what LAPACK returns for NaN, and derivatives
     # of NaN, would spread to the lanes beside it.
@@ -261,6 +273,9 @@ def _solve(
         (is_tolerance(rtol), RESULTS.invalid_tolerance),
     )
     valid = verdict == RESULTS.successful
+    if isinstance(problem.weight_decay, Schedule):
+        problem = with_decay(problem, problem.weight_decay.values[-1])
+        total = None if total is None else jnp.where(valid, total, 0)
     problem, network = harmless(problem, valid), harmless_network(network, valid)
     if log_eps is not None:
         log_eps = jnp.where(valid, log_eps, -1)
@@ -270,13 +285,13 @@ def _solve(
         end = _linear(network, problem, log_eps)
     elif decays is None:
         decayed = _with_decay(problem, network.positive)
-        end = _without_decay(network, problem, log_eps, rtol, max_steps)
+        end = _without_decay(network, problem, log_eps, rtol, max_steps, total)
         is_decayed = problem.weight_decay > 0
         end = jax.tree.map(lambda a, b: jnp.where(is_decayed, a, b), decayed, end)
     elif decays:
         end = _with_decay(problem, network.positive)
     else:
-        end = _without_decay(network, problem, log_eps, rtol, max_steps)
+        end = _without_decay(network, problem, log_eps, rtol, max_steps, total)
 
     result = first_failure(verdict, end.result)
     good = result == RESULTS.successful
@@ -379,16 +394,25 @@ def _without_decay(
     log_eps: Array | None,
     rtol: Array,
     max_steps: Array,
+    total: Array | None,
 ) -> EndPoint:
     # First find which `q` may be positive (`is_allowed`), then solve the equations on these.
     problem = without_decay(problem)
     fixed = held(problem)
     size, point = problem.r.shape, None
     initial_dual = network.initial_dual(jnp.full_like(rtol, -jnp.inf))
+    # After a total decay `Λ` the flow without decay is that from `w(0) + Λ`, `q(0) ε^Λ`.
+    if total is not None:
+        initial_dual = initial_dual + total
+    start_after = lambda growth, log_eps: (
+        growth
+        if total is None
+        else eqx.tree_at(lambda g: g.log_initial, growth, growth.log_initial + total * log_eps)
+    )
     if log_eps is None:
         # On the face of minimum norm the potentials of all `ε` differ by a multiple of that norm,
         # a constant: `log ε = −1` has the same minimiser.
-        growth = network._growth_of_prior(rtol.dtype)
+        growth = start_after(network._growth_of_prior(rtol.dtype), -1)
         weights = jnp.broadcast_to(initial_dual, (2, *size))
         # Mostly `w(0) > 0`, but traced values do not say so, and zeros need more code.
         may_be_zero = network._may_start_active()
@@ -396,7 +420,7 @@ def _without_decay(
         is_allowed = faces(held(minimum.dual), held(weights), network.positive)
         certificate, result, point = minimum.dual, minimum.result, held(minimum.x)
     else:
-        growth = network.growth(log_eps)
+        growth = start_after(network.growth(log_eps), log_eps)
         certificate, result = None, RESULTS.successful
         is_allowed = jnp.ones((1 if network.positive else 2, *size), bool)
         if network.positive:
@@ -410,7 +434,6 @@ def _without_decay(
     is_free = jnp.any(is_allowed, axis=0)
     # In the limit `ε` is free: begin, and end, with `q(0)` of the size of the solution.
     from_size = log_eps is None
-    assert growth is not None
     if point is not None:
         # A path that failed is NaN: `result` says so, and Newton's method needs numbers.
         point = jnp.where(jnp.isfinite(point), point, 0)

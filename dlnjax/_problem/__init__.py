@@ -6,6 +6,7 @@
 - `generalized.py`, `losses.py`: those with another loss of the rows, such as `Logistic`.
 - `quadratic_loss.py`: tests whether a user's `loss` is the quadratic of its `M` and `r`.
 - `semidefinite.py`: tests whether `½⟨x, Mx⟩ − ⟨r, x⟩` is convex and bounded below.
+- `schedule.py`: a weight decay that changes with time.
 - `solution_space.py`: the affine space of the minimisers of the loss.
 """
 
@@ -14,11 +15,13 @@ from .base import (
     check_loss as check_loss,
     check_problem as check_problem,
     check_quadratic as check_quadratic,
+    decays as decays,
     default_events as default_events,
     harmless as harmless,
     is_quadratic as is_quadratic,
     nan_unless_valid as nan_unless_valid,
     validity as validity,
+    with_decay as with_decay,
     without_decay as without_decay,
 )
 from .design import LeastSquares as LeastSquares, Quadratic as Quadratic
@@ -36,4 +39,11 @@ from .losses import (
     HuberLoss as HuberLoss,
     LogisticLoss as LogisticLoss,
     PoissonLoss as PoissonLoss,
+)
+from .schedule import (
+    Schedule as Schedule,
+    is_decay as is_decay,
+    largest_decay as largest_decay,
+    least_decay as least_decay,
+    total_decay as total_decay,
 )

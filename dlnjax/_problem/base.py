@@ -28,6 +28,7 @@ from .._checks import (
 from .._results import RESULTS, first_failure, has_no_nan, one_unless
 from .losses import AbstractLoss
 from .quadratic_loss import agrees
+from .schedule import Schedule, is_decay, may_decay
 
 
 class AbstractProblem(eqx.Module):
@@ -61,7 +62,9 @@ class AbstractProblem(eqx.Module):
         [B25] §1, arXiv 2509.18766.
     """
 
-    weight_decay: AbstractVar[Float[Array, ""]]
+    # A scalar, or a `Schedule`, which functions that know one `λ` only refuse (`check_problem`): to
+    # them it is an array.
+    weight_decay: AbstractVar[Any]
     # Classes whose `loss` is the quadratic of `r` and `M` set it to True. Their loss is then not
     # evaluated to test that (`quadratic_loss.py`).
     quadratic_by_construction: ClassVar[bool] = False
@@ -236,7 +239,8 @@ class AbstractProblem(eqx.Module):
 
         **Returns:** the objective, of the broadcast shape `(...)`; NaN where `x` is.
 
-        **Raises:** `ValueError` if `mu ≤ 0` or the last axis of `x` is not `d`.
+        **Raises:** `ValueError` if `mu ≤ 0` or the last axis of `x` is not `d`; `TypeError` if the
+        weight decay is a `Schedule`.
 
         !!! example
 
@@ -245,6 +249,7 @@ class AbstractProblem(eqx.Module):
             problem.lasso_objective(jnp.ones(2), 1.0)  # 1 + 2 = 3
             ```
         """
+        _check_constant(self)
         x = self.as_points(x)
         mu = as_positive(mu, "mu", x.dtype)
         batch = leading_axes(x, mu, "mu")
@@ -290,7 +295,7 @@ class AbstractProblem(eqx.Module):
         kappa = as_float(kappa, "kappa", x.dtype)
         positive = as_flag(positive, "positive")
         leading_axes(x, kappa, "kappa")
-        check_loss(self)
+        check_loss(self, any_decay=True)
         if is_concrete(kappa) and not bool(np.all(np.asarray(kappa) >= 0)):
             raise ValueError(
                 f"`kappa` must be non-negative, got {float(np.min(np.asarray(kappa)))}."
@@ -387,23 +392,36 @@ def _gap_at_all(problem: AbstractProblem, x: Array, kappa: Array, positive: bool
     return jnp.vectorize(at, signature="(d),()->()")(x, kappa)
 
 
-def check_problem(problem: Any) -> None:
-    """Raise a `TypeError` if `problem` is not an `AbstractProblem`."""
+def check_problem(problem: Any, any_decay: bool = False) -> None:
+    """Raise a `TypeError` if `problem` is not an `AbstractProblem`, or, unless `any_decay`, if its
+    weight decay is a `Schedule`."""
     what = "a problem, such as `dlnjax.LeastSquares(X, y)`"
     check_type(problem, "problem", AbstractProblem, what)
+    if not any_decay:
+        _check_constant(problem)
 
 
-def check_loss(problem: Any) -> None:
+def _check_constant(problem: AbstractProblem) -> None:
+    if isinstance(problem.weight_decay, Schedule):
+        raise TypeError(
+            "One weight decay is assumed here, got a `Schedule`. Pass a problem with the value of "
+            "one time, such as `weight_decay=schedule(s)`; flows, limits and end points take a "
+            "`Schedule`."
+        )
+
+
+def check_loss(problem: Any, any_decay: bool = False) -> None:
     """Raise a `TypeError` unless the loss is the quadratic of `r` and `M`, where values are known,
-    or that of a `GeneralizedLinear`."""
-    check_problem(problem)
+    or that of a `GeneralizedLinear`; or as `check_problem` does."""
+    check_problem(problem, any_decay)
     if problem.glm() is None:
-        check_quadratic(problem)
+        check_quadratic(problem, any_decay)
 
 
-def check_quadratic(problem: Any) -> None:
-    """Raise a `TypeError` if `loss` is not the quadratic of `r` and `M`, where values are known."""
-    check_problem(problem)
+def check_quadratic(problem: Any, any_decay: bool = False) -> None:
+    """Raise a `TypeError` if `loss` is not the quadratic of `r` and `M`, where values are known; or
+    as `check_problem` does."""
+    check_problem(problem, any_decay)
     name = type(problem).__name__
     if problem.glm() is not None:
         raise TypeError(
@@ -441,13 +459,13 @@ def validity(problem: AbstractProblem, any_loss: bool = False) -> RESULTS:
     """The first reason why a traced problem is invalid, or `successful`.
 
     It covers what the constructors raise for known values, and `check_loss` unless `any_loss`."""
-    decay, is_loss = problem.weight_decay, problem.is_convex()
+    is_loss = problem.is_convex()
     if not any_loss and problem.glm() is None:
         is_loss = is_loss & is_quadratic(problem)
     return first_failure(
         (problem.is_in_range(), RESULTS.invalid_data),
         (is_loss, RESULTS.invalid_problem),
-        ((decay >= 0) & jnp.isfinite(decay), RESULTS.invalid_decay),
+        (is_decay(problem.weight_decay), RESULTS.invalid_decay),
     )
 
 
@@ -484,4 +502,14 @@ def without_decay(problem: _P) -> _P:
     # A concrete 0 also under `jit`: code that only weight decay needs is then not compiled.
     with jax.ensure_compile_time_eval():
         zero = jnp.zeros((), problem.r.dtype)
-    return eqx.tree_at(lambda problem: problem.weight_decay, problem, zero)
+    return with_decay(problem, zero)
+
+
+def with_decay(problem: _P, decay: Array) -> _P:
+    """The problem with another `λ`."""
+    return eqx.tree_at(lambda problem: problem.weight_decay, problem, decay)
+
+
+def decays(problem: AbstractProblem) -> bool:
+    """Whether the weight decay is, or if traced may be, positive at some time."""
+    return may_decay(problem.weight_decay)
