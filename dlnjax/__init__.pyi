@@ -19,6 +19,7 @@ from ._flow.auto_tsit5 import AutoTsit5 as AutoTsit5
 from ._flow.crossings import CrossingTimes as CrossingTimes, crossing_times as crossing_times
 from ._flow.formulations import DualForm as DualForm, WeightForm as WeightForm
 from ._flow.gradient_flow import Flow as Flow, gradient_flow as gradient_flow
+from ._flow.loss_times import LossTimes as LossTimes, loss_times as loss_times
 from ._flow.rodas5p import Rodas5P as Rodas5P
 from ._gap import (
     SuboptimalityGap as SuboptimalityGap,
@@ -55,6 +56,7 @@ from ._problem import (
     Poisson as Poisson,
     PoissonLoss as PoissonLoss,
     Quadratic as Quadratic,
+    Schedule as Schedule,
 )
 from ._results import RESULTS as RESULTS
 from ._sweep.opening import open_sweep as open_sweep

@@ -7,6 +7,7 @@ traced values, which cannot raise: they return a Boolean array, from which solve
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,7 +22,9 @@ def is_concrete(*arrays: ArrayLike) -> bool:
     return not any(isinstance(a, jax.core.Tracer) for a in arrays)
 
 
-def as_float(value: ArrayLike, name: str, like: jnp.dtype | None = None) -> Array:
+def as_float(
+    value: ArrayLike | Sequence[ArrayLike], name: str, like: jnp.dtype | None = None
+) -> Array:
     """`value` as a real floating-point array, of dtype `like` if given."""
     try:
         array = jnp.asarray(value)

@@ -28,7 +28,13 @@ from ._path import (
     penalty,
     rounding_units,
 )
-from ._problem import AbstractProblem, check_loss, check_quadratic, nan_unless_valid
+from ._problem import (
+    AbstractProblem,
+    check_loss,
+    check_quadratic,
+    nan_unless_valid,
+    total_decay,
+)
 from ._results import has_no_nan, one_unless
 
 
@@ -186,7 +192,7 @@ def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
         Kim, Koh, Lustig, Boyd, Gorinevsky, *An Interior-Point Method for Large-Scale
         ℓ1-Regularized Least Squares* (2007): the dual point from a scaled residual.
     """
-    check_loss(problem)
+    check_loss(problem, any_decay=True)
     check_type(flow, "flow", Flow, "what `gradient_flow` returns")
     if flow.x.shape[-1:] != problem.r.shape:
         raise ValueError(
@@ -194,7 +200,9 @@ def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
             "Pass the problem that was integrated."
         )
     started = flow.s > 0
-    kappa = problem.weight_decay + 1 / jnp.where(started, flow.s, 1)
+    s = jnp.where(started, flow.s, 1)
+    # With a `Schedule`, that of the averaged decay.
+    kappa = (1 + total_decay(problem.weight_decay, s)) / s
     is_valid = has_no_nan(problem) & ~jnp.all(jnp.isnan(flow.x_mean))
     problem = one_unless(is_valid, problem)
     is_known = is_valid & ~jnp.any(jnp.isnan(flow.x_mean), axis=-1)

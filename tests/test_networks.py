@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
 
 import dlnjax as dln
 from dlnjax.networks.base import AbstractDualNetwork, AbstractNetwork
@@ -207,3 +208,28 @@ def test_degenerate_shapes_are_not_looked_at_under_tracing():
 def test_abstract_networks_cannot_be_made(abstract):
     with pytest.raises(TypeError, match="abstract"):
         abstract()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_two_products_of_unbalanced_layers_are_a_uv(decay):
+    """`u₊∘v₊ − u₋∘v₋` from any start, by SciPy on its four weights: the formula of the docs."""
+    rng = np.random.default_rng(0)
+    X, y, start = rng.normal(size=(3, 4)), rng.normal(size=3), rng.normal(size=(4, 4))
+    log_eps, model = np.log(1e-4), lambda w: w[0] * w[1] - w[2] * w[3]
+
+    def field(s, flat):
+        w = flat.reshape(4, 4)
+        pull = X.T @ (y - X @ model(w))
+        forces = np.stack([pull * w[1], pull * w[0], -pull * w[3], -pull * w[2]])
+        return (-log_eps / 2 * (forces - decay * w)).ravel()
+
+    s = np.array([0.3, 1.0, 4.0])
+    first = np.exp(log_eps / 2) * start.ravel()
+    run = solve_ivp(field, (0, 4), first, "DOP853", s, rtol=1e-12, atol=1e-15)
+    u, v, U, V = start
+    plus, minus = np.hypot(u + v, U - V), np.hypot(u - v, U + V)
+    network = dln.UV((plus + minus) / 2, (plus - minus) / 2)
+    problem = dln.LeastSquares(X, y, decay)
+    flow = dln.gradient_flow(network, problem, s, eps=1e-4, rtol=1e-10, atol=1e-11)
+    want = np.stack([model(w.reshape(4, 4)) for w in run.y.T])
+    np.testing.assert_allclose(flow.x, want, atol=1e-8)

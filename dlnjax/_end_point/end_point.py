@@ -8,6 +8,7 @@
 | `λ = 0`, `x ≥ 0` | the same over `argmin ℓ` in `x ≥ 0` | its zeros by `lasso_path`, then Newton |
 | `λ = 0`, `ε → 0` | the selected minimum 1-norm point | its face by `minimum_norm`, then Newton |
 | traced `λ` | either | both cases, then select |
+| a `Schedule` | either, by its last value, from `w(0) + Λ` | as above |
 | another loss | that of a least-squares problem | its minimiser, then as above (`_as_square`) |
 
 Newton's method is in `newton.py`. Solutions carry derivatives by the implicit function
@@ -31,9 +32,11 @@ from .._checks import (
 )
 from .._problem import (
     AbstractProblem,
+    Schedule,
     check_loss,
     harmless,
     validity,
+    with_decay,
     without_decay,
 )
 from .._results import RESULTS, first_failure, raise_on_failure
@@ -65,8 +68,9 @@ def end_point(
     Without weight decay it minimises a potential over the minimisers of the loss (for `USquared`,
     over those with `x ≥ 0`). For `Deep` of unit shape this is `Σ q_D(xᵢ/ε)`: see `potential`. With
     weight decay `λ`, which only networks of depth 2 take, it is the lasso at `κ = λ`, whatever `ε`
-    is. For `Linear` it is the minimiser closest to the start in the 2-norm; with decay, ridge
-    regression.
+    is. Of a `Schedule` the last value counts; if that is 0, it is the end point of `ε^{1 + Λ}`, `Λ`
+    the total decay. For `Linear` it is the minimiser closest to the start in the 2-norm; with
+    decay, ridge regression.
 
     `x` is exact to `rtol`, or to `stats["sensitivity"]` if that is larger. This happens at depth
     `D > 2` where points of almost the same norm compete: `x` then depends on `w ~ ε^{1−2/D}` of the
@@ -118,7 +122,7 @@ def end_point(
         [Woo20] arXiv 2002.09277, Theorems 1 and 3; [W23] arXiv 2307.07410; with weight decay,
         [B25] arXiv 2509.18766, Lemma 4.4.
     """
-    check_loss(problem)
+    check_loss(problem, any_decay=True)
     log_eps = as_log_eps(eps, log_eps, problem.r.dtype)
     return _end(network, problem, log_eps, rtol, max_steps, throw)
 
@@ -160,7 +164,7 @@ def limit_point(
 
         [W23] arXiv 2307.07410, on which minimiser is chosen.
     """
-    check_loss(problem)
+    check_loss(problem, any_decay=True)
     return _end(network, problem, None, rtol, max_steps, throw)
 
 
@@ -189,8 +193,15 @@ def _end(network, problem, log_eps, rtol, max_steps, throw) -> EndPoint:
     # errors of 3e-11; 100 times less, 5 eps, is reached in up to 1.6 times the steps, but leaves no
     # room for the rounding of longer sums.
     rtol = as_tolerance(512 * jnp.finfo(dtype).eps if rtol is None else rtol, "rtol", dtype)
+    decay, total = problem.weight_decay, None
+    if isinstance(decay, Schedule):
+        if isinstance(network, Linear):
+            raise TypeError(
+                "The end point of `Linear` is known for one weight decay, got a `Schedule`. Use "
+                "`gradient_flow(..., formulation=dlnjax.WeightForm())` and a large `s`."
+            )
+        decay, total = decay.last()
     # If `weight_decay` is traced its sign is not known: compute both cases and select.
-    decay = problem.weight_decay
     decays = bool(np.asarray(decay) > 0) if is_concrete(decay) else None
     if isinstance(network, Linear) and problem.glm() is not None and decays:
         raise TypeError(
@@ -198,7 +209,7 @@ def _end(network, problem, log_eps, rtol, max_steps, throw) -> EndPoint:
             f"loss of {type(problem).__name__} and a decay of {float(decay)}. Use "
             "`weight_decay=0`, or `gradient_flow` and a large `s`."
         )
-    end = _solve(network, problem, log_eps, rtol, jnp.asarray(max_steps), decays)
+    end = _solve(network, problem, log_eps, rtol, jnp.asarray(max_steps), decays, total)
     return raise_on_failure(end, end.result, throw)
 
 
@@ -210,6 +221,7 @@ def _solve(
     rtol: Array,
     max_steps: Array,
     decays: bool | None,
+    total: Array | None,
 ) -> EndPoint:
     # Solve a valid problem in place of an invalid one: what LAPACK returns for NaN, and derivatives
     # of NaN, would spread to the lanes beside it.
@@ -221,6 +233,9 @@ def _solve(
         (is_tolerance(rtol), RESULTS.invalid_tolerance),
     )
     valid = verdict == RESULTS.successful
+    if isinstance(problem.weight_decay, Schedule):
+        problem = with_decay(problem, problem.weight_decay.values[-1])
+        total = None if total is None else jnp.where(valid, total, 0)
     problem, network = harmless(problem, valid), harmless_network(network, valid)
     if log_eps is not None:
         log_eps = jnp.where(valid, log_eps, -1)
@@ -230,13 +245,13 @@ def _solve(
         end = linear_end(network, problem, log_eps)
     elif decays is None:
         decayed = decayed_end(problem, network.positive)
-        end = selected_end(network, problem, log_eps, rtol, max_steps)
+        end = selected_end(network, problem, log_eps, rtol, max_steps, total)
         is_decayed = problem.weight_decay > 0
         end = jax.tree.map(lambda a, b: jnp.where(is_decayed, a, b), decayed, end)
     elif decays:
         end = decayed_end(problem, network.positive)
     else:
-        end = selected_end(network, problem, log_eps, rtol, max_steps)
+        end = selected_end(network, problem, log_eps, rtol, max_steps, total)
 
     result = first_failure(verdict, end.result)
     good = result == RESULTS.successful
@@ -255,7 +270,7 @@ def _as_square(
     if decays is None:
         # At λ = 0 the end point jumps, and its derivative in λ is 0, as it is for the square.
         decay = jnp.where(problem.weight_decay > 0, problem.weight_decay, 0)
-        problem = eqx.tree_at(lambda problem: problem.weight_decay, problem, decay)
+        problem = with_decay(problem, decay)
     elif not decays:
         problem = without_decay(problem)
     if isinstance(network, Linear):

@@ -4,6 +4,7 @@ that the initialisation selects, or in the limit `ε → 0` the one that small o
 First find which `q` may be positive, then solve the equations on these (`newton.py`).
 """
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -26,17 +27,26 @@ def selected_end(
     log_eps: Array | None,
     rtol: Array,
     max_steps: Array,
+    total: Array | None,
 ) -> EndPoint:
     """The minimiser of the network's potential over the minimisers of the loss; `log_eps` is None
-    in the limit `ε → 0`."""
+    in the limit `ε → 0`. `total` is the decay `Λ` of a `Schedule` that ends in 0."""
     problem = without_decay(problem)
     fixed = held(problem)
     size, point = problem.r.shape, None
     initial_dual = network.initial_dual(jnp.full_like(rtol, -jnp.inf))
+    # After a total decay `Λ` the flow without decay is that from `w(0) + Λ`, `q(0) ε^Λ`.
+    if total is not None:
+        initial_dual = initial_dual + total
+    start_after = lambda growth, log_eps: (
+        growth
+        if total is None
+        else eqx.tree_at(lambda g: g.log_initial, growth, growth.log_initial + total * log_eps)
+    )
     if log_eps is None:
         # On the face of minimum norm the potentials of all `ε` differ by a multiple of that norm,
         # a constant: `log ε = −1` has the same minimiser.
-        growth = network._growth_of_prior(rtol.dtype)
+        growth = start_after(network._growth_of_prior(rtol.dtype), -1)
         weights = jnp.broadcast_to(initial_dual, (2, *size))
         # Mostly `w(0) > 0`, but traced values do not say so, and zeros need more code.
         may_be_zero = network._may_start_active()
@@ -44,7 +54,7 @@ def selected_end(
         is_allowed = faces(held(minimum.dual), held(weights), network.positive)
         certificate, result, point = minimum.dual, minimum.result, held(minimum.x)
     else:
-        growth = network.growth(log_eps)
+        growth = start_after(network.growth(log_eps), log_eps)
         certificate, result = None, RESULTS.successful
         is_allowed = jnp.ones((1 if network.positive else 2, *size), bool)
         if network.positive:
@@ -58,7 +68,6 @@ def selected_end(
     is_free = jnp.any(is_allowed, axis=0)
     # In the limit `ε` is free: begin, and end, with `q(0)` of the size of the solution.
     from_size = log_eps is None
-    assert growth is not None
     if point is not None:
         # A path that failed is NaN: `result` says so, and Newton's method needs numbers.
         point = jnp.where(jnp.isfinite(point), point, 0)

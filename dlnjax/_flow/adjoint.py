@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from .._batching import any_lane
-from .._derivatives import differentiated_as, linear_map, vanishing
+from .._derivatives import differentiated_as, held, linear_map, vanishing
 from .._loops import cond, fori_loop, while_loop
 from . import driver
 from .driver import Fixed, Moving, State
@@ -213,7 +213,10 @@ def _shifted(s: Array, state: PyTree[Array], term: AbstractFlowTerm) -> PyTree[A
     # A midpoint step of length 0, whose derivatives in s are right to second order, as are those in
     # s and the data. (The derivative of the solver's interpolation would be less accurate, and
     # would need derivatives with respect to the lengths of the steps.)
-    ahead = vanishing(s)
+    schedule = term.schedule()
+    # The states lie at times that move with the breakpoints.
+    ahead = vanishing(s if schedule is None else s - schedule.moved(held(s)))
+    term = term.at(s)
     moved = lambda by, at: jax.tree.map(lambda v, f: v + by * f, state, term.vf(s, at, None))
     return moved(ahead, moved(ahead / 2, state))
 

@@ -133,8 +133,7 @@ class AutoTsit5(AbstractSwitchingSolver):
     def init(
         self, terms: Any, t0: RealScalarLike, t1: RealScalarLike, y0: Any, args: Any
     ) -> _State:
-        dual_term_of(terms, self)
-        velocity, x = self.func(terms, t0, y0, args)
+        velocity, x = _field(dual_term_of(terms, self), y0)
         patience = jnp.full_like(x[0], PATIENCE)
         zero, (direction, _) = jnp.zeros_like(patience), _normalized(held(velocity))
         return _State(velocity, x, jnp.asarray(False), zero, direction, zero, patience)
@@ -166,6 +165,9 @@ class AutoTsit5(AbstractSwitchingSolver):
     ) -> tuple[Any, Any, dict[str, Any], _State, diffrax.RESULTS]:
         term = dual_term_of(terms, self)
         state, is_live = solver_state, t1 > t0
+        if made_jump is not False:  # to be evaluated again where the field has changed
+            velocity, _ = _field(term, y0)
+            state = state._replace(velocity=jnp.where(made_jump, velocity, state.velocity))
         h = jnp.where(is_live, t1 - t0, 1)
         ratio = cost_ratio(term)
         pick = lambda a, b: jnp.where(state.is_stiff, b, a)
@@ -238,6 +240,12 @@ def _implicit(term: AbstractDualTerm, h: Array, y0: Any, state: _State):
     increment, error, *inner = rosenbrock(term, h, y0)
     velocity, x, grown = _at_end(term, y0[0] + increment[0], state.direction)
     return increment, error, tuple(inner), (velocity, x), grown
+
+
+def _field(term: AbstractDualTerm, y: Any) -> tuple[Array, Array]:
+    """The velocity of `f` and `σ²x` at a state."""
+    x = term.x(term.image(y[0]))
+    return term.velocity(x), x
 
 
 def _at_end(term: AbstractDualTerm, f: Array, direction: Array) -> tuple[Array, Array, Array]:

@@ -110,18 +110,18 @@ def with_scan(solver: diffrax.AbstractSolver[Any], kind: str) -> diffrax.Abstrac
 
 def start(moving: Moving, fixed: Fixed) -> State:
     """The state at the first attempt."""
-    term, y0 = moving
-    zero = jnp.zeros_like(fixed.first_step)
+    (term, y0), zero = moving, jnp.zeros_like(fixed.first_step)
+    now = term.at(zero)
     s1, controller = fixed.controller.init(
-        term, zero, fixed.grid[-1], y0, fixed.first_step, None, fixed.solver.func, _order(fixed)
+        now, zero, fixed.grid[-1], y0, fixed.first_step, None, fixed.solver.func, _order(fixed)
     )
     is_done = ~(fixed.grid[-1] > 0)
     count = jnp.zeros((), jnp.int32)
     return State(
         s=zero,
-        s1=jnp.where(is_done, zero, jnp.minimum(held(s1), fixed.grid[-1])),
+        s1=jnp.where(is_done, zero, jnp.minimum(held(s1), next_stop(term, zero, fixed.grid[-1]))),
         y=y0,
-        solver=_as_arrays(fixed.solver.init(term, zero, s1, y0, None)),
+        solver=_as_arrays(fixed.solver.init(now, zero, s1, y0, None)),
         controller=_as_arrays(held(controller)),
         result=RESULTS.successful,
         turn=jnp.asarray(False),
@@ -155,7 +155,19 @@ def solver_step(
     state: PyTree,
 ) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array], PyTree, diffrax.RESULTS]:
     """A step of the solver."""
-    return solver.step(term, s, s1, y, None, state, False)
+    schedule, term = term.schedule(), term.at(s)
+    if schedule is None:
+        return solver.step(term, s, s1, y, None, state, False)
+    # What a solver remembers of the field at `s` is that before the breakpoint.
+    is_after = jnp.any(s == held(schedule.breakpoints))
+    return solver.step(term, schedule.moved(s), schedule.moved(s1), y, None, state, is_after)
+
+
+def next_stop(term: AbstractFlowTerm, s: Array, end: Array) -> Array:
+    """Where the steps after `s` must end: at `end`, or at a breakpoint before it, where a step
+    across would lose its order."""
+    schedule = term.schedule()
+    return end if schedule is None else schedule.next_stop(s, end)
 
 
 @eqx.filter_jit
@@ -186,9 +198,11 @@ def attempt(moving: Moving, fixed: Fixed, state: State) -> tuple[State, Record]:
         s1 = jnp.minimum(
             s1, s + held(fixed.solver._longest_step(_select(keep, solver, state.solver)))
         )
-    # The last step ends at the end, also if it would come within rounding of it.
+    # The last step ends at the end, also if it would come within rounding of it. So does one before
+    # a breakpoint.
     unit = jnp.finfo(end.dtype).eps
-    s1 = jnp.where(keep & (s1 > end * (1 - 100 * unit)), end, s1)
+    stop = next_stop(term, jnp.asarray(s), end)
+    s1 = jnp.where(keep & (s1 > stop * (1 - 100 * unit)), stop, s1)
     pick = lambda new, old: jnp.where(keep, new, old)
     record = Record(state.s, ends, keep, state.y, state.solver, dense)
     num_steps = state.num_steps + (~is_idle).astype(jnp.int32)

@@ -15,9 +15,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import is_concrete
 from .._linalg import INVERTED
-from .._problem import AbstractProblem
+from .._problem import AbstractProblem, Schedule, least_decay, may_decay
 from ..networks import AbstractDualNetwork, AbstractNetwork, Linear
 from ..networks.signs import sides
 from .auto_tsit5 import AutoTsit5
@@ -122,6 +121,11 @@ class DualForm(AbstractFormulation):
         self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
     ) -> AbstractFlowTerm:
         if isinstance(network, Linear):
+            if isinstance(problem.weight_decay, Schedule):
+                raise TypeError(
+                    "The dual form of `Linear` has one weight decay, got a `Schedule`. Pass "
+                    "`formulation=dlnjax.WeightForm()`."
+                )
             if problem.glm() is not None:
                 raise TypeError(
                     f"The dual form of `Linear` is that of the square, got the loss of "
@@ -152,16 +156,19 @@ def dual_term(
     scale = column_scale(problem)
     link = link_of(network, log_eps, size_of_x(problem))
     fit, is_square = fit_of(problem, scale), problem.glm() is None
-    decay = problem.weight_decay
     # A traced weight decay may be positive. See `terms/rows.py` for what rows require.
-    decays = not is_concrete(decay) or float(decay) > 0
+    decay, schedule, has_decay = problem.weight_decay, None, may_decay(problem.weight_decay)
+    lowest = least_decay(decay)
+    if isinstance(decay, Schedule):
+        decay, schedule = decay.values[0], decay if has_decay else None
     q, square = link.q(link.start), scale**2
-    velocity = sides(-problem.r, link.start) + decay
+    # Where a decay is switched off later, coordinates may activate then.
+    velocity = sides(-problem.r, link.start) + lowest
     slope = square * link.slope(link.start, q)
     z_size = size_of_z(square * q, slope, velocity, jnp.min(link.unit))
     zeta = z_size / jnp.max(link.unit)
     n, d = (problem.r.size, problem.r.size) if fit is None else fit.X.shape
-    if fit is not None and isinstance(link, ExponentialLink) and not decays and n < d:
+    if fit is not None and isinstance(link, ExponentialLink) and not has_decay and n < d:
         return RowTerm(fit=fit, link=link, scale=scale, zeta=zeta)
     return CoordinateTerm(
         M=problem.gram() / scale**2 if is_square else None,
@@ -170,7 +177,8 @@ def dual_term(
         fit=None if is_square and n > d else fit,
         r=problem.r,
         link=link,
-        weight_decay=decay if decays else None,
+        weight_decay=decay if has_decay else None,
+        varies=schedule,
         scale=scale,
         zeta=zeta,
     )

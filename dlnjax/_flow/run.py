@@ -19,7 +19,6 @@ from .._checks import (
     as_log_eps,
     as_tolerance,
     check_type,
-    is_concrete,
     is_log_eps,
     is_tolerance,
 )
@@ -29,6 +28,7 @@ from .._problem import (
     check_loss,
     check_problem,
     harmless,
+    may_decay,
     validity,
     without_decay,
 )
@@ -141,7 +141,7 @@ def as_run(
     **Raises:** `ValueError`/`TypeError` for bad input of which the values are known."""
     what = "`DualForm()` or `WeightForm()`"
     check_type(formulation, "formulation", AbstractFormulation, what)
-    (check_problem if formulation.any_loss else check_loss)(problem)
+    (check_problem if formulation.any_loss else check_loss)(problem, any_decay=True)
     dtype = problem.r.dtype
     network = matched(network, problem)
     log_eps = as_log_eps(eps, log_eps, dtype)
@@ -160,5 +160,5 @@ def as_run(
         rtol=as_tolerance(default if rtol is None else rtol, "rtol", dtype),
         atol=as_tolerance(default / 10 if atol is None else atol, "atol", dtype),
         max_steps=as_count(max_steps, "max_steps"),
-        decays=not is_concrete(problem.weight_decay) or float(problem.weight_decay) > 0,
+        decays=may_decay(problem.weight_decay),
     )

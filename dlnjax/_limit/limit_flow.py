@@ -14,13 +14,21 @@ from .._active_set.derivatives import limit_on_segments
 from .._active_set.transform import event_driven
 from .._checks import as_count, as_float, check_scalar, is_concrete
 from .._path import LimitFlow
-from .._problem import AbstractProblem, check_loss, default_events, validity
+from .._problem import (
+    AbstractProblem,
+    Schedule,
+    check_loss,
+    default_events,
+    is_decay,
+    validity,
+)
 from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractDualNetwork, AbstractNetwork
 from ..networks.base import harmless_network, matched, shape_of, takes
 from ..networks.pretrained import Pretrained, as_start
 from ..networks.prior import Prior
 from .generalized import follow_rows
+from .phases import follow_phases
 from .process import follow
 
 
@@ -85,7 +93,8 @@ def limit_flow(
         limit of its `w(0)` counts, which at depth 2 is 1 whatever the shape; and the shape itself
         where several `x` minimise the loss.
     - `problem`: a `LeastSquares`, `Quadratic` or `GeneralizedLinear` problem, such as `Logistic`,
-        with its weight decay `λ`.
+        with its weight decay `λ`. Where that is a `Schedule`, its breakpoints are jumps too, if `x`
+        is not 0 there.
     - `s_max`: where to stop, in rescaled time, a scalar `> 0`. By default the process runs to its
         end.
     - `start`: short for the network `Pretrained(network, start)`: a linear model `x₀`, shape
@@ -96,8 +105,8 @@ def limit_flow(
         is, and elsewhere 0 or of its sign. Only the signs of `x₀` count, unless there are several
         minimisers, as with more non-zeros in `x₀` than rows.
     - `max_knots`: static size of the buffers, default `4 min(n, d) + 16`. The end at `s_max`
-        counts as a knot. (30 000 Gaussian problems up to 20 × 40 had at most
-        `2 min(n, d)` jumps.)
+        counts as a knot. With a `Schedule` each of its phases has so many. (30 000 Gaussian
+        problems up to 20 × 40 had at most `2 min(n, d)` jumps.)
     - `throw`: raise if the process was cut short or is inaccurate. Under tracing nothing is raised:
         failed lanes are NaN, with their `result`. With `throw=False` they keep what was found.
 
@@ -133,7 +142,7 @@ def limit_flow(
 
         [B25] §4.1, arXiv 2509.18766; [PF23] Algorithm 1, arXiv 2304.00488.
     """
-    check_loss(problem)
+    check_loss(problem, any_decay=True)
     if not isinstance(network, AbstractDualNetwork):
         raise TypeError(
             f"The limit process needs the dual variable of an `AbstractDualNetwork`, which "
@@ -153,6 +162,7 @@ def limit_flow(
         network = Pretrained(network, as_start(start, "start", network))
     limit = jnp.asarray(-jnp.inf, dtype)
     is_taken, is_shaped = takes(network, problem.weight_decay), shape_of(network, limit)
+    is_taken = is_taken & is_decay(problem.weight_decay)
     refused = first_failure(is_shaped, (is_taken, RESULTS.invalid_decay))
     # Derivatives of a refused start would be NaN, also in lanes that the caller masks out: it is
     # replaced by a harmless one.
@@ -163,5 +173,12 @@ def limit_flow(
     if max_knots is None:
         max_knots = default_events(problem)
     max_knots = as_count(max_knots, "max_knots")
-    path = _limit(problem, initial_dual, s_max, prior, refused, network.positive, max_knots)
+    solve = lambda problem, initial_dual, s_max: _limit(
+        problem, initial_dual, s_max, prior, refused, network.positive, max_knots
+    )
+    decay = problem.weight_decay
+    if isinstance(decay, Schedule):
+        path = follow_phases(problem, decay, initial_dual, s_max, solve)
+    else:
+        path = solve(problem, initial_dual, s_max)
     return raise_on_failure(path, path.result, throw, kept=("knots", "values", "slopes", "norms"))

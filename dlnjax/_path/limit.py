@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from .._checks import as_parameter, is_concrete
-from .._problem import AbstractProblem, nan_unless_valid
+from .._problem import AbstractProblem, nan_unless_valid, total_decay
 from .._results import has_no_nan, one_unless
 from .optimality import rounding_units
 from .piecewise_linear import PiecewiseLinearPath
@@ -130,7 +130,8 @@ class LimitFlow(PiecewiseLinearPath):
 
     def dual(self, problem: AbstractProblem, s: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
         """The dual variable `Xᵀν(s) = s r − M z(s)`, for finite `s ≥ 0`. `(...) -> (..., d)`. The
-        scaled dual variable of [B25] §4.2 is `w(s) = w(0) ∓ Xᵀν(s) + λs`.
+        scaled dual variable of [B25] §4.2 is `w(s) = w(0) ∓ Xᵀν(s) + λs`, with the total decay in
+        place of `λs` for a `Schedule`.
 
         **Raises:** `ValueError` for `s < 0`, or if `w(s) ≥ 0` does not hold, by more than half of
         the digits: then this is the limit process of another problem (NaN under tracing).
@@ -143,7 +144,7 @@ class LimitFlow(PiecewiseLinearPath):
             limit.dual(problem, 0.7)  # (1, 0.7): the first w is 0, the second 0.3
             ```
         """
-        self.check_size(problem)
+        self._check_size(problem, any_decay=True)
         s = as_parameter(s, "s", self.knots.dtype)
         dual, is_ours = self._dual(problem, s)
         if is_concrete(is_ours) and not bool(jnp.all(is_ours)):
@@ -160,7 +161,7 @@ class LimitFlow(PiecewiseLinearPath):
 
         def at(x, s):
             dual = -s * problem.gradient(x)
-            w = weights + jnp.stack([-dual, dual]) + problem.weight_decay * s
+            w = weights + jnp.stack([-dual, dual]) + total_decay(problem.weight_decay, s)
             w = w[:1] if self.positive else w
             # √eps, since a limit is flagged where its w is below 0 by more than that
             # (`Tolerances.violation`): every limit that is not must pass.

@@ -200,7 +200,10 @@ class PiecewiseLinearPath(eqx.Module):
             path.check_size(dln.LeastSquares(jnp.ones((1, 2)), jnp.ones(1)))  # nothing: it has 2
             ```
         """
-        check_quadratic(problem)
+        self._check_size(problem)
+
+    def _check_size(self, problem: AbstractProblem, any_decay: bool = False) -> None:
+        check_quadratic(problem, any_decay)
         d = self.values.shape[-1]
         if problem.r.shape != (d,):
             raise ValueError(

@@ -6,6 +6,7 @@
 - `generalized.py`, `losses.py`: those with another loss of the rows, such as `Logistic`.
 - `quadratic_loss.py`: tests whether a user's `loss` is the quadratic of its `M` and `r`.
 - `semidefinite.py`: tests whether `½⟨x, Mx⟩ − ⟨r, x⟩` is convex and bounded below.
+- `schedule.py`: a weight decay that changes with time.
 - `solution_space.py`: the affine space of the minimisers of the loss.
 """
 
@@ -32,9 +33,18 @@ from .losses import (
     PoissonLoss as PoissonLoss,
 )
 from .quadratic_loss import is_quadratic as is_quadratic
+from .schedule import (
+    Schedule as Schedule,
+    is_decay as is_decay,
+    largest_decay as largest_decay,
+    least_decay as least_decay,
+    may_decay as may_decay,
+    total_decay as total_decay,
+)
 from .validity import (
     harmless as harmless,
     nan_unless_valid as nan_unless_valid,
     validity as validity,
+    with_decay as with_decay,
     without_decay as without_decay,
 )

@@ -7,7 +7,7 @@ tracing nothing can be raised: `validity.py` returns a `RESULTS`, and invalid la
 """
 
 import abc
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -26,6 +26,7 @@ from .._checks import (
 from .._results import RESULTS, has_no_nan, one_unless
 from .losses import AbstractLoss
 from .quadratic_loss import check_own_loss
+from .schedule import check_constant
 from .validity import harmless, validity
 
 
@@ -60,7 +61,9 @@ class AbstractProblem(eqx.Module):
         [B25] §1, arXiv 2509.18766.
     """
 
-    weight_decay: AbstractVar[Float[Array, ""]]
+    # A scalar, or a `Schedule`. Functions that know one `λ` only refuse that (`checks.py`): to them
+    # it is an array.
+    weight_decay: AbstractVar[Any]
     # Classes whose `loss` is the quadratic of `r` and `M` set it to True. Their loss is then not
     # evaluated to test that (`quadratic_loss.py`).
     quadratic_by_construction: ClassVar[bool] = False
@@ -235,7 +238,8 @@ class AbstractProblem(eqx.Module):
 
         **Returns:** the objective, of the broadcast shape `(...)`; NaN where `x` is.
 
-        **Raises:** `ValueError` if `mu ≤ 0` or the last axis of `x` is not `d`.
+        **Raises:** `ValueError` if `mu ≤ 0` or the last axis of `x` is not `d`; `TypeError` if the
+        weight decay is a `Schedule`.
 
         !!! example
 
@@ -244,6 +248,7 @@ class AbstractProblem(eqx.Module):
             problem.lasso_objective(jnp.ones(2), 1.0)  # 1 + 2 = 3
             ```
         """
+        check_constant(self.weight_decay)
         x = self.as_points(x)
         mu = as_positive(mu, "mu", x.dtype)
         batch = leading_axes(x, mu, "mu")

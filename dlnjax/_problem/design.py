@@ -28,6 +28,7 @@ from .._checks import (
 )
 from .._linalg import matmul
 from .base import AbstractProblem
+from .schedule import Schedule
 from .semidefinite import Semidefinite
 
 
@@ -78,15 +79,15 @@ class LeastSquares(AbstractDesign):
 
     X: Float[Array, "n d"]
     y: Float[Array, " n"]
-    weight_decay: Float[Array, ""]
+    weight_decay: Any  # as in `AbstractProblem`
     quadratic_by_construction: ClassVar[bool] = True
 
-    def __init__(self, X: ArrayLike, y: ArrayLike, weight_decay: ArrayLike = 0.0):
+    def __init__(self, X: ArrayLike, y: ArrayLike, weight_decay: ArrayLike | Schedule = 0.0):
         """**Arguments:**
 
         - `X`: design matrix, shape `(n, d)`.
         - `y`: response, shape `(n,)`.
-        - `weight_decay`: `λ ≥ 0`, scalar, in units of `Xᵀy`.
+        - `weight_decay`: `λ ≥ 0`, scalar, in units of `Xᵀy`, or a `Schedule`.
 
         **Raises:** `TypeError` for non-numeric data; `ValueError` for mismatched or empty
         shapes, NaN or inf, `λ < 0`.
@@ -131,7 +132,7 @@ class Quadratic(AbstractProblem):
     M: Float[Array, "d d"]
     linear: Float[Array, " d"]
     constant: Float[Array, ""]
-    weight_decay: Float[Array, ""]
+    weight_decay: Any  # as in `AbstractProblem`
     quadratic_by_construction: ClassVar[bool] = True
 
     def __init__(
@@ -139,14 +140,14 @@ class Quadratic(AbstractProblem):
         M: ArrayLike,
         r: ArrayLike,
         constant: ArrayLike | None = None,
-        weight_decay: ArrayLike = 0.0,
+        weight_decay: ArrayLike | Schedule = 0.0,
     ):
         """**Arguments:**
 
         - `M`: symmetric positive semidefinite, shape `(d, d)`.
         - `r`: in the range of `M`, shape `(d,)`.
         - `constant`: `c`; by default `½⟨r, M†r⟩`, so that the least loss is 0.
-        - `weight_decay`: `λ ≥ 0`, scalar, in units of `r`.
+        - `weight_decay`: `λ ≥ 0`, scalar, in units of `r`, or a `Schedule`.
 
         **Raises:** `TypeError` for non-numeric data; `ValueError` if `M` is not square, symmetric
         and positive semidefinite, if `r` is not in its range, if the least loss is negative, for
@@ -272,7 +273,11 @@ def has_squares(X: Float[Array, "n d"]) -> Bool[Array, ""]:
     return ~jnp.any(lost) & jnp.all(jnp.isfinite(square))
 
 
-def as_weight_decay(value: ArrayLike, dtype) -> Array:
+def as_weight_decay(value: ArrayLike | Schedule, dtype) -> Array | Schedule:
+    if isinstance(value, Schedule):
+        cast = lambda v: v.astype(dtype)
+        with _eager(value.breakpoints, value.values):
+            return jax.tree.map(cast, value)
     # A concrete `λ` stays concrete under `jit`: for `λ = 0`, code that only weight decay needs is
     # not compiled.
     with _eager(value):

@@ -4,7 +4,7 @@
 """
 
 import warnings
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from .._linalg import matmul
 from .base import AbstractProblem
 from .design import AbstractDesign, as_design, as_weight_decay, has_squares
 from .losses import AbstractLoss, ExponentialLoss, HuberLoss, LogisticLoss, PoissonLoss
+from .schedule import Schedule
 
 
 class AbstractGeneralizedLinear(AbstractDesign):
@@ -96,17 +97,21 @@ class GeneralizedLinear(AbstractGeneralizedLinear):
     X: Float[Array, "n d"]
     y: Float[Array, " n"]
     pointwise: AbstractLoss
-    weight_decay: Float[Array, ""]
+    weight_decay: Any  # as in `AbstractProblem`
 
     def __init__(
-        self, X: ArrayLike, y: ArrayLike, pointwise: AbstractLoss, weight_decay: ArrayLike = 0.0
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        pointwise: AbstractLoss,
+        weight_decay: ArrayLike | Schedule = 0.0,
     ):
         """**Arguments:**
 
         - `X`: design matrix, shape `(n, d)`.
         - `y`: targets, shape `(n,)`.
         - `pointwise`: the loss `f`, an `AbstractLoss`.
-        - `weight_decay`: `λ ≥ 0`, scalar, in units of `∇ℓ`.
+        - `weight_decay`: `λ ≥ 0`, scalar, in units of `∇ℓ`, or a `Schedule`.
 
         **Raises:** `TypeError` for non-numeric data or another loss; `ValueError` for mismatched or
         empty shapes, NaN or inf, a target that the loss does not take, `λ < 0`.
@@ -135,14 +140,14 @@ class Logistic(AbstractGeneralizedLinear):
 
     X: Float[Array, "n d"]
     y: Float[Array, " n"]
-    weight_decay: Float[Array, ""]
+    weight_decay: Any  # as in `AbstractProblem`
 
-    def __init__(self, X: ArrayLike, y: ArrayLike, weight_decay: ArrayLike = 0.0):
+    def __init__(self, X: ArrayLike, y: ArrayLike, weight_decay: ArrayLike | Schedule = 0.0):
         """**Arguments:**
 
         - `X`: design matrix, shape `(n, d)`.
         - `y`: labels 1 and −1, shape `(n,)`. (1 and 0 are taken as such, with a warning.)
-        - `weight_decay`: `λ ≥ 0`, scalar, in units of `∇ℓ`.
+        - `weight_decay`: `λ ≥ 0`, scalar, in units of `∇ℓ`, or a `Schedule`.
 
         **Raises:** `TypeError` for non-numeric data; `ValueError` for mismatched or empty shapes,
         NaN or inf, other labels, `λ < 0`.
@@ -171,9 +176,9 @@ class Exponential(AbstractGeneralizedLinear):
 
     X: Float[Array, "n d"]
     y: Float[Array, " n"]
-    weight_decay: Float[Array, ""]
+    weight_decay: Any  # as in `AbstractProblem`
 
-    def __init__(self, X: ArrayLike, y: ArrayLike, weight_decay: ArrayLike = 0.0):
+    def __init__(self, X: ArrayLike, y: ArrayLike, weight_decay: ArrayLike | Schedule = 0.0):
         """**Arguments:** `X`, `y` and `weight_decay`, as for `Logistic`.
 
         **Raises:** as for `Logistic`.
@@ -202,14 +207,14 @@ class Poisson(AbstractGeneralizedLinear):
 
     X: Float[Array, "n d"]
     y: Float[Array, " n"]
-    weight_decay: Float[Array, ""]
+    weight_decay: Any  # as in `AbstractProblem`
 
-    def __init__(self, X: ArrayLike, y: ArrayLike, weight_decay: ArrayLike = 0.0):
+    def __init__(self, X: ArrayLike, y: ArrayLike, weight_decay: ArrayLike | Schedule = 0.0):
         """**Arguments:**
 
         - `X`: design matrix, shape `(n, d)`.
         - `y`: counts `≥ 0`, shape `(n,)`.
-        - `weight_decay`: `λ ≥ 0`, scalar, in units of `∇ℓ`.
+        - `weight_decay`: `λ ≥ 0`, scalar, in units of `∇ℓ`, or a `Schedule`.
 
         **Raises:** `TypeError` for non-numeric data; `ValueError` for mismatched or empty shapes,
         NaN or inf, negative counts, `λ < 0`.
@@ -238,21 +243,21 @@ class Huber(AbstractGeneralizedLinear):
     X: Float[Array, "n d"]
     y: Float[Array, " n"]
     delta: Float[Array, ""]
-    weight_decay: Float[Array, ""]
+    weight_decay: Any  # as in `AbstractProblem`
 
     def __init__(
         self,
         X: ArrayLike,
         y: ArrayLike,
         delta: ArrayLike = 1.0,
-        weight_decay: ArrayLike = 0.0,
+        weight_decay: ArrayLike | Schedule = 0.0,
     ):
         """**Arguments:**
 
         - `X`: design matrix, shape `(n, d)`.
         - `y`: response, shape `(n,)`.
         - `delta`: `δ > 0`, scalar, in units of `y`.
-        - `weight_decay`: `λ ≥ 0`, scalar, in units of `∇ℓ`.
+        - `weight_decay`: `λ ≥ 0`, scalar, in units of `∇ℓ`, or a `Schedule`.
 
         **Raises:** `TypeError` for non-numeric data; `ValueError` for mismatched or empty shapes,
         NaN or inf, `δ ≤ 0`, `λ < 0`.

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from .._checks import is_concrete
 from .._results import RESULTS, first_failure
 from .quadratic_loss import is_quadratic
+from .schedule import is_decay
 
 _P = TypeVar("_P", bound=Any)
 
@@ -20,13 +21,13 @@ def validity(problem: Any, any_loss: bool = False) -> RESULTS:
     """The first reason why a traced problem is invalid, or `successful`.
 
     It covers what the constructors raise for known values, and `check_loss` unless `any_loss`."""
-    decay, is_loss = problem.weight_decay, problem.is_convex()
+    is_loss = problem.is_convex()
     if not any_loss and problem.glm() is None:
         is_loss = is_loss & is_quadratic(problem)
     return first_failure(
         (problem.is_in_range(), RESULTS.invalid_data),
         (is_loss, RESULTS.invalid_problem),
-        ((decay >= 0) & jnp.isfinite(decay), RESULTS.invalid_decay),
+        (is_decay(problem.weight_decay), RESULTS.invalid_decay),
     )
 
 
@@ -51,4 +52,9 @@ def without_decay(problem: _P) -> _P:
     # A concrete 0 also under `jit`: code that only weight decay needs is then not compiled.
     with jax.ensure_compile_time_eval():
         zero = jnp.zeros((), problem.r.dtype)
-    return eqx.tree_at(lambda problem: problem.weight_decay, problem, zero)
+    return with_decay(problem, zero)
+
+
+def with_decay(problem: _P, decay: Array) -> _P:
+    """The problem with another `λ`."""
+    return eqx.tree_at(lambda problem: problem.weight_decay, problem, decay)

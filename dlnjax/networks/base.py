@@ -25,7 +25,7 @@ from .._checks import (
     check_type,
     is_concrete,
 )
-from .._problem import AbstractProblem
+from .._problem import AbstractProblem, Schedule, largest_decay
 from .._results import RESULTS, first_failure
 from .growth import Growth
 from .prior import Prior, prior_of
@@ -334,7 +334,7 @@ def matched(network: _N, problem: AbstractProblem) -> _N:
     **Raises:** `TypeError` for another type; `ValueError` if its size is not that of the problem,
     or if it refuses the problem's weight decay.
     """
-    r, decay = problem.r, problem.weight_decay
+    r, decay = problem.r, largest_decay(problem.weight_decay)
     what = "a network, such as `dlnjax.UV(u, v)`"
     check_type(network, "network", AbstractNetwork, what)
     d = r.shape[0]
@@ -351,8 +351,9 @@ def matched(network: _N, problem: AbstractProblem) -> _N:
     return network
 
 
-def takes(network: AbstractNetwork, weight_decay: Array) -> Array:
+def takes(network: AbstractNetwork, weight_decay: Array | Schedule) -> Array:
     """Whether the network accepts a traced weight decay: if not, its penalty is NaN."""
+    weight_decay = largest_decay(weight_decay)
     return (weight_decay == 0) | ~jnp.isnan(network.penalty(weight_decay))
 
 

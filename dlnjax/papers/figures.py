@@ -19,13 +19,14 @@ from matplotlib.ticker import LogLocator, NullLocator
 from .. import (
     UV,
     LeastSquares,
+    Schedule,
     gradient_flow,
     inverse_mirror_map,
     limit_flow,
     potential,
 )
 from ..plot.axes import COLORS, DASHES, style
-from . import b23, gis20, ms25, pf23, w23
+from . import b23, gis20, jac25, ms25, pf23, w23
 from .end_points import Lane, end_points
 
 DEPTHS = (2, 2.5, 3, 4)
@@ -229,6 +230,34 @@ def logistic_growth() -> Figure:
     return figure
 
 
+def decay_switched_off() -> Figure:
+    """Jac25-decay: the flow of `u∘v` with decay that is switched off, and without; and how close to
+    the least 1-norm it ends, against the total decay."""
+    problem, network = jac25.instance(0), UV(jnp.ones(jac25.D), jnp.zeros(jac25.D))
+    s, size = np.linspace(0, 10, 401), float(jac25.LOG_EPS[1])
+    total = float(jac25.TOTALS[-1])
+    decay = Schedule([jac25.SWITCH], [total / jac25.SWITCH, 0.0])
+    decayed = LeastSquares(problem.X, problem.y, decay)
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    curves, ends = figure.subplots(1, 2)
+    for which, line in ((problem, DASHES), (decayed, "-")):
+        x = np.asarray(gradient_flow(network, which, s, log_eps=size).x)
+        for i, colour in zip(range(jac25.D), COLORS, strict=False):
+            label = f"$x_{i + 1}$" if which is decayed else None
+            curves.plot(s, x[:, i], color=colour, linestyle=line, linewidth=1.2, label=label)
+    curves.axvline(jac25.SWITCH, color="#777777", linewidth=0.8)
+    curves.legend(fontsize=8, frameon=False, ncols=2)
+    _panel(curves, f"decay off at s = {jac25.SWITCH:g}; dashed: none", "s", "x(s), ε = 1e-2")
+    excess, _ = jac25.norms()
+    for colour, size, rows in zip(COLORS, jac25.LOG_EPS, excess, strict=False):
+        ends.semilogy(jac25.TOTALS, rows[:, 1], color=colour, label=f"ε = {np.exp(size):g}")
+        ends.semilogy(jac25.TOTALS, rows[:, 0], "o", color=colour, markersize=4)
+    ends.legend(fontsize=8, frameon=False)
+    title = r"flows; lines: the end point of $\varepsilon^{1 + \Lambda}$"
+    _panel(ends, title, "total decay Λ", "‖x(∞)‖₁ above the least, relative")
+    return figure
+
+
 FIGURES = {
     "B23-activation": activations,
     "W23-fig1": w23_rates,
@@ -236,5 +265,6 @@ FIGURES = {
     "W23-fig3": w23_potentials,
     "PF23-fixture": saddle_to_saddle,
     "MS25-rate": ms25_rates,
+    "Jac25-decay": decay_switched_off,
     "Gis20-scalar": logistic_growth,
 }

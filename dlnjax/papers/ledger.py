@@ -13,6 +13,7 @@ from . import (
     epgf23,
     gis20,
     hoff17,
+    jac25,
     ms25,
     pf23,
     w23,
@@ -37,6 +38,7 @@ CLAIMS: dict[str, Claim] = {
         *ms25.CLAIMS,
         *epgf23.CLAIMS,
         *hoff17.CLAIMS,
+        *jac25.CLAIMS,
         *gis20.CLAIMS,
     ]
 }

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ..._problem import AbstractProblem
+from ..._problem import AbstractProblem, Schedule
 from ..._results import RESULTS
 
 # diffrax passes times as arrays of shape () or as numbers.
@@ -60,6 +60,14 @@ class AbstractFlowTerm(diffrax.AbstractTerm[Any, Any]):
         self, s: RealScalarLike, state: Any
     ) -> tuple[Float[Array, " d"], Float[Array, " d"], Float[Array, " d"]]:
         """`x`, `z = ∫₀ˢ x` and the dual `Xᵀν = −∫₀ˢ ∇ℓ(x)` at a state, each `(d,)`."""
+
+    def schedule(self) -> Schedule | None:
+        """How the weight decay changes with `s`, if it does: steps end at its breakpoints."""
+        return None
+
+    def at(self, s: RealScalarLike) -> "AbstractFlowTerm":
+        """The field from `s` to the next breakpoint, where it is autonomous."""
+        return self
 
     def is_consistent(self, state: Any) -> Bool[Array, ""]:
         """Whether a user's link is non-negative at a state."""

@@ -28,10 +28,13 @@ a diagonal scaling of a well-conditioned matrix, which does not affect the accur
 factorisation.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..._linalg import Cholesky, matmul
+from ..._problem import Schedule, total_decay
 from ...networks.signs import sides, signed
 from ..link import AbstractLink
 from .base import AbstractDualTerm
@@ -52,9 +55,19 @@ class CoordinateTerm(AbstractDualTerm):
     fit: AbstractFit | None  # None where the velocity goes through M
     r: Float[Array, " d"]
     link: AbstractLink
-    weight_decay: Float[Array, ""] | None  # None if it is known to be 0
+    # λ, with a `Schedule` that at the time in question; None if it is known to be 0.
+    weight_decay: Float[Array, ""] | None
+    varies: Schedule | None
     scale: Float[Array, ""]
     zeta: Float[Array, ""]
+
+    def schedule(self):
+        return self.varies
+
+    def at(self, s):
+        if self.varies is None:
+            return self
+        return dataclasses.replace(self, weight_decay=self.varies(s))
 
     def initial(self):
         return self.link.start, jnp.zeros_like(self.r)
@@ -153,7 +166,8 @@ class CoordinateTerm(AbstractDualTerm):
         start = self.link.start
         moved = start - w
         if self.weight_decay is not None:
-            moved = moved + self.weight_decay * s
+            decay = self.weight_decay if self.varies is None else self.varies
+            moved = moved + total_decay(decay, s)
         # w(0) − w is less accurate for the sign with the larger w(0).
         dual = moved[0]
         if len(start) == 2:

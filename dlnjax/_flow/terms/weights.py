@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..._checks import is_concrete
-from ..._problem import AbstractProblem, is_quadratic
+from ..._problem import AbstractProblem, Schedule, is_quadratic, with_decay
 from ..._results import RESULTS, first_failure
 from ...networks import AbstractNetwork, Linear
 from ...networks.base import (
@@ -43,7 +43,8 @@ class WeightTerm(AbstractFlowTerm):
 
     With `ζ` both entries have one tolerance: `ζ` times the size of the shape is that of `z`."""
 
-    problem: AbstractProblem
+    problem: AbstractProblem  # with the weight decay at the time in question
+    varies: Schedule | None
     start: AbstractNetwork
     time_scale: Float[Array, ""]
     weight_size: Float[Array, ""]
@@ -53,6 +54,10 @@ class WeightTerm(AbstractFlowTerm):
     is_held: Bool[Array, ""]  # whether ε is at least that of `least_log_eps`
 
     def __init__(self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array):
+        decay = problem.weight_decay
+        self.varies = decay if isinstance(decay, Schedule) else None
+        if self.varies is not None:
+            problem = with_decay(problem, self.varies.values[0])
         self.problem = problem
         self.start = network.initial(log_eps)
         self.time_scale = network.time_scale(log_eps)
@@ -70,6 +75,16 @@ class WeightTerm(AbstractFlowTerm):
             self.dual_size = lax.stop_gradient(jnp.where(is_known, dual_size, 1))
             self.zeta = self.dual_size / column_scale(problem) ** 2 / largest
         self.is_held = log_eps >= network.least_log_eps(log_eps.dtype)
+
+    def schedule(self):
+        return self.varies
+
+    def at(self, s):
+        if self.varies is None:
+            return self
+        return eqx.tree_at(
+            lambda term: term.problem, self, with_decay(self.problem, self.varies(s))
+        )
 
     def initial(self):
         return weights_of(self.start), jnp.zeros_like(self.problem.r)
