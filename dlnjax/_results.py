@@ -156,9 +156,9 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "float64."
     )
     momentum_oscillates = (
-        "With this inertia a weight passes through 0, where its logarithm ends: `4 m c a < −1` held "
-        "for some sign of a coordinate (`MomentumForm` says what these are), so that its weights "
-        "are a damped oscillator. Use a smaller inertia, or times `s` before that."
+        "With this inertia a weight passes through 0, where its logarithm ends: `4 m c a < −1` "
+        "held for some sign of a coordinate (`MomentumForm` says what these are), so that its "
+        "weights are a damped oscillator. Use a smaller inertia, or times `s` before that."
     )
     steps_too_long = (
         "A step of the stochastic flow is too long for how fast its residual decays: "

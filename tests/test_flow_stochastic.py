@@ -118,21 +118,27 @@ def test_without_noise_it_is_gradient_flow():
     assert error[0] < 1e-3 and abs(math.log(error[0] / error[1], MIDDLE / COARSE) - 2) < 0.1
 
 
+def model(nu, square):
+    """`x` at the dual `Xᵀν`, from weights of the squares `square` times those of the shape."""
+    return square * (0.65**2 * np.exp(nu @ X) - 0.45**2 * np.exp(-nu @ X))
+
+
 def test_the_end_minimises_the_potential_of_the_effective_initialisation():
     flow = flows("UV", MIDDLE, s=np.linspace(1, 120, TIMES))
     assert names_of(flow.result).tolist() == ["successful"] * LANES
-    L = -flow.effective_log_eps[:, -1]
-    for x, L, dual in zip(flow.x[:, -1], L, flow.dual[:, -1], strict=True):
-        # x = α_∞² (a₊² e^{2η} − a₋² e^{−2η}), η in the range of Xᵀ, and Xx = y.
-        alpha = np.exp(-np.asarray(L))
-        model = lambda nu: alpha * (0.65**2 * np.exp(nu @ X) - 0.45**2 * np.exp(-nu @ X))
+    for x, log_alpha, dual in zip(
+        flow.x[:, -1], flow.effective_log_eps[:, -1], flow.dual[:, -1], strict=True
+    ):
+        # x = α_∞² (a₊² e^η − a₋² e^{−η}) with η in the range of Xᵀ, and Xx = y: by SciPy.
+        square = np.exp(np.asarray(log_alpha))
         start = np.linalg.lstsq(X.T, -LOG_EPS * np.asarray(dual))[0]
-        found = root(lambda nu: X @ model(nu) - y, start, tol=1e-13)
+        found = root(lambda nu, q=square: X @ model(nu, q) - y, start, tol=1e-13)
         # What is left of the residual at s = 120, and rounding.
-        np.testing.assert_allclose(x, model(found.x), atol=1e-9)
-        end = dln.Pretrained(dln.UV(*SHAPES["UV"]), exponents=(L / -LOG_EPS,) * 2)
-        end = dln.end_point(end, dln.LeastSquares(X, y), log_eps=LOG_EPS).x
-        np.testing.assert_allclose(end, model(found.x), atol=1e-9)
+        np.testing.assert_allclose(x, model(found.x, square), atol=1e-9)
+        exponents = (log_alpha / LOG_EPS, log_alpha / LOG_EPS)
+        network = dln.Pretrained(dln.UV(*SHAPES["UV"]), exponents=exponents)
+        end = dln.end_point(network, dln.LeastSquares(X, y), log_eps=LOG_EPS).x
+        np.testing.assert_allclose(end, model(found.x, square), atol=1e-9)
 
 
 def test_first_jump_as_eps_goes_to_0():

@@ -230,9 +230,8 @@ class MomentumForm(AbstractFormulation):
 
     So coordinates activate later than without momentum: `first_jump`.
 
-    **Break-down.** Where `4 m c a < −1`, as of the sign of a coordinate against which `x` grows, the
-    weights of that sign are a damped oscillator that passes through 0, where their logarithms end.
-    If this lasts for a few `m c/log(1/ε)` in `s`, the result is `momentum_oscillates`.
+    **Break-down.** Where `4 m c a < −1`, as for the sign that a coordinate does not have, the
+    weights are a damped oscillator that passes through 0, where their logarithms end. If this lasts for a few `m c/log(1/ε)` in `s`, the result is `momentum_oscillates`.
 
     !!! example
 
@@ -315,8 +314,8 @@ class MomentumForm(AbstractFormulation):
         if is_concrete(inside) and bool(jnp.any(inside < 0)):
             raise ValueError(
                 f"With an inertia of {float(self.inertia):.4g} weights oscillate at the start, as "
-                f"4 m c a is {float(jnp.min(inside)) - 1:.4g} for some, below −1. Use an inertia of "
-                f"at most {float(-self.inertia / (4 * jnp.min(pull * a))):.4g}."
+                f"4 m c a is {float(jnp.min(inside)) - 1:.4g} for some, below −1. Use an inertia "
+                f"of at most {float(-self.inertia / (4 * jnp.min(pull * a))):.4g}."
             )
         # ψ(a), in a form without cancellation.
         speed = 2 * a / (1 + jnp.sqrt(jnp.maximum(inside, 0)))

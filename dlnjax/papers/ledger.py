@@ -14,6 +14,8 @@ from . import (
     gis20,
     hoff17,
     ms25,
+    pap24,
+    pes21,
     pf23,
     w23,
     woo20,
@@ -38,6 +40,8 @@ CLAIMS: dict[str, Claim] = {
         *epgf23.CLAIMS,
         *hoff17.CLAIMS,
         *gis20.CLAIMS,
+        *pes21.CLAIMS,
+        *pap24.CLAIMS,
     ]
 }
 
