@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -156,7 +157,7 @@ def test_first_jump_as_eps_goes_to_0():
 
 
 def test_bad_lanes():
-    changes = dict(
+    changes: dict[str, Any] = dict(
         step_size=[0.1, -0.1, np.nan, 0.1, 0.1, 0.1, 0.1, 0.1],
         label_noise=[0, 0, 0, -1.0, 0, 0, 0, 0],
         log_eps=[LOG_EPS, LOG_EPS, LOG_EPS, LOG_EPS, 1.0, LOG_EPS, LOG_EPS, LOG_EPS],
@@ -178,8 +179,9 @@ def test_derivatives():
     @jax.value_and_grad
     def total(scale, step_size):
         network, problem = dln.UV(*SHAPES["UV"]), dln.LeastSquares(X, scale * y)
-        how = dict(key=KEYS[0], step_size=scale * step_size, log_eps=scale * LOG_EPS, steps=COARSE)
-        flow = dln.stochastic_flow(network, problem, S[-1:], **how)
+        how: dict[str, Any] = dict(key=KEYS[0], log_eps=scale * LOG_EPS, steps=COARSE)
+        size = scale * step_size
+        flow = dln.stochastic_flow(network, problem, S[-1:], step_size=size, **how)
         return jnp.sum(flow.x_mean**2)
 
     h = 1e-5

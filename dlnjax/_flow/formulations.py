@@ -231,7 +231,8 @@ class MomentumForm(AbstractFormulation):
     So coordinates activate later than without momentum: `first_jump`.
 
     **Break-down.** Where `4 m c a < −1`, as for the sign that a coordinate does not have, the
-    weights are a damped oscillator that passes through 0, where their logarithms end. If this lasts for a few `m c/log(1/ε)` in `s`, the result is `momentum_oscillates`.
+    weights are a damped oscillator that passes through 0, where their logarithms end. If this lasts
+    for a few `m c/log(1/ε)` in `s`, the result is `momentum_oscillates`.
 
     !!! example
 

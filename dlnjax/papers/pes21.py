@@ -10,6 +10,8 @@ the units of the paper, against `stochastic_flow` on the same Brownian path; and
 `end_point` from `α_∞`.
 """
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
@@ -61,8 +63,16 @@ def flows(keys: Key[Array, " m"], step_size: Float[Array, " m"], end: Array) -> 
     """The flows at `s = end`, with a leading axis."""
 
     def one(key, step_size):
-        how = dict(log_eps=LOG_EPS, steps=FINE, throw=False)
-        return stochastic_flow(network(), problem(), end, key=key, step_size=step_size, **how)
+        return stochastic_flow(
+            network(),
+            problem(),
+            end,
+            key=key,
+            step_size=step_size,
+            log_eps=LOG_EPS,
+            steps=FINE,
+            throw=False,
+        )
 
     return jax.vmap(one)(keys, step_size)
 
@@ -76,7 +86,7 @@ def weights(keys: Key[Array, " m"], steps: int) -> tuple[Float[Array, "m d"], Fl
 
     def one(key):
         tree = diffrax.VirtualBrownianTree(0.0, END, END / 2**22, (N,), key)
-        path = jax.vmap(tree.evaluate)(jnp.linspace(0, END, steps + 1))
+        path: Any = jax.vmap(tree.evaluate)(jnp.linspace(0, END, steps + 1))
 
         def step(w, dB):
             plus, minus = w
