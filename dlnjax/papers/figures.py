@@ -268,7 +268,7 @@ def momentum() -> Figure:
     left.axvline(jump, color="0.3", linewidth=0.9, linestyle="--", label="predicted")
     plain = dict(color="0.6", linewidth=0.9, linestyle=":", label="without momentum")
     left.axvline(1 / largest, **plain)
-    left.legend(fontsize=8, frameon=False, loc="lower right")
+    left.legend(fontsize=8, frameon=False, loc="upper left")
     _panel(left, f"inertia {pap24.INERTIA:g}", "s", "the first coordinate")
     inertia = np.linspace(0.01, 0.23, 12)
     measured = pap24.jumps(np.full(12, pap24.LOG_EPS[-1]), inertia)
