@@ -17,10 +17,18 @@ from ._end_point.potential import (
 )
 from ._flow.auto_tsit5 import AutoTsit5 as AutoTsit5
 from ._flow.crossings import CrossingTimes as CrossingTimes, crossing_times as crossing_times
-from ._flow.formulations import DualForm as DualForm, WeightForm as WeightForm
+from ._flow.formulations import (
+    DualForm as DualForm,
+    MomentumForm as MomentumForm,
+    WeightForm as WeightForm,
+)
 from ._flow.gradient_flow import Flow as Flow, gradient_flow as gradient_flow
 from ._flow.loss_times import LossTimes as LossTimes, loss_times as loss_times
 from ._flow.rodas5p import Rodas5P as Rodas5P
+from ._flow.stochastic import (
+    StochasticFlow as StochasticFlow,
+    stochastic_flow as stochastic_flow,
+)
 from ._gap import (
     SuboptimalityGap as SuboptimalityGap,
     certificate as certificate,

@@ -243,3 +243,17 @@ def may_be_zero(weights: ArrayLike | None) -> bool:
     if weights is None:
         return False
     return not (is_concrete(weights) and bool(np.all(np.asarray(weights) > 0)))
+
+
+def check_key(key: Any, what: str) -> None:
+    """Raise unless `key`, which `what` needs, is one `jax.random.key`, or one of the older kind."""
+    if key is None:
+        raise ValueError(f"`{what}` needs randomness: pass `key=jax.random.key(0)`.")
+    dtype = getattr(key, "dtype", None)
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not is_typed and dtype != np.uint32:
+        raise TypeError(f"`key` must be a key, got {key!r}. Pass `key=jax.random.key(0)`.")
+    if key.ndim != (0 if is_typed else 1):
+        raise ValueError(
+            f"`key` must be one key, got a batch of shape {key.shape}. Use `jax.vmap` over it."
+        )

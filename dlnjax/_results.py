@@ -105,6 +105,10 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "at 0."
     )
     invalid_tolerance = "A tolerance is not positive or not finite. Leave it out for the default."
+    invalid_inertia = (
+        "The inertia of `MomentumForm` is not positive or not finite. Without momentum use "
+        "`DualForm()`."
+    )
     invalid_training = (
         "A step size or the label noise is negative or not finite, or `batches` has a row that `X` "
         "does not have. Use positive step sizes, `label_noise=0` for none, rows from 0 to n − 1."
@@ -150,6 +154,16 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
     flow_not_finite = (
         "The trajectory is not finite: it overflows in this precision. Scale the data, or use "
         "float64."
+    )
+    momentum_oscillates = (
+        "With this inertia a weight passes through 0, where its logarithm ends: `4 m c a < −1` "
+        "held for some sign of a coordinate (`MomentumForm` says what these are), so that its "
+        "weights are a damped oscillator. Use a smaller inertia, or times `s` before that."
+    )
+    steps_too_long = (
+        "A step of the stochastic flow is too long for how fast its residual decays: "
+        "`stats['stiffness']` is by how much (NaN if the flow overflowed). Pass as many times more "
+        "`steps`."
     )
     step_too_small = (
         "A step of the solver fell below the rounding of `s`: the trajectory changes too fast "

@@ -162,7 +162,7 @@ CASES = {
     "formulation": (
         lambda: dln.gradient_flow(NETWORK, PROBLEM, [1.0], formulation="dual", **EPS),
         TypeError,
-        "`formulation` must be `DualForm()` or `WeightForm()`, got str",
+        "`formulation` must be `DualForm()`, `WeightForm()` or `MomentumForm(inertia)`, got str",
     ),
     "class of a formulation": (
         lambda: dln.gradient_flow(NETWORK, PROBLEM, [1.0], formulation=dln.WeightForm, **EPS),

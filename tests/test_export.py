@@ -25,6 +25,16 @@ FUNCTIONS = {
     "flow, AutoTsit5": lambda X, p: (
         dln.gradient_flow(_network(X), p, S, eps=1e-3, solver=dln.AutoTsit5(), **OPTIONS).x_mean
     ),
+    "momentum": lambda X, p: (
+        dln.gradient_flow(
+            _network(X), p, S, eps=1e-3, formulation=dln.MomentumForm(0.1), **OPTIONS
+        ).x_mean
+    ),
+    "stochastic_flow": lambda X, p: (
+        dln.stochastic_flow(
+            _network(X), p, S, key=jax.random.key(0), step_size=0.1, eps=1e-3, **OPTIONS
+        ).x_mean
+    ),
     "crossing_times": lambda X, p: (
         dln.crossing_times(_network(X), p, 5.0, 0.3, eps=1e-3, **OPTIONS).s
     ),

@@ -265,6 +265,7 @@ def test_what_is_refused():
         lambda: problem.lasso_objective(jnp.zeros(D), 1.0),
         lambda: dln.gradient_flow(dln.Linear(BETA), problem, S, eps=0.1),
         lambda: dln.end_point(dln.Linear(BETA), problem, eps=0.1),
+        lambda: dln.gradient_flow(UV, problem, S, eps=0.1, formulation=dln.MomentumForm(0.1)),
     ):
         with pytest.raises(TypeError, match="a `Schedule`"):
             fn()

@@ -5,21 +5,35 @@
 | `DualForm()` | dual variable `w` or `ν`, and `z` | `AbstractDualNetwork`, `Linear` | `Rodas5P`, |
 | | | | above rank 24 `AutoTsit5` |
 | `WeightForm()` | all weights, and `z` | any `AbstractNetwork` | Kvaerno5 |
+| `MomentumForm(inertia)` | `w`, `dw/ds` and `z` | of depth 2 | Kvaerno5 |
+
+The first two are forms of gradient flow, the third is another flow: that with momentum.
 """
 
 import abc
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import diffrax
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
+from .._checks import as_float, check_scalar, is_concrete
 from .._linalg import INVERTED
-from .._problem import AbstractProblem, Schedule, least_decay, may_decay
+from .._problem import (
+    AbstractProblem,
+    Schedule,
+    check_loss,
+    least_decay,
+    may_decay,
+    nan_unless_valid,
+)
 from ..networks import AbstractDualNetwork, AbstractNetwork, Linear
+from ..networks.base import matched
 from ..networks.signs import sides
 from .auto_tsit5 import AutoTsit5
+from .depth2 import check_depth_2, weight_rate
 from .kvaerno5 import StagewiseKvaerno5
 from .link import ExponentialLink, link_of
 from .rodas5p import Rodas5P
@@ -27,6 +41,7 @@ from .terms.base import AbstractDualTerm, AbstractFlowTerm, column_scale, size_o
 from .terms.coordinates import CoordinateTerm
 from .terms.fit import fit_of
 from .terms.linear import linear_term
+from .terms.momentum import MomentumTerm
 from .terms.rows import RowTerm
 from .terms.weights import WeightTerm, check_least_eps
 
@@ -215,3 +230,119 @@ class WeightForm(AbstractFormulation):
 
     def check(self, network: AbstractNetwork, log_eps: Array) -> None:
         check_least_eps(network, log_eps)
+
+
+class MomentumForm(AbstractFormulation):
+    """The flow with momentum, `m θ̈ + θ̇ = −∇(ℓ(x) + penalty)`, of the weights `θ` in the time `t`.
+
+    The weights start at rest. It is integrated in the logarithms of the weights, so that any `ε`
+    will do. Gradient descent with steps `γ` and heavy-ball momentum `β` follows it with the
+    inertia `m = γ/(1 − β)²`, at `t = γ/(1 − β)` a step.
+
+    As `ε → 0`, while `x` rests, the scaled dual variable moves at `dw/ds = −ψ(a)` in place of `−a`,
+    where `a^± = ∓∇ℓ(x) − λ`, and with `c = 1` for `UV`, 2 for `USquared` and `Deep`:
+
+        ψ(a) = (√(1 + 4 m c a) − 1)/(2 m c) ≤ a.
+
+    So coordinates activate later than without momentum: `first_jump`.
+
+    **Break-down.** Where `4 m c a < −1`, as for the sign that a coordinate does not have, the
+    weights are a damped oscillator that passes through 0, where their logarithms end. If this lasts
+    for a few `m c/log(1/ε)` in `s`, the result is `momentum_oscillates`.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        network, form = dln.UV(jnp.ones(2), jnp.zeros(2)), dln.MomentumForm(0.1)
+        form.first_jump(network, problem)  # 0.585; without momentum it is 0.5
+        flow = dln.gradient_flow(network, problem, jnp.array([2.0]), log_eps=-2e3, formulation=form)
+        flow.x[0], flow.x_mean[0]  # (2, 1), (1.415, 0.454)
+        ```
+
+    !!! cite "Reference"
+
+        Papazov, Pesme & Flammarion, *Leveraging continuous time to understand momentum when
+        training diagonal linear networks*, arXiv 2403.05293, where `m` is `λ`.
+    """
+
+    inertia: Float[Array, ""]
+    any_loss: ClassVar[bool] = False
+    default_rtol: ClassVar[float] = 1e-8
+
+    def __init__(self, inertia: ArrayLike):
+        """**Arguments:** `inertia = m > 0`, scalar, in units of `t`, as a step size is.
+
+        **Raises:** `ValueError` if it is no scalar, or not positive and finite. (For `m = 0` there
+        is `DualForm()`.)
+        """
+        self.inertia = as_float(inertia, "inertia")
+        check_scalar(self.inertia, "inertia")
+        if is_concrete(self.inertia) and not 0 < float(self.inertia) < math.inf:
+            raise ValueError(
+                f"`inertia` must be positive and finite, got {float(self.inertia)}. Without "
+                "momentum the flow is that of `DualForm()`, the default."
+            )
+
+    def term(
+        self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
+    ) -> AbstractFlowTerm:
+        check_depth_2(network, "Momentum")
+        assert isinstance(network, AbstractDualNetwork)
+        if isinstance(problem.weight_decay, Schedule):
+            raise TypeError(
+                "Momentum has one weight decay, got a `Schedule`. Pass a number, or use "
+                "`DualForm()` or `WeightForm()`."
+            )
+        return MomentumTerm(network, problem, log_eps, self.inertia.astype(log_eps.dtype))
+
+    def default_solver(self, problem: AbstractProblem) -> diffrax.AbstractSolver[Any]:
+        return StagewiseKvaerno5()
+
+    def check(self, network: AbstractNetwork, log_eps: Array) -> None:
+        check_depth_2(network, "Momentum")
+
+    def first_jump(
+        self, network: AbstractDualNetwork, problem: AbstractProblem
+    ) -> Float[Array, ""]:
+        """When the first coordinate activates as `ε → 0`, in rescaled time `s`, a scalar:
+        `min w(0)/ψ(a)` over the `a > 0` of `x = 0`, so `1/ψ(‖r‖_∞)` for `UV` without weight decay;
+        `inf` if there is none.
+
+        At a finite `ε` the jump is later, by `O(1/log(1/ε))`.
+
+        **Arguments:** `network` and `problem` as in `gradient_flow`. If some `w(0)` is 0, as of
+        `Pretrained`, the jump is at 0.
+
+        **Raises:** `TypeError` for another network than those of depth 2; `ValueError` where some
+        `4 m c a < −1` (NaN under tracing).
+
+        !!! example
+
+            ```python
+            problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+            network = dln.USquared(jnp.ones(2))
+            dln.MomentumForm(0.1).first_jump(network, problem)  # 0.4/(√2.6 − 1) = 0.653
+            ```
+        """
+        check_loss(problem)
+        network = matched(network, problem)
+        check_depth_2(network, "Momentum")
+        dtype = problem.r.dtype
+        start = network.initial_dual(jnp.asarray(-jnp.inf, dtype))
+        pull = self.inertia.astype(dtype) * weight_rate(network, -jnp.ones((), dtype))
+        a = sides(-problem.gradient(jnp.zeros_like(problem.r)), start) - problem.weight_decay
+        inside = 1 + 4 * pull * a
+        if is_concrete(inside) and bool(jnp.any(inside < 0)):
+            raise ValueError(
+                f"With an inertia of {float(self.inertia):.4g} weights oscillate at the start, as "
+                f"4 m c a is {float(jnp.min(inside)) - 1:.4g} for some, below −1. Use an inertia "
+                f"of at most {float(-self.inertia / (4 * jnp.min(pull * a))):.4g}."
+            )
+        # ψ(a), in a form without cancellation.
+        speed = 2 * a / (1 + jnp.sqrt(jnp.maximum(inside, 0)))
+        waits = (a > 0) & (start > 0)
+        first = jnp.min(jnp.where(waits, start / jnp.where(waits, speed, 1), jnp.inf))
+        first = jnp.where(jnp.any(start == 0), 0, first)
+        is_known = jnp.all(inside >= 0) & (pull > 0) & jnp.all(jnp.isfinite(start))
+        return nan_unless_valid(problem, jnp.where(is_known, first, jnp.nan))

@@ -52,8 +52,8 @@ class Flow(eqx.Module):
     - `x_mean`: its average `x̄(s) = z(s)/s` over `[0, s]`, with `x̄(0) = x(0)`, shape `(S, d)`:
         this is what compares with the lasso path at `μ = s`.
     - `z`: `∫₀ˢ x`, shape `(S, d)`.
-    - `dual`: `Xᵀν(s) = −∫₀ˢ ∇ℓ(x)`, which is `s r − M z(s)` for the square, shape `(S, d)`. NaN in
-        the weight form of another loss.
+    - `dual`: `Xᵀν(s) = −∫₀ˢ ∇ℓ(x)`, which is `s r − M z(s)` for the square, shape `(S, d)`. NaN for
+        another loss in the weight form and with momentum.
     - `log_eps`: `log ε` of the initialisation, a scalar.
     - `positive`: whether the network can only represent `x ≥ 0`.
     - `result`: how the solve ended. If it failed, all arrays but `s` and `log_eps` are NaN.
@@ -108,12 +108,13 @@ def gradient_flow(
         `t = s·log(1/ε)/4` for `USquared` and `Deep` at depth 2, `t = s/(D(D−2) ε^{1−2/D})` at
         depth `D > 2`.)
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
-    - `formulation`: `DualForm()` (default) or `WeightForm()`.
+    - `formulation`: `DualForm()` (default) or `WeightForm()`; `MomentumForm(inertia)` is the flow
+        with momentum.
     - `solver`: any diffrax solver; default `Rodas5P()` for the dual form, above rank 24
-        `AutoTsit5()`; diffrax's `Kvaerno5` for the weight form.
+        `AutoTsit5()`; diffrax's `Kvaerno5` for the others.
     - `rtol`, `atol`: tolerances of the embedded error of a step; `atol` is relative to the size
         of `w`, `w(0)` at depth `D > 2` and 1 at depth 2 (for the weight form, to `ε^½` times the
-        shape). Defaults 1e-7 and 1e-8 in float64, 1e-8 and 1e-9 for the weight form; 1e-4 and
+        shape). Defaults 1e-7 and 1e-8 in float64, 1e-8 and 1e-9 for the others; 1e-4 and
         1e-5 in float32. Errors of `x_mean` are up to some hundred times the tolerance, relative to
         its largest value. Before the first jump `x_mean` is exponentially small, as `x` is, and has
         fewer correct digits than `x`.
@@ -133,14 +134,14 @@ def gradient_flow(
     """
     formulation = DualForm() if formulation is None else formulation
     run = as_run(network, problem, eps, log_eps, formulation, rtol, atol, max_steps)
-    s = _as_times(s, problem.r.dtype)
+    s = as_times(s, problem.r.dtype)
     solver = formulation.default_solver(problem) if solver is None else solver
     check_type(solver, "solver", diffrax.AbstractSolver, "a solver, such as `diffrax.Kvaerno5()`")
     flow = _solve(run, s, solver)
     return raise_on_failure(flow, flow.result, throw)
 
 
-def _as_times(s: ArrayLike, dtype) -> Array:
+def as_times(s: ArrayLike, dtype) -> Array:
     """`s` as a grid of times; known values are checked."""
     s = as_float(s, "s", dtype)
     if s.ndim != 1:
@@ -198,7 +199,7 @@ def _solve(run: Run, s: Array, solver: diffrax.AbstractSolver) -> Flow:
     result = first_failure(
         verdict,
         (in_range, RESULTS.flow_not_finite),
-        last.result,
+        term.cause(last.y, last.result),
         (finite, RESULTS.flow_not_finite),
         (is_consistent, RESULTS.invalid_network),
     )

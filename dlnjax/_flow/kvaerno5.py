@@ -55,16 +55,16 @@ def _off(k: PyTree[Array], stage: _Stage) -> PyTree[Array]:
 
 
 def _root(stage: _Stage) -> PyTree[Array]:
-    """The stage `k`, as a function of what determines it: two Newton steps from its value.
+    """The stage `k`, as a function of what determines it: two chord steps from its value.
 
-    Each doubles the order to which derivatives are right: the second are. The value is kept, so
-    that a step has the same one with and without derivatives. (`optimistix.implicit_jvp` loses
+    Each raises the order to which derivatives are right by one: the second are. The value is kept,
+    so that a step has the same one with and without derivatives. (`optimistix.implicit_jvp` loses
     derivatives inside a `scan` in forward mode over reverse mode, as JAX may drop a custom rule
-    there.)"""
-    k = held(stage.known)
+    there. The derivatives of `lineax.linear_solve` hold a host callback.)"""
+    k, solver = held(stage.known), QuadratureSolver()
+    factors = held(solver.init(lx.JacobianLinearOperator(_off, k, held(stage)), {}))
     for _ in range(2):
-        jacobian = lx.JacobianLinearOperator(_off, k, stage)
-        change = lx.linear_solve(jacobian, _off(k, stage), QuadratureSolver()).value
+        change, _, _ = solver.compute(factors, _off(k, stage), {})
         k = jax.tree.map(lambda k, dk: k - vanishing(dk), k, change)
     return k
 

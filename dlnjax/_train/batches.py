@@ -17,7 +17,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
-from .._checks import as_float, as_whole, check_nonempty, check_scalar, is_concrete
+from .._checks import as_float, as_whole, check_key, check_nonempty, check_scalar, is_concrete
 from .._linalg import matmul
 from .._problem import AbstractProblem, check_loss
 
@@ -143,7 +143,7 @@ def as_batches(
     random = [name for name in given if name != "batches"]
     if not random:
         return Batches(None, rows, None, None)
-    _check_key(key, random[0])
+    check_key(key, random[0])
     if noise is not None and not eqx.is_array(noise):
         b = size if size is not None else n if rows is None else rows.shape[1]
         made = jax.eval_shape(noise, key)
@@ -186,16 +186,3 @@ def _as_rows(batches: ArrayLike, n: int) -> Array:
                 f"{int(rows[k, i])}."
             )
     return rows
-
-
-def _check_key(key: Any, what: str) -> None:
-    if key is None:
-        raise ValueError(f"`{what}` needs randomness: pass `key=jax.random.key(0)`.")
-    dtype = getattr(key, "dtype", None)
-    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not is_typed and dtype != np.uint32:
-        raise TypeError(f"`key` must be a key, got {key!r}. Pass `key=jax.random.key(0)`.")
-    if key.ndim != (0 if is_typed else 1):
-        raise ValueError(
-            f"`key` must be one key, got a batch of shape {key.shape}. Use `jax.vmap` over it."
-        )

@@ -19,6 +19,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from .. import (
     UV,
     LeastSquares,
+    MomentumForm,
     Schedule,
     gradient_flow,
     inverse_mirror_map,
@@ -26,7 +27,7 @@ from .. import (
     potential,
 )
 from ..plot.axes import COLORS, DASHES, style
-from . import b23, gis20, jac25, ms25, pf23, w23
+from . import b23, gis20, jac25, ms25, pap24, pes21, pf23, w23
 from .end_points import Lane, end_points
 
 DEPTHS = (2, 2.5, 3, 4)
@@ -258,6 +259,57 @@ def decay_switched_off() -> Figure:
     return figure
 
 
+def stochastic() -> Figure:
+    """Pes21-sgf: the weights against the flow on the same Brownian paths, and what noise does to
+    the 1-norm of the end."""
+    off, off_alpha = pes21.errors()
+    excess, _, _ = pes21.ends()
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps = np.array(pes21.STEPS, float)
+    for values, marker, label in ((off, "o", "x"), (off_alpha, "s", r"$\log\,\alpha_\infty$")):
+        left.loglog(steps, values, marker, color=COLORS[0], markersize=4, label=label)
+    half = off_alpha[-1] * np.sqrt(steps[-1] / steps)
+    left.loglog(steps, half, color=COLORS[1], linewidth=0.9, label="slope −½")
+    left.legend(fontsize=8, frameon=False)
+    _panel(left, "weights against the flow, same paths", "steps of the weights", "error")
+    sizes = pes21.N * pes21.SIZES
+    right.plot(sizes, excess, ".", color=COLORS[0], markersize=3)
+    right.plot(sizes, excess.mean(axis=1), color=COLORS[1], linewidth=0.9, label="mean")
+    right.legend(fontsize=8, frameon=False)
+    title = f"end points of {pes21.PATHS} paths"
+    _panel(right, title, "step size γ of the paper", r"$\|x\|_1$ over its minimum, minus 1")
+    return figure
+
+
+def momentum() -> Figure:
+    """Pap24-momentum: the first jump of three flows, and its time against the inertia."""
+    of = pap24.problem()
+    largest = float(np.max(np.abs(np.asarray(of.r))))
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    s = np.linspace(0.9, 1.1, 201)
+    for k, (log_eps, x) in enumerate(zip(pap24.LOG_EPS, pap24.curves(s), strict=True)):
+        label = f"ε = 1e{log_eps / np.log(10):.0f}"
+        left.plot(s, x, color=COLORS[k], linewidth=1.2, label=label)
+    form = MomentumForm(pap24.INERTIA)
+    jump = float(form.first_jump(pap24.network(), of))
+    left.axvline(jump, color="0.3", linewidth=0.9, linestyle="--", label="predicted")
+    plain = dict(color="0.6", linewidth=0.9, linestyle=":", label="without momentum")
+    left.axvline(1 / largest, **plain)
+    left.legend(fontsize=8, frameon=False, loc="upper left")
+    _panel(left, f"inertia {pap24.INERTIA:g}", "s", "the first coordinate")
+    inertia = np.linspace(0.01, 0.23, 12)
+    measured = pap24.jumps(np.full(12, pap24.LOG_EPS[-1]), inertia)
+    predicted = [float(MomentumForm(m).first_jump(pap24.network(), of)) for m in inertia]
+    right.plot(inertia, predicted, color=COLORS[1], linewidth=0.9, label=r"$1/\psi(\|r\|_\infty)$")
+    right.plot(inertia, measured, "o", color=COLORS[0], markersize=4, label="ε = 1e-300")
+    right.axhline(1 / largest, **plain)
+    right.legend(fontsize=8, frameon=False)
+    _panel(right, "time of the first jump", "inertia", "s")
+    return figure
+
+
 FIGURES = {
     "B23-activation": activations,
     "W23-fig1": w23_rates,
@@ -267,4 +319,6 @@ FIGURES = {
     "MS25-rate": ms25_rates,
     "Jac25-decay": decay_switched_off,
     "Gis20-scalar": logistic_growth,
+    "Pes21-sgf": stochastic,
+    "Pap24-momentum": momentum,
 }

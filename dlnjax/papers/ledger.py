@@ -15,6 +15,8 @@ from . import (
     hoff17,
     jac25,
     ms25,
+    pap24,
+    pes21,
     pf23,
     w23,
     woo20,
@@ -40,6 +42,8 @@ CLAIMS: dict[str, Claim] = {
         *hoff17.CLAIMS,
         *jac25.CLAIMS,
         *gis20.CLAIMS,
+        *pes21.CLAIMS,
+        *pap24.CLAIMS,
     ]
 }
 

@@ -12,6 +12,7 @@ another loss `F` of the rows, `dν/ds = −F′(Xx)` (`fit.py`). The state space
 | `coordinates.py` | `(w, z)` | all other networks with a link | `I + γh √E M √E`, `d × d` |
 | `linear.py` | `(x, z)` | depth 1 | `I/(γh) + M + λI`, `d × d` |
 | `weights.py` | `(weights, z)` | the weight form | by `quadrature.py` |
+| `momentum.py` | `(w, dw/ds, z)` | momentum | by `quadrature.py` |
 
 `E` is the diagonal matrix of `−φ_ε'(w)`, summed over signs; `H` that of `F″(Xx)`, for the square
 the identity, and `M = XᵀHX`. The table omits the scales
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ..._problem import AbstractProblem, Schedule
+from ..._problem import AbstractProblem, Schedule, is_quadratic
 from ..._results import RESULTS
 
 # diffrax passes times as arrays of shape () or as numbers.
@@ -76,6 +77,10 @@ class AbstractFlowTerm(diffrax.AbstractTerm[Any, Any]):
     def is_in_range(self, x: Float[Array, "... d"]) -> Bool[Array, ""]:
         """Whether all entries of `x` are below the cap of the links; at the cap they are wrong."""
         return jnp.asarray(True)
+
+    def cause(self, state: Any, result: RESULTS) -> RESULTS:
+        """Why an integration ended at `state`, where its steps ended as `result`."""
+        return result
 
     def contr(self, t0: RealScalarLike, t1: RealScalarLike, **kwargs: Any) -> RealScalarLike:
         return t1 - t0
@@ -165,6 +170,14 @@ def dual_term_of(terms: Any, solver: Any) -> AbstractDualTerm:
     if not isinstance(term, AbstractDualTerm):
         raise ValueError(f"`{type(solver).__name__}` integrates the dual form only.")
     return term
+
+
+def dual_of(
+    problem: AbstractProblem, s: RealScalarLike, z: Float[Array, " d"]
+) -> Float[Array, " d"]:
+    """`Xᵀν = ∫ −∇ℓ(x)`, which is `s r − M z` for the quadratic loss only; NaN for others."""
+    dual = s * problem.r - problem.matvec(z)
+    return jnp.where(is_quadratic(problem), dual, jnp.nan)
 
 
 def column_scale(problem: AbstractProblem) -> Float[Array, ""]:

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..._checks import is_concrete
-from ..._problem import AbstractProblem, Schedule, is_quadratic, with_decay
+from ..._problem import AbstractProblem, Schedule, with_decay
 from ..._results import RESULTS, first_failure
 from ...networks import AbstractNetwork, Linear
 from ...networks.base import (
     is_constant,
     weights_of,
 )
-from .base import AbstractFlowTerm, column_scale
+from .base import AbstractFlowTerm, column_scale, dual_of
 from .linear import x_size
 
 
@@ -125,10 +125,7 @@ class WeightTerm(AbstractFlowTerm):
 
     def read(self, s, state):
         z = self.zeta * state[1]
-        # Xᵀν = ∫ −∇ℓ(x), which is s r − Mz for the quadratic loss only.
-        dual = s * self.problem.r - self.problem.matvec(z)
-        dual = jnp.where(is_quadratic(self.problem), dual, jnp.nan)
-        return self._network(state[0])(), z, dual
+        return self._network(state[0])(), z, dual_of(self.problem, s, z)
 
 
 def _largest(tree) -> Float[Array, ""]:
