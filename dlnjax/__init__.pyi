@@ -33,6 +33,7 @@ from ._lasso.basis_pursuit import (
     BasisPursuit as BasisPursuit,
     basis_pursuit as basis_pursuit,
 )
+from ._lasso.max_margin import MaxMargin as MaxMargin, max_margin as max_margin
 from ._lasso.monotone import (
     is_always_monotone as is_always_monotone,
     is_z_matrix as is_z_matrix,
