@@ -22,6 +22,7 @@ from ._flow.auto_tsit5 import AutoTsit5 as AutoTsit5
 from ._flow.crossings import CrossingTimes as CrossingTimes, crossing_times as crossing_times
 from ._flow.formulations import DualForm as DualForm, WeightForm as WeightForm
 from ._flow.gradient_flow import Flow as Flow, gradient_flow as gradient_flow
+from ._flow.margin_flow import MarginFlow as MarginFlow, margin_flow as margin_flow
 from ._flow.rodas5p import Rodas5P as Rodas5P
 from ._gap import (
     SuboptimalityGap as SuboptimalityGap,
