@@ -104,7 +104,7 @@ class LossClock(AbstractFit):
     | exponential | `e^{−m}` | `ℓ` | `diag p − ppᵀ`, `p = softmax(−m)` |
     | logistic | `σ(−m)` | `1 − e^{−ℓ}`, about `ℓ` | `diag a(1 − a)/c − (1 − c) aaᵀ/c²` |
 
-    Both matrices are `SSᵀ` with `v = √softmax(−m)`. The second is semidefinite because `c` is no
+    Both matrices are `SSᵀ` with `v = √softmax(−m)`, in units of `Xx` with the signs `y`. The second is semidefinite because `c` is no
     larger: `a/c` is the gradient of `−log(e^ℓ − 1)`, and `e^ℓ − 1 = Π(1 + e^{−mᵢ}) − 1` is a sum of
     exponentials, whose logarithm is convex. (With `Σa` or `ℓ` for `c` it would not be.)
     """
@@ -147,7 +147,7 @@ class LossClock(AbstractFit):
 
     def curvature(self, x):
         m = self.margins(x)
-        p, v = self.pull(m), jnp.sqrt(jax.nn.softmax(-m))
+        p, v = self.pull(m), self.y * jnp.sqrt(jax.nn.softmax(-m))
         if not self.is_logistic:
             return Curvature(p, v, jnp.ones_like(self.scale))
         # SSᵀ = √H (I − (2κ − κ²)vvᵀ)√H, and 2κ − κ² is (1 − c)/c Σe^{−m} here.
