@@ -98,7 +98,7 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
     )
     invalid_grid = (
         "A grid is out of range: `s` must be finite, non-negative and sorted; `s_max`, `level` and "
-        "`mu` positive."
+        "`mu` positive; `log_inverse_loss` finite, sorted, and above log(1/loss) of the start."
     )
     invalid_weights = (
         "`weights` must not be negative or NaN. 0 leaves a coordinate unpenalised, `inf` keeps it "

@@ -58,6 +58,7 @@ def _cubes(pull, log_eps, d):
     return network, shape * np.exp(log_eps / 3), field, lambda w: w[:d] ** 3 - w[d:] ** 3
 
 
+# Networks, losses, shapes, and whether `x ≥ 0`.
 CASES = {
     "UV, exponential, n < d": (_uv, dln.Exponential, _exponential, 5, 8, False),
     "USquared, logistic, n > d": (_u_squared, dln.Logistic, _logistic, 8, 4, True),
@@ -101,3 +102,56 @@ def test_against_weights(name):
     sides = A if positive else np.concatenate([A, -A], axis=1)
     best = 1 / linprog(np.ones(sides.shape[1]), A_ub=-sides, b_ub=-np.ones(n)).fun
     assert np.all(flow.margin_bound >= best * (1 - 1e-9)) and np.all(margin <= best * (1 + 1e-9))
+
+
+def test_derivatives():
+    # Of x, log s and the dual in the design, the shape, log ε and T, against differences.
+    X, change = np.random.default_rng(1).normal(size=(2, 3, 4))
+    y = np.array([1.0, -1.0, 1.0])
+    v = np.random.default_rng(2).normal(size=(2, 8))
+
+    def objective(t):
+        problem = dln.Logistic(X + 0.1 * t[0] * change, y)
+        network = dln.UV(jnp.ones(4) + 0.1 * t[1], jnp.linspace(0, 0.3, 4))
+        T = jnp.array([3.0, 200.0]) * (1 + 0.01 * t[2])
+        flow = dln.margin_flow(network, problem, T, log_eps=-5.0 + t[3], rtol=1e-10, atol=1e-11)
+        found = jnp.concatenate([flow.x, flow.log_s[:, None], flow.dual], axis=1)
+        return jnp.sum(v * found)
+
+    # One program for all: its values at nine points, and the gradient at the first.
+    h, steps = 1e-4, 1e-4 * np.eye(4)
+    points = np.concatenate([np.zeros((1, 4)), steps, -steps])
+    value, gradient = jax.jit(jax.vmap(jax.value_and_grad(objective)))(points)
+    np.testing.assert_allclose(
+        gradient[0], (value[1:5] - value[5:]) / (2 * h), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_bad_input(as_users_run_it):
+    X, y = np.eye(2), np.array([1.0, -1.0])
+    network, problem = dln.UV(np.ones(2), np.zeros(2)), dln.Logistic(X, y)
+    run = lambda problem, T, network=network: dln.margin_flow(network, problem, T, eps=1e-3)
+    with pytest.raises(TypeError, match="needs labels 1 and −1"):
+        run(dln.LeastSquares(X, y), [1.0])
+    with pytest.raises(TypeError, match="a network with a dual form"):
+        run(problem, [1.0], dln.Linear(np.ones(2)))
+    with pytest.raises(ValueError, match="With weight decay the loss does not tend to 0"):
+        run(dln.Logistic(X, y, weight_decay=0.1), [1.0])
+    with pytest.raises(ValueError, match="must be a grid of shape"):
+        run(problem, 1.0)
+    with pytest.raises(ValueError, match="must be increasing"):
+        run(problem, [2.0, 1.0])
+    # In one batch: a lane that is right, a value that the start has passed, labels that do not
+    # separate (rows in n ≥ d and, below, in n < d), one that is no label.
+    X = np.array([[1.0, 0.5], [1.0, 0.5], [-0.3, 2.0]])
+    y = np.array([[1.0, 1, 1], [1, 1, 1], [1, -1, 1], [1, 1, 3]])
+    T = np.array([[5.0, 9], [-9, 9], [5, 9], [5, 9]])
+    solve = lambda y, T: dln.margin_flow(network, dln.Exponential(X, y), T, eps=1e-3, throw=False)
+    flow = jax.jit(jax.vmap(solve))(y, T)
+    names = ["successful", "invalid_grid", "not_separable", "invalid_data"]
+    assert list(names_of(flow.result)) == names
+    assert np.isfinite(flow.x[0]).all() and np.isnan(flow.x[1:]).all()
+    wide = dln.Exponential(np.concatenate([X, X], axis=1), y[2])
+    network = dln.UV(np.ones(4), np.zeros(4))
+    with pytest.raises(RuntimeError, match="No linear model"):
+        dln.margin_flow(network, wide, [5.0], log_eps=-20.0)

@@ -96,7 +96,7 @@ def test_derivatives():
     np.testing.assert_allclose(jax.jit(jax.jacfwd(margin))(zero), difference, rtol=1e-6)
 
 
-def test_bad_input():
+def test_bad_input(as_users_run_it):
     X, y = np.eye(2), np.array([1.0, -1.0])
     with pytest.raises(TypeError, match="needs labels 1 and −1"):
         dln.max_margin(dln.LeastSquares(X, y))

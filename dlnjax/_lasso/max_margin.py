@@ -21,10 +21,8 @@ from .._linalg import matmul
 from .._path import penalty
 from .._problem import (
     AbstractProblem,
-    ExponentialLoss,
     LeastSquares,
-    LogisticLoss,
-    check_problem,
+    check_labels,
     glm_of,
     harmless,
     validity,
@@ -67,17 +65,6 @@ class MaxMargin(eqx.Module):
     is_unique: Bool[Array, ""]
     result: RESULTS
     stats: dict[str, Any]
-
-
-def check_labels(problem: Any, function: str) -> None:
-    """Raise a `TypeError` unless `problem` has labels: a logistic or exponential loss."""
-    check_problem(problem)
-    glm = problem.glm()
-    if glm is None or not isinstance(glm[2], LogisticLoss | ExponentialLoss):
-        raise TypeError(
-            f"`{function}` is about classes, and needs labels 1 and −1: pass "
-            f"`dlnjax.Logistic(X, y)` or `dlnjax.Exponential(X, y)`, got `{type(problem).__name__}`."
-        )
 
 
 def max_margin(

@@ -12,7 +12,9 @@ from . import (
     b25_limits,
     epgf23,
     gis20,
+    gun18,
     hoff17,
+    mor20,
     ms25,
     pf23,
     w23,
@@ -38,6 +40,8 @@ CLAIMS: dict[str, Claim] = {
         *epgf23.CLAIMS,
         *hoff17.CLAIMS,
         *gis20.CLAIMS,
+        *mor20.CLAIMS,
+        *gun18.CLAIMS,
     ]
 }
 

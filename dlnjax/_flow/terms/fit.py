@@ -41,7 +41,7 @@ class Curvature(eqx.Module):
         """`Sv`."""
         return self._root() * self._turn(v)
 
-    def root_transposed(self, rows: Float[Array, "n *k"]) -> Float[Array, "n *k"]:
+    def root_transposed(self, rows: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
         """`Sᵀ` times a vector or a matrix."""
         root = self._root()
         return self._turn((root if rows.ndim == 1 else root[:, None]) * rows)
@@ -104,9 +104,10 @@ class LossClock(AbstractFit):
     | exponential | `e^{−m}` | `ℓ` | `diag p − ppᵀ`, `p = softmax(−m)` |
     | logistic | `σ(−m)` | `1 − e^{−ℓ}`, about `ℓ` | `diag a(1 − a)/c − (1 − c) aaᵀ/c²` |
 
-    Both matrices are `SSᵀ` with `v = √softmax(−m)`, in units of `Xx` with the signs `y`. The second is semidefinite because `c` is no
-    larger: `a/c` is the gradient of `−log(e^ℓ − 1)`, and `e^ℓ − 1 = Π(1 + e^{−mᵢ}) − 1` is a sum of
-    exponentials, whose logarithm is convex. (With `Σa` or `ℓ` for `c` it would not be.)
+    Both are `SSᵀ` with `v = y∘√softmax(−m)`, the signs because they act on `Xx`. The second
+    is symmetric, and semidefinite, for this `c`: `a/c` is the gradient of `−log(e^ℓ − 1)`, and
+    `e^ℓ − 1 = Π(1 + e^{−mᵢ}) − 1` is a sum of exponentials, whose logarithm is convex. (With `Σa`
+    in place of `c` it is not symmetric, with `ℓ` not semidefinite.)
     """
 
     X: Float[Array, "n d"]
