@@ -46,9 +46,10 @@ def _instances(n, d, count):
 
 @pytest.mark.parametrize("n, d", [(6, 12), (9, 5)])
 def test_against_highs(n, d):
-    X, y, weights = _instances(n, d, 120)
+    X, y, weights = _instances(n, d, 121)
+    y[0, 0] = 3  # no label
     # Columns in other units, with weights to match, change nothing else.
-    units = 10.0 ** np.random.default_rng(0).uniform(-5, 5, size=(120, 1, d))
+    units = 10.0 ** np.random.default_rng(0).uniform(-5, 5, size=(121, 1, d))
     units[::2] = 1
     solve = lambda X, y, w: dln.max_margin(dln.Logistic(X, y), weights=w, throw=False)
     best = jax.jit(jax.vmap(solve))(X * units, y, weights * units)
@@ -56,6 +57,7 @@ def test_against_highs(n, d):
     least = np.array([_best(*one) for one in zip(A, weights, strict=True)])
     is_free = least < 1e-9  # a constant classifier, at no cost
     names = np.where(np.isfinite(least), "successful", "not_separable")
+    names[0], least[0] = "invalid_data", np.inf
     np.testing.assert_array_equal(names_of(best.result), names)
     assert 30 < np.sum(np.isfinite(least))
     if d < n:
@@ -90,10 +92,9 @@ def test_derivatives():
     value = jax.jit(jax.vmap(margin))
     h = 1e-5
     difference = (value(jnp.array([h])) - value(jnp.array([-h])))[0] / (2 * h)
-    zero = jnp.zeros(())
     # The error of a central difference, h² times a third derivative.
-    np.testing.assert_allclose(jax.jit(jax.grad(margin))(zero), difference, rtol=1e-6)
-    np.testing.assert_allclose(jax.jit(jax.jacfwd(margin))(zero), difference, rtol=1e-6)
+    slope = jax.jit(jax.grad(margin))(jnp.zeros(()))
+    np.testing.assert_allclose(slope, difference, rtol=1e-6)
 
 
 def test_bad_input(as_users_run_it):
@@ -106,7 +107,3 @@ def test_bad_input(as_users_run_it):
         dln.max_margin(dln.Logistic(X, y), weights=-np.ones(2))
     with pytest.raises(RuntimeError, match="No linear model"):
         dln.max_margin(dln.Logistic(np.ones((2, 1)), y))
-    labels = jnp.stack([jnp.asarray(y), jnp.array([1.0, 2.0])])
-    best = jax.vmap(lambda y: dln.max_margin(dln.Logistic(X, y), throw=False))(labels)
-    assert list(names_of(best.result)) == ["successful", "invalid_data"]
-    assert np.isnan(best.x[1]).all() and np.isfinite(best.x[0]).all()

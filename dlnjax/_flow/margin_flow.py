@@ -248,6 +248,7 @@ def _search(
     """Integrate block by block until `T` has passed all values. No derivatives."""
     moving, fixed = held((moving, fixed))
     term = moving.term
+    assert isinstance(term, MarginTerm)
     state = start(moving, fixed)
     state = state._replace(is_done=is_done)
     spread = lambda v: jnp.broadcast_to(v, (*targets.shape, *v.shape))
@@ -337,6 +338,7 @@ def _explicit(moving: Moving, fixed: Fixed, targets: Array, found: _Found) -> Py
     tau = held(found.tau)
     states, _ = trajectory(moving, dataclasses.replace(fixed, grid=tau))
     term = moving.term
+    assert isinstance(term, MarginTerm)
 
     def moved(tau, state, target):
         lacks = lambda tau: target - term.log_inverse_loss(at_time(tau, state, term))

@@ -33,7 +33,7 @@ class Curvature(eqx.Module):
         return jnp.where(bends, jnp.sqrt(jnp.where(bends, self.weight, 1)), 0)
 
     def _turn(self, rows: Array) -> Array:
-        if self.v is None:
+        if self.v is None or self.kappa is None:
             return rows
         return rows - self.kappa * jnp.tensordot(self.v, jnp.tensordot(self.v, rows, 1), 0)
 
