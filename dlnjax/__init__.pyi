@@ -24,6 +24,7 @@ from ._flow.formulations import (
 )
 from ._flow.gradient_flow import Flow as Flow, gradient_flow as gradient_flow
 from ._flow.loss_times import LossTimes as LossTimes, loss_times as loss_times
+from ._flow.margin_flow import MarginFlow as MarginFlow, margin_flow as margin_flow
 from ._flow.rodas5p import Rodas5P as Rodas5P
 from ._flow.stochastic import (
     StochasticFlow as StochasticFlow,
@@ -39,6 +40,7 @@ from ._lasso.basis_pursuit import (
     BasisPursuit as BasisPursuit,
     basis_pursuit as basis_pursuit,
 )
+from ._lasso.max_margin import MaxMargin as MaxMargin, max_margin as max_margin
 from ._lasso.monotone import (
     is_always_monotone as is_always_monotone,
     is_z_matrix as is_z_matrix,

@@ -98,7 +98,7 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
     )
     invalid_grid = (
         "A grid is out of range: `s` must be finite, non-negative and sorted; `s_max`, `level` and "
-        "`mu` positive."
+        "`mu` positive; `log_inverse_loss` finite, sorted, and above log(1/loss) of the start."
     )
     invalid_weights = (
         "`weights` must not be negative or NaN. 0 leaves a coordinate unpenalised, `inf` keeps it "
@@ -150,6 +150,12 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "The data, or some rows of them, separate: the loss has no minimiser, and the flow goes to "
         "infinity, so that it has no end point. `limit_flow(network, problem).face` says on which "
         "coordinates it leaves as ε → 0; with weight decay the end point is finite."
+    )
+    not_separable = (
+        "No linear model, or none that the network or the weights allow, has all labels right: "
+        "there is no margin, and no loss that tends to 0. Remove rows that contradict each other, "
+        "add features (an intercept is a column of ones, in `max_margin` of weight 0), or take "
+        "`lasso(problem, mu)` or `end_point`, which have a minimiser then."
     )
     flow_not_finite = (
         "The trajectory is not finite: it overflows in this precision. Scale the data, or use "

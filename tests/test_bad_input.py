@@ -40,6 +40,8 @@ OF_A_PROBLEM = {
     "lasso_path": lambda p: dln.lasso_path(p),
     "lasso": lambda p: dln.lasso(p, 1.0),
     "basis_pursuit": lambda p: dln.basis_pursuit(p),
+    "max_margin": lambda p: dln.max_margin(p),
+    "margin_flow": lambda p: dln.margin_flow(NETWORK, p, np.ones(1), **EPS),
     "null_space_constant": lambda p: dln.null_space_constant(p),
     "is_z_matrix": lambda p: dln.is_z_matrix(p),
     "is_always_monotone": lambda p: dln.is_always_monotone(p),

@@ -4,10 +4,12 @@ import dataclasses
 import math
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlnjax.papers import azu21, b23, b25, gis20, ledger, pf23, w23
+import dlnjax as dln
+from dlnjax.papers import azu21, b23, b25, gis20, ledger, mor20, pf23, w23
 from dlnjax.papers.claim import Claim, Measurement
 from dlnjax.papers.end_points import Lane, end_points, fitted_slope, off_range
 from dlnjax.papers.figures import FIGURES
@@ -29,6 +31,19 @@ def test_potentials():
 
 def test_logistic_growth():
     _hold(gis20.scalar(), "Gis20-scalar")
+
+
+def test_separable_data():
+    _hold(mor20.path(), "Mor20-path")
+    # Margins over the largest one, with the same program, against an integration by SciPy's Radau.
+    alpha, T = np.repeat([0.01, 1, 10], 3), np.tile([230, 1e4, 1e6], 3)
+    stated = [0.961, 0.972, 0.978, 0.964, 0.987, 0.996, 0.873, 0.959, 0.987]
+    A = mor20.instance()
+    lanes = (jnp.asarray(np.resize(v, 21)) for v in (alpha**2 / T, T))
+    x = np.asarray(mor20._flows(jnp.asarray(A), *lanes))[:9]
+    best = float(dln.max_margin(dln.Exponential(A, np.ones(len(A)))).margin)
+    ratio = np.min(x @ A.T, axis=1) / np.sum(np.abs(x), axis=1) / best
+    np.testing.assert_allclose(ratio, stated, atol=5.5e-4)
 
 
 def test_unbalanced_layers():
@@ -118,4 +133,5 @@ def test_every_claim_has_a_row_or_a_figure():
     stated += " B25-prop4.1 B25-small-s B25-decay B23-monotone B23-activation W23-which W23-fig1"
     stated += " W23-fig2 W23-fig3 Woo20-Q Azu21-shape PF23-fixture PF23-end MS25-rate EPGF23-steps"
     stated += " Hoff17-decay Jac25-decay Gis20-scalar Pes21-sgf Pap24-momentum"
+    stated += " Mor20-path Gun18-margin"
     assert set(ledger.CLAIMS) == set(stated.split())

@@ -23,6 +23,7 @@ from .generalized import (
     Huber as Huber,
     Logistic as Logistic,
     Poisson as Poisson,
+    check_labels as check_labels,
     glm_of as glm_of,
 )
 from .losses import (

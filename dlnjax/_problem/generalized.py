@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import check_type, is_concrete
 from .._linalg import matmul
-from .base import AbstractProblem
+from .base import AbstractProblem, check_problem
 from .design import AbstractDesign, as_design, as_weight_decay, has_squares
 from .losses import AbstractLoss, ExponentialLoss, HuberLoss, LogisticLoss, PoissonLoss
 from .schedule import Schedule
@@ -297,3 +297,15 @@ def glm_of(problem: AbstractProblem) -> tuple[Array, Array, AbstractLoss]:
     glm = problem.glm()
     assert glm is not None
     return glm
+
+
+def check_labels(problem: AbstractProblem, function: str) -> None:
+    """Raise a `TypeError` unless `problem` has labels: a logistic or exponential loss."""
+    check_problem(problem)
+    glm = problem.glm()
+    if glm is None or not isinstance(glm[2], LogisticLoss | ExponentialLoss):
+        raise TypeError(
+            f"`{function}` is about classes, and needs labels 1 and −1: pass "
+            "`dlnjax.Logistic(X, y)` or `dlnjax.Exponential(X, y)`, got "
+            f"`{type(problem).__name__}`."
+        )

@@ -12,8 +12,10 @@ from . import (
     b25_limits,
     epgf23,
     gis20,
+    gun18,
     hoff17,
     jac25,
+    mor20,
     ms25,
     pap24,
     pes21,
@@ -44,6 +46,8 @@ CLAIMS: dict[str, Claim] = {
         *gis20.CLAIMS,
         *pes21.CLAIMS,
         *pap24.CLAIMS,
+        *mor20.CLAIMS,
+        *gun18.CLAIMS,
     ]
 }
 

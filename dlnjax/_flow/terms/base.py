@@ -112,7 +112,7 @@ class AbstractDualTerm(AbstractFlowTerm):
     zeta: AbstractVar[Float[Array, ""]]  # ζ
 
     @abc.abstractmethod
-    def response(self, g: Float[Array, "..."]) -> tuple[Float[Array, " d"], Float[Array, "..."]]:
+    def response(self, g: Float[Array, "..."]) -> tuple[Float[Array, " d"], Any]:
         """`σ²x` at `g`, and the slopes `−φ_ε'(w)`, which `change` and `factorize` take."""
 
     @abc.abstractmethod
@@ -120,7 +120,7 @@ class AbstractDualTerm(AbstractFlowTerm):
         """`σ²x` at `g`."""
 
     @abc.abstractmethod
-    def change(self, slope: Float[Array, "..."], image: Float[Array, "..."]) -> Float[Array, " d"]:
+    def change(self, slope: Any, image: Float[Array, "..."]) -> Float[Array, " d"]:
         """The directional derivative of `σ²x` along a change `image` of `g`."""
 
     @abc.abstractmethod
@@ -132,9 +132,7 @@ class AbstractDualTerm(AbstractFlowTerm):
         """`df/ds` for the value `x` of `σ²x`."""
 
     @abc.abstractmethod
-    def factorize(
-        self, x: Float[Array, " d"], slope: Float[Array, "..."], gamma_h
-    ) -> PyTree[Array]:
+    def factorize(self, x: Float[Array, " d"], slope: Any, gamma_h) -> PyTree[Array]:
         """Factorise `I/(γh) − J`, with `J` the Jacobian of `f` at the value `x` of `σ²x`."""
 
     @property

@@ -113,7 +113,8 @@ class CoordinateTerm(AbstractDualTerm):
         assert self.fit is not None
         curvature = self.fit.curvature(x)
         assert curvature is not None
-        return matmul(self.fit.X.T * curvature[None, :], self.fit.X)
+        rows = curvature.root_transposed(self.fit.X)
+        return matmul(rows.T, rows)
 
     def factorize(self, x, slope, gamma_h):
         # Slopes may underflow to 0, where the derivative of √ is infinite.

@@ -3,9 +3,9 @@
     g = Xᵀν,   w^± = w(0) ∓ g,   x = φ_ε(w⁺) − φ_ε(w⁻),   dν/ds = −F′(Xx),   dz/ds = x.
 
 With `E = diag(−φ_ε'(w⁺) − φ_ε'(w⁻))`, `K = X E Xᵀ` and `H = F″(Xx)`, the Jacobian in `ν` is `−HK`.
-For the square, `H = I`, a step factorises `I/(γh) + K` by Cholesky. Otherwise, with `R² = γhH`,
+For the square, `H = I`, a step factorises `I/(γh) + K` by Cholesky. Otherwise, with `RRᵀ = γhH`,
 
-    (I + γhHK)⁻¹ = I − R (I + RKR)⁻¹ RK,
+    (I + γhHK)⁻¹ = I − R (I + RᵀKR)⁻¹ RᵀK,
 
 where `H` may span any number of decades. The difference cancels where `γhHK` is large; a step of
 iterative refinement restores its digits.
@@ -24,7 +24,7 @@ from ..._linalg import Cholesky, matmul
 from ...networks.signs import sides, signed
 from ..link import ExponentialLink
 from .base import AbstractDualTerm
-from .fit import AbstractFit
+from .fit import AbstractFit, Curvature
 
 
 class RowTerm(AbstractDualTerm):
@@ -78,7 +78,7 @@ class RowTerm(AbstractDualTerm):
         if curvature is None:
             # I/(γh) keeps the matrix positive definite where few coordinates are active.
             return Cholesky(identity / gamma_h + matrix)
-        return _Weighted(matrix, gamma_h * curvature, gamma_h)
+        return _Weighted(matrix, curvature.times(gamma_h), gamma_h)
 
     def solve(self, factors, rhs, drift):
         return factors.solve(rhs)
@@ -99,24 +99,21 @@ class _Weighted(eqx.Module):
     """`I/(γh) + HK`, factorised."""
 
     matrix: Float[Array, "n n"]  # K
-    weight: Float[Array, " n"]  # γhH
-    root: Float[Array, " n"]  # R
+    weight: Curvature  # γhH = RRᵀ
     gamma_h: Float[Array, ""]
-    factor: Cholesky  # of I + RKR
+    factor: Cholesky  # of I + RᵀKR
 
-    def __init__(self, matrix: Array, weight: Array, gamma_h: Array):
-        # Curvatures may be 0, where the derivative of √ is infinite.
-        bends = weight > 0
+    def __init__(self, matrix: Array, weight: Curvature, gamma_h: Array):
         self.matrix, self.weight, self.gamma_h = matrix, weight, gamma_h
-        self.root = root = jnp.where(bends, jnp.sqrt(jnp.where(bends, weight, 1)), 0)
-        identity = jnp.eye(len(root), dtype=root.dtype)
-        self.factor = Cholesky(identity + root[:, None] * matrix * root[None, :])
+        identity = jnp.eye(len(matrix), dtype=matrix.dtype)
+        inner = weight.root_transposed(weight.root_transposed(matrix).T)
+        self.factor = Cholesky(identity + inner)
 
     def solve(self, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
         asked = self.gamma_h * rhs
         u = self._once(asked)
-        return u + self._once(asked - u - self.weight * matmul(self.matrix, u))
+        return u + self._once(asked - u - self.weight.product(matmul(self.matrix, u)))
 
     def _once(self, asked: Array) -> Array:
-        along = self.root * matmul(self.matrix, asked)
-        return asked - self.root * self.factor.solve(along)
+        along = self.weight.root_transposed(matmul(self.matrix, asked))
+        return asked - self.weight.root(self.factor.solve(along))
