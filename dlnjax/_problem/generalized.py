@@ -14,7 +14,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import check_type, is_concrete
 from .._linalg import matmul
-from .base import AbstractProblem, check_problem
+from .base import AbstractProblem
+from .checks import check_problem
 from .design import AbstractDesign, as_design, as_weight_decay, has_squares
 from .losses import AbstractLoss, ExponentialLoss, HuberLoss, LogisticLoss, PoissonLoss
 from .schedule import Schedule
