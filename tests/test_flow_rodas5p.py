@@ -280,3 +280,15 @@ def test_a_zero_of_the_embedded_estimate():
     largest = np.max(np.abs(flow.x_mean))
     assert np.max(np.abs(flow.x[0])) < 1e-6 * largest
     assert np.max(np.abs(flow.x_mean[0])) < 1e-7 * largest
+
+
+def test_rounding_is_no_error():
+    # `x₁` and `x₂` stay 0 as differences of equal numbers. In units of the third, which moves, the
+    # rounding of these exceeds the tolerance: steps of constant length would be 65536.
+    M = np.diag([2677310.5301366188, 36403412585.203064, 4.531859849615449e-11])
+    M[0, 1] = M[1, 0] = 7.8651355184742e-09
+    problem = dln.Quadratic(M, np.array([0.0, 0.0, 1.3463818e-05]))
+    network = dln.Deep(np.ones(3), np.ones(3), depth=3)
+    flow = dln.gradient_flow(network, problem, np.array([3.8e4, 5.8e7]), log_eps=-7.88)
+    assert flow.stats["num_steps"] < 400
+    np.testing.assert_allclose(flow.x[-1], [0, 0, 1.3463818e-05 / M[2, 2]], rtol=1e-6)

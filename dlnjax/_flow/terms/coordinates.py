@@ -91,6 +91,10 @@ class CoordinateTerm(AbstractDualTerm):
     def change(self, slope, image):
         return -signed(slope * image)
 
+    def rounding(self, slope, g):
+        # Of both signs: where `q⁺` and `q⁻` cancel in `x`, their rounding does not.
+        return jnp.finfo(g.dtype).eps * jnp.sum(slope, axis=0)
+
     def image(self, f):
         return f
 
