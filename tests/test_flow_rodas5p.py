@@ -287,6 +287,7 @@ def test_rounding_is_no_error():
     # rounding of these exceeds the tolerance: steps of constant length would be 65536.
     M = np.diag([2677310.5301366188, 36403412585.203064, 4.531859849615449e-11])
     M[0, 1] = M[1, 0] = 7.8651355184742e-09
+    M[0, 2] = M[2, 0] = 1.0340101332586968e-19
     problem = dln.Quadratic(M, np.array([0.0, 0.0, 1.3463818e-05]))
     network = dln.Deep(np.ones(3), np.ones(3), depth=3)
     flow = dln.gradient_flow(network, problem, np.array([3.8e4, 5.8e7]), log_eps=-7.88)
