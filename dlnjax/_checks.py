@@ -29,7 +29,10 @@ def as_float(
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as e:
-        raise TypeError(f"`{name}` must be an array of numbers, got {type(value).__name__}.") from e
+        raise TypeError(
+            f"`{name}` must be an array of numbers, or a list of numbers, got "
+            f"{type(value).__name__}."
+        ) from e
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"`{name}` must be real, got dtype {array.dtype}. Pass its real part.")
     if like is None:
@@ -61,8 +64,8 @@ def check_finite(array: Array, name: str) -> None:
         where = tuple(int(i) for i in bad[0])
         entry = f"{name}[{', '.join(map(str, where))}]" if where else name
         raise ValueError(
-            f"`{entry}` is {float(array[where])}, and {len(bad)} of {array.size} entries "
-            f"of `{name}` are not finite. Remove or impute them first."
+            f"`{entry}` is {float(np.asarray(array)[where])}, and {len(bad)} of {array.size} "
+            f"entries of `{name}` are not finite. Remove or impute them first."
         )
 
 

@@ -152,8 +152,10 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "coordinates it leaves as ε → 0; with weight decay the end point is finite."
     )
     not_separable = (
-        "No linear model, or none that the network or the weights allow, has all labels right: "
-        "there is no margin, and no loss that tends to 0. Remove rows that contradict each other, "
+        "No linear model, or none that the network or the weights allow, has all labels right, or "
+        "by a margin that this precision does not tell from 0 only (relative to the entries, 1e-6 "
+        "in float64 and 2e-3 in float32): no loss tends to 0. Remove rows that contradict each "
+        "other, use float64, "
         "add features (an intercept is a column of ones, in `max_margin` of weight 0), or take "
         "`lasso(problem, mu)` or `end_point`, which have a minimiser then."
     )

@@ -131,3 +131,16 @@ def test_bad_input():
     want = ["successful", "invalid_data", "invalid_grid", "invalid_grid"]
     assert names_of(traced.result).tolist() == want
     np.testing.assert_array_equal(np.isnan(traced.s), [False, True, True, True])
+
+
+def test_a_failure_after_the_last_level_is_none():
+    # Steps are taken in blocks of 64; the level is reached after some 20 of them.
+    problem, network = dln.LeastSquares(X, Y), dln.UV(jnp.ones(D), jnp.zeros(D))
+    top = float(problem.loss(jnp.zeros(D)))
+    options: dict[str, Any] = dict(eps=1e-2, throw=False)
+    few = dln.loss_times(network, problem, 1e3, np.array([0.9 * top]), max_steps=50, **options)
+    many = dln.loss_times(network, problem, 1e3, np.array([0.9 * top]), **options)
+    assert few.result == many.result == dln.RESULTS.successful
+    assert few.s == many.s
+    missed = dln.loss_times(network, problem, 1e3, np.array([1e-6 * top]), max_steps=50, **options)
+    assert missed.result == dln.RESULTS.max_steps_reached

@@ -60,6 +60,31 @@ def test_functions_take_known_values_under_jit(name):
     jax.eval_shape(lambda: jax.tree.leaves(FUNCTIONS[name]()))
 
 
+ONES, NAN = jnp.ones(2), jnp.array([1.0, jnp.nan])
+LESS, EQUAL, FALLS, SQUARED = -ONES, jnp.ones((3, 2)), jnp.array([2.0, 1.0]), dln.USquared(ONES)
+VALUES = jnp.array([0.1, 0.2, 0.3])
+REFUSED = {
+    "UV": lambda: dln.UV(ONES, ONES),
+    "Deep": lambda: dln.Deep(LESS, ONES, depth=3),
+    "Layers": lambda: dln.Layers(EQUAL),
+    "Pretrained": lambda: dln.Pretrained(SQUARED, LESS),
+    "LeastSquares": lambda: dln.LeastSquares(X, NAN),
+    "Poisson": lambda: dln.Poisson(X, LESS),
+    "Schedule": lambda: dln.Schedule(FALLS, VALUES),
+    "limit_flow": lambda: dln.limit_flow(SQUARED, PLAIN, start=LESS),
+    "lasso_path": lambda: dln.lasso_path(PLAIN, weights=LESS),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_known_values_are_named_under_jit(name, as_users_run_it):
+    with pytest.raises(ValueError) as raised:
+        REFUSED[name]()
+    with pytest.raises(ValueError) as under_jit:
+        jax.eval_shape(lambda: REFUSED[name]() and None)
+    assert str(under_jit.value) == str(raised.value)
+
+
 @pytest.mark.parametrize("name", metrics.NAMED)
 def test_metrics_take_known_values_under_jit(name):
     known = dict(

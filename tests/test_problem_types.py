@@ -77,3 +77,14 @@ def test_bad_values_under_tracing_are_marked_not_raised(make):
     assert bad(jnp.stack([A, A.at[0, 1].set(jnp.nan)]), b, 0.0).tolist() == [True, False]
     with pytest.raises(ValueError, match=r"shape \(3, 2\)|3 rows|square"):
         jax.jit(valid)(jnp.ones((3, 2)), jnp.ones(2), 0.0)
+
+
+def test_known_labels_with_a_traced_design():
+    X, y = np.random.default_rng(0).normal(size=(2, 3, 2)), jnp.array([1.0, -1.0, 1.0])
+    for make in (dln.Logistic, dln.Exponential, dln.Poisson, dln.Huber):
+        labels = jnp.abs(y) if make is dln.Poisson else y
+        value = jax.jit(jax.vmap(lambda X, f=make, y=labels: f(X, y).loss(jnp.ones(2))))(X)
+        want = [make(each, labels).loss(jnp.ones(2)) for each in X]
+        np.testing.assert_allclose(value, want, rtol=1e-14)
+    with pytest.raises(ValueError, match="y.1. = -1"):
+        jax.jit(lambda X: dln.Poisson(X, y))(X[0])

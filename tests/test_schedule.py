@@ -283,6 +283,13 @@ def test_what_is_refused():
             dln.Schedule(*arguments)
 
 
+def test_in_another_dtype_and_nan():
+    decay = dln.Schedule([1.0, 1.0 + 1e-9], [0.1, 0.2, 0.0])
+    with pytest.raises(ValueError, match="positive and increasing"):
+        dln.LeastSquares(X.astype(np.float32), Y.astype(np.float32), decay)
+    assert np.isnan(decay(np.nan)) and np.isnan(decay.integral(np.nan))
+
+
 def test_bad_lanes_fail_alone():
     times = jnp.array([[0.8, 1.9], [1.9, 0.8], [0.8, jnp.nan]])
     want = ["successful", "invalid_decay", "invalid_decay"]

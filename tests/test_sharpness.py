@@ -167,3 +167,11 @@ def test_derivatives(case):
     np.testing.assert_allclose(forward, (up - down) / (2 * h), rtol=1e-7)
     total = sum(jnp.sum(g * a) for g, a in zip(reverse, away, strict=True))
     np.testing.assert_allclose(total, forward, rtol=1e-11)
+
+
+def test_momentum_is_refused():
+    problem, network = dln.LeastSquares(X, Y), dln.UV(np.ones(D), np.zeros(D))
+    form = dln.MomentumForm(0.01)
+    flow = dln.gradient_flow(network, problem, np.ones(1), eps=0.1, formulation=form)
+    with pytest.raises(TypeError, match="a flow with momentum"):
+        dln.sharpness(network, problem, flow)

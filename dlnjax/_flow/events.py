@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
+import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -95,7 +96,10 @@ def search(
         found = _crossings(term, fixed, heights, found, records, count, after)
         stops = found.is_full | (found.result != RESULTS.successful)
         if heights.only_first:
-            stops = stops | jnp.all(found.is_above)
+            # A failure after the last level has been reached, in the same block, is none.
+            is_over = jnp.all(found.is_above)
+            result = RESULTS.where(is_over, RESULTS.successful, after.result)
+            stops, after = stops | is_over, after._replace(result=result)
         return after._replace(is_done=after.is_done | stops), found
 
     carry = while_loop(lambda c: any_lane(~c[0].is_done), step, (state, found))
@@ -125,8 +129,14 @@ def _crossings(
     )
     x = jax.vmap(lambda s, y: term.read(s, y)[0])(records.s, states)
     values, kept = jax.vmap(heights)(x), records.is_kept[:, None]
-    held_up = term.is_in_range(jnp.where(kept, x, 0))
-    consistent = jnp.all(jax.vmap(term.is_consistent)(states) | ~records.is_kept)
+    counts = records.is_kept
+    if heights.only_first:
+        # What comes after the last level has been reached does not count.
+        reached = found.is_above[None, :] | (lax.cummax(jnp.where(kept, values, 0)) >= 1)
+        is_over = jnp.all(reached, axis=1)
+        counts = counts & ~jnp.concatenate([jnp.zeros_like(is_over[:1]), is_over[:-1]])
+    held_up = term.is_in_range(jnp.where(counts[:, None], x, 0))
+    consistent = jnp.all(jax.vmap(term.is_consistent)(states) | ~counts)
     result = first_failure(
         found.result,
         (held_up, RESULTS.flow_not_finite),

@@ -28,7 +28,7 @@ from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractNetwork
 from .adjoint import at_time, trajectory
 from .driver import Moving, counts
-from .formulations import AbstractFormulation, DualForm
+from .formulations import AbstractFormulation, DualForm, MomentumForm
 from .run import Run, as_run
 
 
@@ -69,6 +69,7 @@ class Flow(eqx.Module):
     result: RESULTS
     stats: dict[str, Any]
     positive: bool = eqx.field(static=True)
+    has_momentum: bool = eqx.field(static=True, default=False)  # of `MomentumForm`
 
 
 def gradient_flow(
@@ -205,4 +206,5 @@ def _solve(run: Run, s: Array, solver: diffrax.AbstractSolver) -> Flow:
     )
     good = result == RESULTS.successful
     x, x_mean, z, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (x, x_mean, z, dual))
-    return Flow(s, x, x_mean, z, dual, given, result, counts(last), run.network.positive)
+    momentum = isinstance(run.formulation, MomentumForm)
+    return Flow(s, x, x_mean, z, dual, given, result, counts(last), run.network.positive, momentum)

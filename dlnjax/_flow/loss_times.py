@@ -62,10 +62,10 @@ def loss_times(
     """The first times in `[0, s_max]` at which the loss `ℓ(x(s))` is at most `loss`: where training
     that stops at a loss ends. `gradient_flow` at these times has the flow there.
 
-    The integration ends when the last level is reached. Without weight decay the loss never rises
-    along the flow. With it, a loss that falls below a level and rises again within one step of the
-    solver is not detected. Derivatives, in both modes and to second order, take another
-    integration.
+    The integration ends when the last level is reached. Without weight decay or momentum the loss
+    never rises along the flow. With them, a loss that falls below a level and rises again within
+    one step of the solver is not detected. Derivatives, in both modes and to second order, take
+    another integration.
 
     !!! example
 

@@ -316,6 +316,7 @@ def _passed(
     pick = lambda new, old: jnp.where(is_here.reshape(-1, *[1] * (old.ndim - 1)), new, old)
     # A proof that nothing separates: p ≥ 0 with Aᵀp = 0, to half of the digits of its terms. Along
     # the flow Aᵀp falls like 1/τ then. Where ν is the state, it is known to rtol: three eighths.
+    # Data that separate by less of their entries are refused too, as the result says.
     p = jax.vmap(lambda state: term.fit.pull(term.margins(state)))(states)
     A = term.fit.y[:, None] * term.fit.X
     image, terms = matmul(p, A), matmul(p, jnp.abs(A))

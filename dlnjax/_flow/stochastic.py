@@ -118,7 +118,8 @@ def stochastic_flow(
     So `α_∞ = α exp(−½cγ log(1/ε) diag(XᵀX) ∫…) ≤ α`: noise makes the initialisation smaller. Once
     `Xx = y`, `x` is the end of gradient flow from there:
     `end_point(Pretrained(network, exponents=(a, a)), problem, log_eps=log_eps)` with
-    `a = flow.effective_log_eps[-1] / flow.log_eps`.
+    `a = flow.effective_log_eps[-1] / flow.log_eps`. For `Pretrained(network, exponents=e)` these
+    exponents are `e + a − 1`, of `network`.
 
     **Arguments:**
 
@@ -142,7 +143,8 @@ def stochastic_flow(
     - `throw`: raise on failure. Under tracing, and with `throw=False`, nothing is raised: failed
         lanes are NaN, with their `result`.
 
-    **Returns:** a `StochasticFlow`, differentiable in both modes along the path of the noise.
+    **Returns:** a `StochasticFlow`, differentiable in both modes along the path of the noise
+    (but for the derivative in `step_size` at 0, which is infinite and comes as that of the drift).
 
     **Raises:** `ValueError`/`TypeError` for bad input; an `EquinoxRuntimeError` if the steps are
     too long, or `x` overflows.

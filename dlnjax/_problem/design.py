@@ -275,9 +275,9 @@ def has_squares(X: Float[Array, "n d"]) -> Bool[Array, ""]:
 
 def as_weight_decay(value: ArrayLike | Schedule, dtype) -> Array | Schedule:
     if isinstance(value, Schedule):
-        cast = lambda v: v.astype(dtype)
+        # The constructor checks them again: breakpoints may be equal in float32.
         with _eager(value.breakpoints, value.values):
-            return jax.tree.map(cast, value)
+            return Schedule(value.breakpoints.astype(dtype), value.values.astype(dtype))
     # A concrete `λ` stays concrete under `jit`: for `λ = 0`, code that only weight decay needs is
     # not compiled.
     with _eager(value):

@@ -287,10 +287,12 @@ def _as_signs(y: Array) -> Array:
 def _check_targets(problem: AbstractGeneralizedLinear, rule: str, fix: str) -> None:
     """Raise a `ValueError` for a known target that the loss does not take."""
     if is_concrete(problem.y, *jax.tree.leaves(problem.pointwise)):
-        bad = np.flatnonzero(~np.asarray(problem.pointwise.takes(problem.y)))
+        # Known labels stay known under `jit`.
+        with jax.ensure_compile_time_eval():
+            bad = np.flatnonzero(~np.asarray(problem.pointwise.takes(problem.y)))
         if len(bad):
             i = int(bad[0])
-            raise ValueError(f"{rule}, got y[{i}] = {float(problem.y[i])}. {fix}")
+            raise ValueError(f"{rule}, got y[{i}] = {float(np.asarray(problem.y)[i])}. {fix}")
 
 
 def glm_of(problem: AbstractProblem) -> tuple[Array, Array, AbstractLoss]:

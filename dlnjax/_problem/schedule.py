@@ -75,8 +75,8 @@ class Schedule(eqx.Module):
                 k = int(np.argmax(steps <= 0))
                 raise ValueError(
                     "`breakpoints` must be positive and increasing, got breakpoints"
-                    f"[{k}] = {float(breakpoints[k])}. Sort them; the value before the first one "
-                    "holds from s = 0 on."
+                    f"[{k}] = {float(np.asarray(breakpoints)[k])}. Sort them; the value before the "
+                    "first one holds from s = 0 on."
                 )
         self.breakpoints, self.values = to_common_dtype(breakpoints, values)
 
@@ -84,7 +84,8 @@ class Schedule(eqx.Module):
         """`λ(s)` for `s ≥ 0`, at a breakpoint the value after it. `(...) -> (...)`.
 
         **Raises:** `ValueError` for `s < 0`."""
-        return self.values[self.phase(as_parameter(s, "s", self.values.dtype))]
+        s = as_parameter(s, "s", self.values.dtype)
+        return jnp.where(jnp.isnan(s), s, self.values[self.phase(s)])
 
     def integral(self, s: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         """The total decay `Λ(s) = ∫₀ˢ λ` for `s ≥ 0`. `(...) -> (...)`.
@@ -105,7 +106,8 @@ class Schedule(eqx.Module):
         # 0 · ∞ would be NaN at s = ∞ after a decay of 0.
         lengths = jnp.clip(jnp.minimum(spread(s), spread(end)) - spread(begin), 0)
         values = spread(self.values)
-        return jnp.sum(jnp.where(values > 0, values * lengths, 0), axis=-1)
+        total = jnp.sum(jnp.where(values > 0, values * lengths, 0), axis=-1)
+        return jnp.where(jnp.isnan(s[..., 0]), s[..., 0], total)
 
     def last(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The value after the last breakpoint, and the total decay up to it."""

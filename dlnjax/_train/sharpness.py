@@ -61,8 +61,8 @@ def sharpness(
     largest eigenvalue is not simple, its derivatives are those of one eigenvector; second ones may
     be NaN where other eigenvalues are equal.
 
-    **Raises:** `TypeError` for another network, or if `flow` is no flow; `ValueError` if the flow
-    is not one of a network and a problem like these.
+    **Raises:** `TypeError` for another network, if `flow` is no flow, or one with momentum;
+    `ValueError` if the flow is not one of a network and a problem like these.
 
     !!! example
 
@@ -91,6 +91,11 @@ def sharpness(
             f"The flow has {flow.x.shape[-1]} coordinates of {kind}, not those of "
             f"{type(network).__name__} on a problem of {problem.r.shape[0]}. Pass the network and "
             "the problem that were integrated."
+        )
+    if flow.has_momentum:
+        raise TypeError(
+            "The weights of a flow with momentum do not follow from `x`: nothing is conserved. "
+            "Pass a flow of `DualForm()` or `WeightForm()`."
         )
     if flow.x.ndim != 2:
         raise ValueError(

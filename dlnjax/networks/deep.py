@@ -73,7 +73,7 @@ class Deep(AbstractDualNetwork):
                     i = int(bad[0])
                     raise ValueError(
                         f"The weights of `Deep` must be positive, got {name}[{i}] = "
-                        f"{float(weights[i])}. For `x(0) = 0` take u = v = 1."
+                        f"{float(np.asarray(weights)[i])}. For `x(0) = 0` take u = v = 1."
                     )
         self.u, self.v = u, v
         self._depth = None if _is_two(depth) else Constant(_as_depth(depth, u.dtype))

@@ -251,8 +251,8 @@ def as_start(value: ArrayLike, name: str, network: AbstractDualNetwork) -> Array
     if network.positive and is_concrete(x) and np.any(np.asarray(x) < 0):
         i = int(np.argmax(np.asarray(x) < 0))
         raise ValueError(
-            f"`{name}[{i}]` = {float(x[i])} is negative, but the network represents `x ≥ 0` "
-            "only. Use `UV` for signed models."
+            f"`{name}[{i}]` = {float(np.asarray(x)[i])} is negative, but the network represents "
+            "`x ≥ 0` only. Use `UV` for signed models."
         )
     return x
 

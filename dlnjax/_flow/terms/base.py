@@ -123,9 +123,7 @@ class AbstractDualTerm(AbstractFlowTerm):
     def change(self, slope: Any, image: Float[Array, "..."]) -> Float[Array, " d"]:
         """The directional derivative of `σ²x` along a change `image` of `g`."""
 
-    def rounding(
-        self, slope: Float[Array, "..."], g: Float[Array, "..."]
-    ) -> Float[Array, " d"]:
+    def rounding(self, slope: Float[Array, "..."], g: Float[Array, "..."]) -> Float[Array, " d"]:
         """How far rounding of `g`, whose size is 1, may move `σ²x`."""
         return jnp.abs(self.change(slope, jnp.full_like(g, jnp.finfo(g.dtype).eps)))
 
