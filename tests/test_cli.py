@@ -61,6 +61,48 @@ def test_compare_positive_with_decay(run, table, tmp_path):
     assert report["standardized"] is False
 
 
+def _classes(path, values):
+    """Two overlapping classes, `y > 0` of `table`, called by `values`."""
+    header, *rows = path.read_text().splitlines()
+    cells = np.array([row.split(",") for row in rows], float)
+    y = np.where(cells[:, 4] + np.sin(np.arange(20)) > 0, *values)
+    out = path.with_name("classes.csv")
+    table = np.column_stack([cells[:, :4], y])
+    np.savetxt(out, table, delimiter=",", header=header, comments="")
+    return out, table
+
+
+@pytest.mark.filterwarnings("error:Labels")
+def test_compare_classes(run, table, tmp_path):
+    path, values = _classes(table, (1, 0))
+    code, text, _ = run(
+        "compare", path, "--target", "y", "--loss", "logistic", "--no-standardize",
+        "--eps", "1e-20", "--eps", "1e-3", "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 0 and "logistic lasso: 200 solutions" in text and "two values" not in text
+    report = json.loads((tmp_path / "compare.json").read_text())
+    assert report["loss"] == "logistic"
+    X, y = values[:, :4], 2 * values[:, 4] - 1
+    s, x = np.array(report["lasso"]["s"]), np.array(report["lasso"]["x"])
+    # Optimal for classes ±1: at the first knot the largest correlation is 1/μ, and so it stays.
+    np.testing.assert_allclose(s[0], 2 / np.max(np.abs(X.T @ y)), rtol=1e-14)
+    correlation = (y / (1 + np.exp(y * (x @ X.T)))) @ X
+    # √ of the gap of 1e-12.
+    np.testing.assert_allclose(np.max(np.abs(correlation), axis=1) * s, 1, atol=1e-5)
+    np.testing.assert_allclose(report["lasso"]["loss"], np.sum(np.log1p(np.exp(-y * (x @ X.T))), 1))
+    best = report["lasso"]["loss"] + report["lasso"]["norm"] / s
+    for flow in report["flows"]:
+        gap = (flow["loss"] + flow["norm"] / s) / best - 1
+        np.testing.assert_allclose(flow["relative_gap"], gap, atol=1e-10)
+        assert np.all(np.array(flow["certified_gap"]) >= gap - 1e-11)
+
+
+def test_compare_mentions_the_logistic_loss(run, table, tmp_path):
+    path, _ = _classes(table, (2, 5))
+    code, text, _ = run("compare", path, "--target", "y", "--out", tmp_path)
+    assert code == 0 and text.startswith("The target has two values") and "--loss logistic" in text
+
+
 def test_compare_in_single_precision(run, table, tmp_path):
     code, _, _ = run("compare", table, "--target", "y", "--float32", "--out", tmp_path)
     report = json.loads((tmp_path / "compare.json").read_text())
@@ -134,6 +176,11 @@ def test_info_checks_the_solvers(run, monkeypatch):
         (["compare", "TABLE", "--target", "y", "--weight-decay", "-1"], 2, ["non-negative", "-1"]),
         (["compare", "TABLE", "--target", "y", "--weight-decay", "1e9"], 1, ["--weight-decay"]),
         (["compare", "TABLE", "--target", "y", "--s-max", "1e-9"], 1, ["first knot", "larger"]),
+        (
+            ["compare", "TABLE", "--target", "y", "--loss", "logistic"],
+            1,
+            ["two classes", "1 and 0"],
+        ),
         (["reproduce", "B99"], 2, ["B99", "B25-fig1", "W23-which"]),
         (["reproduce", "PF23-fixture", "B99"], 2, ["B99", "B25-fig1"]),
         (["reproduce"], 2, ["--all", "--list"]),

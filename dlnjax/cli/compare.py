@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import rich.markup
 import rich.table
 import typer
@@ -38,6 +39,10 @@ def compare(
         Literal["uv", "usquared"],
         typer.Option(help="`uv` (x = u∘v, signed) or `usquared` (x = u∘u ≥ 0)."),
     ] = "uv",
+    loss: Annotated[
+        Literal["square", "logistic"],
+        typer.Option(help="`logistic` for a target of two classes, 1 and −1 or 1 and 0."),
+    ] = "square",
     eps: Annotated[
         list[float] | None,
         typer.Option(
@@ -48,13 +53,17 @@ def compare(
     s_max: Annotated[
         float | None,
         typer.Option(
-            help="End of the grid. Default: twice the last knot, at most 1000 times the first.",
+            help="End of the grid. Default: twice the last knot, at most 1000 times the first; for "
+            "the logistic loss, 1000 times the first.",
             callback=lambda value: None if value is None else positive(value),
         ),
     ] = None,
     weight_decay: Annotated[float, typer.Option(help="λ ≥ 0.", callback=non_negative)] = 0.0,
     standardize: Annotated[
-        bool, typer.Option(help="Centre y; centre the columns and scale them to unit norm.")
+        bool,
+        typer.Option(
+            help="Centre y, but for classes; centre the columns and scale them to unit norm."
+        ),
     ] = True,
     out_dir: OutDir = Path("."),
     float32: Float32 = False,
@@ -65,8 +74,13 @@ def compare(
     """
     assert eps is not None
     dataset = load(data, target)
+    if loss == "square" and len(np.unique(dataset.y)) == 2:
+        out.print(
+            "The target has two values. If they are classes: `--loss logistic` (1 and −1, or 1 and "
+            "0)."
+        )
     if standardize:
-        dataset = _standardize(dataset)
+        dataset = _standardize(dataset, center_target=loss == "square")
     folder = writable_folder(out_dir)
 
     start_jax(float32)
@@ -78,7 +92,7 @@ def compare(
         parts: dict[str, list[dict]] = {"lasso": [], "flow": []}
         steps = [f"flow at ε = {value:g}" for value in eps] + ["figure"]
         for (kind, part), step in zip(
-            parts_of(dataset, network, eps, s_max, weight_decay), steps, strict=True
+            parts_of(dataset, network, loss, eps, s_max, weight_decay), steps, strict=True
         ):
             parts[kind].append(part)
             progress.update(task, advance=1, description=step)
@@ -86,17 +100,25 @@ def compare(
         n, d = dataset.X.shape
         decay = f", λ = {weight_decay:g}" if weight_decay else ""
         title = f"{dataset.name}: {n} × {d}, target {dataset.target}, {network}{decay}"
+        title += ", logistic loss" if loss == "logistic" else ""
         figure = comparison_figure(title, lasso["s"], dataset.columns, lasso, flows)
         picture = write(folder / "compare.png", lambda p: figure.savefig(p, dpi=150))
         progress.update(task, advance=1)
 
     out.print(f"[bold]{rich.markup.escape(title)}[/]")
-    kind = "positive lasso path" if network == "usquared" else "lasso path"
-    out.print(
-        f"{kind}: {lasso['num_knots']} knots, s = {lasso['first_knot']:.4g} … "
-        f"{lasso['last_knot']:.4g}, {'monotone' if lasso['is_monotone'] else 'not monotone'}, "
-        f"KKT residual {lasso['kkt_residual']:.1e}"
-    )
+    kind = "positive lasso" if network == "usquared" else "lasso"
+    if loss == "logistic":
+        gap = max(lasso["duality_gap"])
+        out.print(
+            f"logistic {kind}: {len(lasso['s'])} solutions, μ = {lasso['s'][0]:.4g} … "
+            f"{lasso['s'][-1]:.4g}, relative duality gap {gap:.1e}"
+        )
+    else:
+        out.print(
+            f"{kind} path: {lasso['num_knots']} knots, s = {lasso['first_knot']:.4g} … "
+            f"{lasso['last_knot']:.4g}, {'monotone' if lasso['is_monotone'] else 'not monotone'}, "
+            f"KKT residual {lasso['kkt_residual']:.1e}"
+        )
     for flow in flows:
         print_table(_table(lasso, flow))
     report = write_report(
@@ -105,6 +127,7 @@ def compare(
             "data": {"name": dataset.name, "n": n, "d": d, "target": dataset.target},
             "columns": dataset.columns,
             "network": network,
+            "loss": loss,
             "weight_decay": weight_decay,
             "standardized": standardize,
             "dtype": "float32" if float32 else "float64",

@@ -59,9 +59,10 @@ def load(source: str, target: str | None = None) -> Dataset:
     return reader(path, target)
 
 
-def standardize(data: Dataset) -> Dataset:
-    """Centre `y`; centre the columns of `X` and scale them to unit Euclidean norm, as in the LARS
-    paper. A constant column becomes exactly 0, which the lasso never selects.
+def standardize(data: Dataset, center_target: bool = True) -> Dataset:
+    """Centre `y`, unless it holds classes; centre the columns of `X` and scale them to unit
+    Euclidean norm, as in the LARS paper. A constant column becomes exactly 0, which the lasso never
+    selects.
 
     **Raises:** `DataError` if `y`, or every column of `X`, is constant.
 
@@ -81,7 +82,8 @@ def standardize(data: Dataset) -> Dataset:
             f"Every feature is constant ({_listed(data.columns)}), so nothing can be selected. "
             "Add a column that varies."
         )
-    return data._replace(X=X.values / np.where(X.norm > 0, X.norm, 1), y=y.values * y.unit)
+    X = X.values / np.where(X.norm > 0, X.norm, 1)
+    return data._replace(X=X, y=y.values * y.unit if center_target else data.y)
 
 
 # Built-in data sets

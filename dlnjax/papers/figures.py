@@ -4,12 +4,9 @@ Each function measures through the public API, draws, and returns a `Figure`. Th
 objects, not `pyplot`, so that no window or global state is involved.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -18,6 +15,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from .. import (
     UV,
+    Layers,
     LeastSquares,
     MomentumForm,
     Schedule,
@@ -26,18 +24,12 @@ from .. import (
     limit_flow,
     potential,
 )
-from ..plot.axes import COLORS, DASHES, style
-from . import b23, gis20, gun18, jac25, mor20, ms25, pap24, pes21, pf23, w23
+from ..plot.axes import COLORS, DASHES, GREY
+from . import b23, dec26, gis20, gun18, jac25, mor20, ms25, pap24, pes21, pf23, w23, zhao26
 from .end_points import Lane, end_points
+from .panels import over_plateaus, panel
 
 DEPTHS = (2, 2.5, 3, 4)
-
-
-def _panel(ax: Axes, title: str, x: str, y: str) -> Axes:
-    ax.set_title(title, fontsize=9)
-    ax.set_xlabel(x, fontsize=9)
-    ax.set_ylabel(y, fontsize=9)
-    return style(ax)
 
 
 def w23_rates() -> Figure:
@@ -61,7 +53,7 @@ def w23_rates() -> Figure:
     for ax, title in zip(axes, instances, strict=True):
         for colour, D in zip(COLORS, DEPTHS, strict=False):
             ax.loglog(eps, error[title, D], color=colour, label=f"D = {D:g}")
-        _panel(ax, title, r"$\alpha^D$", "distance to the limit" if ax is axes[0] else "")
+        panel(ax, title, r"$\alpha^D$", "distance to the limit" if ax is axes[0] else "")
         ax.set_ylim(1e-13, 10)
     axes[1].legend(fontsize=8, frameon=False)
     return figure
@@ -108,8 +100,8 @@ def w23_hard_instance() -> Figure:
         diagram.xaxis.set_minor_locator(NullLocator())
         is_first = D == 2
         name = r"$(\alpha^2)^\delta = 1/2$" if is_first else r"$\alpha^{D-2} = \delta$"
-        _panel(curves, f"D = {D}", "", "distance to the minimiser" if is_first else "")
-        _panel(diagram, f"dashed: {name}", r"$\alpha^D$", "δ" if is_first else "").grid(False)
+        panel(curves, f"D = {D}", "", "distance to the minimiser" if is_first else "")
+        panel(diagram, f"dashed: {name}", r"$\alpha^D$", "δ" if is_first else "").grid(False)
     axes[0, 0].set_ylim(1e-12, 10)
     axes[0, 0].legend(fontsize=8, frameon=False, title="dashed: small α", title_fontsize=8)
     bar = figure.colorbar(scale, ax=axes[1], extend="min")
@@ -128,22 +120,11 @@ def w23_potentials() -> Figure:
         g.plot(z, w23.limit_potential(z, D), color=colour)
         h.plot(slope, np.asarray(inverse_mirror_map(slope, D)), color=colour)
     h.set_ylim(-20, 20)
-    _panel(q, "potential of the end points", r"$z = x/\alpha^D$", r"$q_D(z)$")
+    panel(q, "potential of the end points", r"$z = x/\alpha^D$", r"$q_D(z)$")
     q.legend(fontsize=8, frameon=False, loc="upper center")
-    _panel(g, "its limit for small α", "z", r"$g_D(z)$")
-    _panel(h, r"inverse of $q_D'$", "t", r"$h_D(t)$")
+    panel(g, "its limit for small α", "z", r"$g_D(z)$")
+    panel(h, r"inverse of $q_D'$", "t", r"$h_D(t)$")
     return figure
-
-
-def _over_plateaus(
-    axes: Sequence[Axes], s: np.ndarray, log_eps: np.ndarray, x: np.ndarray, plateaus: np.ndarray
-) -> None:
-    """Flows `x`, shape `(E, S, d)`, one panel an `ε`, over their limit, shape `(S, d)`."""
-    for ax, size, values in zip(axes, log_eps, x, strict=True):
-        for i, colour in zip(range(plateaus.shape[1]), COLORS, strict=False):
-            ax.plot(s, plateaus[:, i], color=colour, linewidth=4, alpha=0.25)
-            ax.plot(s, values[:, i], color=colour, linewidth=1.2, label=f"$x_{i + 1}$")
-        _panel(ax, f"ln ε = {size:g}", "s", "x(s); thick: the limit ε → 0" if ax is axes[0] else "")
 
 
 def saddle_to_saddle() -> Figure:
@@ -156,7 +137,7 @@ def saddle_to_saddle() -> Figure:
     x = np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(log_eps)))
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = list(figure.subplots(1, 3, sharey=True))
-    _over_plateaus(axes, s, log_eps, x, np.asarray(limit_flow(network, problem).slope(s)))
+    over_plateaus(axes, s, log_eps, x, np.asarray(limit_flow(network, problem).slope(s)))
     axes[0].legend(fontsize=8, frameon=False)
     return figure
 
@@ -169,7 +150,7 @@ def activations() -> Figure:
     x = b23.flows(problem, jnp.asarray(log_eps), jnp.asarray(np.tile(s, (3, 1))))
     figure = Figure(figsize=(12, 3.2), layout="constrained")
     *axes, late = figure.subplots(1, 4)
-    _over_plateaus(axes, s, log_eps, np.asarray(x), np.asarray(limit.plateau(s)))
+    over_plateaus(axes, s, log_eps, np.asarray(x), np.asarray(limit.plateau(s)))
     for ax in axes:
         ax.sharey(axes[0])
         for jump in jumps:
@@ -183,7 +164,7 @@ def activations() -> Figure:
         late.plot([0, 1 / length[0]], [0, steepness / length[0]], color=colour, linewidth=0.9)
         late.plot(1 / length, values, "o", color=colour, markersize=4, label=f"jump {k + 1}")
     late.set_xticks([0, *1 / length[:-1]], ["0", *(f"1/{value:g}" for value in length[:-1])])
-    _panel(late, "flow minus limit", "1/ln(1/ε)", "delay of the jump, in s")
+    panel(late, "flow minus limit", "1/ln(1/ε)", "delay of the jump, in s")
     late.legend(fontsize=8, frameon=False)
     return figure
 
@@ -202,9 +183,7 @@ def ms25_rates() -> Figure:
             label = rf"$1 - \varrho$ = {slope:.2f}"
             ax.loglog(np.exp(log_eps), error, "o", color=colour, markersize=4, label=label)
         title = f"D = {D}; lines: slope " + (r"$1 - \varrho$" if D == 2 else "1")
-        _panel(
-            ax, title, r"$\varepsilon = \alpha^D$", "distance to the minimiser" if D == 2 else ""
-        )
+        panel(ax, title, r"$\varepsilon = \alpha^D$", "distance to the minimiser" if D == 2 else "")
     axes[0].xaxis.set_major_locator(LogLocator(1e10))
     # Room for the legend.
     axes[0].set_ylim(top=5e-3)
@@ -225,8 +204,8 @@ def logistic_growth() -> Figure:
             ax.plot(where, flow / scale, ".", color=colours[sigma], markersize=3)
     handles = [Line2D([], [], color=c, label=f"σ = {sigma:g}") for sigma, c in colours.items()]
     grow.legend(handles=handles, fontsize=8, frameon=False, loc="center right")
-    _panel(grow, "ε = 1e-2, 1e-5, 1e-10, left to right; lines: closed form", "t", "x(t)")
-    _panel(collapse, "all nine over one logistic function", "4σt − ln(σ/ε − 1)", "x/σ")
+    panel(grow, "ε = 1e-2, 1e-5, 1e-10, left to right; lines: closed form", "t", "x(t)")
+    panel(collapse, "all nine over one logistic function", "4σt − ln(σ/ε − 1)", "x/σ")
     collapse.set_xlim(-10, 10)
     return figure
 
@@ -248,14 +227,14 @@ def decay_switched_off() -> Figure:
             curves.plot(s, x[:, i], color=colour, linestyle=line, linewidth=1.2, label=label)
     curves.axvline(jac25.SWITCH, color="#777777", linewidth=0.8)
     curves.legend(fontsize=8, frameon=False, ncols=2)
-    _panel(curves, f"decay off at s = {jac25.SWITCH:g}; dashed: none", "s", "x(s), ε = 1e-2")
+    panel(curves, f"decay off at s = {jac25.SWITCH:g}; dashed: none", "s", "x(s), ε = 1e-2")
     excess, _ = jac25.norms()
     for colour, size, rows in zip(COLORS, jac25.LOG_EPS, excess, strict=False):
         ends.semilogy(jac25.TOTALS, rows[:, 1], color=colour, label=f"ε = {np.exp(size):g}")
         ends.semilogy(jac25.TOTALS, rows[:, 0], "o", color=colour, markersize=4)
     ends.legend(fontsize=8, frameon=False)
     title = r"flows; lines: the end point of $\varepsilon^{1 + \Lambda}$"
-    _panel(ends, title, "total decay Λ", "‖x(∞)‖₁ above the least, relative")
+    panel(ends, title, "total decay Λ", "‖x(∞)‖₁ above the least, relative")
     return figure
 
 
@@ -272,13 +251,60 @@ def stochastic() -> Figure:
     half = off_alpha[-1] * np.sqrt(steps[-1] / steps)
     left.loglog(steps, half, color=COLORS[1], linewidth=0.9, label="slope −½")
     left.legend(fontsize=8, frameon=False)
-    _panel(left, "weights against the flow, same paths", "steps of the weights", "error")
+    panel(left, "weights against the flow, same paths", "steps of the weights", "error")
     sizes = pes21.N * pes21.SIZES
     right.plot(sizes, excess, ".", color=COLORS[0], markersize=3)
     right.plot(sizes, excess.mean(axis=1), color=COLORS[1], linewidth=0.9, label="mean")
     right.legend(fontsize=8, frameon=False)
     title = f"end points of {pes21.PATHS} paths"
-    _panel(right, title, "step size γ of the paper", r"$\|x\|_1$ over its minimum, minus 1")
+    panel(right, title, "step size γ of the paper", r"$\|x\|_1$ over its minimum, minus 1")
+    return figure
+
+
+def growth_times() -> Figure:
+    """Zhao26-growth: two flows of three layers on PF23-fixture over their limit; and distances to
+    the weighted linear programme."""
+    problem, network = LeastSquares(*pf23.FIXTURE), Layers(zhao26.weights(3, 4, seed=6))
+    limit = limit_flow(network, problem)
+    s = np.linspace(0, 1.2 * float(limit.jumps[-1]), 601)
+    log_eps = np.array([-7.0, -138])
+    run = lambda size: gradient_flow(network, problem, s, log_eps=size).x
+    x = np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(log_eps)))
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    *axes, ends = figure.subplots(1, 3)
+    over_plateaus(axes, s, log_eps, x, np.asarray(limit.plateau(s)))
+    axes[0].legend(fontsize=8, frameon=False)
+    away, eps = zhao26.ends()[:, :-1], np.exp(zhao26.LOG_EPS[:-1])
+    for colour, distance in zip(COLORS, away, strict=False):
+        ends.loglog(eps, distance[-1] * eps / eps[-1], color=colour, linewidth=0.9)
+        ends.loglog(eps, distance, "o", color=colour, markersize=4)
+    title = f"{zhao26.LAYERS} layers, {zhao26.STARTS} starts; lines: slope 1"
+    panel(ends, title, "ε", "distance to the programme, relative")
+    return figure
+
+
+def pretrained() -> Figure:
+    """Dec26-start: a flow from a pretrained start over its limit, and how far time averages are
+    from it."""
+    x, plateaus, away = dec26.approach()
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    curves, distance = figure.subplots(1, 2)
+    for i in range(dec26.COLUMNS):
+        # One colour for what is inherited, others for what is missing.
+        k = 0 if i < dec26.INHERITED else i - dec26.INHERITED + 1
+        colour = COLORS[k] if i < dec26.SUPPORT else GREY
+        z = 1 if colour == GREY else 2
+        curves.plot(dec26.S, plateaus[:, i], color=colour, linewidth=4, alpha=0.25, zorder=z)
+        label = "inherited" if i == 0 else f"$x_{{{i + 1}}}$" if k and colour != GREY else None
+        curves.plot(dec26.S, x[:, i], color=colour, linewidth=1.2, label=label, zorder=z)
+    curves.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 0.1))
+    title = f"log ε = {-dec26.SIZES[-1]:g}; thick: the limit"
+    panel(curves, title, "s", "x(s) from the pretrained start")
+    line = away[-1] * dec26.SIZES[-1] / dec26.SIZES
+    distance.loglog(dec26.SIZES, line, color=COLORS[1], linewidth=0.9, label="slope −1")
+    distance.loglog(dec26.SIZES, away, "o", color=COLORS[0], markersize=4)
+    distance.legend(fontsize=8, frameon=False)
+    panel(distance, "time averages", "log(1/ε)", "largest distance to the limit")
     return figure
 
 
@@ -298,7 +324,7 @@ def momentum() -> Figure:
     plain = dict(color="0.6", linewidth=0.9, linestyle=":", label="without momentum")
     left.axvline(1 / largest, **plain)
     left.legend(fontsize=8, frameon=False, loc="upper left")
-    _panel(left, f"inertia {pap24.INERTIA:g}", "s", "the first coordinate")
+    panel(left, f"inertia {pap24.INERTIA:g}", "s", "the first coordinate")
     inertia = np.linspace(0.01, 0.23, 12)
     measured = pap24.jumps(np.full(12, pap24.LOG_EPS[-1]), inertia)
     predicted = [float(MomentumForm(m).first_jump(pap24.network(), of)) for m in inertia]
@@ -306,7 +332,7 @@ def momentum() -> Figure:
     right.plot(inertia, measured, "o", color=COLORS[0], markersize=4, label="ε = 1e-300")
     right.axhline(1 / largest, **plain)
     right.legend(fontsize=8, frameon=False)
-    _panel(right, "time of the first jump", "inertia", "s")
+    panel(right, "time of the first jump", "inertia", "s")
     return figure
 
 
@@ -318,7 +344,7 @@ def accuracy_against_scale() -> Figure:
     for colour, mu, distance in zip(COLORS, mor20.MU, off, strict=False):
         ax.loglog(T, distance[0] * T[0] / T, color=colour, linewidth=0.9)
         ax.loglog(T, distance, "o", color=colour, markersize=4, label=f"μ = {mu:g}")
-    _panel(ax, "α² = μT; lines: 1/T", "T = log(1/loss)", "distance to the minimiser")
+    panel(ax, "α² = μT; lines: 1/T", "T = log(1/loss)", "distance to the minimiser")
     ax.legend(fontsize=8, frameon=False)
     return figure
 
@@ -339,7 +365,7 @@ def margins_of_faces() -> Figure:
             label = f"log ε = {size:g}"
             ax.semilogx(T, margin / best[k], color=colour, linewidth=width, label=label)
         title = f"instance {k + 1}"
-        _panel(ax, title, "T = log(1/loss)", "margin / largest margin" if k == 0 else "")
+        panel(ax, title, "T = log(1/loss)", "margin / largest margin" if k == 0 else "")
     axes[0].set_ylim(0, 1)
     axes[0].legend(fontsize=8, frameon=False)
     return figure
@@ -356,6 +382,8 @@ FIGURES = {
     "Gis20-scalar": logistic_growth,
     "Pes21-sgf": stochastic,
     "Pap24-momentum": momentum,
+    "Zhao26-growth": growth_times,
+    "Dec26-start": pretrained,
     "Mor20-path": accuracy_against_scale,
     "Gun18-margin": margins_of_faces,
 }

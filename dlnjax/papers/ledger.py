@@ -10,6 +10,7 @@ from . import (
     b23,
     b25,
     b25_limits,
+    dec26,
     epgf23,
     gis20,
     gun18,
@@ -22,6 +23,7 @@ from . import (
     pf23,
     w23,
     woo20,
+    zhao26,
 )
 from .claim import Claim
 
@@ -46,6 +48,8 @@ CLAIMS: dict[str, Claim] = {
         *gis20.CLAIMS,
         *pes21.CLAIMS,
         *pap24.CLAIMS,
+        *zhao26.CLAIMS,
+        *dec26.CLAIMS,
         *mor20.CLAIMS,
         *gun18.CLAIMS,
     ]
