@@ -78,8 +78,8 @@ class UV(AbstractDualNetwork):
                 raise ValueError(
                     f"Degenerate shape: |u[{i}]| = |v[{i}]| = {abs(float(np.asarray(u)[i]))}. "
                     "From there `u∘v` keeps its sign forever. Use different sizes, such as u = 1, "
-                    "v = 0; where all weights do start equal, `USquared(u)` is that network, at the same "
-                    "ε and s."
+                    "v = 0; where all weights do start equal, `USquared(u)` is that network, at "
+                    "the same ε and s."
                 )
 
     def __call__(self) -> Array:
