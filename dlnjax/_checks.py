@@ -29,10 +29,8 @@ def as_float(
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as e:
-        raise TypeError(
-            f"`{name}` must be an array of numbers, or a list of numbers, got "
-            f"{type(value).__name__}."
-        ) from e
+        got = type(value).__name__ + (" that makes none" if isinstance(value, Sequence) else "")
+        raise TypeError(f"`{name}` must be an array of numbers, got {got}.") from e
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"`{name}` must be real, got dtype {array.dtype}. Pass its real part.")
     if like is None:

@@ -20,6 +20,7 @@ TINY = {
     "quickstart": "rows, columns, lanes, points = 3, 4, 4, 50",
     "lasso_path_inside_training": "instances, trained, points = 100, 10, 50",
     "saddle_to_saddle": "points, designs = 50, 10",
+    "classification": "points, instances = 12, 2",
 }
 notebooks = pytest.mark.parametrize("name", TINY)
 

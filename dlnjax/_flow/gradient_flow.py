@@ -56,6 +56,7 @@ class Flow(eqx.Module):
         another loss in the weight form and with momentum.
     - `log_eps`: `log ε` of the initialisation, a scalar.
     - `positive`: whether the network can only represent `x ≥ 0`.
+    - `has_momentum`: whether it is a flow of `MomentumForm`.
     - `result`: how the solve ended. If it failed, all arrays but `s` and `log_eps` are NaN.
     - `stats`: what diffrax counts, such as `num_steps` and `num_rejected_steps`.
     """
@@ -69,7 +70,7 @@ class Flow(eqx.Module):
     result: RESULTS
     stats: dict[str, Any]
     positive: bool = eqx.field(static=True)
-    has_momentum: bool = eqx.field(static=True, default=False)  # of `MomentumForm`
+    has_momentum: bool = eqx.field(static=True, default=False)
 
 
 def gradient_flow(
