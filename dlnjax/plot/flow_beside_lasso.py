@@ -202,6 +202,7 @@ def comparison_figure(
             (lasso[name], lasso["loss"]),
             xlabel,
         )
+    axes["nonzeros"].xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes["norm"].set_title("what early stopping traces", fontsize=9, loc="left")
     return figure
 
