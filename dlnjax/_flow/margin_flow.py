@@ -267,11 +267,11 @@ def _search(
         state, found = carry
         after, records, count = block(moving, fixed, state)
         found = _passed(term, fixed, targets, found, records, count, after)
-        is_over = jnp.all(found.is_passed) | (found.result != RESULTS.successful)
+        is_over = jnp.all(found.is_passed)
         # A failure after the last value has been passed is none.
-        cause = jnp.all(found.is_passed)
-        result = RESULTS.where(cause, RESULTS.successful, after.result)
-        return after._replace(is_done=after.is_done | is_over, result=result), found
+        result = RESULTS.where(is_over, RESULTS.successful, after.result)
+        is_done = after.is_done | is_over | (found.result != RESULTS.successful)
+        return after._replace(is_done=is_done, result=result), found
 
     state, found = while_loop(lambda c: any_lane(~c[0].is_done), step, (state, found))
     return found, state
@@ -323,8 +323,10 @@ def _passed(
     rises = image if len(term.inner.link.start) == 1 else jnp.abs(image)
     power = 0.375 if isinstance(term.inner, RowTerm) else 0.5
     refutes = jnp.all(rises <= jnp.finfo(p.dtype).eps ** power * terms, axis=1)
-    is_refuted = jnp.any(refutes & is_used) & ~jnp.all(is_here | found.is_passed)
-    in_range = term.is_in_range(term.read(0, after.y)[0])
+    # What comes after the last value has been passed does not count.
+    is_over = jnp.all(is_here | found.is_passed)
+    is_refuted = jnp.any(refutes & is_used) & ~is_over
+    in_range = term.is_in_range(term.read(0, after.y)[0]) | is_over
     return _Found(
         tau=pick(tau, found.tau),
         states=jax.tree.map(pick, at, found.states),
