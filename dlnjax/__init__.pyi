@@ -67,6 +67,8 @@ from ._problem import (
     PoissonLoss as PoissonLoss,
     Quadratic as Quadratic,
     Schedule as Schedule,
+    degree_profile as degree_profile,
+    walsh as walsh,
 )
 from ._results import RESULTS as RESULTS
 from ._sweep.opening import open_sweep as open_sweep

@@ -7,6 +7,7 @@ knows.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from ._linalg import cholesky, lower_solve, matmul
+from ._problem import walsh
 
 Data = tuple[Array, Array]
 
@@ -184,6 +186,54 @@ class ZMatrix:
         scale = jnp.exp(jr.normal(scale_key, (d,)) / 2)
         L = cholesky(scale[:, None] * M * scale[None, :])
         return L.T, lower_solve(L, jr.normal(r_key, (d, 1)))[:, 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unseen:
+    """A function of `dimension` signs at `n` of the points that are seen, in Walsh functions. Which
+    function with these values a network learns is its bias ([PBA24]).
+
+    The points are drawn without repetition. `d` says up to which degree there are columns, in the
+    order of `walsh`: `d = Σ_{j ≤ degree} C(dimension, j)`, at most `2^dimension`.
+
+    **Arguments:** `target`, the function, of points `(m, dimension)` with entries ±1 to `(m,)`;
+    `seen`, which points may be drawn, of the same to `(m,)`; `dimension`. **Raises:** `ValueError`
+    when it is called, for an `n` above the number of points that are seen, or another `d`.
+
+    !!! example
+
+        ```python
+        target = lambda p: p[:, 0] * p[:, 1]
+        seen = lambda p: (p[:, 0] == 1) | (p[:, 1] == 1)
+        X, y = dln.generators.Unseen(target, seen, dimension=3)(jax.random.key(0), 6, 8)
+        dln.basis_pursuit(dln.LeastSquares(X, y)).x  # 1 at (0, 1), the fifth: p₀p₁
+        ```
+    """
+
+    target: Callable[[np.ndarray], np.ndarray]
+    seen: Callable[[np.ndarray], np.ndarray]
+    dimension: int
+
+    def __post_init__(self) -> None:
+        # All points are listed.
+        if not 1 <= self.dimension <= 20:
+            raise ValueError(f"`dimension` must be from 1 to 20, got {self.dimension}.")
+
+    def __call__(self, key: Key[Array, ""], n: int, d: int) -> Data:
+        sizes = np.cumsum([math.comb(self.dimension, j) for j in range(self.dimension + 1)])
+        if d not in sizes:
+            raise ValueError(
+                f"Of {self.dimension} signs there are {', '.join(map(str, sizes))} Walsh functions "
+                f"up to degree 0, 1, …: d must be one of these, got {d}."
+            )
+        points = 1.0 - 2 * np.array(list(np.ndindex((2,) * self.dimension)))
+        points = points[np.asarray(self.seen(points), bool)]
+        if n > len(points):
+            raise ValueError(f"`Unseen` has {len(points)} points that are seen, got n = {n}.")
+        design, _ = walsh(points, degree=int(np.searchsorted(sizes, d)))
+        y = jnp.asarray(np.asarray(self.target(points), float))
+        chosen = jr.permutation(key, len(points))[:n]
+        return design[chosen], y[chosen]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@
 - `semidefinite.py`: tests whether `½⟨x, Mx⟩ − ⟨r, x⟩` is convex and bounded below.
 - `schedule.py`: a weight decay that changes with time.
 - `solution_space.py`: the affine space of the minimisers of the loss.
+- `walsh.py`: monomials of Boolean points, as the columns of a design.
 """
 
 from .base import AbstractProblem as AbstractProblem, default_events as default_events
@@ -49,3 +50,4 @@ from .validity import (
     with_decay as with_decay,
     without_decay as without_decay,
 )
+from .walsh import degree_profile as degree_profile, walsh as walsh

@@ -25,7 +25,7 @@ from .. import (
     potential,
 )
 from ..plot.axes import COLORS, DASHES, GREY
-from . import b23, dec26, gis20, gun18, jac25, mor20, ms25, pap24, pes21, pf23, w23, zhao26
+from . import b23, dec26, gis20, gun18, jac25, mor20, ms25, pap24, pba24, pes21, pf23, w23, zhao26
 from .end_points import Lane, end_points
 from .panels import over_plateaus, panel
 
@@ -386,4 +386,5 @@ FIGURES = {
     "Dec26-start": pretrained,
     "Mor20-path": accuracy_against_scale,
     "Gun18-margin": margins_of_faces,
+    "PBA24-switch": pba24.figure,
 }

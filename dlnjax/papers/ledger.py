@@ -19,6 +19,7 @@ from . import (
     mor20,
     ms25,
     pap24,
+    pba24,
     pes21,
     pf23,
     w23,
@@ -52,6 +53,7 @@ CLAIMS: dict[str, Claim] = {
         *dec26.CLAIMS,
         *mor20.CLAIMS,
         *gun18.CLAIMS,
+        *pba24.CLAIMS,
     ]
 }
 
