@@ -18,6 +18,7 @@ from ._end_point.potential import (
 from ._flow.auto_tsit5 import AutoTsit5 as AutoTsit5
 from ._flow.crossings import CrossingTimes as CrossingTimes, crossing_times as crossing_times
 from ._flow.formulations import (
+    AcceleratedForm as AcceleratedForm,
     DualForm as DualForm,
     MomentumForm as MomentumForm,
     WeightForm as WeightForm,
@@ -74,6 +75,10 @@ from ._results import RESULTS as RESULTS
 from ._sweep.opening import open_sweep as open_sweep
 from ._sweep.run import run_sweep as run_sweep
 from ._sweep.spec import KnotGrid as KnotGrid, Sweep as Sweep
+from ._train.accelerated import (
+    continuized_nesterov as continuized_nesterov,
+    jacobi as jacobi,
+)
 from ._train.effective import (
     EffectiveInitialization as EffectiveInitialization,
     effective_initialization as effective_initialization,

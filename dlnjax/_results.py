@@ -109,6 +109,10 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "The inertia of `MomentumForm` is not positive or not finite. Without momentum use "
         "`DualForm()`."
     )
+    invalid_alpha = (
+        "The `alpha` of `AcceleratedForm` is below −1/2 or not finite: the friction (2α + 1)/t "
+        "would be negative. Nesterov's flow has 1."
+    )
     invalid_training = (
         "A step size or the label noise is negative or not finite, or `batches` has a row that `X` "
         "does not have. Use positive step sizes, `label_noise=0` for none, rows from 0 to n − 1."

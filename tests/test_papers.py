@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dlnjax as dln
-from dlnjax.papers import azu21, b23, b25, gis20, ledger, mor20, pba24, pf23, w23
+from dlnjax.papers import azu21, b23, b25, bl22, ebbf21, gis20, ledger, mor20, pba24, pf23, w23
 from dlnjax.papers.claim import Claim, Measurement
 from dlnjax.papers.end_points import Lane, end_points, fitted_slope, off_range
 from dlnjax.papers.figures import FIGURES
@@ -48,6 +48,15 @@ def test_separable_data():
 
 def test_least_degree():
     _hold(pba24.profiles(), "PBA24-profiles")
+
+
+def test_gossip_spreads():
+    _hold(bl22.moments(), "BL22-moment")
+
+
+def test_continuized_bounds():
+    strong, convex = ebbf21.over_bounds(1000)
+    assert np.max(strong) < 1 and np.max(convex) < 1
 
 
 def test_unbalanced_layers():
@@ -138,4 +147,5 @@ def test_every_claim_has_a_row_or_a_figure():
     stated += " W23-fig2 W23-fig3 Woo20-Q Azu21-shape PF23-fixture PF23-end MS25-rate EPGF23-steps"
     stated += " Hoff17-decay Jac25-decay Gis20-scalar Pes21-sgf Pap24-momentum"
     stated += " Zhao26-growth Dec26-start Mor20-path Gun18-margin PBA24-switch PBA24-profiles"
+    stated += " EBBF21-rates BL22-moment BL22-bessel"
     assert set(ledger.CLAIMS) == set(stated.split())

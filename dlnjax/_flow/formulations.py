@@ -6,8 +6,9 @@
 | | | | above rank 24 `AutoTsit5` |
 | `WeightForm()` | all weights, and `z` | any `AbstractNetwork` | Kvaerno5 |
 | `MomentumForm(inertia)` | `w`, `dw/ds` and `z` | of depth 2 | Kvaerno5 |
+| `AcceleratedForm(alpha)` | all weights, velocities, `z` | any `AbstractNetwork` | Dopri8 |
 
-The first two are forms of gradient flow, the third is another flow: that with momentum.
+The first two are forms of gradient flow. The others are other flows, those with momentum.
 """
 
 import abc
@@ -37,6 +38,7 @@ from .depth2 import check_depth_2, weight_rate
 from .kvaerno5 import StagewiseKvaerno5
 from .link import ExponentialLink, link_of
 from .rodas5p import Rodas5P
+from .terms.accelerated import AcceleratedTerm
 from .terms.base import AbstractDualTerm, AbstractFlowTerm, column_scale, size_of_x, size_of_z
 from .terms.coordinates import CoordinateTerm
 from .terms.fit import fit_of
@@ -346,3 +348,56 @@ class MomentumForm(AbstractFormulation):
         first = jnp.where(jnp.any(start == 0), 0, first)
         is_known = jnp.all(inside >= 0) & (pull > 0) & jnp.all(jnp.isfinite(start))
         return nan_unless_valid(problem, jnp.where(is_known, first, jnp.nan))
+
+
+class AcceleratedForm(AbstractFormulation):
+    """Nesterov's flow, `θ̈ + (2α + 1)/t θ̇ = −∇(ℓ(x) + penalty)`, of the weights `θ` of any network
+    in the time `t = time_scale · s`, from rest.
+
+    `α = 1` is the limit of Nesterov's method. For a linear model it is the equation of
+    Euler–Poisson–Darboux: a mode of curvature `ρ²` is `Γ(α + 1)(2/ρt)^α J_α(ρt)`. As in
+    `WeightForm`, an `ε` below `network.least_log_eps` is refused.
+
+    !!! example
+
+        ```python
+        problem = dln.LeastSquares(jnp.eye(1), jnp.array([1.0]))
+        form, s = dln.AcceleratedForm(0.5), jnp.array([1.0, 2.0])
+        flow = dln.gradient_flow(dln.Linear(jnp.zeros(1)), problem, s, eps=0.5, formulation=form)
+        flow.x[:, 0]  # 1 − sin(t)/t, (0.159, 0.545)
+        ```
+
+    !!! cite "Reference"
+
+        Su, Boyd & Candès, arXiv 1503.01243; Berthier & Li, arXiv 2202.10742.
+    """
+
+    alpha: Float[Array, ""]
+    any_loss: ClassVar[bool] = True
+    default_rtol: ClassVar[float] = 1e-8
+
+    def __init__(self, alpha: ArrayLike = 1.0):
+        """**Arguments:** `alpha`, a scalar of at least −1/2. Default: 1, Nesterov's.
+
+        **Raises:** `ValueError` if it is no scalar, below −1/2 or not finite.
+        """
+        self.alpha = as_float(alpha, "alpha")
+        check_scalar(self.alpha, "alpha")
+        if is_concrete(self.alpha) and not -0.5 <= float(self.alpha) < math.inf:
+            raise ValueError(
+                f"`alpha` must be finite and at least −1/2, got {float(self.alpha)}: the friction "
+                "is (2α + 1)/t. Nesterov's flow has 1."
+            )
+
+    def term(
+        self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
+    ) -> AbstractFlowTerm:
+        return AcceleratedTerm(network, problem, log_eps, self.alpha.astype(log_eps.dtype))
+
+    def default_solver(self, problem: AbstractProblem) -> diffrax.AbstractSolver[Any]:
+        # Modes oscillate and hardly decay, so that steps are limited by accuracy, not by stiffness:
+        # the order counts. Kvaerno5 takes three to five times as many steps.
+        return diffrax.Dopri8()
+
+    def check(self, network: AbstractNetwork, log_eps: Array) -> None:
+        check_least_eps(network, log_eps)

@@ -28,7 +28,7 @@ from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractNetwork
 from .adjoint import at_time, trajectory
 from .driver import Moving, counts
-from .formulations import AbstractFormulation, DualForm, MomentumForm
+from .formulations import AbstractFormulation, AcceleratedForm, DualForm, MomentumForm
 from .run import Run, as_run
 
 
@@ -56,7 +56,7 @@ class Flow(eqx.Module):
         another loss in the weight form and with momentum.
     - `log_eps`: `log ε` of the initialisation, a scalar.
     - `positive`: whether the network can only represent `x ≥ 0`.
-    - `has_momentum`: whether it is a flow of `MomentumForm`.
+    - `has_momentum`: whether it is a flow of `MomentumForm` or `AcceleratedForm`.
     - `result`: how the solve ended. If it failed, all arrays but `s` and `log_eps` are NaN.
     - `stats`: what diffrax counts, such as `num_steps` and `num_rejected_steps`.
     """
@@ -110,8 +110,8 @@ def gradient_flow(
         `t = s·log(1/ε)/4` for `USquared` and `Deep` at depth 2, `t = s/(D(D−2) ε^{1−2/D})` at
         depth `D > 2`.)
     - `eps` or `log_eps`: `ε ∈ (0, 1)` or its logarithm, exactly one, scalar.
-    - `formulation`: `DualForm()` (default) or `WeightForm()`; `MomentumForm(inertia)` is the flow
-        with momentum.
+    - `formulation`: `DualForm()` (default) or `WeightForm()`; `MomentumForm(inertia)` and
+        `AcceleratedForm(alpha)` are flows with momentum.
     - `solver`: any diffrax solver; default `Rodas5P()` for the dual form, above rank 24
         `AutoTsit5()`; diffrax's `Kvaerno5` for the others.
     - `rtol`, `atol`: tolerances of the embedded error of a step; `atol` is relative to the size
@@ -207,5 +207,5 @@ def _solve(run: Run, s: Array, solver: diffrax.AbstractSolver) -> Flow:
     )
     good = result == RESULTS.successful
     x, x_mean, z, dual = jax.tree.map(lambda v: jnp.where(good, v, jnp.nan), (x, x_mean, z, dual))
-    momentum = isinstance(run.formulation, MomentumForm)
+    momentum = isinstance(run.formulation, MomentumForm | AcceleratedForm)
     return Flow(s, x, x_mean, z, dual, given, result, counts(last), run.network.positive, momentum)

@@ -139,7 +139,7 @@ def as_run(
     """Check the arguments that `gradient_flow` and `crossing_times` share.
 
     **Raises:** `ValueError`/`TypeError` for bad input of which the values are known."""
-    what = "`DualForm()`, `WeightForm()` or `MomentumForm(inertia)`"
+    what = "`DualForm()`, `WeightForm()`, `MomentumForm(inertia)` or `AcceleratedForm(alpha)`"
     check_type(formulation, "formulation", AbstractFormulation, what)
     (check_problem if formulation.any_loss else check_loss)(problem, any_decay=True)
     dtype = problem.r.dtype

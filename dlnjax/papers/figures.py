@@ -25,7 +25,23 @@ from .. import (
     potential,
 )
 from ..plot.axes import COLORS, DASHES, GREY
-from . import b23, dec26, gis20, gun18, jac25, mor20, ms25, pap24, pba24, pes21, pf23, w23, zhao26
+from . import (
+    b23,
+    bl22,
+    dec26,
+    ebbf21,
+    gis20,
+    gun18,
+    jac25,
+    mor20,
+    ms25,
+    pap24,
+    pba24,
+    pes21,
+    pf23,
+    w23,
+    zhao26,
+)
 from .end_points import Lane, end_points
 from .panels import over_plateaus, panel
 
@@ -387,4 +403,6 @@ FIGURES = {
     "Mor20-path": accuracy_against_scale,
     "Gun18-margin": margins_of_faces,
     "PBA24-switch": pba24.figure,
+    "EBBF21-rates": ebbf21.figure,
+    "BL22-moment": bl22.figure,
 }

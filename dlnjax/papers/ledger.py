@@ -10,7 +10,9 @@ from . import (
     b23,
     b25,
     b25_limits,
+    bl22,
     dec26,
+    ebbf21,
     epgf23,
     gis20,
     gun18,
@@ -54,6 +56,8 @@ CLAIMS: dict[str, Claim] = {
         *mor20.CLAIMS,
         *gun18.CLAIMS,
         *pba24.CLAIMS,
+        *ebbf21.CLAIMS,
+        *bl22.CLAIMS,
     ]
 }
 

@@ -13,6 +13,7 @@ another loss `F` of the rows, `dν/ds = −F′(Xx)` (`fit.py`). The state space
 | `linear.py` | `(x, z)` | depth 1 | `I/(γh) + M + λI`, `d × d` |
 | `weights.py` | `(weights, z)` | the weight form | by `quadrature.py` |
 | `momentum.py` | `(w, dw/ds, z)` | momentum | by `quadrature.py` |
+| `accelerated.py` | `(weights, velocity/s, z)` | Nesterov's flow | by `quadrature.py` |
 
 `E` is the diagonal matrix of `−φ_ε'(w)`, summed over signs; `H` that of `F″(Xx)`, for the square
 the identity, and `M = XᵀHX`. The table omits the scales

@@ -66,11 +66,11 @@ class WeightTerm(AbstractFlowTerm):
             self.zeta = 1 / column_scale(problem) ** 2
         else:
             shape, start = weights_of(network), weights_of(self.start)
-            largest = lax.stop_gradient(_largest(shape))
+            largest = lax.stop_gradient(largest_of(shape))
             largest = jnp.where(largest > 0, largest, 1)
             self.weight_size = jnp.exp(lax.stop_gradient(log_eps) / 2) * largest
             correlation = jnp.max(jnp.abs(problem.gradient(self.start())))
-            dual_size = correlation * _largest(start) / _largest(self._velocity(start))
+            dual_size = correlation * largest_of(start) / largest_of(self.velocity(start))
             is_known = jnp.isfinite(dual_size) & (dual_size > 0)
             self.dual_size = lax.stop_gradient(jnp.where(is_known, dual_size, 1))
             self.zeta = self.dual_size / column_scale(problem) ** 2 / largest
@@ -111,7 +111,9 @@ class WeightTerm(AbstractFlowTerm):
         """The network with these weights, and its other leaves."""
         return eqx.combine(weights, self.start, is_leaf=is_constant)
 
-    def _velocity(self, weights):
+    def velocity(self, weights):
+        """`d(weights)/ds` of gradient flow."""
+
         def objective(weights):
             network = self._network(weights)
             penalty = network.penalty(self.problem.weight_decay)
@@ -121,12 +123,13 @@ class WeightTerm(AbstractFlowTerm):
         return jax.tree.map(lambda g: -self.time_scale * g, gradient)
 
     def vf(self, t, y, args):
-        return self._velocity(y[0]), self._network(y[0])() / self.zeta
+        return self.velocity(y[0]), self._network(y[0])() / self.zeta
 
     def read(self, s, state):
         z = self.zeta * state[1]
         return self._network(state[0])(), z, dual_of(self.problem, s, z)
 
 
-def _largest(tree) -> Float[Array, ""]:
+def largest_of(tree) -> Float[Array, ""]:
+    """The largest absolute value of the leaves."""
     return jnp.max(jnp.stack([jnp.max(jnp.abs(v)) for v in jax.tree.leaves(tree)]))

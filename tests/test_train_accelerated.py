@@ -1,0 +1,105 @@
+"""Accelerated optimisers, against their continuous mixing, their bounds and Jacobi polynomials."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.linalg import expm
+from scipy.special import eval_jacobi
+
+import dlnjax as dln
+
+H = np.geomspace(0.01, 1, 6)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.01])
+def test_steps_of_the_continuized_method(mu):
+    # dx = η(z − x)dt, dz = η′(x − z)dt between the steps, by the matrix exponential, and in the
+    # convex case η = 2/t, η′ = 0, of which z − x falls like 1/t².
+    optimizer = dln.continuized_nesterov(1.0, mu, key=jax.random.key(3))
+    weights = jnp.ones(6)
+    state, x, z, last = optimizer.init(weights), np.ones(6), np.ones(6), 0.0
+    for _ in range(30):
+        time = float(state.time)
+        assert time - last == pytest.approx(float(state.wait))
+        if mu:
+            eta = np.sqrt(mu)
+            mixing = expm((time - last) * eta * np.array([[-1, 1], [1, -1]]))
+            x, z = mixing @ np.stack([x, z])
+        else:
+            x = z + (last / time) ** 2 * (x - z)
+        np.testing.assert_allclose(weights, x, rtol=1e-12, atol=1e-14)  # where gradients are taken
+        x, z = x - H * x, z - H * x * (1 / np.sqrt(mu) if mu else time / 2)
+        last = time
+        step, state = optimizer.update(H * weights, state, weights)
+        weights = optax.apply_updates(weights, step)
+        np.testing.assert_allclose(state.x, x, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(state.z, z, rtol=1e-12, atol=1e-14)
+
+
+def test_bounds_of_the_expectation():
+    # Over 4096 runs; the times are exponential of rate 1.
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        def step(carry, _):
+            weights, state = carry
+            time = state.time
+            update, state = optimizer.update(H * weights, state, weights)
+            loss = jnp.sum(H * state.x**2) / 2
+            return (optax.apply_updates(weights, update), state), (time, loss)
+
+        optimizer = dln.continuized_nesterov(1.0, 0.01, key=key)
+        strong = jax.lax.scan(step, (jnp.ones(6), optimizer.init(jnp.ones(6))), length=80)[1]
+        optimizer = dln.continuized_nesterov(1.0, key=key)
+        convex = jax.lax.scan(step, (jnp.ones(6), optimizer.init(jnp.ones(6))), length=80)[1]
+        return strong, convex
+
+    (time, strong), (_, convex) = run(jax.random.split(jax.random.key(0), 4096))
+    steps = np.arange(1, 81)
+    np.testing.assert_allclose(np.mean(time, axis=0), steps, atol=5 * np.sqrt(80 / 4096))
+    start, distance = np.sum(H) / 2, 6
+    bounded = np.mean(np.exp(0.1 * time) * strong, axis=0) / (start + 0.01 / 2 * distance)
+    assert bounded.max() < 1 and bounded[0] > 0.1
+    assert np.max(np.mean(time**2 * convex, axis=0)) < 2 * distance
+
+
+@pytest.mark.parametrize("alpha, beta", [(0.5, 0.0), (1.0, 0.5), (-0.5, -0.5), (-0.7, -0.3)])
+def test_jacobi_polynomials(alpha, beta):
+    values = np.linspace(-1, 1, 9)  # of W = I − γH
+    problem = dln.Quadratic(jnp.diag((1 - values) / 0.5), jnp.zeros(9))
+    optimizer = dln.jacobi(alpha, beta, step_size=0.5)
+    steps = np.array([0, 1, 2, 7, 40])
+    run = dln.train(dln.Linear(jnp.ones(9)), problem, optimizer, log_eps=-1e-9, steps=steps)
+    of = lambda w: eval_jacobi(steps[:, None], alpha, beta, w)
+    np.testing.assert_allclose(run.x, of(values) / of(1.0), atol=1e-8)  # ε is 1 − 1e-9
+    # As heavy ball it stands for a time of the flow.
+    assert np.all(np.isfinite(run.t)) and np.all(np.diff(run.t) > 0)
+
+
+def test_on_the_weights_of_a_network():
+    # Weights of any structure, in float32: it ends where the flow does.
+    X, y = np.array([[1.0, 0.5, 0.2], [0.3, 1.0, -0.4]], np.float32), np.ones(2, np.float32)
+    problem = dln.LeastSquares(X, y)
+    network = dln.Deep(np.ones(3, np.float32), np.ones(3, np.float32), depth=3.0)
+    optimizer = dln.continuized_nesterov(20.0, key=jax.random.key(0))
+    run = dln.train(network, problem, optimizer, eps=1e-2, steps=2000)
+    assert run.x.dtype == np.float32
+    np.testing.assert_allclose(run.x[-1] @ X.T, y, atol=1e-4)
+
+
+def test_bad_input():
+    key = jax.random.key(0)
+    for mu in (-0.1, 2.0, np.nan):
+        with pytest.raises(ValueError, match="must be from 0 to L = 1"):
+            dln.continuized_nesterov(1.0, mu, key=key)
+    with pytest.raises(ValueError, match="`L` must be positive"):
+        dln.continuized_nesterov(0.0, key=key)
+    with pytest.raises(ValueError, match="needs the weights"):
+        optimizer = dln.continuized_nesterov(1.0, key=key)
+        optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
+    with pytest.raises(ValueError, match="`alpha` must be finite and above −1"):
+        dln.jacobi(-1.0, step_size=1.0)
+    with pytest.raises(ValueError, match="`step_size` must be positive"):
+        dln.jacobi(0.5, step_size=0.0)
