@@ -25,13 +25,13 @@ def _mode(alpha, t):
     return gamma(alpha + 1) * (2 / t) ** alpha * jv(alpha, t)
 
 
-def _flow(alpha, scale, s, **options):
+def _flow(alpha, scale, s, **options: Any):
     """Linear models of curvatures 1, 9 and 1e-4, towards 1, in units of x and time of their own."""
     M = jnp.diag(jnp.array([1, 9, 1e-4])) * scale**2
     problem = dln.Quadratic(M, jnp.diag(M) * 1e6)
     form = dln.AcceleratedForm(alpha)
-    options = options | dict(eps=0.5, formulation=form, throw=False)
-    return dln.gradient_flow(dln.Linear(jnp.zeros(3)), problem, s / scale, **options)
+    network = dln.Linear(jnp.zeros(3))
+    return dln.gradient_flow(network, problem, s / scale, eps=0.5, formulation=form, **options)
 
 
 def test_modes_of_a_linear_model_are_bessel_functions():

@@ -1,5 +1,7 @@
 """Accelerated optimisers, against their continuous mixing, their bounds and Jacobi polynomials."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +19,8 @@ H = np.geomspace(0.01, 1, 6)
 def test_steps_of_the_continuized_method(mu):
     # dx = η(z − x)dt, dz = η′(x − z)dt between the steps, by the matrix exponential, and in the
     # convex case η = 2/t, η′ = 0, of which z − x falls like 1/t².
-    optimizer = dln.continuized_nesterov(1.0, mu, key=jax.random.key(3))
-    weights = jnp.ones(6)
+    optimizer: Any = dln.continuized_nesterov(1.0, mu, key=jax.random.key(3))
+    weights: Any = jnp.ones(6)
     state, x, z, last = optimizer.init(weights), np.ones(6), np.ones(6), 0.0
     for _ in range(30):
         time = float(state.time)
@@ -50,7 +52,7 @@ def test_bounds_of_the_expectation():
             loss = jnp.sum(H * state.x**2) / 2
             return (optax.apply_updates(weights, update), state), (time, loss)
 
-        optimizer = dln.continuized_nesterov(1.0, 0.01, key=key)
+        optimizer: Any = dln.continuized_nesterov(1.0, 0.01, key=key)
         strong = jax.lax.scan(step, (jnp.ones(6), optimizer.init(jnp.ones(6))), length=80)[1]
         optimizer = dln.continuized_nesterov(1.0, key=key)
         convex = jax.lax.scan(step, (jnp.ones(6), optimizer.init(jnp.ones(6))), length=80)[1]

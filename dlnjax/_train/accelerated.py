@@ -1,6 +1,6 @@
 """Accelerated methods as optax optimisers: `continuized_nesterov` and `jacobi`."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ class ContinuizedState(NamedTuple):
 class JacobiState(NamedTuple):
     """The state of `jacobi`: the number of steps taken, and the last one."""
 
-    count: Int[Array, ""]
+    num_steps: Int[Array, ""]
     step: PyTree[Array]
 
 
@@ -89,7 +89,7 @@ def continuized_nesterov(
         return ContinuizedState(params, params, wait, wait, following)
 
     def update(
-        updates: PyTree[Array], state: ContinuizedState, params: PyTree[Array] | None = None
+        updates: PyTree[Array], state: Any, params: PyTree[Array] | None = None
     ) -> tuple[PyTree[Array], ContinuizedState]:
         if params is None:
             raise ValueError(
@@ -162,15 +162,15 @@ def jacobi(
         return JacobiState(jnp.zeros((), int), jax.tree.map(jnp.zeros_like, params))
 
     def update(
-        updates: PyTree[Array], state: JacobiState, params: PyTree[Array] | None = None
+        updates: PyTree[Array], state: Any, params: PyTree[Array] | None = None
     ) -> tuple[PyTree[Array], JacobiState]:
         del params
-        a, c = _recurrence(alpha, beta, state.count.astype(dtype))
+        a, c = _recurrence(alpha, beta, state.num_steps.astype(dtype))
         gain = a * step_size
         step = jax.tree.map(
             lambda g, last: c.astype(g.dtype) * last - gain.astype(g.dtype) * g, updates, state.step
         )
-        return step, JacobiState(state.count + 1, step)
+        return step, JacobiState(state.num_steps + 1, step)
 
     return optax.GradientTransformation(init, update)
 

@@ -6,6 +6,8 @@ uniform density; its limit is a damped wave equation, whose modes are Bessel fun
 flow of Nesterov.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -46,7 +48,7 @@ def mode(alpha: float, t: np.ndarray) -> np.ndarray:
     return gamma(alpha + 1) * (2 / t) ** alpha * jv(alpha, t)
 
 
-def modes(alpha: float, **options: float) -> np.ndarray:
+def modes(alpha: float, **options: Any) -> np.ndarray:
     """Nesterov's flow of linear models from `x = 1` towards 0, shape `(S, 3)`."""
     problem = Quadratic(jnp.diag(jnp.asarray(CURVATURES)), jnp.zeros(3))
     form, start = AcceleratedForm(alpha), Linear(jnp.full(3, 2.0))

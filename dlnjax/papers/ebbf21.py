@@ -5,6 +5,8 @@ Claims: the continuized method, whose steps are at the times of a Poisson proces
 bounds of Nesterov's, in expectation over these times. Measured on quadratics.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -30,7 +32,7 @@ def losses(
     """The times of the steps, and the loss `Σ hᵢxᵢ²/2` after each of them, from `x = 1`."""
 
     def one(key):
-        optimizer = continuized_nesterov(1.0, mu, key=key)
+        optimizer: Any = continuized_nesterov(1.0, mu, key=key)
 
         def step(carry, _):
             weights, state = carry
