@@ -39,6 +39,7 @@ from .link import ExponentialLink, link_of
 from .rodas5p import Rodas5P
 from .terms.base import AbstractDualTerm, AbstractFlowTerm, column_scale, size_of_x, size_of_z
 from .terms.coordinates import CoordinateTerm
+from .terms.decayed_rows import DecayedRowTerm
 from .terms.fit import fit_of
 from .terms.linear import linear_term
 from .terms.momentum import MomentumTerm
@@ -184,8 +185,8 @@ def dual_term(
     zeta = z_size / jnp.max(link.unit)
     n, d = (problem.r.size, problem.r.size) if fit is None else fit.X.shape
     if fit is not None and isinstance(link, ExponentialLink) and not has_decay and n < d:
-        return RowTerm(fit=fit, link=link, scale=scale, zeta=zeta)
-    return CoordinateTerm(
+        return RowTerm(fit=fit, r=problem.r, link=link, scale=scale, zeta=zeta)
+    term = CoordinateTerm(
         M=problem.gram() / scale**2 if is_square else None,
         # For n ≤ d the velocity goes through X, whose rounding does less harm (see
         # `CoordinateTerm.velocity`); for n > d through M, at a cost of d² instead of 2nd.
@@ -197,6 +198,8 @@ def dual_term(
         scale=scale,
         zeta=zeta,
     )
+    is_wide = fit is not None and n < d and isinstance(link, ExponentialLink)
+    return DecayedRowTerm(term) if is_wide and len(link.start) == 2 else term
 
 
 class WeightForm(AbstractFormulation):

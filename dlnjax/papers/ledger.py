@@ -16,6 +16,7 @@ from . import (
     gun18,
     hoff17,
     jac25,
+    lyu24,
     mor20,
     ms25,
     pap24,
@@ -52,6 +53,7 @@ CLAIMS: dict[str, Claim] = {
         *dec26.CLAIMS,
         *mor20.CLAIMS,
         *gun18.CLAIMS,
+        *lyu24.CLAIMS,
     ]
 }
 
