@@ -112,9 +112,11 @@ class AbstractFormulation(eqx.Module):
 class DualForm(AbstractFormulation):
     """The dual form of the flow, the default: it integrates the dual variable, at any `ε`.
 
-    The state is `ν ∈ R^n` for `n < d` at depth 2 without weight decay, and `w` (one or two rows
-    of `d`) otherwise. A step of `Rodas5P` has one Cholesky factorisation of size `n` or `d`; for
-    problems of rank above 24 the default is `AutoTsit5`, which factorises only where it must.
+    The state is `ν ∈ R^n` for `n < d` at depth 2 without weight decay, and `w` (one or two rows of
+    `d`) otherwise. For two signs `Xᵀν` is kept beside `w`, by `ν` where `n < d` at depth 2: so `x`
+    has its digits where the start is much larger than it is. A step of `Rodas5P` has one Cholesky
+    factorisation of size `n` or `d`, or both with weight decay and `n < d`; for problems of rank
+    above 24 the default is `AutoTsit5`, which factorises only where it must.
 
     !!! example
 
