@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 from scipy.optimize import nnls
 
 from .. import Deep, Logistic, gradient_flow, max_margin
@@ -57,7 +57,9 @@ def _flow(
     return gradient_flow(Deep(alpha, alpha, depth=2), problem, s, log_eps=-1.0, throw=False).x
 
 
-def transition(log_alpha: Sequence[float], c: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def transition(
+    log_alpha: Sequence[float], c: Sequence[float] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The cosine with the 2-norm separator, and the 1-norm margin over the largest, each of shape
     `(a, S)`, at the times `c`."""
     A = instance()
