@@ -14,6 +14,7 @@ import dlnjax as dln
 from dlnjax._flow.formulations import dual_term
 from dlnjax._flow.rodas5p import GAMMA, A, C, H
 from dlnjax._flow.terms.coordinates import CoordinateTerm
+from dlnjax._flow.terms.decayed_rows import DecayedRowTerm
 from dlnjax._flow.terms.rows import RowTerm
 
 # --- coefficients -----------------------------------------------------------------------------
@@ -119,26 +120,33 @@ S_MAX = 3.0
 OFF_GRID = np.array([0.377, 1.291, 2.113, 2.749])  # inside steps
 STEPS = np.array([32, 48, 64, 96, 128])
 EXACT = 4096
-CASES = {  # the term, its sign, weight decay, the problem
-    "rows": (RowTerm, False, 0.0, dln.LeastSquares),
-    "coordinates": (CoordinateTerm, True, 0.0, dln.LeastSquares),
-    "coordinates, decay": (CoordinateTerm, True, 0.4, dln.LeastSquares),
-    "two signs": (CoordinateTerm, False, 0.4, dln.LeastSquares),  # of which one is solved for
-    "rows, Poisson": (RowTerm, False, 0.0, dln.Poisson),
-    "two signs, Poisson": (CoordinateTerm, False, 0.4, dln.Poisson),
+CASES = {  # the term, its sign, weight decay, the problem, log of the shape
+    "rows": (RowTerm, False, 0.0, dln.LeastSquares, 0),
+    "coordinates": (CoordinateTerm, True, 0.0, dln.LeastSquares, 0),
+    "coordinates, decay": (CoordinateTerm, True, 0.4, dln.LeastSquares, 0),
+    # of which one is solved for
+    "two signs": (CoordinateTerm, False, 0.4, dln.LeastSquares, 0),
+    "rows, decay": (DecayedRowTerm, False, 0.4, dln.LeastSquares, 0),
+    "rows, Poisson": (RowTerm, False, 0.0, dln.Poisson, 0),
+    "two signs, Poisson": (CoordinateTerm, False, 0.4, dln.Poisson, 0),
+    "rows, decay, Poisson": (DecayedRowTerm, False, 0.4, dln.Poisson, 0),
+    # From where `q⁺` and `q⁻` nearly are equal.
+    "two signs, large": (CoordinateTerm, False, 0.4, dln.LeastSquares, 2),
+    "rows, decay, large": (DecayedRowTerm, False, 0.4, dln.LeastSquares, 2),
 }
 
 
 def _term(case: str):
     """Mild: `ε = 0.05`, `d = 4`."""
-    kind, positive, decay, of = CASES[case]
+    kind, positive, decay, of, size = CASES[case]
     rng = np.random.default_rng(0)
+    rows = 6 if kind is CoordinateTerm else 3
     if positive:
         network = dln.USquared(rng.uniform(0.5, 1.5, 4))
-        X, y = rng.normal(size=(6, 4)), rng.normal(size=6) + 1
+        X, y = rng.normal(size=(rows, 4)), rng.normal(size=rows) + 1
     else:
-        network = dln.UV(np.ones(4), np.zeros(4))
-        X, y = rng.normal(size=(3, 4)), rng.normal(size=3)
+        network = dln.UV(np.exp(size) * np.ones(4), np.zeros(4))
+        X, y = rng.normal(size=(rows, 4)), rng.normal(size=rows)
     y = np.abs(y) if of is dln.Poisson else y
     term = dual_term(network, of(X, y, weight_decay=decay), jnp.log(0.05))
     assert isinstance(term, kind)
@@ -181,14 +189,28 @@ def test_order_of_convergence(case):
     assert order(inside) > 3.7
 
 
+def _moved(case: str, rng) -> tuple:
+    """A random value of what a step changes, and its mean over both signs."""
+    term = _term(case)
+    if isinstance(term, RowTerm) or CASES[case][1]:
+        return jnp.asarray(rng.normal(size=term.initial()[0].shape)) / 4, 0.0
+    # Both signs and `g` move together.
+    mean = jnp.asarray(rng.normal() / 4)
+    sides = lambda g: jnp.stack([mean - g, mean + g])
+    if isinstance(term, DecayedRowTerm):
+        nu = jnp.asarray(rng.normal(size=3)) / 4
+        return jnp.concatenate([jnp.ravel(sides(nu @ term.fit.X)), nu]), mean
+    g = jnp.asarray(rng.normal(size=4)) / 4
+    return jnp.concatenate([sides(g), g[None]]), mean
+
+
 @eqx.filter_jit
-def _linear_algebra(case, gamma_h, state, rhs):
+def _linear_algebra(case, gamma_h, state, rhs, drift):
     """What the term says of its derivatives, beside derivatives of its field."""
     term = _term(case)
     f, quadrature = state
     field = lambda f: term.vf(0.7, (f, quadrature), None)[0]
     x, slope = term.response(term.image(f))
-    drift = jnp.mean(rhs, axis=0) if rhs.ndim == 2 else 0.0
     u = term.solve(term.factorize(x, slope, gamma_h), rhs, drift)
     _, product = jax.jvp(field, (f,), (u,))
     _, moved = jax.jvp(lambda f: term.x(term.image(f)), (f,), (u,))
@@ -200,11 +222,10 @@ def _linear_algebra(case, gamma_h, state, rhs):
 def test_the_jacobian_is_exact(case, gamma_h):
     # What the order conditions assume: J is that of the field, solves are solves.
     rng = np.random.default_rng(1)
-    random = lambda v: jnp.asarray(rng.normal(size=v.shape)) / 4
-    start = _term(case).initial()
-    state = jax.tree.map(lambda v: v / 2 + random(v), start)
-    rhs = random(start[0])
-    out = _linear_algebra(case, jnp.asarray(gamma_h), state, rhs)
+    f, z = _term(case).initial()
+    rhs, drift = _moved(case, rng)
+    state = (f + _moved(case, rng)[0], z)
+    out = _linear_algebra(case, jnp.asarray(gamma_h), state, rhs, drift)
     u, product, change, moved = map(np.asarray, out)
     residual = u / gamma_h - product - rhs
     assert np.abs(residual).max() < 1e-12 * (1 + np.abs(product).max())
@@ -283,8 +304,9 @@ def test_a_zero_of_the_embedded_estimate():
 
 
 def test_rounding_is_no_error():
-    # `x₁` and `x₂` stay 0 as differences of equal numbers. In units of the third, which moves, the
-    # rounding of these exceeds the tolerance: steps of constant length would be 65536.
+    # `x₁` and `x₂` are 1e-20 and 1e-39, as differences of nearly equal numbers. In units of the
+    # third, which moves, their rounding exceeds the tolerance: steps of constant length would be
+    # 65536.
     M = np.diag([2677310.5301366188, 36403412585.203064, 4.531859849615449e-11])
     M[0, 1] = M[1, 0] = 7.8651355184742e-09
     M[0, 2] = M[2, 0] = 1.0340101332586968e-19
@@ -292,4 +314,4 @@ def test_rounding_is_no_error():
     network = dln.Deep(np.ones(3), np.ones(3), depth=3)
     flow = dln.gradient_flow(network, problem, np.array([3.8e4, 5.8e7]), log_eps=-7.88)
     assert flow.stats["num_steps"] < 400
-    np.testing.assert_allclose(flow.x[-1], [0, 0, 1.3463818e-05 / M[2, 2]], rtol=1e-6)
+    np.testing.assert_allclose(flow.x[-1], np.linalg.solve(M, problem.r), rtol=1e-6)

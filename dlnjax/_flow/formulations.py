@@ -41,6 +41,7 @@ from .rodas5p import Rodas5P
 from .terms.accelerated import AcceleratedTerm
 from .terms.base import AbstractDualTerm, AbstractFlowTerm, column_scale, size_of_x, size_of_z
 from .terms.coordinates import CoordinateTerm
+from .terms.decayed_rows import DecayedRowTerm
 from .terms.fit import fit_of
 from .terms.linear import linear_term
 from .terms.momentum import MomentumTerm
@@ -113,9 +114,11 @@ class AbstractFormulation(eqx.Module):
 class DualForm(AbstractFormulation):
     """The dual form of the flow, the default: it integrates the dual variable, at any `ε`.
 
-    The state is `ν ∈ R^n` for `n < d` at depth 2 without weight decay, and `w` (one or two rows
-    of `d`) otherwise. A step of `Rodas5P` has one Cholesky factorisation of size `n` or `d`; for
-    problems of rank above 24 the default is `AutoTsit5`, which factorises only where it must.
+    The state is `ν ∈ R^n` for `n < d` at depth 2 without weight decay, and `w` (one or two rows of
+    `d`) otherwise. For two signs `Xᵀν` is kept beside `w`, by `ν` where `n < d` at depth 2: so `x`
+    has its digits where the start is much larger than it is. A step of `Rodas5P` has one Cholesky
+    factorisation of size `n` or `d`, or both with weight decay and `n < d`; for problems of rank
+    above 24 the default is `AutoTsit5`, which factorises only where it must.
 
     !!! example
 
@@ -186,8 +189,8 @@ def dual_term(
     zeta = z_size / jnp.max(link.unit)
     n, d = (problem.r.size, problem.r.size) if fit is None else fit.X.shape
     if fit is not None and isinstance(link, ExponentialLink) and not has_decay and n < d:
-        return RowTerm(fit=fit, link=link, scale=scale, zeta=zeta)
-    return CoordinateTerm(
+        return RowTerm(fit=fit, r=problem.r, link=link, scale=scale, zeta=zeta)
+    term = CoordinateTerm(
         M=problem.gram() / scale**2 if is_square else None,
         # For n ≤ d the velocity goes through X, whose rounding does less harm (see
         # `CoordinateTerm.velocity`); for n > d through M, at a cost of d² instead of 2nd.
@@ -199,6 +202,8 @@ def dual_term(
         scale=scale,
         zeta=zeta,
     )
+    is_wide = fit is not None and n < d and isinstance(link, ExponentialLink)
+    return DecayedRowTerm(term) if is_wide and len(link.start) == 2 else term
 
 
 class WeightForm(AbstractFormulation):

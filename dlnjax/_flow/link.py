@@ -11,71 +11,19 @@ Trial steps of a solver overshoot. So `q` is capped (`cap_of`): without a cap it
 reverse mode turns the infinity of a rejected step into NaN. An `x` at the cap counts as not finite.
 """
 
-import abc
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from equinox import AbstractVar
 from jaxtyping import Array, Bool, Float
 
 from .._problem.losses import log_cap
-from .._results import RESULTS, first_failure
 from ..networks import AbstractDualNetwork, Growth
 from ..networks.base import has_link
 from ..networks.signs import sides
-
-
-class AbstractLink(eqx.Module):
-    """Interface of a link function and its derivative. All arrays have the shape of `w`."""
-
-    start: AbstractVar[Float[Array, "signs d"]]  # w(0)
-    log_cap: AbstractVar[Float[Array, "1 d"]]  # the logarithm of the largest q
-
-    @property
-    @abc.abstractmethod
-    def unit(self) -> Float[Array, "signs d"]:
-        """The size of `w`, to which its error is relative."""
-
-    @abc.abstractmethod
-    def q(self, w: Float[Array, "signs d"]) -> Float[Array, "signs d"]:
-        """`φ_ε(w)`, capped: for the stages of a step."""
-
-    @abc.abstractmethod
-    def slope(
-        self, w: Float[Array, "signs d"], q: Float[Array, "signs d"]
-    ) -> Float[Array, "signs d"]:
-        """The derivative `−φ_ε'(w) ≥ 0`, given `q = φ_ε(w)`."""
-
-    @abc.abstractmethod
-    def read(self, w: Float[Array, "signs d"]) -> Float[Array, "signs d"]:
-        """`φ_ε(w)` at an accepted state, for output."""
-
-    def is_consistent(self, w: Float[Array, "signs d"]) -> Bool[Array, ""]:
-        """Whether a user's link is non-negative at the accepted state `w`."""
-        return jnp.asarray(True)
-
-    def is_held(self) -> Bool[Array, ""]:
-        """Whether the dtype resolves `w` of an active coordinate at this `ε`."""
-        return jnp.asarray(True)
-
-    def is_in_range(self, x: Float[Array, "... d"]) -> Bool[Array, ""]:
-        """Whether all entries of `x` are below the cap."""
-        # A factor 0.999 in the logarithm, so that an entry at the cap counts as out of range,
-        # whatever the rounding of exp and log: about 3e-6 of 22 in float32, a factor of 1e4 below
-        # this margin.
-        cap = jnp.broadcast_to(self.log_cap[0], x.shape)
-        return jnp.all(jnp.log(jnp.abs(x)) < 0.999 * cap)
-
-    def validity(self) -> RESULTS:
-        """Whether the start is valid: `w(0)` is finite (it is infinite for a degenerate shape, from
-        which a coordinate never moves), `x(0)` is in range, and `is_held`."""
-        in_range = jnp.all(jnp.isfinite(self.start)) & self.is_in_range(self.read(self.start))
-        return first_failure(
-            (in_range, RESULTS.invalid_shape), (self.is_held(), RESULTS.invalid_eps)
-        )
+from .link_base import AbstractLink
 
 
 class ExponentialLink(AbstractLink):
@@ -98,6 +46,12 @@ class ExponentialLink(AbstractLink):
 
     def read(self, w):
         return self.q(w)
+
+    def balance(self, w, is_output):
+        return self.log_eps * (w[0] + w[1]) / 2, -self.log_eps * self._h(w)
+
+    def tilt(self, slope, x):
+        return -self.log_eps * x
 
 
 class PowerLink(AbstractLink):
@@ -164,6 +118,14 @@ class PowerLink(AbstractLink):
         # differ, q is at most u^{a/3} x there, with a > 1, so that the jump is small.
         away = w > jnp.finfo(w.dtype).eps ** (1 / 3) * self.alone
         return self._q(w, jnp.where(away, self.log_eps, self.acting_log_eps))
+
+    def balance(self, w, is_output):
+        log_eps = self.log_eps if is_output else self.acting_log_eps
+        h, w = self._h(w), jnp.maximum(w[:2], jnp.finfo(w.dtype).tiny)
+        # Beyond 0.9 |v| is above 1, as a is.
+        ratio = jnp.clip(2 * h / jnp.sum(w, axis=0), -0.9, 0.9)
+        v = (log_eps[0] - log_eps[1]) / 2 + self.exponent * jnp.arctanh(ratio)
+        return jnp.sum(log_eps - self.exponent * jnp.log(w), axis=0) / 2, v
 
 
 def _least_log_eps(exponent: Array, start: Array, largest_x: Array) -> Array:

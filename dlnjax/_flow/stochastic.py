@@ -38,7 +38,8 @@ from .depth2 import check_depth_2, weight_rate
 from .driver import with_scan
 from .formulations import DualForm
 from .gradient_flow import as_times
-from .link import AbstractLink, link_of
+from .link import link_of
+from .link_base import AbstractLink
 from .run import Run, as_run
 from .terms.base import size_of_x
 

@@ -31,14 +31,13 @@ from . import (
     dec26,
     ebbf21,
     gis20,
-    gun18,
     jac25,
-    mor20,
     ms25,
     pap24,
     pba24,
     pes21,
     pf23,
+    separable_figures,
     w23,
     zhao26,
 )
@@ -352,41 +351,6 @@ def momentum() -> Figure:
     return figure
 
 
-def accuracy_against_scale() -> Figure:
-    """Mor20-path: the distance to the minimiser of `Σ q(xᵢ/μ)` against `T = log 1/ℓ`."""
-    T, off, _ = mor20.distances()
-    figure = Figure(figsize=(5, 3.4), layout="constrained")
-    ax = figure.subplots()
-    for colour, mu, distance in zip(COLORS, mor20.MU, off, strict=False):
-        ax.loglog(T, distance[0] * T[0] / T, color=colour, linewidth=0.9)
-        ax.loglog(T, distance, "o", color=colour, markersize=4, label=f"μ = {mu:g}")
-    panel(ax, "α² = μT; lines: 1/T", "T = log(1/loss)", "distance to the minimiser")
-    ax.legend(fontsize=8, frameon=False)
-    return figure
-
-
-def margins_of_faces() -> Figure:
-    """Gun18-margin: the margin of flows against `T = log 1/ℓ`, relative to the largest one, and
-    that of the face at which the limit `ε → 0` ends."""
-    T = np.geomspace(2, 1e6, 40)
-    arrays = (jnp.asarray(v) for v in (gun18.instances(), gun18.LOG_EPS, T))
-    flow, face, best = map(np.asarray, gun18.margins(*arrays))
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
-    axes = figure.subplots(1, len(flow), sharey=True)
-    for k, ax in enumerate(axes):
-        ax.axhline(face[k] / best[k], color="black", linestyle=DASHES, label="of the first face")
-        # One is wider: all are seen where they agree.
-        lanes = zip(COLORS, (1.5, 3.5, 1.5), gun18.LOG_EPS, flow[k], strict=False)
-        for colour, width, size, margin in lanes:
-            label = f"log ε = {size:g}"
-            ax.semilogx(T, margin / best[k], color=colour, linewidth=width, label=label)
-        title = f"instance {k + 1}"
-        panel(ax, title, "T = log(1/loss)", "margin / largest margin" if k == 0 else "")
-    axes[0].set_ylim(0, 1)
-    axes[0].legend(fontsize=8, frameon=False)
-    return figure
-
-
 FIGURES = {
     "B23-activation": activations,
     "W23-fig1": w23_rates,
@@ -400,8 +364,9 @@ FIGURES = {
     "Pap24-momentum": momentum,
     "Zhao26-growth": growth_times,
     "Dec26-start": pretrained,
-    "Mor20-path": accuracy_against_scale,
-    "Gun18-margin": margins_of_faces,
+    "Mor20-path": separable_figures.accuracy_against_scale,
+    "Gun18-margin": separable_figures.margins_of_faces,
+    "Lyu24-grokking": separable_figures.grokking,
     "PBA24-switch": pba24.figure,
     "EBBF21-rates": ebbf21.figure,
     "BL22-moment": bl22.figure,

@@ -18,6 +18,7 @@ from . import (
     gun18,
     hoff17,
     jac25,
+    lyu24,
     mor20,
     ms25,
     pap24,
@@ -58,6 +59,7 @@ CLAIMS: dict[str, Claim] = {
         *pba24.CLAIMS,
         *ebbf21.CLAIMS,
         *bl22.CLAIMS,
+        *lyu24.CLAIMS,
     ]
 }
 

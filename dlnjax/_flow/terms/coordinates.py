@@ -13,6 +13,11 @@ of `ρ`, which adds up to that of `sr`.) So each coordinate is solved for one si
 other is `2S − U^τ`. `τ` is the sign of the larger slope `E^τ = −φ'(w^τ)`, the active one if there
 is one: its `U^τ` is small, and would be lost in a difference.
 
+Where `q⁺` and `q⁻` nearly are equal, both are as large as the start, which may be large itself:
+then `U^τ` is `S` but for a rounding of it, and the unknown of the same system is
+`P = (U⁺ − U⁻)/2` instead of `TU^τ = P + TS`. With a third row `g = Xᵀν` of the state, whose stage
+is `−P`, the digits of `x` are kept at any start (`../link_base.py`).
+
 With another loss `M` is its Hessian `XᵀHX` at the start of the step. Let `T` be the diagonal matrix
 of the signs `τ`, `E` that of the sum of both slopes, and `E'` that of the smaller slope. Then the
 change of `x` is `−T(EU^τ − 2E'S)`, and
@@ -36,20 +41,15 @@ from jaxtyping import Array, Float
 from ..._linalg import Cholesky, matmul
 from ..._problem import Schedule, total_decay
 from ...networks.signs import sides, signed
-from ..link import AbstractLink
+from ..link_base import AbstractLink
 from .base import AbstractDualTerm
+from .difference import IN_X, error_of_average, error_of_difference, excess, is_balanced
 from .fit import AbstractFit
-
-# The weight of a relative error of x beside an error of w, in the error of a step. An error of w in
-# an active coordinate is a relative error of x = exp(−w log(1/ε)) that is log(1/ε) times larger.
-# With 0, errors of x at the first jump reach 2e-5 at log ε = −2000; with 0.3 they stay
-# below 1e-6. It costs steps: at log ε = −23 (median of eight problems UV 10 × 4) 217, 222, 252, 302
-# with 0, 0.1, 0.3, 1, so a sixth more with 0.3, and 39 % more with 1.
-IN_X = 0.3
 
 
 class CoordinateTerm(AbstractDualTerm):
-    """State `(w, σ²z/ζ)`, of shapes `(signs, d)` and `(d,)`; its image is `w` itself."""
+    """State `(w, σ²z/ζ)`, of shapes `(signs, d)` and `(d,)`; its image is `w` itself. Two signs may
+    have a third row (`link_base.py`)."""
 
     M: Float[Array, "d d"] | None  # M/σ²; None if it depends on x
     fit: AbstractFit | None  # None where the velocity goes through M
@@ -70,30 +70,39 @@ class CoordinateTerm(AbstractDualTerm):
         return dataclasses.replace(self, weight_decay=self.varies(s))
 
     def initial(self):
-        return self.link.start, jnp.zeros_like(self.r)
+        return self.link.rows, jnp.zeros_like(self.r)
 
     def size(self):
         return jnp.max(self.link.unit)
 
     def threshold(self):
-        return jnp.min(self.link.unit)
+        _, slope = self.response(self.link.rows)
+        return jnp.min(self.link.unit) / excess(slope, self.r)
 
     def validity(self):
         return self.link.validity()
 
     def x(self, g):
-        return self.scale**2 * signed(self.link.q(g))
+        return self.scale**2 * self.link.x(g)
 
     def response(self, g):
-        q, square = self.link.q(g), self.scale**2
-        return square * signed(q), square * self.link.slope(g, q)
+        x, slope = self.link.response(g)
+        return self.scale**2 * x, self.scale**2 * slope
 
     def change(self, slope, image):
-        return -signed(slope * image)
+        if len(slope) < 3:
+            return -signed(slope * image)
+        mean = (image[0] + image[1]) / 2
+        near = (slope[0] + slope[1]) * image[2] - slope[2] * mean
+        return jnp.where(is_balanced(slope), near, -signed(slope[:2] * image[:2]))
 
     def rounding(self, slope, g):
         # Of both signs: where `q⁺` and `q⁻` cancel in `x`, their rounding does not.
-        return jnp.finfo(g.dtype).eps * jnp.sum(slope, axis=0)
+        both = jnp.sum(slope[:2], axis=0)
+        if len(slope) == 3:
+            near = both * jnp.abs(g[2]) + jnp.abs(slope[2]) * jnp.max(jnp.abs(g), axis=0)
+            both = jnp.where(is_balanced(slope), near, both)
+        return jnp.finfo(g.dtype).eps * both
 
     def image(self, f):
         return f
@@ -109,7 +118,9 @@ class CoordinateTerm(AbstractDualTerm):
             # range of Xᵀ and its components in the null space of X stay conserved.
             rest = matmul(self.fit.residual(x), self.fit.X)
         velocity = sides(-rest, self.link.start)
-        return velocity if self.weight_decay is None else velocity + self.weight_decay
+        velocity = velocity if self.weight_decay is None else velocity + self.weight_decay
+        has_g = len(self.link.rows) == 3
+        return jnp.concatenate([velocity, rest[None]]) if has_g else velocity
 
     def _hessian(self, x: Array) -> Array:
         if self.M is not None:
@@ -121,36 +132,25 @@ class CoordinateTerm(AbstractDualTerm):
         return matmul(rows.T, rows)
 
     def factorize(self, x, slope, gamma_h):
-        # Slopes may underflow to 0, where the derivative of √ is infinite.
-        total = jnp.sum(slope, axis=0)
-        moves = total > 0
-        root = jnp.where(moves, jnp.sqrt(gamma_h * jnp.where(moves, total, 1)), 0)
         M = self._hessian(x)
-        matrix = root[:, None] * M * root[None, :]
-        identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-        return Cholesky(identity + matrix), M, root, slope, gamma_h
+        return factor_of(M, jnp.sum(slope[:2], axis=0), gamma_h), M, slope, gamma_h
 
     @property
     def drift(self):
         return 0.0 if self.weight_decay is None else self.weight_decay
 
     def solve(self, factors, rhs, drift):
-        factor, M, root, slope, gamma_h = factors
+        (factor, root), M, slope, gamma_h = factors
         b = gamma_h * rhs
         if len(b) == 1:
-            return _solve_for(factor, M, root, b[0])[None]
+            return solve_for(factor, M, root, b[0])[None]
         if self.weight_decay is None:
-            u = _solve_for(factor, M, root, b[0])
-            return jnp.stack([u, -u])
-        # `half` is S, `least` is TE', `asked` is a, and `u` is TU^τ (see the top of the file).
-        is_plus, half = slope[0] >= slope[1], gamma_h * drift
-        least = jnp.where(is_plus, slope[1], -slope[0])
-        asked = jnp.where(is_plus, b[0], -b[1])
-        asked = asked + 2 * gamma_h * matmul(M, least * half)
-        u = _solve_for(factor, M, root, asked)
-        return jnp.stack(
-            [jnp.where(is_plus, u, 2 * half + u), jnp.where(is_plus, 2 * half - u, -u)]
-        )
+            u = solve_for(factor, M, root, b[0] if len(b) == 2 else -b[2])
+            return jnp.stack([u, -u, -u][: len(b)])
+        half = gamma_h * drift
+        twice, asked, shift = unknowns(slope, b, half)
+        u = solve_for(factor, M, root, asked + gamma_h * matmul(M, twice * half))
+        return stages(u, half, shift)[: len(b)]
 
     @property
     def matrix_size(self):
@@ -159,17 +159,22 @@ class CoordinateTerm(AbstractDualTerm):
     def error(self, state, error):
         # The larger of the error of w, in its unit, and `IN_X` times the error that it causes in x,
         # relative to x + max |r|/σ².
-        w, (in_w, in_z) = state[0], error
+        signs = len(self.link.start)
+        w, in_w, (z, in_z) = state[0][:signs], error[0][:signs], (state[1], error[1])
         q, other = (self.scale**2 * self.link.q(v) for v in (w, w - in_w))
         largest = jnp.max(jnp.abs(self.r))
         in_x = IN_X * jnp.abs(q - other) / (jnp.where(largest > 0, largest, 1) + q)
         in_w = jnp.maximum(jnp.abs(in_w) / self.link.unit, in_x)
-        return self.size() * in_w, jnp.abs(in_z)
+        if len(state[0]) == signs:
+            return self.size() * in_w, jnp.abs(in_z)
+        x, slope = self.response(state[0])
+        in_h = error_of_difference(slope, x, error[0][2], self.r)
+        in_w = jnp.concatenate([in_w, in_h[None]])
+        return self.size() * in_w, error_of_average(z, in_z, excess(slope, self.r))
 
     def read(self, s, state):
-        w, z = state
-        start = self.link.start
-        moved = start - w
+        (w, z), start = state, self.link.start
+        moved = start - w[: len(start)]
         if self.weight_decay is not None:
             decay = self.weight_decay if self.varies is None else self.varies
             moved = moved + total_decay(decay, s)
@@ -177,13 +182,50 @@ class CoordinateTerm(AbstractDualTerm):
         dual = moved[0]
         if len(start) == 2:
             dual = jnp.where(start[0] <= start[1], dual, -moved[1])
-        return signed(self.link.read(w)), self.zeta * z / self.scale**2, dual
+        if len(w) == 3:
+            _, slope = self.response(w)
+            dual = jnp.where(is_balanced(slope), w[2], dual)
+        return self.link.x(w, is_output=True), self.zeta * z / self.scale**2, dual
 
     def is_consistent(self, state):
-        return self.link.is_consistent(state[0])
+        return self.link.is_consistent(state[0][: len(self.link.start)])
 
 
-def _solve_for(factor: Cholesky, M: Array, root: Array, asked: Array) -> Array:
+def factor_of(M: Array, slope: Float[Array, " d"], gamma_h: Array) -> tuple[Cholesky, Array]:
+    """The factor of `I + RMR`, and `R`."""
+    # Slopes may underflow to 0, where the derivative of √ is infinite.
+    moves = slope > 0
+    root = jnp.where(moves, jnp.sqrt(gamma_h * jnp.where(moves, slope, 1)), 0)
+    identity = jnp.eye(M.shape[0], dtype=M.dtype)
+    return Cholesky(identity + root[:, None] * M * root[None, :]), root
+
+
+def unknowns(
+    slope: Float[Array, "rows d"], b: Float[Array, "rows d"], half: Array
+) -> tuple[Array, Array, Array]:
+    """`2TE'`, `γhTb^τ` and `TS`, given `S = half` and `b` times `γh`; where `q⁺` and `q⁻` nearly
+    are equal `E⁻ − E⁺`, `γh(b⁺ − b⁻)/2` and 0."""
+    is_plus = slope[0] >= slope[1]
+    twice = 2 * jnp.where(is_plus, slope[1], -slope[0])
+    asked = jnp.where(is_plus, b[0], -b[1])
+    shift = jnp.where(is_plus, half, -half)
+    if len(slope) < 3:
+        return twice, asked, shift
+    is_near = is_balanced(slope)
+    return (
+        jnp.where(is_near, -slope[2], twice),
+        jnp.where(is_near, -b[2], asked),
+        jnp.where(is_near, 0, shift),
+    )
+
+
+def stages(u: Float[Array, " d"], half: Array, shift: Float[Array, " d"]) -> Float[Array, "3 d"]:
+    """`U⁺`, `U⁻` and `−P`, given `u = P + shift`."""
+    # Each in one subtraction: an active U^τ is u, not P + S.
+    return jnp.stack([half - shift + u, half + shift - u, shift - u])
+
+
+def solve_for(factor: Cholesky, M: Array, root: Array, asked: Array) -> Array:
     """`(I + γhME)⁻¹ asked`."""
     # `root` is R. R⁻¹V amplifies the rounding of V where R < 1, and a − MRV cancels where R is
     # large, since MRV is then close to a.

@@ -22,7 +22,8 @@ from ..._results import RESULTS, first_failure
 from ...networks import AbstractDualNetwork
 from ...networks.signs import sides, signed
 from ..depth2 import weight_rate
-from ..link import AbstractLink, link_of
+from ..link import link_of
+from ..link_base import AbstractLink
 from .base import AbstractFlowTerm, column_scale, dual_of, size_of_x
 
 

@@ -16,14 +16,14 @@ below the rounding of `w(0)`.
 """
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..._linalg import Cholesky, matmul
-from ...networks.signs import sides, signed
+from ...networks.signs import sides
 from ..link import ExponentialLink
 from .base import AbstractDualTerm
+from .difference import error_of_average, error_of_difference, excess, is_balanced
 from .fit import AbstractFit, Curvature
 
 
@@ -31,12 +31,15 @@ class RowTerm(AbstractDualTerm):
     """State `(σν, σ²z/ζ)`, of shapes `(n,)` and `(d,)`; its image is `g = Xᵀν`."""
 
     fit: AbstractFit
+    r: Float[Array, " d"]
     link: ExponentialLink
     scale: Float[Array, ""]
     zeta: Float[Array, ""]
 
     def _w(self, g: Array) -> Array:
-        return self.link.start - sides(g, self.link.start)
+        """`w`, for two signs with the row of `g` (`link_base.py`)."""
+        rows = self.link.rows
+        return rows - jnp.concatenate([sides(g, self.link.start), -g[None]])[: len(rows)]
 
     def initial(self):
         X = self.fit.X
@@ -46,21 +49,35 @@ class RowTerm(AbstractDualTerm):
         return jnp.ones_like(self.scale)
 
     def threshold(self):
-        return jnp.ones_like(self.scale)
+        return 1 / self._excess(jnp.zeros_like(self.r))
+
+    def _excess(self, g):
+        return excess(self._slopes(g)[1], self.r)
 
     def validity(self):
         return self.link.validity()
 
     def x(self, g):
-        return self.scale**2 * signed(self.link.q(self._w(g)))
+        return self.scale**2 * self.link.x(self._w(g))
+
+    def _slopes(self, g):
+        """`σ²x`, and the slopes of both signs with their difference."""
+        x, slope = self.link.response(self._w(g))
+        return self.scale**2 * x, self.scale**2 * slope
 
     def response(self, g):
-        w = self._w(g)
-        q, square = self.link.q(w), self.scale**2
-        return square * signed(q), square * jnp.sum(self.link.slope(w, q), axis=0)
+        x, slope = self._slopes(g)
+        return x, jnp.sum(slope[:2], axis=0)
 
     def change(self, slope, image):
         return slope * image
+
+    def rounding(self, slope, g):
+        # Where `q⁺` and `q⁻` nearly are equal, `x` keeps the digits of `g`.
+        slopes, size = self._slopes(g)[1], jnp.ones_like(g)
+        if len(slopes) == 3:
+            size = jnp.where(is_balanced(slopes), jnp.abs(self._w(g)[2]), size)
+        return jnp.finfo(g.dtype).eps * size * slope
 
     def image(self, f):
         return matmul(f, self.fit.X)
@@ -72,13 +89,7 @@ class RowTerm(AbstractDualTerm):
         return self.fit.residual(x)
 
     def factorize(self, x, slope, gamma_h):
-        matrix = matmul(self.fit.X * slope[None, :], self.fit.X.T)
-        identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-        curvature = self.fit.curvature(x)
-        if curvature is None:
-            # I/(γh) keeps the matrix positive definite where few coordinates are active.
-            return Cholesky(identity / gamma_h + matrix)
-        return _Weighted(matrix, curvature.times(gamma_h), gamma_h)
+        return row_factor(self.fit, x, slope, gamma_h)
 
     def solve(self, factors, rhs, drift):
         return factors.solve(rhs)
@@ -88,11 +99,27 @@ class RowTerm(AbstractDualTerm):
         return self.fit.X.shape[0]
 
     def error(self, state, error):
-        return jax.tree.map(jnp.abs, error)
+        x, slope = self._slopes(self.image(state[0]))
+        in_x = error_of_difference(slope, x, self.image(error[0]), self.r)
+        in_nu = jnp.maximum(jnp.abs(error[0]), jnp.max(in_x))
+        return in_nu, error_of_average(state[1], error[1], excess(slope, self.r))
 
     def read(self, s, state):
         g = self.image(state[0])
-        return signed(self.link.read(self._w(g))), self.zeta * state[1] / self.scale**2, g
+        x = self.link.x(self._w(g), is_output=True)
+        return x, self.zeta * state[1] / self.scale**2, g
+
+
+def row_factor(
+    fit: AbstractFit, x: Float[Array, " d"], slope: Float[Array, " d"], gamma_h: Array
+) -> "Cholesky | _Weighted":
+    """`I/(γh) + HK`, factorised, with `K = XEXᵀ` for the slopes `E`."""
+    matrix = matmul(fit.X * slope[None, :], fit.X.T)
+    curvature = fit.curvature(x)
+    if curvature is None:
+        # I/(γh) keeps the matrix positive definite where few coordinates are active.
+        return Cholesky(jnp.eye(matrix.shape[0], dtype=matrix.dtype) / gamma_h + matrix)
+    return _Weighted(matrix, curvature.times(gamma_h), gamma_h)
 
 
 class _Weighted(eqx.Module):

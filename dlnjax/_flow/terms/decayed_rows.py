@@ -1,0 +1,140 @@
+"""The state space of `(w, ν)`: for `n < d`, at depth 2, two signs and weight decay.
+
+`rows.py` says why `ν` alone is none with weight decay, and `w` alone is none where the start is
+larger than `x`: all `q` are then as large as the start, and `I + γhME` loses the null space of `M`
+to rounding. So each coordinate has what suits it: `w^±`, or `g = Xᵀν` where `q⁺` and `q⁻` nearly
+are equal (`../link_base.py`).
+
+Let `E°` be the slopes of those coordinates, and `E` those of the others, whose unknown is
+`V = TU^τ`, in the terms of `coordinates.py`. With `D = E⁺ − E⁻` in the first and `−2TE'` in the
+others, the stage `N` of `ν` and `V` solve
+
+    (I/(γh) + H X E° Xᵀ) N = b + H X (DS + EV),      V = a + γhXᵀb − XᵀN,
+
+where `a = γhTb^τ`. `N` is eliminated by a Cholesky factorisation of size `n`, which has
+`(I/(γh) + HXE°Xᵀ)⁻¹ = γhB⁻¹`. What is left is the system of `coordinates.py` with `M = XᵀB⁻¹HX`,
+
+    (I + γhME) V = a + γhXᵀB⁻¹HX (E° γhXᵀb − DS),
+
+in which nothing cancels where `E°` is small, and `B` tends to `I`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..._linalg import matmul
+from .base import AbstractDualTerm
+from .coordinates import CoordinateTerm, factor_of, solve_for, stages, unknowns
+from .difference import is_balanced
+from .fit import AbstractFit, Curvature
+from .rows import row_factor
+
+
+class DecayedRowTerm(AbstractDualTerm):
+    """State `((w, σν), σ²z/ζ)`, the first flat, of `2d + n` numbers; its image is `(w, Xᵀν)`."""
+
+    inner: CoordinateTerm
+    fit: AbstractFit
+    scale: Float[Array, ""]
+    zeta: Float[Array, ""]
+
+    def __init__(self, inner: CoordinateTerm):
+        assert inner.fit is not None and len(inner.link.rows) == 3
+        self.inner, self.fit = inner, inner.fit
+        self.scale, self.zeta = inner.scale, inner.zeta
+
+    def _split(self, f: Array) -> tuple[Array, Array]:
+        n, d = self.fit.X.shape
+        return f[: 2 * d].reshape(2, d), f[2 * d :]
+
+    def _join(self, w: Array, nu: Array) -> Array:
+        return jnp.concatenate([jnp.ravel(w[:2]), nu])
+
+    def schedule(self):
+        return self.inner.schedule()
+
+    def at(self, s):
+        return DecayedRowTerm(self.inner.at(s))
+
+    def initial(self):
+        w, z = self.inner.initial()
+        return self._join(w, jnp.zeros_like(self.fit.X[:, 0])), z
+
+    def size(self):
+        return self.inner.size()
+
+    def threshold(self):
+        return self.inner.threshold()
+
+    def validity(self):
+        return self.inner.validity()
+
+    def x(self, g):
+        return self.inner.x(g)
+
+    def response(self, g):
+        return self.inner.response(g)
+
+    def change(self, slope, image):
+        return self.inner.change(slope, image)
+
+    def rounding(self, slope, g):
+        return self.inner.rounding(slope, g)
+
+    def image(self, f):
+        w, nu = self._split(f)
+        return jnp.concatenate([w, matmul(nu, self.fit.X)[None]])
+
+    def is_in_range(self, x):
+        return self.inner.is_in_range(x)
+
+    def velocity(self, x):
+        return self._join(self.inner.velocity(x), self.fit.residual(x))
+
+    @property
+    def drift(self):
+        return self.inner.drift
+
+    def factorize(self, x, slope, gamma_h):
+        X, is_near, both = self.fit.X, is_balanced(slope), slope[0] + slope[1]
+        near, far = jnp.where(is_near, both, 0), jnp.where(is_near, 0, both)
+        rows, curvature = row_factor(self.fit, x, near, gamma_h), self.fit.curvature(x)
+        bent = jax.vmap(lambda column: rows.solve(_bend(curvature, column)), 1, 1)(X)
+        M = matmul(X.T, bent) / gamma_h
+        M = (M + M.T) / 2
+        return rows, curvature, near, far, factor_of(M, far, gamma_h), M, slope, gamma_h
+
+    def solve(self, factors, rhs, drift):
+        rows, curvature, near, far, (factor, root), M, slope, gamma_h = factors
+        X, half = self.fit.X, gamma_h * drift
+        b_w, b = self._split(rhs)
+        image = matmul(b, X)
+        b_w = gamma_h * jnp.concatenate([b_w, image[None]])
+        twice, asked, shift = unknowns(slope, b_w, half)
+        along = gamma_h * near * image + twice * half
+        v = solve_for(factor, M, root, asked + gamma_h * matmul(M, along))
+        pull = matmul(X, far * v - twice * half)
+        nu = rows.solve(b + _bend(curvature, pull))
+        u = jnp.where(near > 0, -matmul(nu, X), v)
+        return self._join(stages(u, half, shift), nu)
+
+    @property
+    def matrix_size(self):
+        return self.inner.matrix_size
+
+    def error(self, state, error):
+        in_w, in_z = self.inner.error(
+            (self.image(state[0]), state[1]), (self.image(error[0]), error[1])
+        )
+        # `ν` counts by what it changes in `x`.
+        in_nu = jnp.broadcast_to(jnp.max(in_w[2]), self.fit.X[:, 0].shape)
+        return self._join(in_w, in_nu), in_z
+
+    def read(self, s, state):
+        return self.inner.read(s, (self.image(state[0]), state[1]))
+
+
+def _bend(curvature: Curvature | None, v: Float[Array, " n"]) -> Float[Array, " n"]:
+    """`Hv`."""
+    return v if curvature is None else curvature.product(v)

@@ -1,0 +1,134 @@
+"""Flows from starts that are larger than `x`, which is the difference of `q⁺` and `q⁻` as large as
+the start: in float64 they agree in all digits from `q = 1e16` on."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+from scipy.special import expit
+
+import dlnjax as dln
+from dlnjax._flow.formulations import dual_term
+from dlnjax._flow.terms.coordinates import CoordinateTerm
+from dlnjax._flow.terms.decayed_rows import DecayedRowTerm
+from dlnjax._flow.terms.rows import RowTerm
+
+SHAPES = {"wide": (4, 8), "tall": (8, 4)}
+
+
+def _data(shape: str) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=SHAPES[shape]) / 2
+    return X, X @ rng.normal(size=X.shape[1]) + rng.normal(size=len(X))
+
+
+def _network(log_alpha, d: int, depth) -> dln.Deep:
+    # Weights of size α: the shape times ε^{1/D}, at log ε = −1.
+    shape = jnp.exp(log_alpha + 1 / depth) * jnp.ones(d)
+    return dln.Deep(shape, shape, depth=depth)
+
+
+@pytest.mark.parametrize("log_alpha, depth", [(20.0, 2), (50.0, 2), (5.0, 3.0), (12.0, 3.0)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_very_large_start_is_linear(shape, log_alpha, depth):
+    # Then `dx/ds = E(r − Mx)`, with `E` the slope of the start, to `(x/q)²`: below 1e-10.
+    X, y = _data(shape)
+    rate = 2 if depth == 2 else 6 * np.exp(log_alpha + 1 / 3)  # E/q; w(0) is 1/shape at depth 3
+    slope = rate * np.exp(depth * log_alpha)
+    s = np.array([0.01, 0.3, 3, 1000]) / slope
+    flow = _linear(shape, depth)(log_alpha, s)
+    values, vectors = np.linalg.eigh(X.T @ X)
+    values = np.maximum(values, 1e-15)
+    decays = np.exp(-slope * values * s[:, None])
+    along = (X.T @ y) @ vectors / values
+    x = (along * -np.expm1(-slope * values * s[:, None])) @ vectors.T
+    mean = along * (1 - (1 - decays) / (slope * values * s[:, None]))
+    if shape == "wide":  # of the others nothing moves
+        mean = np.where(values > 1e-12, mean, 0)
+    # What steps at rtol = 1e-7 leave, relative to the largest: in averages over the first
+    # hundredth of the time more, since errors of `z` are divided by it.
+    close = lambda a, b, tol: np.testing.assert_allclose(a, b, 0, tol * np.max(np.abs(x)))
+    close(flow.x, x, 2e-8)
+    close(flow.x_mean, mean @ vectors.T, 1e-7)
+    close(slope * np.asarray(flow.dual), x, 2e-8)
+
+
+@functools.cache
+def _linear(shape: str, depth):
+    X, y = _data(shape)
+
+    @jax.jit
+    def run(log_alpha, s):
+        network = _network(log_alpha, X.shape[1], depth)
+        return dln.gradient_flow(network, dln.LeastSquares(X, y), s, log_eps=-1.0, throw=False)
+
+    return run
+
+
+DECAYED = {"wide": (DecayedRowTerm, dln.LeastSquares), "tall": (CoordinateTerm, dln.Logistic)}
+DECAY = 0.1
+
+
+@functools.cache
+def _decayed(shape: str):
+    kind, of = DECAYED[shape]
+    X, y = _data(shape)
+    y = np.sign(y) if of is dln.Logistic else y
+
+    @jax.jit
+    def run(log_alpha, s):
+        network, problem = _network(log_alpha, X.shape[1], 2), of(X, y, DECAY)
+        assert isinstance(dual_term(network, problem, jnp.asarray(-1.0)), kind)
+        return dln.gradient_flow(network, problem, s, log_eps=-1.0, throw=False)
+
+    return run
+
+
+@pytest.mark.parametrize("log_alpha", [1.0, 5.0, 15.0])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_weight_decay_shrinks_a_large_start(shape, log_alpha):
+    """At half of the time in which the decay brings `q` to size 1, and later than that."""
+    X, y = _data(shape)
+    y = np.sign(y) if DECAYED[shape][1] is dln.Logistic else y
+    s = np.array([0.5, 0.95, 1.2]) * 2 * log_alpha / DECAY
+    flow = _decayed(shape)(log_alpha, s)
+    # The state `v = q₀ e^{−λs} ν`, in rows or in coordinates, is of the size of `x` at all times.
+    F = X if shape == "wide" else np.eye(X.shape[1])
+    q = lambda t: np.exp(2 * log_alpha - DECAY * t)
+    x_of = lambda t, v: 2 * q(t) * np.sinh(v @ F / q(t))
+
+    def force(x):
+        u = X @ x
+        rest = y * expit(-y * u) if DECAYED[shape][1] is dln.Logistic else y - u
+        return rest if shape == "wide" else rest @ X
+
+    def hessian(x):
+        u = X @ x
+        h = expit(u) * expit(-u) if DECAYED[shape][1] is dln.Logistic else np.ones_like(u)
+        return h[:, None] * X if shape == "wide" else (X.T * h) @ X
+
+    def jacobian(t, v):
+        E = 2 * np.cosh(v @ F / q(t))
+        return -DECAY * np.eye(len(v)) - q(t) * hessian(x_of(t, v)) * E @ F.T
+
+    truth = solve_ivp(
+        lambda t, v: -DECAY * v + q(t) * force(x_of(t, v)),
+        (0, s[-1]),
+        np.zeros(len(F)),
+        "Radau",
+        t_eval=s,
+        jac=jacobian,
+        rtol=1e-10,
+        atol=1e-12,
+    )
+    x = np.stack([x_of(t, v) for t, v in zip(s, truth.y.T, strict=True)])
+    np.testing.assert_allclose(flow.x, x, rtol=0, atol=5e-8 * np.max(np.abs(x)))
+
+
+def test_rows_are_those_of_the_table():
+    X, y = _data("wide")
+    term = dual_term(_network(0.0, 8, 2), dln.LeastSquares(X, y), jnp.asarray(-1.0))
+    assert isinstance(term, RowTerm)
