@@ -8,9 +8,9 @@ its arrays, as does the torch loop. Only parts of their steps are run, and scale
 distance of `x` and its sum after 500 steps to the first NumPy loop on the same rows, relative to
 its largest entry, and the largest over three seeds.
 
-*Gradient descent*: `n = 200`, `d = 2000`, 4 lanes, which differ in `ε` or in the data too, against a
-NumPy loop, one lane after another. Both read `X` from the cache, twice a step: where lanes share it,
-ours does so once for all of them. The error is that of `x` and of its average.
+*Gradient descent*: `n = 200`, `d = 2000`, 4 lanes, which differ in `ε` or in the data too, against
+a NumPy loop, one lane after another. Both read `X` from the cache, twice a step; where lanes share
+it, ours reads it for all of them at once. The error is that of `x` and of its average.
 """
 
 from pathlib import Path
