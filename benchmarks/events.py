@@ -7,7 +7,7 @@ runs at the loosest tolerance, by decades, at which all times are within 1e-6 of
 at 1e-12, and the same coordinates cross.
 
 *Limits*: 10 000 lanes of 3 × 4, against flows at ε = 1e-20 on 50 times in (0, 20], which show the
-limit to some per cent, at the tolerance of `flow.py`: `gradient_flow`, and SciPy's LSODA on some lanes. The
+limit to 10 %, at the tolerance of `flow.py`: `gradient_flow`, and SciPy's LSODA on some lanes. The
 error is the largest distance of `x_mean` from the limit's on 9 lanes of 10, relative to its size.
 """
 
@@ -49,7 +49,8 @@ def _sides(g: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
         growth = np.exp(-math.log(EPS) * g)
         return growth, 1 / growth
     power = -depth / (depth - 2)
-    return tuple(np.where(w > 0, w, np.nan) ** power for w in (1 - g, 1 + g))
+    link = lambda w: np.where(w > 0, w, np.nan) ** power
+    return link(1 - g), link(1 + g)
 
 
 def dual_form(X: np.ndarray, y: np.ndarray, depth: int):
@@ -109,6 +110,7 @@ def crossings_by_scipy(form, X, y, depth: int, level: float, rtol: float) -> Cro
 
 
 def _loosest(solve: Callable[[float], Crossings], reference: Crossings) -> tuple[float, float]:
+    rtol = error = math.inf
     for rtol in TOLERANCES:
         error = solve(rtol).distance(reference)
         if error <= ACCURACY:
@@ -120,12 +122,12 @@ def crossings(depth: int, quick: bool) -> dict:
     n, d = (10, 30) if quick else (60, 200)
     [X], [y] = normal_batch(1, n, d)
     network = dln.Deep(np.ones(d), np.ones(d), depth=depth)
-    end = dln.gradient_flow(network, dln.LeastSquares(X, y), [S_MAX], eps=EPS).x
+    end = dln.gradient_flow(network, dln.LeastSquares(X, y), np.array([S_MAX]), eps=EPS).x
     level = 0.1 * float(jnp.max(jnp.abs(end)))
 
     @jax.jit
     def times(X, y, rtol):
-        options = dict(eps=EPS, rtol=rtol, atol=0.1 * rtol, throw=False)
+        options: Any = dict(eps=EPS, rtol=rtol, atol=0.1 * rtol, throw=False)
         return dln.crossing_times(network, dln.LeastSquares(X, y), S_MAX, level, **options)
 
     data = jnp.asarray(X), jnp.asarray(y)

@@ -14,6 +14,7 @@ it, ours reads it for all of them at once. The error is that of `x` and of its a
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -149,7 +150,7 @@ def descent(is_shared: bool, quick: bool) -> dict:
     (n, d), steps = (20, 200) if quick else WIDE, 256
     X, _ = normal_batch(1 if is_shared else len(SIZES), n, d)
     y = X[:, :, :5] @ np.array([1.0, -1.0, 0.5, 2.0, -0.5])
-    every = [np.broadcast_to(a, (len(SIZES), *a.shape[1:])) for a in (X, y)]
+    Xs, ys = (np.broadcast_to(a, (len(SIZES), *a.shape[1:])) for a in (X, y))
     network = dln.UV(np.ones(d), np.zeros(d))
 
     def one(X, y, eps):
@@ -157,11 +158,11 @@ def descent(is_shared: bool, quick: bool) -> dict:
         run = dln.train(network, problem, optimizer, eps=eps, steps=steps, throw=False)
         return jnp.stack([run.x[-1], run.x_mean[-1]])
 
-    axes = (None, None, 0) if is_shared else 0
+    axes: Any = (None, None, 0) if is_shared else 0
     train = jax.jit(jax.vmap(one, axes))
     given = (X[0], y[0]) if is_shared else (X, y)
     arguments = tuple(map(jnp.asarray, (*given, SIZES)))
-    peer = Contender("NumPy, a lane at a time", lambda: descend(*every, steps), compiles=False)
+    peer = Contender("NumPy, a lane at a time", lambda: descend(Xs, ys, steps), compiles=False)
     us, [them] = compete(
         Contender("dlnjax train", lambda: train(*arguments)), [peer], 1 if quick else 7
     )
@@ -213,7 +214,7 @@ def main(out: Path, quick: bool) -> None:
         solver["steps_per_second"] = steps * SEEDS / solver["seconds"]
         notes = [solver["note"], f"{solver['steps_per_second']:.3g} steps/s"]
         solver["note"] = "; ".join(n for n in notes if n)
-    rows = [row, *(descent(is_shared, quick) for is_shared in (True, False))]
-    for row in rows:
+    content = [row, *(descent(is_shared, quick) for is_shared in (True, False))]
+    for row in content:
         print_row(row)
-    write(out, "training", {"settings": {"step_size": SIZE, "eps": EPS}, "rows": rows})
+    write(out, "training", {"settings": {"step_size": SIZE, "eps": EPS}, "rows": content})

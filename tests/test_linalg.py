@@ -61,7 +61,7 @@ def test_products_of_lanes(shared):
     some = X[0, 0] if shared == "X" else X, x[0, 0] if shared == "x" else x
     exact = np.einsum("abnd,abd->abn", X, x)
     # Of 6 terms of order 1, in any order: some units of rounding.
-    close = dict(rtol=1e-14, atol=1e-14)
+    close: Any = dict(rtol=1e-14, atol=1e-14)
     np.testing.assert_allclose(lanes(image)(*some), exact, **close)
     np.testing.assert_allclose(lanes(jax.jacfwd(image, 1))(*some), X, **close)
     pulled = lanes(jax.grad(lambda X, x: jnp.sum(y * image(X, x)), (0, 1)))(*some)

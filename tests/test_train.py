@@ -58,8 +58,9 @@ def test_lanes_share_the_data():
 
     def run(log_eps, u, decay):
         problem = dln.LeastSquares(X, Y, weight_decay=decay)
-        options = dict(log_eps=log_eps, steps=STEPS, throw=False)
-        return dln.train(dln.UV(u, jnp.zeros(D)), problem, optax.sgd(SIZE), **options).x
+        network, optimizer = dln.UV(u, jnp.zeros(D)), optax.sgd(SIZE)
+        run = dln.train(network, problem, optimizer, log_eps=log_eps, steps=STEPS, throw=False)
+        return run.x
 
     lanes = 7
     arguments = jnp.full(lanes, -3.0), jnp.ones((lanes, D)), jnp.full(lanes, 0.1)
