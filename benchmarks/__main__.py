@@ -1,6 +1,6 @@
 """`python -m benchmarks [NAME|all] [--out DIR] [--quick]`, with NAME one of `flow`, `lasso`,
 `glm`, `endpoint`, `lanes`, `scaling`, `startup`, `limits`, `gaps`,
-`training`, `gradients`, `derivatives`, `sweep`, `cost`, `gpu`.
+`training`, `events`, `gradients`, `derivatives`, `sweep`, `cost`, `gpu`.
 
 dlnjax and its peers in one process run, interleaved. Needs `pip install -e '.[bench]'`, and
 `--no-deps ISLP` for the Khan data; peers that are not installed are left out. adelie 1.1.52 asks
@@ -24,6 +24,7 @@ NAMES = (
     "limits",
     "gaps",
     "training",
+    "events",
     "gradients",
     "derivatives",
     "sweep",

@@ -1,13 +1,20 @@
-"""`train` against loops that do the same SGD: single samples, `n = 40`, `d = 100`, 64 seeds.
+"""`train` against loops that do the same steps.
+
+*SGD*: single samples, `n = 40`, `d = 100`, 64 seeds.
 
 All contenders keep the same things: the weights `u`, `v` and the sum of `x` that the average needs.
 The first NumPy loop runs one seed after another, as a script would; the second has all seeds in
 its arrays, as does the torch loop. Only parts of their steps are run, and scaled. The error is the
 distance of `x` and its sum after 500 steps to the first NumPy loop on the same rows, relative to
 its largest entry, and the largest over three seeds.
+
+*Gradient descent*: `n = 200`, `d = 2000`, 4 lanes, which differ in `ε` or in the data too, against
+a NumPy loop, one lane after another. Both read `X` from the cache, twice a step; where lanes share
+it, ours reads it for all of them at once. The error is that of `x` and of its average.
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +38,8 @@ N, D, SEEDS = 40, 100, 64
 EPS, SIZE = 1e-3, 1e-4
 STEPS = 20_000
 CHECKED = 500  # steps
+WIDE = (200, 2000)
+SIZES = np.geomspace(1e-3, 1e-2, 4)  # the ε of the lanes
 
 
 def problem() -> tuple[np.ndarray, np.ndarray]:
@@ -123,6 +132,48 @@ def distance(X: np.ndarray, y: np.ndarray, rows: np.ndarray, found) -> float:
     return float(max(errors))
 
 
+def descend(X: np.ndarray, y: np.ndarray, steps: int) -> np.ndarray:
+    """`x` and its average after so many steps, `(lanes, 2, d)`, by NumPy."""
+    ends = []
+    for A, b, eps in zip(X, y, SIZES, strict=True):
+        u, v, z = np.full(A.shape[1], eps**0.5), np.zeros(A.shape[1]), np.zeros(A.shape[1])
+        for _ in range(steps):
+            x = u * v
+            z += x
+            step = SIZE * ((A @ x - b) @ A)
+            u, v = u - step * v, v - step * u
+        ends.append([u * v, z / steps])
+    return np.array(ends)
+
+
+def descent(is_shared: bool, quick: bool) -> dict:
+    (n, d), steps = (20, 200) if quick else WIDE, 256
+    X, _ = normal_batch(1 if is_shared else len(SIZES), n, d)
+    y = X[:, :, :5] @ np.array([1.0, -1.0, 0.5, 2.0, -0.5])
+    Xs, ys = (np.broadcast_to(a, (len(SIZES), *a.shape[1:])) for a in (X, y))
+    network = dln.UV(np.ones(d), np.zeros(d))
+
+    def one(X, y, eps):
+        problem, optimizer = dln.LeastSquares(X, y), optax.sgd(SIZE)
+        run = dln.train(network, problem, optimizer, eps=eps, steps=steps, throw=False)
+        return jnp.stack([run.x[-1], run.x_mean[-1]])
+
+    axes: Any = (None, None, 0) if is_shared else 0
+    train = jax.jit(jax.vmap(one, axes))
+    given = (X[0], y[0]) if is_shared else (X, y)
+    arguments = tuple(map(jnp.asarray, (*given, SIZES)))
+    peer = Contender("NumPy, a lane at a time", lambda: descend(Xs, ys, steps), compiles=False)
+    us, [them] = compete(
+        Contender("dlnjax train", lambda: train(*arguments)), [peer], 1 if quick else 7
+    )
+    error = float(np.max(np.abs(us.output - them.output)) / np.max(np.abs(them.output)))
+    data = "shared" if is_shared else "their own"
+    return {
+        "work": f"gradient descent, {n} × {d}, {len(SIZES)} lanes, {data} data, {steps} steps",
+        "solvers": [us.record(error, us), them.record(0.0, us)],
+    }
+
+
 def main(out: Path, quick: bool) -> None:
     X, y = problem()
     steps = 2000 if quick else STEPS
@@ -163,5 +214,7 @@ def main(out: Path, quick: bool) -> None:
         solver["steps_per_second"] = steps * SEEDS / solver["seconds"]
         notes = [solver["note"], f"{solver['steps_per_second']:.3g} steps/s"]
         solver["note"] = "; ".join(n for n in notes if n)
-    print_row(row)
-    write(out, "training", {"settings": {"step_size": SIZE, "eps": EPS}, "rows": [row]})
+    content = [row, *(descent(is_shared, quick) for is_shared in (True, False))]
+    for row in content:
+        print_row(row)
+    write(out, "training", {"settings": {"step_size": SIZE, "eps": EPS}, "rows": content})

@@ -5,6 +5,7 @@ import pytest
 from jaxtyping import ArrayLike
 
 import dlnjax as dln
+from dlnjax._flow.events import _first_below
 from dlnjax._results import names_of
 from dlnjax.papers.pf23 import FIXTURE
 
@@ -21,6 +22,26 @@ def jumps(X, y, log_eps, level):
     return dln.crossing_times(
         NETWORK, problem, S_MAX, level, log_eps=log_eps, max_crossings=5, throw=False
     )
+
+
+FALLS = {
+    # where a function falls below 0 between two points
+    "exponential": (lambda s: 1 - 1e-6 * jnp.exp(9 * s), 0.0, 4.0, np.log(1e6) / 9),
+    "linear": (lambda s: 2.5 - s, 1.0, 3.0, 2.5),
+    "jump": (lambda s: jnp.where(s < 0.7, 1.0, -1.0), 0.0, 1.0, 0.7),
+    "kink": (lambda s: jnp.minimum(1 - s, 10 * (0.9 - s)), 0.5, 2.0, 0.9),
+    "triple": (lambda s: (1.3 - s) ** 3, 0.0, 2.0, 1.3),
+    "at its start": (lambda s: 0.5 - s, 0.5, 9.0, 0.5),
+    "at its end": (lambda s: 1.0 - s, 0.0, 1.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", FALLS)
+def test_first_below(name):
+    fn, low, high, root = FALLS[name]
+    found = jax.jit(lambda low, high: _first_below(fn, low, high))(low, high)
+    # Two roundings of the bracket, and those of the function.
+    np.testing.assert_allclose(found, root, rtol=1e-15)
 
 
 def test_on_the_fixture_they_tend_to_the_jumps_of_the_limit():

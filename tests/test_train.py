@@ -53,6 +53,22 @@ def test_optimisers_against_loops(optimizer, move):
         np.testing.assert_allclose(run.t[3] - run.t[2], 10 * 10 * SIZE, rtol=1e-4)
 
 
+def test_lanes_share_the_data():
+    """Runs that differ in `ε`, the network or the weight decay hold no copy of `X` a lane."""
+
+    def run(log_eps, u, decay):
+        problem = dln.LeastSquares(X, Y, weight_decay=decay)
+        network, optimizer = dln.UV(u, jnp.zeros(D)), optax.sgd(SIZE)
+        run = dln.train(network, problem, optimizer, log_eps=log_eps, steps=STEPS, throw=False)
+        return run.x
+
+    lanes = 7
+    arguments = jnp.full(lanes, -3.0), jnp.ones((lanes, D)), jnp.full(lanes, 0.1)
+    program = jax.jit(jax.vmap(run)).lower(*arguments).as_text()
+    assert f"tensor<{N}x{D}xf64>" in program
+    assert f"tensor<{lanes}x{N}x{D}xf64>" not in program
+
+
 def test_gradient_descent_with_a_schedule():
     schedule = optax.piecewise_constant_schedule(SIZE, {5: 0.5, 60: 0.1})
     saved = [0, 1, 7, 60, CHUNK, STEPS]

@@ -2,7 +2,7 @@
 
 The flow is integrated as in `gradient_flow`, without stops. After each block of steps, the heights
 that are on another side of 1 at the end of a step than at its beginning are looked for, and the
-times by bisection in the solver's dense output. With
+times by a bracketing method in the solver's dense output. With
 
     roomᵢ = 1 − hᵢ  below,    roomᵢ = hᵢ − (1 − √eps)  above,
 
@@ -20,7 +20,8 @@ the next time in a step is the first root of `minᵢ roomᵢ` over the heights t
 
 import abc
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx
 import jax
@@ -30,7 +31,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._batching import any_lane
 from .._derivatives import differentiated_as, held, vanishing
-from .._loops import fori_loop, scan, while_loop
+from .._loops import scan, while_loop
 from .._results import RESULTS, first_failure
 from .adjoint import at_time, trajectory
 from .driver import Fixed, Moving, Record, State, block, start
@@ -165,16 +166,7 @@ def _crossings(
             h = _height(term, heights, s, inner.evaluate(s))
             return jnp.where(here, jnp.where(is_above, h - (1 - width), 1 - h), 1)
 
-        def halve(_, bracket):
-            low, high = bracket
-            middle = low + (high - low) / 2
-            is_beyond = jnp.min(room(middle)) < 0
-            return jnp.where(is_beyond, low, middle), jnp.where(is_beyond, middle, high)
-
-        # As many halvings as `s` has binary digits, and two more.
-        digits = jnp.finfo(fixed.grid.dtype).nmant + 3
-        bracket = (jnp.maximum(s, record.s), record.s1)
-        _, root = fori_loop(0, digits, halve, bracket)
+        root = _first_below(lambda s: jnp.min(room(s)), jnp.maximum(s, record.s), record.s1)
         left = room(root)
         crosses = here & is_any & (left <= jnp.maximum(jnp.min(left), 0) + width / 2)
         sides = jnp.stack([crosses & ~is_above, crosses & is_above])
@@ -194,6 +186,70 @@ def _crossings(
     goes_on = lambda c: any_lane(jnp.any(c[0]) & ~c[1].is_full)
     _, found, _ = while_loop(goes_on, next_crossing, (pending, found, records.s[0]))
     return found
+
+
+class _Bracket(NamedTuple):
+    """The sign changes between `a`, the last point, and `b`; `c` is the one before."""
+
+    a: Float[Array, ""]
+    b: Float[Array, ""]
+    c: Float[Array, ""]
+    fa: Float[Array, ""]
+    fb: Float[Array, ""]
+    fc: Float[Array, ""]
+    is_beyond: Bool[Array, ""]  # `fa < 0`
+    steps: Int[Array, ""]
+
+
+def _first_below(fn: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """Where `fn`, `≥ 0` at `low` and `< 0` at `high`, falls below 0, to two roundings of `s`.
+
+    By Chandrupatla's method: inverse quadratic interpolation through the last three points where
+    they allow it, halving elsewhere, and always in one step of four, so that it ends."""
+    unit, digits = float(jnp.finfo(low.dtype).eps), jnp.finfo(low.dtype).nmant + 3
+
+    def share(state: _Bracket) -> Array:
+        """The least part of the bracket that a step must move by: one rounding."""
+        size = jnp.abs(state.b - state.a)
+        return unit * jnp.maximum(jnp.abs(state.a), jnp.abs(state.b)) / jnp.where(size > 0, size, 1)
+
+    def is_open(state: _Bracket) -> Array:
+        is_wide = jnp.abs(state.b - state.a) > 0
+        return is_wide & (share(state) < 0.5) & (state.steps < 4 * digits)
+
+    def step(state: _Bracket) -> _Bracket:
+        a, b, c, fa, fb, fc = state.a, state.b, state.c, state.fa, state.fb, state.fc
+        # Values that are not known are NaN: no comparison holds.
+        xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
+        is_trusted = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi) & (state.steps % 4 != 3)
+        inner = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (
+            fc - fb
+        )
+        least = share(state)
+        t = jnp.clip(jnp.where(is_trusted, inner, 0.5), least, 1 - least)
+        x = a + t * (b - a)
+        f = fn(x)
+        is_beyond = f < 0
+        stays = is_beyond == state.is_beyond
+        return _Bracket(
+            a=x,
+            b=jnp.where(stays, b, a),
+            c=jnp.where(stays, a, b),
+            fa=f,
+            fb=jnp.where(stays, fb, fa),
+            fc=jnp.where(stays, fa, fb),
+            is_beyond=is_beyond,
+            steps=state.steps + 1,
+        )
+
+    def kept(state: _Bracket) -> _Bracket:
+        goes_on, after = is_open(state), step(state)
+        return jax.tree.map(lambda old, new: jnp.where(goes_on, new, old), state, after)
+
+    nan = jnp.full_like(low, jnp.nan)
+    start = _Bracket(low, high, high, nan, nan, nan, jnp.asarray(False), jnp.zeros((), jnp.int32))
+    end = while_loop(lambda state: any_lane(is_open(state)), kept, start)
+    return jnp.where(end.is_beyond, end.a, end.b)
 
 
 def _roots(moving: Moving, fixed: Fixed, heights: AbstractHeights, found: Found) -> Array:

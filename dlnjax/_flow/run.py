@@ -27,7 +27,7 @@ from .._problem import (
     AbstractProblem,
     check_loss,
     check_problem,
-    harmless,
+    harmless_data,
     may_decay,
     validity,
     without_decay,
@@ -76,7 +76,7 @@ class Run(eqx.Module):
         return dataclasses.replace(
             self,
             network=harmless_network(self.network, valid),
-            problem=harmless(self.problem, valid),
+            problem=harmless_data(self.problem, valid, self.formulation.any_loss),
             log_eps=jnp.where(valid, self.log_eps, -1),
             rtol=jnp.where(valid, self.rtol, 1e-3),
             atol=jnp.where(valid, self.atol, 1e-3),

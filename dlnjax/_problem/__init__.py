@@ -45,6 +45,7 @@ from .schedule import (
 )
 from .validity import (
     harmless as harmless,
+    harmless_data as harmless_data,
     nan_unless_valid as nan_unless_valid,
     validity as validity,
     with_decay as with_decay,

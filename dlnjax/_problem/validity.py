@@ -47,6 +47,17 @@ def harmless(problem: _P, valid: Array) -> _P:
     return jax.tree.map(zero_unless, problem)
 
 
+def harmless_data(problem: _P, valid: Array, any_loss: bool = False) -> _P:
+    """`problem`, with data of 0 if they are bad, and `λ = 0` unless the lane is `valid`.
+
+    For solvers that end at once, or do no harm, on good data in a lane that is refused for another
+    reason. Masked by `valid`, as in `harmless`, the data that lanes of a `vmap` over `ε` or over
+    networks share would become a copy for each, and products with them no longer be one product."""
+    bare = without_decay(problem)
+    are_good = validity(bare, any_loss) == RESULTS.successful
+    return with_decay(harmless(bare, are_good), harmless(problem.weight_decay, valid))
+
+
 def without_decay(problem: _P) -> _P:
     """The problem with `λ = 0`."""
     # A concrete 0 also under `jit`: code that only weight decay needs is then not compiled.

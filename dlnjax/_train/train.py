@@ -30,7 +30,7 @@ from .._flow.terms.weights import WeightTerm, check_least_eps
 from .._problem import (
     AbstractProblem,
     check_problem,
-    harmless,
+    harmless_data,
     validity,
 )
 from .._problem.losses import log_cap
@@ -253,7 +253,8 @@ def _train(
     # Train a valid network on a valid problem where they are not, and make it NaN at the end: the
     # derivative of a NaN would be NaN even where it is not selected.
     given = log_eps
-    problem, network = harmless(problem, valid), harmless_network(network, valid)
+    problem = harmless_data(problem, valid, any_loss=batches.are_all)
+    network = harmless_network(network, valid)
     log_eps = jnp.where(valid, log_eps, -1)
     term = WeightTerm(network, problem, log_eps)
     records, with_weights = run_steps(
