@@ -47,6 +47,12 @@ from ._lasso.monotone import (
 )
 from ._lasso.path import lasso_path as lasso_path
 from ._lasso.point import LassoPoint as LassoPoint, lasso as lasso
+from ._laws.design import GaussianDesign as GaussianDesign
+from ._laws.lasso import (
+    LassoAsymptotics as LassoAsymptotics,
+    lasso_asymptotics as lasso_asymptotics,
+    optimal_stopping as optimal_stopping,
+)
 from ._limit.limit_flow import limit_flow as limit_flow
 from ._path import (
     LimitFlow as LimitFlow,
