@@ -127,6 +127,10 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "thresholding at the scale `tau`, varies within their nodes. Put more `edges` near 0, "
         "where the density is large, and at its kinks."
     )
+    messages_not_finite = (
+        "The messages overflow, or are NaN: the iteration diverges. Damp the functions, check their "
+        "signs and the variances of `GaussianGraph` (by default 1/n_w), or take fewer steps."
+    )
     max_knots_reached = (
         "The path has more knots than its buffer holds: it is exact up to its last knot "
         "and NaN beyond. Pass a larger `max_knots`."

@@ -21,17 +21,25 @@ PRIOR = (VALUES, PROBABILITIES)
 FIELDS = ("risk", "active", "one_norm", "loss", "tau", "alpha")
 
 
-def of(kappa, delta=0.5, values=VALUES, probabilities=PROBABILITIES, noise=0.2, **options):
-    """One program for all tests."""
+def of(kappa, delta, values, probabilities, noise, **options):
     law = dln.GaussianDesign(delta, (values, probabilities), noise)
     return dln.lasso_asymptotics(law, kappa, **options)
 
 
-lanes = eqx.filter_jit(
-    eqx.filter_vmap(
-        lambda delta, noise, kappa: of(kappa, delta, noise=noise, throw=False),
-    )
-)
+LANES = 8
+program = jax.jit(jax.vmap(lambda *a: of(*a, throw=False)))
+
+
+def lanes(kappa, delta=0.5, noise=0.2, values=VALUES, probabilities=PROBABILITIES):
+    """Fields, and names of results, of up to eight lanes: one program for all tests."""
+    count = len(kappa)
+    shapes = ((), (), (3,), (3,), ())
+    given = (kappa, delta, values, probabilities, noise)
+    full = [np.broadcast_to(v, (count, *n)) for v, n in zip(given, shapes, strict=True)]
+    padded = [np.concatenate([v, np.repeat(v[-1:], LANES - count, axis=0)]) for v in full]
+    found = program(*padded)
+    fields = {name: np.asarray(getattr(found, name))[:count] for name in FIELDS}
+    return fields, names_of(found.result)[:count].tolist()
 
 
 def moment(fn, v, tau, theta):
@@ -68,9 +76,9 @@ def test_both_equations_hold():
     # With moments by quadrature, so that neither the closed forms nor the solver are used.
     deltas, noises = np.array([0.5, 0.5, 0.3, 2, 1]), np.array([0.2, 0, 0.5, 0.1, 1e-3])
     kappas = np.array([0.2, 1e-3, 1.5, 0.02, 0.3])
-    found = lanes(deltas, noises, kappas)
-    assert set(names_of(found.result)) == {"successful"}
-    numbers = [np.asarray(getattr(found, name)) for name in FIELDS]
+    found, names = lanes(kappas, deltas, noises)
+    assert set(names) == {"successful"}
+    numbers = [found[name] for name in FIELDS]
     rows = zip(deltas, noises, kappas, np.transpose(numbers), strict=True)
     for delta, noise, kappa, row in rows:
         risk, active, one_norm, loss, tau, alpha = map(float, row)
@@ -98,8 +106,8 @@ def test_alpha_is_above_its_least_value():
     at = soft_threshold.risk(zero, jnp.asarray(least_alpha(delta)))
     assert abs(float(at[0]) - delta) < 1e-14
     deltas = np.array([0.05, 0.3, 0.5, 0.9])
-    found = lanes(deltas, np.full(4, 5.0), np.full(4, 1e-6))
-    for delta, alpha in zip(deltas, np.asarray(found.alpha), strict=True):
+    found, _ = lanes(np.full(4, 1e-6), deltas, 5.0)
+    for delta, alpha in zip(deltas, found["alpha"], strict=True):
         # At κ → 0 the active fraction is δ, which needs 2Q(α) < δ.
         assert alpha > norm.isf(delta / 2) > least_alpha(delta)
 
@@ -109,26 +117,25 @@ def test_limits():
     deltas = np.array([0.5, 0.5, 0.5, 2, 1, 1, 1, 0.5])
     noises = np.array([0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0, 0])
     kappas = np.array([np.inf, 1e200, 0, 0, 0, 1e-9, 0, 0])
-    found = lanes(deltas, noises, kappas)
-    names = ["successful"] * 4 + ["law_not_finite"] + ["successful"] * 3
-    assert names_of(found.result).tolist() == names
-    assert np.all(np.isnan([np.asarray(getattr(found, name))[4] for name in FIELDS]))
-    risk, active, loss = (np.asarray(getattr(found, f)) for f in ("risk", "active", "loss"))
+    found, names = lanes(kappas, deltas, noises)
+    assert names == ["successful"] * 4 + ["law_not_finite"] + ["successful"] * 3
+    assert np.all(np.isnan([found[name][4] for name in FIELDS]))
+    risk, active, loss, tau = (found[name] for name in ("risk", "active", "loss", "tau"))
     energy = 0.2**2 + 0.1 / 0.5
     np.testing.assert_allclose(risk[:2], 0.1, rtol=1e-15)
     np.testing.assert_allclose(loss[:2], energy, rtol=1e-15)
-    np.testing.assert_allclose(found.tau[:2], energy**0.5, rtol=1e-15)
-    np.testing.assert_allclose(found.alpha[:2], kappas[:2] / energy**0.5, rtol=1e-15)
+    np.testing.assert_allclose(tau[:2], energy**0.5, rtol=1e-15)
+    np.testing.assert_allclose(found["alpha"][:2], kappas[:2] / energy**0.5, rtol=1e-15)
     assert np.all(active[:2] == 0)
     # Basis pursuit has n active entries, and least squares the risk σ²δ/(δ − 1), all active.
     np.testing.assert_allclose(active[2:4], [0.5, 1], rtol=1e-14)
     assert loss[2] == 0
     np.testing.assert_allclose([risk[3], loss[3]], [0.08, 0.02], rtol=1e-14)
     # As κ → 0 at δ = 1: `α² √(2/π) τ = κ` and `√(2/π) α τ² · 2 = σ² + …`, so that τ ∝ κ^{−1/3}.
-    again = lanes(np.ones(1), np.full(1, 0.2), np.full(1, 1e-12))
-    np.testing.assert_allclose(again.tau[0] / found.tau[5], 10, rtol=1e-3)
+    again, _ = lanes([1e-12], 1.0)
+    np.testing.assert_allclose(again["tau"][0] / tau[5], 10, rtol=1e-3)
     # Without noise, exact recovery.
-    assert np.all(risk[6:] == 0) and np.all(np.isnan(found.alpha[6:]))
+    assert np.all(risk[6:] == 0) and np.all(np.isnan(found["alpha"][6:]))
     np.testing.assert_allclose(active[6:], 0.1, rtol=1e-15)
 
 
@@ -137,18 +144,17 @@ def test_donoho_tanner_line():
     z = np.array([0.3, 0.7, 1.2, 2.0, 3.0])
     delta = 2 * norm.pdf(z) / (z + 2 * (norm.pdf(z) - z * norm.sf(z)))
     sparsity = delta * (1 - z * norm.sf(z) / norm.pdf(z))
-    law = lambda delta, rho, noise: dln.GaussianDesign(
-        delta, (VALUES, jnp.stack([rho / 2, 1 - rho, rho / 2])), noise
-    )
-    at = jax.jit(
-        jax.vmap(lambda *a: dln.lasso_asymptotics(law(*a), 0.0, throw=False).risk, (0, 0, None))
-    )
+
+    def at(rho, noise):
+        share = np.stack([rho / 2, 1 - rho, rho / 2], axis=1)
+        return lanes(np.zeros(5), delta, noise, probabilities=share)[0]["risk"]
+
     # 1e-9 off the line is enough: τ is found in logarithms.
-    below, above = (np.asarray(at(delta, sparsity * (1 + h), 0.0)) for h in (-1e-9, 1e-9))
+    below, above = (at(sparsity * (1 + h), 0.0) for h in (-1e-9, 1e-9))
     assert np.all(below == 0)
     assert np.all(above > 1e-6)
     # As σ → 0 the risk below the line is proportional to σ², above it is not.
-    small, smaller = (np.asarray(at(delta, 0.9 * sparsity, noise)) for noise in (1e-5, 1e-6))
+    small, smaller = (at(0.9 * sparsity, noise) for noise in (1e-5, 1e-6))
     np.testing.assert_allclose(small / smaller, 100, rtol=1e-9)
 
 
@@ -182,25 +188,32 @@ def bayati_montanari(kappa, delta, noise, values, probabilities):
 
 
 def test_optimal_stopping():
-    law = dln.GaussianDesign(0.5, PRIOR, 0.2)
-    best = dln.optimal_stopping(law)
+    @jax.jit
+    @jax.vmap
+    def best_of(values, noise):
+        best = lambda n: dln.optimal_stopping(dln.GaussianDesign(0.5, (values, PROBABILITIES), n))
+        slope = jax.jvp(lambda n: best(n).kappa, (noise,), (jnp.ones(()),))[1]
+        return best(noise), slope
+
+    h = 1e-4
+    # No noise; no signal; and a signal so weak that `x = 0` is as good.
+    noises = jnp.array([0.2, 0.2 - h, 0.2 + h, 0, 0.2, 0.2])
+    values = jnp.asarray(VALUES)[None, :] * jnp.array([1.0, 1, 1, 1, 0, 1e-6])[:, None]
+    best, slope = best_of(values, noises)
+    assert np.all(names_of(best.result) == "successful")
     risk = lambda log_kappa: bayati_montanari(np.exp(log_kappa), 0.5, 0.2, *PRIOR)
     found = minimize_scalar(risk, bounds=(np.log(0.05), np.log(0.5)), options={"xatol": 1e-7})
     # A minimum found from values has half of their digits.
-    assert abs(float(best.kappa) / np.exp(found.x) - 1) < 1e-5
-    np.testing.assert_allclose(float(best.risk), found.fun, rtol=1e-11)
-    np.testing.assert_allclose(float(best.s), 1 / float(best.kappa), rtol=1e-15)
-    at = of(best.kappa)
+    assert abs(best.kappa[0] / np.exp(found.x) - 1) < 1e-5
+    np.testing.assert_allclose(best.risk[0], found.fun, rtol=1e-11)
+    np.testing.assert_allclose(best.s[0], 1 / best.kappa[0], rtol=1e-15)
+    at, _ = lanes(best.kappa[:1])
     for name in FIELDS:
-        np.testing.assert_allclose(getattr(best, name), getattr(at, name), rtol=1e-9)
-    # Its derivative, and the ends: no noise, and nothing to find.
-    of_noise = jax.jit(lambda noise: dln.optimal_stopping(dln.GaussianDesign(0.5, PRIOR, noise)))
-    h = 1e-4
-    differences = (of_noise(0.2 + h).kappa - of_noise(0.2 - h).kappa) / (2 * h)
-    assert abs(jax.grad(lambda n: of_noise(n).kappa)(0.2) - differences) < 1e-6
-    assert of_noise(0.0).kappa == 0 and of_noise(0.0).risk == 0
-    none = dln.optimal_stopping(dln.GaussianDesign(0.5, ([0.0], [1.0]), 0.2))
-    assert none.kappa == np.inf and none.risk == 0
+        np.testing.assert_allclose(getattr(best, name)[0], at[name][0], rtol=1e-9)
+    assert abs(slope[0] - (best.kappa[2] - best.kappa[1]) / (2 * h)) < 1e-6
+    assert best.kappa[3] == 0 and best.risk[3] == 0
+    assert np.all(best.kappa[4:] == np.inf) and np.all(best.s[4:] == 0)
+    np.testing.assert_allclose(best.risk[4:], [0, 1e-13], rtol=1e-14)
 
 
 def total(kappa, delta, values, probabilities, noise):
@@ -225,25 +238,18 @@ def test_derivatives():
     lower, here, upper = found[:, [0, 0, 0, 1], [0, 0, 1, 1], [0, 1, 1, 1]]
     # Differences have an error of h² times the next derivatives, relative to these.
     np.testing.assert_allclose((upper - lower)[:3] / (2 * h), here[1:], rtol=1e-4)
-    # Each input, in reverse mode: the same sum.
-    grads = jax.grad(total, argnums=tuple(range(5)))(*AT)
-    summed = sum(jnp.sum(g * b) for g, b in zip(grads, DIRECTION, strict=True))
+    # Each input, in reverse mode: the same sum. Other lanes do not spoil it, and have derivatives.
+    kappas = jnp.array([0.2, 0, 0, -1, jnp.nan, 0.2, 0.2, jnp.inf])
+    deltas = jnp.array([0.5, 0.5, 1, 0.5, 0.5, jnp.nan, 0.5, 0.5])
+    noises = jnp.array([0.2, 0, 0.2, 0.2, 0.2, 0.2, jnp.inf, 0.2])
+    grads = jax.grad(total, argnums=tuple(range(5)))
+    grads = jax.jit(jax.vmap(grads, (0, 0, None, None, 0)))(kappas, deltas, *AT[2:4], noises)
+    summed = sum(jnp.sum(g[0] * b) for g, b in zip(grads, DIRECTION, strict=True))
     np.testing.assert_allclose(float(summed), here[1], rtol=1e-11)
+    assert all(np.all(np.isfinite(g)) for g in grads)
     # Reverse over forward mode.
     curvature = jax.grad(lambda t: first(t)[1])(0.0)
     np.testing.assert_allclose(float(curvature), here[2], rtol=1e-11)
-
-
-def test_derivatives_of_other_lanes_are_finite():
-    grads = jax.jit(jax.vmap(jax.grad(total, argnums=(0, 1, 2, 3, 4)), (0, 0, None, None, 0)))
-    kappas = jnp.array([0.2, 0, 0, -1, np.nan, 0.2, 0.2])
-    deltas = jnp.array([0.5, 0.5, 1, 0.5, 0.5, np.nan, 0.5])
-    noises = jnp.array([0.2, 0, 0.2, 0.2, 0.2, 0.2, np.inf])
-    found = grads(kappas, deltas, AT[2], AT[3], noises)
-    alone = jax.grad(total)(*AT)
-    assert abs(found[0][0] / alone - 1) < 1e-13
-    for of_one in found:
-        assert np.all(np.isfinite(of_one[1:]))
 
 
 def test_density():
@@ -306,27 +312,22 @@ def test_draws_are_as_the_law_says():
 
 def test_scale():
     # In other units of x, also tiny and huge ones.
-    base = of(0.2)
-    for c in (1e-150, 1e-3, 1e100):
-        scaled = of(0.2 * c, values=VALUES * c, noise=0.2 * c)
-        for name, power in zip(FIELDS, (2, 0, 1, 2, 1, 0), strict=True):
-            ratio = getattr(scaled, name) / c**power / getattr(base, name)
-            assert abs(ratio - 1) < 1e-12 or c**power < 1e-300
+    c = np.array([1, 1e-150, 1e-3, 1e100])
+    found, _ = lanes(0.2 * c, noise=0.2 * c, values=VALUES * c[:, None])
+    for name, power in zip(FIELDS, (2, 0, 1, 2, 1, 0), strict=True):
+        np.testing.assert_allclose(found[name] / c**power, np.full(4, found[name][0]), rtol=1e-12)
 
 
 def test_float32():
+    kappas = np.array([0.05, 0.2, 0.8, 1e30, np.inf])
     values, probabilities = (np.float32(v) for v in PRIOR)
     with jax.enable_x64(False):
-        law = dln.GaussianDesign(np.float32(0.5), (values, probabilities), np.float32(0.2))
-        found = dln.lasso_asymptotics(law, np.float32([0.05, 0.2, 0.8, 1e30, np.inf]))
+        found = of(np.float32(kappas), np.float32(0.5), values, probabilities, np.float32(0.2))
         assert found.risk.dtype == jnp.float32
-        best = dln.optimal_stopping(law)
-    want = of(np.array([0.05, 0.2, 0.8, 1e30, np.inf]))
+    want, _ = lanes(kappas)
     for name in FIELDS:
         # A few roundings, times the condition of the root.
-        np.testing.assert_allclose(getattr(found, name), getattr(want, name), rtol=2e-5)
-    want = dln.optimal_stopping(dln.GaussianDesign(0.5, PRIOR, 0.2))
-    np.testing.assert_allclose(float(best.kappa), float(want.kappa), rtol=1e-4)
+        np.testing.assert_allclose(getattr(found, name), want[name], rtol=2e-5)
 
 
 @pytest.mark.usefixtures("as_users_run_it")
@@ -361,9 +362,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="`kappa` must be non-negative, got -1.0"):
         dln.lasso_asymptotics(law, [0.1, -1.0])
     with pytest.raises(eqx.EquinoxRuntimeError, match="law_not_finite: The risk is infinite"):
-        of(0.0, delta=1.0)
-    found = jax.vmap(lambda *a: of(*a))(
-        jnp.array([0.2, np.nan, -1, 0.2, 0.2]), jnp.array([0.5, 0.5, 0.5, 0, np.inf])
-    )
-    assert names_of(found.result).tolist() == ["successful"] + ["invalid_law"] * 4
-    assert np.all(np.isnan(found.risk[1:])) and np.isfinite(found.risk[0])
+        of(0.0, 1.0, *PRIOR, 0.2)
+    found, names = lanes([0.2, np.nan, -1, 0.2, 0.2], [0.5, 0.5, 0.5, 0, np.inf])
+    assert names == ["successful"] + ["invalid_law"] * 4
+    assert np.all(np.isnan(found["risk"][1:])) and np.isfinite(found["risk"][0])

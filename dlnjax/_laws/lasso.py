@@ -324,6 +324,9 @@ def _solve(law: GaussianDesign, kappa: Array, second: _Second) -> LassoAsymptoti
     is_not_0 = jnp.where(given.values != 0, jnp.ones_like(given.values), 0)
     best = jnp.where(is_exact, 0, jnp.where(is_zero, jnp.inf, unit * tau * alpha * share))
     best = kappa if is_calibrated else best
+    # Infinity as a constant: its derivatives are not numbers.
+    is_infinite = jnp.isinf(kappa) if is_calibrated else jnp.ones_like(is_zero)
+    most_alpha = jnp.where(is_infinite, jnp.inf, given.kappa / at_zero)
     result = first_failure(
         (is_valid, RESULTS.invalid_law),
         (is_finite | is_exact | is_zero, RESULTS.law_not_finite),
@@ -345,7 +348,7 @@ def _solve(law: GaussianDesign, kappa: Array, second: _Second) -> LassoAsymptoti
         ),
         loss=field((unit * residual) ** 2, nothing, at_zero**2),
         tau=field(unit * tau, nothing, at_zero),
-        alpha=field(alpha, nothing * jnp.nan, best / at_zero),
+        alpha=field(alpha, jnp.full_like(kappa, jnp.nan), most_alpha),
         result=result,
     )
 
