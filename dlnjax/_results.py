@@ -128,8 +128,8 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "where the density is large, and at its kinks."
     )
     messages_not_finite = (
-        "The messages overflow, or are NaN: the iteration diverges. Damp the functions, check their "
-        "signs and the variances of `GaussianGraph` (by default 1/n_w), or take fewer steps."
+        "The messages overflow, or are NaN: the iteration diverges. Damp the functions, check "
+        "their signs and the variances of `GaussianGraph` (by default 1/n_w), or take fewer steps."
     )
     max_knots_reached = (
         "The path has more knots than its buffer holds: it is exact up to its last knot "

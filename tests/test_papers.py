@@ -133,5 +133,5 @@ def test_every_claim_has_a_row_or_a_figure():
     stated += " B25-prop4.1 B25-small-s B25-decay B23-monotone B23-activation W23-which W23-fig1"
     stated += " W23-fig2 W23-fig3 Woo20-Q Azu21-shape PF23-fixture PF23-end MS25-rate EPGF23-steps"
     stated += " Hoff17-decay Jac25-decay Gis20-scalar Pes21-sgf Pap24-momentum"
-    stated += " Zhao26-growth Dec26-start Mor20-path Gun18-margin"
+    stated += " Zhao26-growth Dec26-start Mor20-path Gun18-margin GB21-risk GB21-amp"
     assert set(ledger.CLAIMS) == set(stated.split())

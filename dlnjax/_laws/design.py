@@ -153,7 +153,7 @@ class GaussianDesign(eqx.Module):
             law = dln.GaussianDesign(0.5, ([-1.0, 0.0, 1.0], [0.05, 0.9, 0.05]), noise=0.2)
             problem, x_star = law.sample(jax.random.key(0), 100, 200)
             point = dln.lasso(problem, 1 / 0.2)
-            jnp.mean((point.x[0] - x_star) ** 2)  # 0.034; the law says 0.0366 as n → ∞
+            jnp.mean((point.x[0] - x_star) ** 2)  # 0.024; the law has 0.0366 as n → ∞
             ```
         """
         check_key(key, "sample")

@@ -42,7 +42,8 @@ def reproduce(
 
     Writes `ledger.json`, and the figures of `B25-fig1`, `B23-activation`, `W23-fig1` to
     `W23-fig3`, `PF23-fixture`, `MS25-rate`, `Gis20-scalar`, `Jac25-decay`, `Pes21-sgf`,
-    `Pap24-momentum`, `Zhao26-growth`, `Dec26-start`, `Mor20-path` and `Gun18-margin`.
+    `Pap24-momentum`, `Zhao26-growth`, `Dec26-start`, `Mor20-path`, `Gun18-margin` and
+    `GB21-risk`.
     Ends with an error if a claim does not hold.
     """
     chosen = list(dict.fromkeys(claims or []))

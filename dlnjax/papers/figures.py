@@ -27,6 +27,7 @@ from .. import (
 from ..plot.axes import COLORS, DASHES, GREY
 from . import b23, dec26, gis20, gun18, jac25, mor20, ms25, pap24, pes21, pf23, w23, zhao26
 from .end_points import Lane, end_points
+from .gb21_figure import large_designs
 from .panels import over_plateaus, panel
 
 DEPTHS = (2, 2.5, 3, 4)
@@ -386,4 +387,5 @@ FIGURES = {
     "Dec26-start": pretrained,
     "Mor20-path": accuracy_against_scale,
     "Gun18-margin": margins_of_faces,
+    "GB21-risk": large_designs,
 }

@@ -12,6 +12,7 @@ from . import (
     b25_limits,
     dec26,
     epgf23,
+    gb21,
     gis20,
     gun18,
     hoff17,
@@ -52,6 +53,7 @@ CLAIMS: dict[str, Claim] = {
         *dec26.CLAIMS,
         *mor20.CLAIMS,
         *gun18.CLAIMS,
+        *gb21.CLAIMS,
     ]
 }
 

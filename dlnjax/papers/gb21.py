@@ -1,0 +1,300 @@
+"""Gerbelot & Berthier, *Graph-based Approximate Message Passing Iterations*, arXiv 2109.11905.
+
+Claims: iterations of approximate message passing on large Gaussian matrices follow state evolution.
+So do their fixed points: the lasso path of a large Gaussian design, and with it the averaged flow
+of a diagonal linear network, has a risk, a sparsity, a 1-norm and a loss that are known. (The lasso
+is Bayati and Montanari's, arXiv 1008.2581, the transition without noise Donoho and Tanner's.)
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from scipy.integrate import quad
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from .. import (
+    UV,
+    GaussianDesign,
+    GaussianGraph,
+    gradient_flow,
+    lasso_asymptotics,
+    lasso_path,
+    message_passing,
+    optimal_stopping,
+)
+from .claim import Claim, Measurement
+
+VALUES, PROBABILITIES = np.array([-1.0, 0.0, 1.0]), np.array([0.05, 0.9, 0.05])
+DELTA, SIGMA = 0.5, 0.2
+KAPPAS = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
+RUNS = 24
+# Iterations of AMP; the graph takes two steps to each.
+ITERATIONS = 200
+ZS = np.array([0.3, 0.7, 1.2, 2.0, 3.0])
+
+
+def law(delta: float | Array = DELTA, noise: float | Array = SIGMA) -> GaussianDesign:
+    return GaussianDesign(delta, (VALUES, PROBABILITIES), noise)
+
+
+def numbers(kappas: np.ndarray) -> np.ndarray:
+    """Risk, active fraction, 1-norm and loss as the law says, shape `(4, K)`."""
+    found = lasso_asymptotics(law(), kappas)
+    return np.stack([found.risk, found.active, found.one_norm, found.loss])
+
+
+def draws(d: int, kappas: np.ndarray, with_flow: bool) -> np.ndarray:
+    """The same of the lasso in `RUNS` draws of `d/2` rows, by its path, shape `(RUNS, 4, K)`; or
+    of the averaged flow of depth 2 at `ε = e^−700`, after the path, `(RUNS, 8, K)`."""
+    network, s = UV(jnp.ones(d), jnp.zeros(d)), jnp.asarray(1 / kappas[::-1])
+
+    @jax.jit
+    @jax.vmap
+    def one(key):
+        problem, x_star = law().sample(key, d // 2, d)
+
+        def of(x: Array) -> Array:
+            left = problem.y[None, :] - jnp.matmul(x, problem.X.T, precision="highest")
+            rows = [(x - x_star[None, :]) ** 2, jnp.where(x != 0, 1.0, 0.0), jnp.abs(x), left**2]
+            return jnp.stack([jnp.mean(row, axis=1)[::-1] for row in rows])
+
+        found = of(lasso_path(problem, throw=False).x(s))
+        if with_flow:
+            flow = gradient_flow(network, problem, s, log_eps=-700.0, throw=False)
+            found = jnp.concatenate([found, of(flow.x_mean)])
+        return found
+
+    return np.asarray(one(jax.random.split(jax.random.key(0), RUNS)))
+
+
+def donoho_tanner(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points `(δ, share of entries that are not 0)` of the line, in closed form."""
+    delta = 2 * norm.pdf(z) / (z + 2 * (norm.pdf(z) - z * norm.sf(z)))
+    return delta, delta * (1 - z * norm.sf(z) / norm.pdf(z))
+
+
+@jax.jit
+@jax.vmap
+def risk_of_share(delta: Array, share: Array, noise: Array, kappa: Array) -> Array:
+    """The risk for entries 0, and ±1 in this share, each `(m,)`."""
+    p = jnp.stack([share / 2, 1 - share, share / 2])
+    of = GaussianDesign(delta, (VALUES, p), noise)
+    return lasso_asymptotics(of, kappa, throw=False).risk
+
+
+def transitions(delta: np.ndarray) -> np.ndarray:
+    """From which share on basis pursuit without noise fails, by bisection."""
+    low, high = np.zeros_like(delta), delta
+    for _ in range(50):
+        middle = (low + high) / 2
+        fails = np.asarray(risk_of_share(delta, middle, 0 * delta, 0 * delta)) > 0
+        low, high = np.where(fails, low, middle), np.where(fails, middle, high)
+    return (low + high) / 2
+
+
+def iterations(d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean square errors of AMP at the threshold of `κ = 0.2`, those of state evolution in closed
+    form, and how far each iterate violates the optimality conditions of the lasso, all of shape
+    `(ITERATIONS,)`."""
+    rng, n = np.random.default_rng(seed), d // 2
+    X = rng.normal(size=(n, d)) / np.sqrt(n)
+    # Exact fractions: a draw of them would be off by some percent.
+    x_star = np.repeat(VALUES, np.round(d * PROBABILITIES).astype(int))
+    y = X @ x_star + SIGMA * rng.normal(size=n)
+    large = lasso_asymptotics(law(), 0.2)
+    theta = large.alpha * large.tau
+    soft = lambda u: jnp.sign(u) * jnp.maximum(jnp.abs(u) - theta, 0)
+    to_rows, to_columns = ("columns", "rows"), ("rows", "columns")
+    functions = {
+        to_rows: lambda t, x: soft(x["rows"]),
+        to_columns: lambda t, x: jnp.asarray(y) - x["columns"],
+    }
+    graph = GaussianGraph({to_rows: X})
+    run = jax.jit(lambda graph: message_passing(graph, functions, 2 * ITERATIONS + 1).messages)
+    x = np.asarray(run(graph)[to_rows])[1::2][:ITERATIONS]
+    errors = np.mean((x - x_star) ** 2, axis=1)
+    # The multiplier at which a fixed point is a lasso.
+    active = x != 0
+    kappa = float(theta) * (1 - np.mean(active, axis=1, keepdims=True) / DELTA)
+    correlations = (y - x @ X.T) @ X
+    off = np.where(active, np.abs(correlations - kappa * np.sign(x)), np.abs(correlations) - kappa)
+    return errors, evolution(float(theta)), np.max(off / kappa, axis=1)
+
+
+def evolution(theta: float) -> np.ndarray:
+    """State evolution of the lasso's iteration at a threshold, by Stein's identity."""
+    found, square = [], SIGMA**2 + PROBABILITIES @ VALUES**2 / DELTA
+    for _ in range(ITERATIONS):
+        t = np.sqrt(square)
+        a, b = (-theta - VALUES) / t, (theta - VALUES) / t
+        still = norm.cdf(b) - norm.cdf(a)
+        inside = (VALUES**2 + square) * still
+        inside += (VALUES - theta) * t * norm.pdf(a) - (VALUES + theta) * t * norm.pdf(b)
+        risk = PROBABILITIES @ (inside + (theta**2 + square) * (1 - still) - square * still)
+        found.append(risk)
+        square = SIGMA**2 + risk / DELTA
+    return np.array(found)
+
+
+def overlaps(n: int, strength: float, steps: int) -> tuple[np.ndarray, float]:
+    """Overlaps of AMP for Z₂ synchronisation with the truth, and their limit, the fixed point
+    `q = E tanh(λ²q + λ√q Z)`, by quadrature."""
+    rng = np.random.default_rng(0)
+    W, x_star = rng.normal(size=(n, n)) / np.sqrt(2 * n), np.sign(rng.normal(size=n))
+    Y, edge = strength / n * np.outer(x_star, x_star) + W + W.T, ("v", "v")
+    functions = {edge: lambda t, x: jnp.tanh(strength * x["v"])}
+    start = {edge: 0.3 * x_star + rng.normal(size=n)}
+    run = message_passing(GaussianGraph({edge: Y}), functions, steps, start=start)
+
+    def excess(q: float) -> float:
+        f = lambda z: np.tanh(strength**2 * q + strength * np.sqrt(q) * z) * norm.pdf(z)
+        return quad(f, -12, 12)[0] - q
+
+    limit = brentq(excess, 0.05, 1.0)
+    return np.asarray(run.messages[edge]) @ x_star / n, float(limit)
+
+
+def risk() -> list[Measurement]:
+    """GB21-risk."""
+    id, rows = "GB21-risk", []
+    measured = draws(500, KAPPAS, with_flow=False)
+    error = measured.std(axis=0, ddof=1) / np.sqrt(RUNS)
+    mean, stated = measured.mean(axis=0), numbers(KAPPAS)
+    for k, kappa in enumerate(KAPPAS):
+        rows.append(
+            Measurement(
+                id,
+                f"κ = {kappa:g}: mean risk of the lasso, {RUNS} draws 250 × 500",
+                float(stated[0, k]),
+                float(mean[0, k]),
+                float(2 * error[0, k]),
+                "two standard errors of this mean",
+            )
+        )
+    for i, name in enumerate(("active fraction", "1-norm", "loss"), start=1):
+        rows.append(
+            Measurement(
+                id,
+                f"{name}: largest relative distance of the means to the law, five κ",
+                0.0,
+                float(np.max(np.abs(mean[i] / stated[i] - 1))),
+                0.06,
+                "as stated; of the order of 1/√(24 · 500), and 1/d at small κ",
+            )
+        )
+    few = KAPPAS[1:4]
+    small = draws(200, few, with_flow=True)
+    error = small.std(axis=0, ddof=1) / np.sqrt(RUNS)
+    stated_small = (0.0369, 0.0366, 0.0484)
+    for k, kappa in enumerate(few):
+        at = f"κ = {kappa:g}"
+        rows += [
+            Measurement(
+                id,
+                f"{at}: risk of the law",
+                stated_small[k],
+                float(numbers(few)[0, k]),
+                5e-5,
+                "as many digits are stated",
+            ),
+            Measurement(
+                id,
+                f"{at}: mean risk of the averaged flow at s = 1/κ, {RUNS} draws 100 × 200",
+                float(numbers(few)[0, k]),
+                float(small[:, 4, k].mean()),
+                float(2 * error[4, k]),
+                "two standard errors of this mean",
+            ),
+            Measurement(
+                id,
+                f"{at}: that of the flow over that of the lasso path",
+                1.0,
+                float(small[:, 4, k].mean() / small[:, 0, k].mean()),
+                0.01,
+                "few coordinates of few paths are not monotone",
+            ),
+        ]
+    delta, share = donoho_tanner(ZS)
+    best = optimal_stopping(law())
+    slope = jax.grad(lambda kappa: lasso_asymptotics(law(), kappa).risk)(best.kappa)
+    noises = np.full_like(delta, 1e-6), np.full_like(delta, 1e-7)
+    by_noise = [np.asarray(risk_of_share(delta, 0.99 * share, v, 0 * v)) / v**2 for v in noises]
+    rows += [
+        Measurement(
+            id,
+            "transition of basis pursuit without noise over the Donoho–Tanner line, five δ",
+            0.0,
+            float(np.max(np.abs(transitions(delta) / share - 1))),
+            1e-9,
+            "τ is found in logarithms: what is left is rounding over the slope at the line",
+        ),
+        Measurement(
+            id,
+            "1 % below the line: risk/σ² at σ = 1e-6 and 1e-7, largest relative distance",
+            0.0,
+            float(np.max(np.abs(by_noise[0] / by_noise[1] - 1))),
+            1e-9,
+            "the risk is proportional to σ² as σ → 0; rounding over the distance to the line",
+        ),
+        Measurement(
+            id,
+            "derivative of the risk in κ at the κ of `optimal_stopping`",
+            0.0,
+            float(slope),
+            1e-12,
+            "rounding; the second derivative is 0.5",
+        ),
+    ]
+    return rows
+
+
+def amp() -> list[Measurement]:
+    """GB21-amp."""
+    id = "GB21-amp"
+    errors, stated, violation = iterations(4000)
+    found, limit = overlaps(3000, 1.5, 25)
+    rows = [
+        Measurement(
+            id,
+            "lasso 2000 × 4000: largest relative distance of mean square errors to state "
+            "evolution, iterations 1 to 20",
+            0.0,
+            float(np.max(np.abs(errors[:20] / stated[:20] - 1))),
+            0.1,
+            "entries not 0 are 400, so that the error has a relative deviation of about 0.04",
+        )
+    ]
+    # One decade above what was measured for a threshold that is adapted to κ.
+    for k, most in ((40, 6e-4), (80, 3e-9), (ITERATIONS, 1e-13)):
+        rows.append(
+            Measurement(
+                id,
+                f"its violation of the conditions of the lasso after {k} iterations, relative",
+                most,
+                float(violation[k - 1]),
+                0.0,
+                "ten times that of one draw: rates differ a little by draw",
+                "at most",
+            )
+        )
+    rows.append(
+        Measurement(
+            id,
+            "Z₂ synchronisation at λ = 1.5, n = 3000: overlap after 25 iterations",
+            limit,
+            float(found[-1]),
+            4 / np.sqrt(3000),
+            "four deviations of an average of n entries of size 1",
+        )
+    )
+    return rows
+
+
+CLAIMS = [
+    Claim(
+        "GB21-risk", "large Gaussian designs: the lasso and the averaged flow follow a law", risk
+    ),
+    Claim("GB21-amp", "message passing follows state evolution, and ends at the lasso", amp),
+]
