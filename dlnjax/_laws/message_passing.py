@@ -88,7 +88,7 @@ def message_passing(
     functions: MessageFunctions,
     steps: int,
     *,
-    start: Mapping[Edge, ArrayLike] | None = None,
+    start: Mapping[Edge, ArrayLike] | MessagePassing | None = None,
     key: Key[Array, ""] | None = None,
     throw: bool = True,
 ) -> MessagePassing:
@@ -112,7 +112,8 @@ def message_passing(
         data, such as `y`.
     - `steps`: how many, a Python integer.
     - `start`: iterates at `t = 0` by edge `(v, w)`, shape `(n_w,)`, or `(n_w, q)` for a
-        matrix-valued edge. Default 0, shape `(n_w,)`.
+        matrix-valued edge. Default 0, shape `(n_w,)`. A run goes on where it ended, with its
+        memory, so that functions may change with what it found, such as adaptive thresholds.
     - `key`: of the signs, one `jax.random.key`, by default `jax.random.key(0)`.
     - `throw`: raise on failure. Under tracing, and with `throw=False`, nothing is raised: failed
         lanes are NaN, with their `result`.
@@ -147,6 +148,10 @@ def message_passing(
         Gerbelot & Berthier, *Graph-based Approximate Message Passing Iterations*, Information and
         Inference 12 (2023), arXiv 2109.11905.
     """
+    before = {}
+    if isinstance(start, MessagePassing):
+        before = {edge: m[-1] for edge, m in start.messages.items()}
+        start = {edge: x[-1] for edge, x in start.iterates.items()}
     names, start = _check(graph, functions, steps, start)
     as_flag(throw, "throw")
     if None in graph.matrices.values():
@@ -173,7 +178,7 @@ def message_passing(
     empty = {
         edge: jnp.zeros((graph.sizes[edge[0]], *x.shape[1:]), x.dtype) for edge, x in start.items()
     }
-    _, (x, m, b) = scan(step, (start, empty), jnp.arange(steps))
+    _, (x, m, b) = scan(step, (start, empty | before), jnp.arange(steps))
     x = {edge: jnp.concatenate([start[edge][None], x[edge]]) for edge in names}
     result = _is_finite((x, m))
     x, m, b = _nan_unless(result, (x, m, b))
