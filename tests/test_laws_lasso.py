@@ -1,6 +1,7 @@
 """The lasso of a large Gaussian design: against SciPy, closed forms, differences, and draws."""
 
 import re
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -30,7 +31,7 @@ LANES = 8
 program = jax.jit(jax.vmap(lambda *a: of(*a, throw=False)))
 
 
-def lanes(kappa, delta=0.5, noise=0.2, values=VALUES, probabilities=PROBABILITIES):
+def lanes(kappa, delta: Any = 0.5, noise: Any = 0.2, values=VALUES, probabilities=PROBABILITIES):
     """Fields, and names of results, of up to eight lanes: one program for all tests."""
     count = len(kappa)
     shapes = ((), (), (3,), (3,), ())
@@ -97,7 +98,7 @@ def test_both_equations_hold():
 def least_alpha(delta):
     """Where `τ` of a given `α` becomes infinite (Bayati and Montanari)."""
     excess = lambda a: (1 + a**2) * norm.sf(a) - a * norm.pdf(a) - delta / 2
-    return brentq(excess, 0, 40, xtol=1e-15)
+    return float(brentq(excess, 0, 40, xtol=1e-15))  # pyright: ignore[reportArgumentType]
 
 
 def test_alpha_is_above_its_least_value():
@@ -360,7 +361,7 @@ def test_bad_arguments():
     with pytest.raises(TypeError, match="`law` must be a GaussianDesign, got float"):
         dln.lasso_asymptotics(0.5, 0.2)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="`kappa` must be non-negative, got -1.0"):
-        dln.lasso_asymptotics(law, [0.1, -1.0])
+        dln.lasso_asymptotics(law, np.array([0.1, -1.0]))
     with pytest.raises(eqx.EquinoxRuntimeError, match="law_not_finite: The risk is infinite"):
         of(0.0, 1.0, *PRIOR, 0.2)
     found, names = lanes([0.2, np.nan, -1, 0.2, 0.2], [0.5, 0.5, 0.5, 0, np.inf])

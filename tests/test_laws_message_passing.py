@@ -310,8 +310,8 @@ def test_bad_graphs_and_functions():
         (
             TypeError,
             "`graph` must be a GaussianGraph",
-            lambda: dln.message_passing(1, functions, 1),
-        ),  # pyright: ignore[reportArgumentType]
+            lambda: dln.message_passing(1, functions, 1),  # pyright: ignore[reportArgumentType]
+        ),
         (ValueError, "`steps` must be at least 1", lambda: dln.message_passing(good, functions, 0)),
     ]:
         with pytest.raises(error, match=re.escape(message)):

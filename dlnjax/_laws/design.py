@@ -85,13 +85,13 @@ class GaussianDesign(eqx.Module):
         that do not sum to 1; `TypeError` for what is no pair. Traced values out of range end as
         `invalid_law` in the functions that take the law.
         """
-        parts = list(prior) if isinstance(prior, list) else [prior]
+        parts: list[Any] = list(prior) if isinstance(prior, list) else [prior]
         if not parts or not all(isinstance(part, tuple) and len(part) == 2 for part in parts):
             raise TypeError(
                 "`prior` must be a pair `(values, probabilities)` or `(density, edges)`, or a list "
                 f"of such pairs, got {prior!r}."
             )
-        pieces = [_panels(*part) if callable(part[0]) else _atoms(*part) for part in parts]
+        pieces = [(_panels if callable(part[0]) else _atoms)(*part) for part in parts]
         delta, noise = as_float(delta, "delta"), as_float(noise, "noise")
         check_scalar(delta, "delta")
         check_scalar(noise, "noise")

@@ -13,6 +13,10 @@ from .._checks import as_count, as_float, check_finite, check_nonempty, check_sc
 Edge = tuple[str, str]
 
 
+def reverse(edge: Edge) -> Edge:
+    return edge[1], edge[0]
+
+
 class GaussianGraph(eqx.Module):
     """A graph whose edges carry Gaussian matrices, for `message_passing` and `state_evolution`.
 
@@ -45,8 +49,8 @@ class GaussianGraph(eqx.Module):
 
     def __init__(
         self,
-        matrices: Mapping[Edge, ArrayLike | tuple[int, int]],
-        variances: Mapping[Edge, ArrayLike] | None = None,
+        matrices: Mapping[Any, ArrayLike | tuple[int, int]],
+        variances: Mapping[Any, ArrayLike] | None = None,
     ):
         """**Arguments:**
 
@@ -115,11 +119,11 @@ class GaussianGraph(eqx.Module):
 
     def variance(self, edge: Edge) -> Array:
         """`s` of an edge or of a reverse."""
-        return self.variances[edge if edge in self.variances else edge[::-1]]
+        return self.variances[edge if edge in self.variances else reverse(edge)]
 
     def matrix(self, edge: Edge) -> Any:
         """The matrix of an edge, or the transposed one of a reverse."""
         if edge in self.matrices:
             return self.matrices[edge]
-        matrix = self.matrices[edge[::-1]]
+        matrix = self.matrices[reverse(edge)]
         return None if matrix is None else matrix.T

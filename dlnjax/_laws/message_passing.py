@@ -22,9 +22,10 @@ from .._checks import as_count, as_flag, as_float, check_finite, check_key, chec
 from .._linalg import matmul
 from .._loops import scan
 from .._results import RESULTS, first_failure, raise_on_failure
-from .graph import Edge, GaussianGraph
+from .graph import Edge, GaussianGraph, reverse
 
-MessageFunctions = Mapping[Edge, Callable[[Array, dict[str, Array]], Array]]
+# Keys are edges. (`Mapping` is invariant in them, so that `Edge` would refuse a dict of literals.)
+MessageFunctions = Mapping[Any, Callable[[Array, dict[str, Array]], Array]]
 _Vectors = dict[Edge, Array]
 
 
@@ -88,7 +89,7 @@ def message_passing(
     functions: MessageFunctions,
     steps: int,
     *,
-    start: Mapping[Edge, ArrayLike] | MessagePassing | None = None,
+    start: Mapping[Any, ArrayLike] | MessagePassing | None = None,
     key: Key[Array, ""] | None = None,
     throw: bool = True,
 ) -> MessagePassing:
@@ -171,7 +172,7 @@ def message_passing(
             of_iterates = lambda x, edge=edge: _message(graph, functions, edge, t, x)
             m[edge], b[edge] = _onsager(of_iterates, edge, x, keys[edge], graph.variance(edge))
         for edge in names:
-            memory = matmul(_columns(before[edge[::-1]]), _matrix(b[edge], m[edge]).T)
+            memory = matmul(_columns(before[reverse(edge)]), _matrix(b[edge], m[edge]).T)
             new[edge] = matmul(matrices[edge], m[edge]) - memory.reshape(x[edge].shape)
         return (new, m), (new, m, b)
 
@@ -191,7 +192,7 @@ def state_evolution(
     steps: int,
     *,
     key: Key[Array, ""],
-    start: Mapping[Edge, ArrayLike] | None = None,
+    start: Mapping[Any, ArrayLike] | None = None,
     throw: bool = True,
 ) -> StateEvolution:
     """State evolution: the law of the iterates of `message_passing` as sizes go to infinity.
@@ -260,7 +261,7 @@ def state_evolution(
 
 
 def _check(
-    graph: Any, functions: Any, steps: Any, start: Mapping[Edge, ArrayLike] | None
+    graph: Any, functions: Any, steps: Any, start: Mapping[Any, ArrayLike] | None
 ) -> tuple[tuple[Edge, ...], _Vectors]:
     """The edges, and the start of each."""
     check_type(graph, "graph", GaussianGraph, "a GaussianGraph")
@@ -320,8 +321,8 @@ def _onsager(
     message: Callable[[_Vectors], Array], edge: Edge, x: _Vectors, key: Array, variance: Array
 ) -> tuple[Array, Array]:
     """The message of an edge, and `b` with the axes `q_e`, `q_ē` that there are."""
-    back = x[edge[::-1]]
-    m, push = jax.linearize(lambda back: message(x | {edge[::-1]: back}), back)
+    back = x[reverse(edge)]
+    m, push = jax.linearize(lambda back: message(x | {reverse(edge): back}), back)
     signs = jax.random.rademacher(key, (back.shape[0], 1), back.dtype)
     count = _columns(back).shape[1]
 

@@ -86,7 +86,7 @@ def risk_of_share(delta: Array, share: Array, noise: Array, kappa: Array) -> Arr
 
 def transitions(delta: np.ndarray) -> np.ndarray:
     """From which share on basis pursuit without noise fails, by bisection."""
-    low, high = np.zeros_like(delta), delta
+    low, high = 0 * delta, 1 * delta
     for _ in range(50):
         middle = (low + high) / 2
         fails = np.asarray(risk_of_share(delta, middle, 0 * delta, 0 * delta)) > 0
@@ -155,7 +155,7 @@ def evolution(theta: float) -> np.ndarray:
         risk = PROBABILITIES @ (inside + (theta**2 + square) * (1 - still) - square * still)
         found.append(risk)
         square = SIGMA**2 + risk / DELTA
-        theta = KAPPA + theta * (PROBABILITIES @ (1 - still)) / DELTA
+        theta = KAPPA + theta * float(PROBABILITIES @ (1 - still)) / DELTA
     return np.array(found)
 
 
@@ -175,7 +175,7 @@ def overlaps(n: int, strength: float, steps: int, count: int) -> tuple[np.ndarra
         Y = strength / n * np.outer(x_star, x_star) + W + W.T
         found.append(np.asarray(run(Y, 0.3 * x_star + rng.normal(size=n))) @ x_star / n)
 
-    def excess(q: float) -> float:
+    def excess(q: float):
         f = lambda z: np.tanh(strength**2 * q + strength * np.sqrt(q) * z) * norm.pdf(z)
         return quad(f, -12, 12)[0] - q
 

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from .. import lasso_asymptotics, optimal_stopping
 from ..plot.axes import COLORS, DASHES
@@ -72,12 +71,13 @@ def large_designs() -> Figure:
     bar.set_label("log₁₀ of the risk", fontsize=9)
     bar.ax.tick_params(labelsize=8)
 
-    errors, stated, _ = gb21.iterations(4000)
-    count = np.arange(1, 31)
-    steps.plot(count, stated[:30], color="black", linewidth=1, label="state evolution")
-    steps.plot(count, errors[:30], "o", color=COLORS[0], markersize=4, label="one draw 2000 × 4000")
-    steps.set_yscale("log")
-    steps.yaxis.set_minor_formatter(NullFormatter())
+    count, runs = np.arange(1, 21), [gb21.iterations(2000, seed) for seed in range(8)]
+    errors = np.stack([run[0] for run in runs])[:, :20]
+    steps.plot(count, runs[0][1][:20], color="black", linewidth=1, label="state evolution")
+    bars = errors.std(axis=0) / len(runs) ** 0.5
+    dots = dict(fmt="o", color=COLORS[0], markersize=4, label="8 draws 1000 × 2000")
+    steps.errorbar(count, errors.mean(axis=0), bars, **dots)
+    steps.set_xticks(range(0, 21, 5))
     steps.legend(fontsize=8, frameon=False)
     panel(steps, "message passing, κ = 0.2", "iteration", "mean square error")
     return figure
