@@ -94,10 +94,10 @@ def transitions(delta: np.ndarray) -> np.ndarray:
     return (low + high) / 2
 
 
-def iterations(d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def iterations(d: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """AMP with the thresholds `θ⁺ = κ + θ|A|/n` for `κ = 0.2`: its mean square errors, those of
     state evolution, and how far each iterate violates the optimality conditions of the lasso at
-    this `κ`, relative to it; all of shape `(ITERATIONS,)`."""
+    this `κ`, relative to it; all of shape `(count,)`."""
     rng, n = np.random.default_rng(seed), d // 2
     X = rng.normal(size=(n, d)) / np.sqrt(n)
     # Exact fractions: a draw of them would be off by some percent.
@@ -132,7 +132,7 @@ def iterations(d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarra
             state = iterate(*state[:2])
             return state, state[2]
 
-        _, rest = jax.lax.scan(step, first, length=ITERATIONS - 1)
+        _, rest = jax.lax.scan(step, first, length=count - 1)
         return jnp.concatenate([first[2][None], rest])
 
     x = np.asarray(run(GaussianGraph({to_rows: X})))
@@ -140,13 +140,13 @@ def iterations(d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarra
     correlations = (np.asarray(y) - x @ X.T) @ X
     off = np.abs(correlations - KAPPA * np.sign(x))
     off = np.where(x != 0, off, np.abs(correlations) - KAPPA)
-    return errors, evolution(float(theta)), np.max(off, axis=1) / KAPPA
+    return errors, evolution(float(theta), count), np.max(off, axis=1) / KAPPA
 
 
-def evolution(theta: float) -> np.ndarray:
+def evolution(theta: float, count: int) -> np.ndarray:
     """State evolution of this iteration, by Stein's identity."""
     found, square = [], SIGMA**2 + PROBABILITIES @ VALUES**2 / DELTA
-    for _ in range(ITERATIONS):
+    for _ in range(count):
         t = np.sqrt(square)
         a, b = (-theta - VALUES) / t, (theta - VALUES) / t
         still = norm.cdf(b) - norm.cdf(a)
@@ -279,7 +279,7 @@ def risk() -> list[Measurement]:
 def amp() -> list[Measurement]:
     """GB21-amp."""
     id = "GB21-amp"
-    errors, stated, violation = iterations(4000)
+    errors, stated, violation = iterations(4000, ITERATIONS)
     found, limit = overlaps(1500, 1.5, 25, 8)
     rows = [
         Measurement(

@@ -71,9 +71,9 @@ def large_designs() -> Figure:
     bar.set_label("log₁₀ of the risk", fontsize=9)
     bar.ax.tick_params(labelsize=8)
 
-    count, runs = np.arange(1, 21), [gb21.iterations(2000, seed) for seed in range(8)]
-    errors = np.stack([run[0] for run in runs])[:, :20]
-    steps.plot(count, runs[0][1][:20], color="black", linewidth=1, label="state evolution")
+    count, runs = np.arange(1, 21), [gb21.iterations(2000, 20, seed) for seed in range(8)]
+    errors = np.stack([run[0] for run in runs])
+    steps.plot(count, runs[0][1], color="black", linewidth=1, label="state evolution")
     bars = errors.std(axis=0) / len(runs) ** 0.5
     dots = dict(fmt="o", color=COLORS[0], markersize=4, label="8 draws 1000 × 2000")
     steps.errorbar(count, errors.mean(axis=0), bars, **dots)
