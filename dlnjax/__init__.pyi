@@ -48,6 +48,19 @@ from ._lasso.monotone import (
 )
 from ._lasso.path import lasso_path as lasso_path
 from ._lasso.point import LassoPoint as LassoPoint, lasso as lasso
+from ._laws.design import GaussianDesign as GaussianDesign
+from ._laws.graph import GaussianGraph as GaussianGraph
+from ._laws.lasso import (
+    LassoAsymptotics as LassoAsymptotics,
+    lasso_asymptotics as lasso_asymptotics,
+    optimal_stopping as optimal_stopping,
+)
+from ._laws.message_passing import (
+    MessagePassing as MessagePassing,
+    StateEvolution as StateEvolution,
+    message_passing as message_passing,
+    state_evolution as state_evolution,
+)
 from ._limit.limit_flow import limit_flow as limit_flow
 from ._path import (
     LimitFlow as LimitFlow,

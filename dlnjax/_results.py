@@ -117,6 +117,24 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "A step size or the label noise is negative or not finite, or `batches` has a row that `X` "
         "does not have. Use positive step sizes, `label_noise=0` for none, rows from 0 to n − 1."
     )
+    invalid_law = (
+        "`delta` is not positive and finite, `noise` or `kappa` negative or NaN, a value of the "
+        "prior not finite, or its probabilities are negative or do not sum to 1. Build the "
+        "`GaussianDesign` outside `jit` to be told which."
+    )
+    law_not_finite = (
+        "The risk is infinite, or larger than this precision tells: at `delta = 1` least squares "
+        "has none. Use `kappa` > 0, or another `delta`."
+    )
+    prior_not_resolved = (
+        "The panels on which a density of the prior is integrated are too wide: it, or soft "
+        "thresholding at the scale `tau`, varies within their nodes. Put more `edges` near 0, "
+        "where the density is large, and at its kinks."
+    )
+    messages_not_finite = (
+        "The messages overflow, or are NaN: the iteration diverges. Damp the functions, check "
+        "their signs and the variances of `GaussianGraph` (by default 1/n_w), or take fewer steps."
+    )
     max_knots_reached = (
         "The path has more knots than its buffer holds: it is exact up to its last knot "
         "and NaN beyond. Pass a larger `max_knots`."

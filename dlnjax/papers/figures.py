@@ -42,6 +42,7 @@ from . import (
     zhao26,
 )
 from .end_points import Lane, end_points
+from .gb21_figure import large_designs
 from .panels import over_plateaus, panel
 
 DEPTHS = (2, 2.5, 3, 4)
@@ -370,4 +371,5 @@ FIGURES = {
     "PBA24-switch": pba24.figure,
     "EBBF21-rates": ebbf21.figure,
     "BL22-moment": bl22.figure,
+    "GB21-risk": large_designs,
 }

@@ -14,6 +14,7 @@ from . import (
     dec26,
     ebbf21,
     epgf23,
+    gb21,
     gis20,
     gun18,
     hoff17,
@@ -60,6 +61,7 @@ CLAIMS: dict[str, Claim] = {
         *ebbf21.CLAIMS,
         *bl22.CLAIMS,
         *lyu24.CLAIMS,
+        *gb21.CLAIMS,
     ]
 }
 
