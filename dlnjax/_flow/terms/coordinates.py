@@ -93,7 +93,8 @@ class CoordinateTerm(AbstractDualTerm):
 
     def rounding(self, slope, g):
         # Of both signs: where `q⁺` and `q⁻` cancel in `x`, their rounding does not.
-        return jnp.finfo(g.dtype).eps * jnp.sum(slope, axis=0)
+        terms = slope * jnp.abs(g) + self.scale**2 * self.link.q(g)
+        return jnp.finfo(g.dtype).eps * jnp.sum(terms, axis=0)
 
     def image(self, f):
         return f
