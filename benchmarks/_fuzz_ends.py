@@ -183,8 +183,12 @@ def norms(
     moved = np.where(is_known[:, None], moved, dual)
     gap = _gap(config, u, point, weights, moved, is_known, rounding)
     for lane in np.flatnonzero(is_known & (gap > NEAR)).tolist():
-        size = np.abs(known[lane])
-        weight = 1 / np.maximum(size, 1e-12 * np.max(size / u["safe"][lane]) * u["safe"][lane])
+        # Digits count in units of the bounds. Where none is, an entry may be all rounding.
+        most = np.max(np.abs(known[lane]) / u["safe"][lane]) * u["safe"][lane]
+        bound = np.where(known[lane] > 0, weights[lane, 0], weights[lane, -1])
+        if config.positive:
+            bound = np.where(known[lane] > 0, bound, np.inf)
+        weight = 1 / np.maximum(np.where(np.isfinite(bound), bound, most), 1e-12 * most)
         moved[lane] = _closest(u, lane, known[lane], free[lane], weight)
     off = np.max(np.abs(moved - known) / u["safe"], axis=1, where=free, initial=0)
     most = np.max(np.abs(known) / u["safe"], axis=1, initial=0)

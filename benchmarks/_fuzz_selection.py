@@ -97,7 +97,7 @@ def _leaves_out(
     at = (sides * plateau > 0).ravel()
     same = np.all(columns[:, :, None] == columns[:, None, at], axis=0)
     same &= first.ravel()[:, None] == first.ravel()[None, at]
-    is_late = digits * large > 1e-6 * moved
+    is_late = (s > 0) & (digits * large > 1e-6 * moved)
     rests &= ~is_late | np.any(same, axis=1).reshape(rests.shape)
     columns = columns[:, rests.ravel()]
     values = (sides * plateau)[rests] * u["columns"][lane][np.nonzero(rests)[1]]
@@ -140,4 +140,7 @@ def _leaves_out(
         return False
     step = run.x @ null
     moves = np.any((step * norms)[zero] > 1e-6)
-    return bool(moves and step @ slope < -1e-3 * np.sum(np.abs(step * slope)))
+    # Entries are rounded, and their logarithms by as much: all there is where one has moved little.
+    terms = np.abs(step * slope)
+    digits = ROUNDING * config.eps * np.sum(np.abs(step) if config.depth == 2 else terms)
+    return bool(moves and step @ slope < -1e-3 * np.sum(terms) - digits)

@@ -272,6 +272,22 @@ def test_the_size_of_the_start_is_a_unit(n, d, depth, size, form):
     np.testing.assert_allclose(other[0, 1:], one[0, 1:], atol=2e-4 * top)
 
 
+def test_a_large_column_that_explains_nothing():
+    """Of a column at rest `x = q⁺ − q⁻` is all rounding, in which steps looked for an error: this
+    flow took 65 536 steps and did not end."""
+    a, b, c = 184.40677210088177, 0.00028815021841853064, 0.0007607705353681099
+    X = np.array([[a, -b, c], [-a, -b, c], [a, b, c], [a, -b, -c]])
+    y = 0.0002880039557851241 * np.array([1, 1, -1, 1])
+    L, s, one = 6.408190164242912, np.array([1e8, 1e10, 1e12]), np.ones(3)
+    flow = dln.gradient_flow(dln.UV(one, 0 * one), dln.LeastSquares(X, y), s, log_eps=-L)
+    assert flow.stats["num_steps"] < 200
+    # Columns are orthogonal: x = 2q(0) sinh(Lg), dg/ds = r − mx, which is at rest by then.
+    m, r, q = (X**2).sum(axis=0), X.T @ y, np.exp(-L) / 4
+    rest = np.arcsinh(r / (2 * q * m)) / L
+    right = (r * s[:, None] - rest) / (m * s[:, None])
+    assert np.max(np.abs(flow.x_mean - right)) < 1e-12
+
+
 @pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
 def test_the_unit_of_y_at_depth_one(unit):
     """`x(s)` and `z(s)` by the eigenvalues of `M`."""

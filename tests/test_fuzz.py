@@ -19,7 +19,13 @@ from benchmarks._fuzz_solve import solve
 FOUND = {
     # x far beyond the last jump was the difference of two numbers that grow like s.
     # And with a traced decay of 0, `w⁺ + w⁻`, which is known, drifted by the rounding of `sr`.
-    (1, "flow"): {(0, 1, 0, 0): [374, 278, 140], (3, 1, 7, 3): [299], (3, 1, 2, 1): [76]},
+    # An orthogonal column in large units: steps looked for an error in what is all rounding.
+    (1, "flow"): {
+        (0, 1, 0, 0): [374, 278, 140],
+        (3, 1, 7, 3): [299],
+        (3, 1, 2, 1): [76],
+        (21, 1, 12, 4): [179],
+    },
     # Some minimiser, where columns depend on each other, not the one that the flow selects; and
     # `w` late in the process, which was rounding, taken for 0. Entries that come to rest at 0, with
     # the other sign by rounding; entropies whose columns differ by ten decades, or that vanish;
@@ -73,6 +79,10 @@ FOUND = {
         # A dual to which a residual of 1e-10 was added that was not orthogonal to active columns.
         (13, 2, 20, 2): [17, 465],
     },
+    # The check was wrong: it moved the dual by what its entry of infinite weight, all rounding, is.
+    (11, "basis_pursuit"): {(21, 11, 26, 0): [497]},
+    # And here: an entry had moved from its start by 1e-5, in float32, with a logarithm to match.
+    (6, "limit"): {(21, 6, 21, 0): [99]},
     # `y` in the cone of `x ≥ 0` but for rounding.
     (2, "end"): {(1, 2, 0, 0): [86, 109, 124, 213]},
 }
@@ -96,7 +106,7 @@ FLAGGED = {
 }
 
 
-def _solved(index, function, cases):
+def _solved(index, function, cases, change=lambda out: None):
     lanes = []
     for seed, numbers in cases.items():
         a = batch(CONFIGS[index], list(seed), True)
@@ -106,6 +116,7 @@ def _solved(index, function, cases):
     # No lane is a copy of another one.
     config = CONFIGS[index]._replace(lanes=len(lanes))
     out = solve(config, a, [function])
+    change(out[function])
     found = violations(config._replace(lanes=4), a, out)
     if function == "flow":
         found |= flow_violations(config, a, out)
@@ -119,6 +130,21 @@ def test_what_was_wrong(index, function):
     assert found
     for name, value in found.items():
         assert np.all(value <= wrong(config)[name]), name
+
+
+def test_checks_notice_what_is_wrong():
+    """Where they were wrong themselves: a dual with an entry 1e-3 short, an `x` with one of 0."""
+
+    def off(out):
+        out["dual"] = out["dual"] * np.array([1, 1, 1, 0.999])
+
+    def left_out(out):
+        out["slope"] = out["slope"] * np.array([1, 1, 1, 0])
+
+    config, _, found = _solved(11, "basis_pursuit", FOUND[11, "basis_pursuit"], off)
+    assert np.all(found["basis_pursuit, norm"] > wrong(config)["basis_pursuit, norm"])
+    config, _, found = _solved(6, "limit", FOUND[6, "limit"], left_out)
+    assert np.all(found["limit, selection"] > wrong(config)["limit, selection"])
 
 
 @pytest.mark.parametrize("index, function", FLAGGED)

@@ -187,11 +187,13 @@ def rosenbrock(term: AbstractDualTerm, h: Array, y0: Any) -> list[Any]:
         outputs.append((linear_sum(own, stages), quadrature))
     increment, (error, error_z), *inner = outputs
     defect = increment[1] - sum(z for _, z in inner) - h / term.zeta * xs[-1]
-    # Where `x` is the difference of two large `q` its stages are rounding, and so is the defect: to
-    # ask for less would keep steps short for ever. 64 is about the sum of its coefficients.
-    rounding = 64 * h / term.zeta * term.rounding(slope, g)
-    second = DEFECT * jnp.maximum(jnp.abs(defect) - rounding, 0)
-    return [increment, (error, jnp.maximum(jnp.abs(error_z), second)), *inner]
+    # Where `x` is the difference of two large `q` its stages are rounding, and so are both of the
+    # estimates: to ask for less would keep steps short for ever. The sums of their coefficients are
+    # about 2 and 64.
+    rounding = h / term.zeta * term.rounding(slope, g)
+    error_z = jnp.maximum(jnp.abs(error_z) - 2 * rounding, 0)
+    second = DEFECT * jnp.maximum(jnp.abs(defect) - 64 * rounding, 0)
+    return [increment, (error, jnp.maximum(error_z, second)), *inner]
 
 
 def finished(

@@ -126,7 +126,7 @@ class AbstractDualTerm(AbstractFlowTerm):
         """The directional derivative of `σ²x` along a change `image` of `g`."""
 
     def rounding(self, slope: Float[Array, "..."], g: Float[Array, "..."]) -> Float[Array, " d"]:
-        """How far rounding of `g`, whose size is 1, may move `σ²x`."""
+        """How far rounding of `g`, whose size is 1 here, moves `σ²x`, which steps cannot tell."""
         return jnp.abs(self.change(slope, jnp.full_like(g, jnp.finfo(g.dtype).eps)))
 
     @abc.abstractmethod

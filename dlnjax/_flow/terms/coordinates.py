@@ -98,11 +98,14 @@ class CoordinateTerm(AbstractDualTerm):
 
     def rounding(self, slope, g):
         # Of both signs: where `q⁺` and `q⁻` cancel in `x`, their rounding does not.
-        both = jnp.sum(slope[:2], axis=0)
-        if len(slope) == 3:
-            near = both * jnp.abs(g[2]) + jnp.abs(slope[2]) * jnp.max(jnp.abs(g), axis=0)
-            both = jnp.where(is_balanced(slope), near, both)
-        return jnp.finfo(g.dtype).eps * both
+        signs = len(self.link.start)
+        terms = slope[:signs] * jnp.abs(g[:signs]) + self.scale**2 * self.link.q(g[:signs])
+        moved = jnp.sum(terms, axis=0)
+        if len(slope) > signs:  # there `x` keeps the digits of `Xᵀν` (`../link_base.py`)
+            near = jnp.sum(slope[:2], axis=0) * jnp.abs(g[2])
+            near = near + jnp.abs(slope[2]) * jnp.max(jnp.abs(g), axis=0)
+            moved = jnp.where(is_balanced(slope), near, moved)
+        return jnp.finfo(g.dtype).eps * moved
 
     def image(self, f):
         return f
