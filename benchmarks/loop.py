@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optimistix as optx
 
 import dlnjax as dln
-from dlnjax._flow.formulations import dual_term
+from dlnjax._flow.terms.dual import dual_term
 
 from ._data import normal_batch
 from ._timing import Contender, compete

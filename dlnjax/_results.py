@@ -109,6 +109,11 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "The inertia of `MomentumForm` is not positive or not finite. Without momentum use "
         "`DualForm()`."
     )
+    start_too_large = (
+        "The start is so much larger than `x`, a difference of numbers of its size, that the "
+        "digits of `x` are lost. Pass `formulation=DualForm(large_start=True)` to "
+        "`gradient_flow`, or start smaller."
+    )
     invalid_alpha = (
         "The `alpha` of `AcceleratedForm` is below −1/2 or not finite: the friction (2α + 1)/t "
         "would be negative. Nesterov's flow has 1."

@@ -9,7 +9,7 @@ import pytest
 
 import dlnjax as dln
 from dlnjax._flow import auto_tsit5
-from dlnjax._flow.formulations import dual_term
+from dlnjax._flow.terms.dual import dual_term
 
 RNG = np.random.default_rng(0)
 

@@ -11,11 +11,11 @@ from scipy.integrate import solve_ivp
 from scipy.special import expit
 
 import dlnjax as dln
-from dlnjax._flow.formulations import dual_term
 from dlnjax._flow.terms.coordinates import CoordinateTerm
 from dlnjax._flow.terms.decayed_rows import DecayedRowTerm
-from dlnjax._flow.terms.rows import RowTerm
+from dlnjax._results import names_of
 
+ANY, PLAIN = dln.DualForm(large_start=True), dln.DualForm()
 SHAPES = {"wide": (4, 8), "tall": (8, 4)}
 
 
@@ -27,19 +27,22 @@ def _data(shape: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _network(log_alpha, d: int, depth) -> dln.Deep:
     # Weights of size α: the shape times ε^{1/D}, at log ε = −1.
-    shape = jnp.exp(log_alpha + 1 / depth) * jnp.ones(d)
+    shape = jnp.full(d, jnp.exp(log_alpha + 1 / depth))
     return dln.Deep(shape, shape, depth=depth)
 
 
-@pytest.mark.parametrize("log_alpha, depth", [(20.0, 2), (50.0, 2), (5.0, 3.0), (12.0, 3.0)])
+CASES = [(20.0, 2, ANY), (50.0, 2, ANY), (5.0, 3.0, ANY), (12.0, 3.0, ANY), (6.0, 2, PLAIN)]
+
+
+@pytest.mark.parametrize("log_alpha, depth, form", CASES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_very_large_start_is_linear(shape, log_alpha, depth):
+def test_a_very_large_start_is_linear(shape, log_alpha, depth, form):
     # Then `dx/ds = E(r − Mx)`, with `E` the slope of the start, to `(x/q)²`: below 1e-10.
     X, y = _data(shape)
     rate = 2 if depth == 2 else 6 * np.exp(log_alpha + 1 / 3)  # E/q; w(0) is 1/shape at depth 3
     slope = rate * np.exp(depth * log_alpha)
     s = np.array([0.01, 0.3, 3, 1000]) / slope
-    flow = _linear(shape, depth)(log_alpha, s)
+    flow = _linear(shape, depth, form)(log_alpha, s)
     values, vectors = np.linalg.eigh(X.T @ X)
     values = np.maximum(values, 1e-15)
     decays = np.exp(-slope * values * s[:, None])
@@ -57,13 +60,15 @@ def test_a_very_large_start_is_linear(shape, log_alpha, depth):
 
 
 @functools.cache
-def _linear(shape: str, depth):
+def _linear(shape: str, depth, form):
     X, y = _data(shape)
 
     @jax.jit
     def run(log_alpha, s):
         network = _network(log_alpha, X.shape[1], depth)
-        return dln.gradient_flow(network, dln.LeastSquares(X, y), s, log_eps=-1.0, throw=False)
+        return dln.gradient_flow(
+            network, dln.LeastSquares(X, y), s, log_eps=-1.0, formulation=form, throw=False
+        )
 
     return run
 
@@ -81,8 +86,8 @@ def _decayed(shape: str):
     @jax.jit
     def run(log_alpha, s):
         network, problem = _network(log_alpha, X.shape[1], 2), of(X, y, DECAY)
-        assert isinstance(dual_term(network, problem, jnp.asarray(-1.0)), kind)
-        return dln.gradient_flow(network, problem, s, log_eps=-1.0, throw=False)
+        assert isinstance(ANY.term(network, problem, jnp.asarray(-1.0)), kind)
+        return dln.gradient_flow(network, problem, s, log_eps=-1.0, formulation=ANY, throw=False)
 
     return run
 
@@ -128,7 +133,26 @@ def test_weight_decay_shrinks_a_large_start(shape, log_alpha):
     np.testing.assert_allclose(flow.x, x, rtol=0, atol=5e-8 * np.max(np.abs(x)))
 
 
-def test_rows_are_those_of_the_table():
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype, large", [(np.float64, 20), (np.float32, 8)])
+def test_a_start_that_the_dtype_does_not_hold_is_refused(shape, dtype, large):
+    X, y = (v.astype(dtype) for v in _data(shape))
+
+    @jax.jit
+    @jax.vmap
+    def run(log_alpha):
+        network = _network(log_alpha, X.shape[1], 2)
+        s = jnp.asarray([1.0], dtype)
+        return dln.gradient_flow(network, dln.LeastSquares(X, y), s, log_eps=-1.0, throw=False)
+
+    flow = run(np.array([0, 1, large, large + 2], dtype))
+    names = ["successful", "successful", "start_too_large", "start_too_large"]
+    assert list(names_of(flow.result)) == names
+    assert np.isfinite(flow.x[:2]).all() and np.isnan(flow.x[2:]).all()
+
+
+def test_bad_input():
     X, y = _data("wide")
-    term = dual_term(_network(0.0, 8, 2), dln.LeastSquares(X, y), jnp.asarray(-1.0))
-    assert isinstance(term, RowTerm)
+    problem, network = dln.LeastSquares(X, y), dln.Layers(np.arange(1, 25.0).reshape(3, 8))
+    with pytest.raises(TypeError, match="needs a network with a `growth`, which Layers"):
+        dln.gradient_flow(network, problem, np.ones(1), eps=0.1, formulation=ANY)

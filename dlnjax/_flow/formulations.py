@@ -20,14 +20,12 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import as_float, check_scalar, is_concrete
+from .._checks import as_flag, as_float, check_scalar, is_concrete
 from .._linalg import INVERTED
 from .._problem import (
     AbstractProblem,
     Schedule,
     check_loss,
-    least_decay,
-    may_decay,
     nan_unless_valid,
 )
 from ..networks import AbstractDualNetwork, AbstractNetwork, Linear
@@ -36,16 +34,12 @@ from ..networks.signs import sides
 from .auto_tsit5 import AutoTsit5
 from .depth2 import check_depth_2, weight_rate
 from .kvaerno5 import StagewiseKvaerno5
-from .link import ExponentialLink, link_of
 from .rodas5p import Rodas5P
 from .terms.accelerated import AcceleratedTerm
-from .terms.base import AbstractDualTerm, AbstractFlowTerm, column_scale, size_of_x, size_of_z
-from .terms.coordinates import CoordinateTerm
-from .terms.decayed_rows import DecayedRowTerm
-from .terms.fit import fit_of
+from .terms.base import AbstractFlowTerm
+from .terms.dual import dual_term
 from .terms.linear import linear_term
 from .terms.momentum import MomentumTerm
-from .terms.rows import RowTerm
 from .terms.weights import WeightTerm, check_least_eps
 
 if TYPE_CHECKING:
@@ -114,11 +108,14 @@ class AbstractFormulation(eqx.Module):
 class DualForm(AbstractFormulation):
     """The dual form of the flow, the default: it integrates the dual variable, at any `ε`.
 
-    The state is `ν ∈ R^n` for `n < d` at depth 2 without weight decay, and `w` (one or two rows of
-    `d`) otherwise. For two signs `Xᵀν` is kept beside `w`, by `ν` where `n < d` at depth 2: so `x`
-    has its digits where the start is much larger than it is. A step of `Rodas5P` has one Cholesky
-    factorisation of size `n` or `d`, or both with weight decay and `n < d`; for problems of rank
-    above 24 the default is `AutoTsit5`, which factorises only where it must.
+    The state is `ν ∈ R^n` for `n < d` at depth 2 without weight decay, and `w` (one or two rows
+    of `d`) otherwise. A step of `Rodas5P` has one Cholesky factorisation of size `n` or `d`; for
+    problems of rank above 24 the default is `AutoTsit5`, which factorises only where it must.
+
+    `x` is a difference of `q⁺` and `q⁻`, which are as large as the start. A start that is so much
+    larger than `x` that its digits are lost (a factor of some 1e6 in float64) ends as
+    `start_too_large`; with `large_start=True` it may be of any size, at two to three times the cost
+    of a step: `Xᵀν` is then kept beside `w`.
 
     !!! example
 
@@ -134,8 +131,17 @@ class DualForm(AbstractFormulation):
         [B25] §4.2, arXiv 2509.18766.
     """
 
+    large_start: bool = eqx.field(static=True)
     any_loss: ClassVar[bool] = False
     default_rtol: ClassVar[float] = 1e-7
+
+    def __init__(self, *, large_start: bool = False):
+        """**Arguments:** `large_start`, whether the start may be of any size, also far larger than
+        `x`. Default: no.
+
+        **Raises:** `TypeError` if it is not True or False.
+        """
+        self.large_start = as_flag(large_start, "large_start")
 
     def term(
         self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
@@ -157,7 +163,12 @@ class DualForm(AbstractFormulation):
                 f"`{type(network).__name__}` has no dual form. Pass "
                 "`formulation=dln.WeightForm()`, or derive it from `AbstractDualNetwork`."
             )
-        return dual_term(network, problem, log_eps)
+        if self.large_start and not network.positive and network.growth(log_eps) is None:
+            raise TypeError(
+                f"`large_start` needs a network with a `growth`, which {type(network).__name__} "
+                "does not have. Use `UV` or `Deep`."
+            )
+        return dual_term(network, problem, log_eps, self.large_start)
 
     def default_solver(self, problem: AbstractProblem) -> diffrax.AbstractSolver[Any]:
         # Up to this size a batch factorises fast (`_linalg.INVERTED`), and AutoTsit5 takes about as
@@ -167,43 +178,6 @@ class DualForm(AbstractFormulation):
 
     def check(self, network: AbstractNetwork, log_eps: Array) -> None:
         pass
-
-
-def dual_term(
-    network: AbstractDualNetwork, problem: AbstractProblem, log_eps: Float[Array, ""]
-) -> AbstractDualTerm:
-    """The vector field of the dual form, in rows (`ν`) where that is smaller and accurate."""
-    scale = column_scale(problem)
-    link = link_of(network, log_eps, size_of_x(problem))
-    fit, is_square = fit_of(problem, scale), problem.glm() is None
-    # A traced weight decay may be positive. See `terms/rows.py` for what rows require.
-    decay, schedule, has_decay = problem.weight_decay, None, may_decay(problem.weight_decay)
-    lowest = least_decay(decay)
-    if isinstance(decay, Schedule):
-        decay, schedule = decay.values[0], decay if has_decay else None
-    q, square = link.q(link.start), scale**2
-    # Where a decay is switched off later, coordinates may activate then.
-    velocity = sides(-problem.r, link.start) + lowest
-    slope = square * link.slope(link.start, q)
-    z_size = size_of_z(square * q, slope, velocity, jnp.min(link.unit))
-    zeta = z_size / jnp.max(link.unit)
-    n, d = (problem.r.size, problem.r.size) if fit is None else fit.X.shape
-    if fit is not None and isinstance(link, ExponentialLink) and not has_decay and n < d:
-        return RowTerm(fit=fit, r=problem.r, link=link, scale=scale, zeta=zeta)
-    term = CoordinateTerm(
-        M=problem.gram() / scale**2 if is_square else None,
-        # For n ≤ d the velocity goes through X, whose rounding does less harm (see
-        # `CoordinateTerm.velocity`); for n > d through M, at a cost of d² instead of 2nd.
-        fit=None if is_square and n > d else fit,
-        r=problem.r,
-        link=link,
-        weight_decay=decay if has_decay else None,
-        varies=schedule,
-        scale=scale,
-        zeta=zeta,
-    )
-    is_wide = fit is not None and n < d and isinstance(link, ExponentialLink)
-    return DecayedRowTerm(term) if is_wide and len(link.start) == 2 else term
 
 
 class WeightForm(AbstractFormulation):

@@ -32,6 +32,10 @@ class ExponentialLink(AbstractLink):
     start: Float[Array, "signs d"]
     log_eps: Float[Array, ""]
     log_cap: Float[Array, "1 d"]
+    large_start: bool = eqx.field(static=True)
+
+    def has_third_row(self):
+        return self.large_start and len(self.start) == 2
 
     @property
     def unit(self):
@@ -78,11 +82,18 @@ class PowerLink(AbstractLink):
     log_eps: Float[Array, "signs d"]  # that of the network
     acting_log_eps: Float[Array, "signs d"]  # that of the integration, which is not smaller
     log_cap: Float[Array, "1 d"]
+    large_start: bool = eqx.field(static=True)
 
     def __init__(
-        self, growth: Growth, start: Array, limit: Array, largest_x: Array, log_cap: Array
+        self,
+        growth: Growth,
+        start: Array,
+        limit: Array,
+        largest_x: Array,
+        log_cap: Array,
+        large_start: bool,
     ):
-        self.start, self.log_cap = start, log_cap
+        self.start, self.log_cap, self.large_start = start, log_cap, large_start
         # There `w` goes up to their sum, which is conserved, and rounds as that does.
         alone = jnp.where(limit > 0, limit, jnp.sum(limit, axis=0)[None, :])
         self.alone = lax.stop_gradient(jnp.where(alone > 0, alone, 1))
@@ -92,6 +103,9 @@ class PowerLink(AbstractLink):
         self.acting_log_eps = jnp.maximum(
             self.log_eps, _least_log_eps(exponent, self.alone, largest_x)
         )
+
+    def has_third_row(self):
+        return self.large_start and len(self.start) == 2
 
     @property
     def unit(self):
@@ -327,11 +341,15 @@ def cap_of(largest_x: Float[Array, "1 d"]) -> Float[Array, "1 d"]:
 
 
 def link_of(
-    network: AbstractDualNetwork, log_eps: Float[Array, ""], largest_x: Float[Array, " d"]
+    network: AbstractDualNetwork,
+    log_eps: Float[Array, ""],
+    largest_x: Float[Array, " d"],
+    large_start: bool = False,
 ) -> AbstractLink:
     """The link of a network, in the most accurate form: by its `growth`, if there is one.
 
-    `largest_x` is how large each entry of `x` may become, without derivatives."""
+    `largest_x` is how large each entry of `x` may become, without derivatives; `large_start` asks
+    for the third row (`link_base.py`)."""
     start, largest_x = network.initial_dual(log_eps), largest_x[None]
     cap = cap_of(largest_x)
     if not has_link(network):
@@ -340,6 +358,6 @@ def link_of(
     if growth is None:
         return NetworkLink(network, start, log_eps, largest_x, cap)
     if growth.is_exponential:
-        return ExponentialLink(start, log_eps, cap)
+        return ExponentialLink(start, log_eps, cap, large_start)
     limit = network.initial_dual(jnp.full_like(log_eps, -jnp.inf))
-    return PowerLink(growth, start, limit, largest_x, cap)
+    return PowerLink(growth, start, limit, largest_x, cap, large_start)

@@ -1,9 +1,9 @@
 """The interface of links (`link.py`), and `x` without cancellation.
 
 Where the start is larger than `x`, `q⁺` and `q⁻` are as large as it is, and their difference is
-rounding. So exponential and power links of two signs take a third row of `w` (`rows`): `g = Xᵀν`,
-which is 0 at the start. With `h = (w⁻ − w⁺)/2 = h(0) + g`, and `v = ½ log(q⁺/q⁻)`, which is
-`h log(1/ε)`, or `a artanh(2h/(w⁺ + w⁻))`,
+rounding. With `DualForm(large_start=True)` exponential and power links of two signs have a third
+row of `w` (`rows`): `g = Xᵀν`, which is 0 at the start. With `h = (w⁻ − w⁺)/2 = h(0) + g`, and
+`v = ½ log(q⁺/q⁻)`, which is `h log(1/ε)`, or `a artanh(2h/(w⁺ + w⁻))`,
 
     x = q⁺ − q⁻ = 2 √(q⁺q⁻) sinh v    is used where |v| < 1.
 """
@@ -50,11 +50,14 @@ class AbstractLink(eqx.Module):
         """`log √(q⁺q⁻)` and `v`; `None` if the link takes no third row."""
         return None
 
+    def has_third_row(self) -> bool:
+        """Whether `w` has the row of `g`."""
+        return False
+
     @property
     def rows(self) -> Float[Array, "rows d"]:
-        """`w(0)`, with the row of `g` if the link takes it."""
-        is_known = type(self).balance is not AbstractLink.balance
-        if len(self.start) == 1 or not is_known:
+        """`w(0)`, with the row of `g` if there is one."""
+        if not self.has_third_row():
             return self.start
         return jnp.concatenate([self.start, jnp.zeros_like(self.start[:1])])
 

@@ -37,10 +37,11 @@ from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractDualNetwork
 from .adjoint import at_time, trajectory
 from .driver import Fixed, Moving, Record, State, block, counts, prepared, start
-from .formulations import DualForm, dual_term
+from .formulations import DualForm
 from .rodas5p import Rodas5P
 from .run import Run, as_run
 from .terms.coordinates import CoordinateTerm
+from .terms.dual import dual_term
 from .terms.fit import LossClock
 from .terms.margin import MarginTerm
 from .terms.rows import RowTerm
@@ -171,7 +172,9 @@ def _term(run: Run) -> MarginTerm:
     assert isinstance(inner, RowTerm | CoordinateTerm)
     X, y, loss = glm_of(run.problem)
     fit = LossClock(X / inner.scale, y, inner.scale, isinstance(loss, LogisticLoss))
-    return MarginTerm(dataclasses.replace(inner, fit=fit))
+    # In this clock `x` grows beyond any start.
+    inner = dataclasses.replace(inner, fit=fit, excess=jnp.ones_like(inner.excess))
+    return MarginTerm(inner)
 
 
 class _Found(NamedTuple):

@@ -8,6 +8,7 @@ larger `α` is. In units of that time, `c = λt/log α`, nothing else happens.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.optimize import nnls
 
-from .. import Deep, Logistic, gradient_flow, max_margin
+from .. import Deep, DualForm, Logistic, gradient_flow, max_margin
 from .claim import Claim, Measurement
 
 ROWS, COLUMNS, SUPPORT = 24, 120, 3
@@ -54,7 +55,8 @@ def _flow(
     problem = Logistic(A, jnp.ones(n), decay)
     s = 2 * c * log_alpha / decay
     # NaN where it fails.
-    return gradient_flow(Deep(alpha, alpha, depth=2), problem, s, log_eps=-1.0, throw=False).x
+    options: dict[str, Any] = dict(formulation=DualForm(large_start=True), throw=False)
+    return gradient_flow(Deep(alpha, alpha, depth=2), problem, s, log_eps=-1.0, **options).x
 
 
 def transition(

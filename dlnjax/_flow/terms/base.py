@@ -9,7 +9,7 @@ another loss `F` of the rows, `dν/ds = −F′(Xx)` (`fit.py`). The state space
 | file | state | used for | factorised in each step |
 |---|---|---|---|
 | `rows.py` | `(ν, z)` | `n < d`, depth 2, no weight decay | `I/(γh) + H X E Xᵀ`, `n × n` |
-| `decayed_rows.py` | `(w, ν, z)` | the same with weight decay, two signs | both |
+| `decayed_rows.py` | `(w, ν, z)` | the same with weight decay, `large_start` | both |
 | `coordinates.py` | `(w, z)` | all other networks with a link | `I + γh √E M √E`, `d × d` |
 | `linear.py` | `(x, z)` | depth 1 | `I/(γh) + M + λI`, `d × d` |
 | `weights.py` | `(weights, z)` | the weight form | by `quadrature.py` |

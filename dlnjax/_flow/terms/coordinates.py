@@ -14,9 +14,9 @@ other is `2S − U^τ`. `τ` is the sign of the larger slope `E^τ = −φ'(w^τ
 is one: its `U^τ` is small, and would be lost in a difference.
 
 Where `q⁺` and `q⁻` nearly are equal, both are as large as the start, which may be large itself:
-then `U^τ` is `S` but for a rounding of it, and the unknown of the same system is
-`P = (U⁺ − U⁻)/2` instead of `TU^τ = P + TS`. With a third row `g = Xᵀν` of the state, whose stage
-is `−P`, the digits of `x` are kept at any start (`../link_base.py`).
+then `U^τ` is `S` but for a rounding of it. With `DualForm(large_start=True)` the state has a third
+row `g = Xᵀν` (`../link_base.py`), whose stage is `−P`, and there the unknown of the same system is
+`P = (U⁺ − U⁻)/2` instead of `TU^τ = P + TS`.
 
 With another loss `M` is its Hessian `XᵀHX` at the start of the step. Let `T` be the diagonal matrix
 of the signs `τ`, `E` that of the sum of both slopes, and `E'` that of the smaller slope. Then the
@@ -43,7 +43,14 @@ from ..._problem import Schedule, total_decay
 from ...networks.signs import sides, signed
 from ..link_base import AbstractLink
 from .base import AbstractDualTerm
-from .difference import IN_X, error_of_average, error_of_difference, excess, is_balanced
+from .difference import (
+    IN_X,
+    error_of_average,
+    error_of_difference,
+    excess,
+    is_balanced,
+    validity_of_start,
+)
 from .fit import AbstractFit
 
 
@@ -60,6 +67,8 @@ class CoordinateTerm(AbstractDualTerm):
     varies: Schedule | None
     scale: Float[Array, ""]
     zeta: Float[Array, ""]
+    largest: Float[Array, ""]  # entry of σ²x, at most
+    excess: Float[Array, ""]  # of the start (`difference.py`)
 
     def schedule(self):
         return self.varies
@@ -76,11 +85,10 @@ class CoordinateTerm(AbstractDualTerm):
         return jnp.max(self.link.unit)
 
     def threshold(self):
-        _, slope = self.response(self.link.rows)
-        return jnp.min(self.link.unit) / excess(slope, self.r)
+        return jnp.min(self.link.unit) / self.excess
 
     def validity(self):
-        return self.link.validity()
+        return validity_of_start(self.link, self.excess)
 
     def x(self, g):
         return self.scale**2 * self.link.x(g)
@@ -122,7 +130,7 @@ class CoordinateTerm(AbstractDualTerm):
             rest = matmul(self.fit.residual(x), self.fit.X)
         velocity = sides(-rest, self.link.start)
         velocity = velocity if self.weight_decay is None else velocity + self.weight_decay
-        has_g = len(self.link.rows) == 3
+        has_g = self.link.has_third_row()
         return jnp.concatenate([velocity, rest[None]]) if has_g else velocity
 
     def _hessian(self, x: Array) -> Array:
@@ -169,11 +177,11 @@ class CoordinateTerm(AbstractDualTerm):
         in_x = IN_X * jnp.abs(q - other) / (jnp.where(largest > 0, largest, 1) + q)
         in_w = jnp.maximum(jnp.abs(in_w) / self.link.unit, in_x)
         if len(state[0]) == signs:
-            return self.size() * in_w, jnp.abs(in_z)
+            return self.size() * self.excess * in_w, error_of_average(z, in_z, self.excess)
         x, slope = self.response(state[0])
-        in_h = error_of_difference(slope, x, error[0][2], self.r)
+        in_h = error_of_difference(slope, x, error[0][2], self.largest)
         in_w = jnp.concatenate([in_w, in_h[None]])
-        return self.size() * in_w, error_of_average(z, in_z, excess(slope, self.r))
+        return self.size() * in_w, error_of_average(z, in_z, excess(slope, self.largest))
 
     def read(self, s, state):
         (w, z), start = state, self.link.start

@@ -1,16 +1,22 @@
 """How errors of a step count in `x`, and what units a flow has that starts larger than `x`.
 
 Where `x` is the difference of nearly equal `q⁺` and `q⁻`, a change of `g = Xᵀν` changes `σ²x`
-by `E = E⁺ + E⁻`, the slopes, times as much. With `E` a thousand times the size of `σ²x`,
-`max |r|`, all of training happens while `g` moves by a thousandth: `excess` is this number. So
-errors of `g` count by what they change in `x`, and units of time and of `z` are smaller by
-`excess`. Weight decay lets `q` shrink, and `excess` becomes 1.
+by `E = E⁺ + E⁻`, the slopes, times as much. With `E` a thousand times the size of `σ²x`
+(`size_of_x`), all of training happens while `g` moves by a thousandth: `excess` is this number. So
+tolerances of `g` and `z`, and the unit of time, are smaller by that of the start, as long as the
+dtype holds their difference (`is_held`).
+
+With `large_start` errors of `g` count by what they change in `x` at each step: weight decay lets
+`q` shrink, and `excess` becomes 1.
 """
 
 import math
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from ..._results import RESULTS, first_failure
+from ..link_base import AbstractLink
 
 # The weight of a relative error of x beside an error of w, in the error of a step. An error of w in
 # an active coordinate is a relative error of x = exp(−w log(1/ε)) that is log(1/ε) times larger.
@@ -27,29 +33,35 @@ def is_balanced(slope: Float[Array, "3 d"]) -> Bool[Array, " d"]:
 
 
 def _balanced_slope(slope: Float[Array, "rows d"]) -> Float[Array, " d"]:
-    if len(slope) < 3:
+    if len(slope) == 1:
         return jnp.zeros_like(slope[0])
+    if len(slope) == 2:
+        slope = jnp.stack([*slope, slope[0] - slope[1]])
     return jnp.where(is_balanced(slope), slope[0] + slope[1], 0)
 
 
-def _largest(r: Float[Array, " d"]) -> Float[Array, ""]:
-    largest = jnp.max(jnp.abs(r))
-    return jnp.where(largest > 0, largest, 1)
+def excess(slope: Float[Array, "rows d"], largest: Float[Array, ""]) -> Float[Array, ""]:
+    """By how much `q` exceeds the `largest` entry of `σ²x`; at least 1."""
+    return jnp.maximum(1, jnp.max(_balanced_slope(slope)) / largest)
 
 
-def excess(slope: Float[Array, "rows d"], r: Float[Array, " d"]) -> Float[Array, ""]:
-    """By how much `q` exceeds `x`; at least 1."""
-    return jnp.maximum(1, jnp.max(_balanced_slope(slope)) / _largest(r))
+def is_held(excess: Float[Array, ""]) -> Bool[Array, ""]:
+    """Whether `q⁺ − q⁻` has digits enough of an `x` that is so much smaller."""
+    # Rounding is then at most a tenth of √eps relative to x, 1.5e-9 in float64: below the default
+    # tolerance of steps, 1e-8. With 100 times more it would exceed it, so that steps shrink without
+    # end; with 100 times less starts would be refused that have six digits to spare.
+    return excess <= 0.1 * float(jnp.finfo(excess.dtype).eps) ** -0.5
 
 
 def error_of_difference(
     slope: Float[Array, "rows d"],
     x: Float[Array, " d"],
     error: Float[Array, " d"],
-    r: Float[Array, " d"],
+    largest: Float[Array, ""],
 ) -> Float[Array, " d"]:
-    """`IN_X` times the error of `σ²x` by one of `g`, relative to `σ²x + max |r|`."""
-    return IN_X * jnp.abs(error) * _balanced_slope(slope) / (_largest(r) + jnp.abs(x))
+    """`IN_X` times the error of `σ²x` by one of `g`, relative to `σ²x` and its `largest`
+    entry."""
+    return IN_X * jnp.abs(error) * _balanced_slope(slope) / (largest + jnp.abs(x))
 
 
 def error_of_average(z: Array, error: Array, excess: Float[Array, ""]) -> Array:
@@ -57,3 +69,10 @@ def error_of_average(z: Array, error: Array, excess: Float[Array, ""]) -> Array:
     small, and of `rtol |z|` where it is large."""
     size = jnp.abs(z)
     return jnp.abs(error) * (1 + size) / (1 / excess + size)
+
+
+def validity_of_start(link: AbstractLink, excess: Float[Array, ""]) -> RESULTS:
+    """Whether the start is valid, and not too large for the rows that `w` has."""
+    if link.has_third_row():
+        return link.validity()
+    return first_failure(link.validity(), (is_held(excess), RESULTS.start_too_large))

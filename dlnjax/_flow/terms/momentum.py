@@ -25,6 +25,7 @@ from ..depth2 import weight_rate
 from ..link import link_of
 from ..link_base import AbstractLink
 from .base import AbstractFlowTerm, column_scale, dual_of, size_of_x
+from .difference import excess
 
 
 class MomentumTerm(AbstractFlowTerm):
@@ -37,6 +38,7 @@ class MomentumTerm(AbstractFlowTerm):
     relaxation: Float[Array, ""]  # 2 m c/log(1/ε)
     unit: Float[Array, ""]  # φ, the largest correlation: w moves by 1 in about the time 1/φ
     zeta: Float[Array, ""]  # ζ
+    excess: Float[Array, ""]  # of the start (`difference.py`)
 
     def __init__(
         self,
@@ -49,7 +51,10 @@ class MomentumTerm(AbstractFlowTerm):
         self.is_inertia = (inertia > 0) & jnp.isfinite(inertia)
         # Derivatives through NaN would be NaN, also where the lane is not asked for.
         inertia = jnp.where(self.is_inertia, inertia, 1)
-        self.link = link_of(network, log_eps, size_of_x(problem))
+        size = size_of_x(problem)
+        self.link = link = link_of(network, log_eps, size)
+        slope = link.slope(link.start, link.q(link.start))
+        self.excess = excess(slope, jnp.where(jnp.max(size) > 0, jnp.max(size), 1))
         self.pull = inertia * weight_rate(network, log_eps)
         self.relaxation = -2 * self.pull / log_eps
         largest = jax.lax.stop_gradient(jnp.max(jnp.abs(problem.r)))
@@ -67,7 +72,13 @@ class MomentumTerm(AbstractFlowTerm):
         return jnp.ones_like(self.zeta)
 
     def validity(self):
-        return first_failure(self.link.validity(), (self.is_inertia, RESULTS.invalid_inertia))
+        # Errors of w, of which there are some 1e-8, count in x by the excess. With 100 times more
+        # they would be 1e-4 of it.
+        return first_failure(
+            self.link.validity(),
+            (self.excess <= 100, RESULTS.start_too_large),
+            (self.is_inertia, RESULTS.invalid_inertia),
+        )
 
     def vf(self, t, y, args):
         (w, f), _ = y

@@ -23,7 +23,13 @@ from ..._linalg import Cholesky, matmul
 from ...networks.signs import sides
 from ..link import ExponentialLink
 from .base import AbstractDualTerm
-from .difference import error_of_average, error_of_difference, excess, is_balanced
+from .difference import (
+    error_of_average,
+    error_of_difference,
+    excess,
+    is_balanced,
+    validity_of_start,
+)
 from .fit import AbstractFit, Curvature
 
 
@@ -31,15 +37,16 @@ class RowTerm(AbstractDualTerm):
     """State `(σν, σ²z/ζ)`, of shapes `(n,)` and `(d,)`; its image is `g = Xᵀν`."""
 
     fit: AbstractFit
-    r: Float[Array, " d"]
     link: ExponentialLink
     scale: Float[Array, ""]
     zeta: Float[Array, ""]
+    largest: Float[Array, ""]  # entry of σ²x, at most
+    excess: Float[Array, ""]  # of the start (`difference.py`)
 
     def _w(self, g: Array) -> Array:
-        """`w`, for two signs with the row of `g` (`link_base.py`)."""
-        rows = self.link.rows
-        return rows - jnp.concatenate([sides(g, self.link.start), -g[None]])[: len(rows)]
+        """`w`, with the row of `g` if there is one (`link_base.py`)."""
+        w = self.link.start - sides(g, self.link.start)
+        return jnp.concatenate([w, g[None]]) if self.link.has_third_row() else w
 
     def initial(self):
         X = self.fit.X
@@ -49,13 +56,10 @@ class RowTerm(AbstractDualTerm):
         return jnp.ones_like(self.scale)
 
     def threshold(self):
-        return 1 / self._excess(jnp.zeros_like(self.r))
-
-    def _excess(self, g):
-        return excess(self._slopes(g)[1], self.r)
+        return 1 / self.excess
 
     def validity(self):
-        return self.link.validity()
+        return validity_of_start(self.link, self.excess)
 
     def x(self, g):
         return self.scale**2 * self.link.x(self._w(g))
@@ -73,10 +77,9 @@ class RowTerm(AbstractDualTerm):
         return slope * image
 
     def rounding(self, slope, g):
-        # Where `q⁺` and `q⁻` nearly are equal, `x` keeps the digits of `g`.
-        slopes, size = self._slopes(g)[1], jnp.ones_like(g)
-        if len(slopes) == 3:
-            size = jnp.where(is_balanced(slopes), jnp.abs(self._w(g)[2]), size)
+        size = jnp.ones_like(g)
+        if self.link.has_third_row():  # where nearly balanced, `x` keeps the digits of `g`
+            size = jnp.where(is_balanced(self._slopes(g)[1]), jnp.abs(g), size)
         return jnp.finfo(g.dtype).eps * size * slope
 
     def image(self, f):
@@ -99,10 +102,14 @@ class RowTerm(AbstractDualTerm):
         return self.fit.X.shape[0]
 
     def error(self, state, error):
+        if not self.link.has_third_row():
+            return self.excess * jnp.abs(error[0]), error_of_average(
+                state[1], error[1], self.excess
+            )
         x, slope = self._slopes(self.image(state[0]))
-        in_x = error_of_difference(slope, x, self.image(error[0]), self.r)
+        in_x = error_of_difference(slope, x, self.image(error[0]), self.largest)
         in_nu = jnp.maximum(jnp.abs(error[0]), jnp.max(in_x))
-        return in_nu, error_of_average(state[1], error[1], excess(slope, self.r))
+        return in_nu, error_of_average(state[1], error[1], excess(slope, self.largest))
 
     def read(self, s, state):
         g = self.image(state[0])
