@@ -11,11 +11,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Key
 
+from ._checks import as_count
 from ._linalg import cholesky, lower_solve, matmul
 from ._problem import walsh
 
@@ -216,7 +218,7 @@ class Unseen:
 
     def __post_init__(self) -> None:
         # All points are listed.
-        if not 1 <= self.dimension <= 20:
+        if not 1 <= as_count(self.dimension, "dimension") <= 20:
             raise ValueError(f"`dimension` must be from 1 to 20, got {self.dimension}.")
 
     def __call__(self, key: Key[Array, ""], n: int, d: int) -> Data:
@@ -227,11 +229,15 @@ class Unseen:
                 f"up to degree 0, 1, …: d must be one of these, got {d}."
             )
         points = 1.0 - 2 * np.array(list(np.ndindex((2,) * self.dimension)))
-        points = points[np.asarray(self.seen(points), bool)]
+        with jax.ensure_compile_time_eval():  # they may be written in JAX
+            points = points[np.asarray(self.seen(points), bool)]
+            y = jnp.asarray(np.asarray(self.target(points), float))
+        n = as_count(n, "n")
         if n > len(points):
             raise ValueError(f"`Unseen` has {len(points)} points that are seen, got n = {n}.")
         design, _ = walsh(points, degree=int(np.searchsorted(sizes, d)))
-        y = jnp.asarray(np.asarray(self.target(points), float))
+        if y.shape != (len(points),):
+            raise ValueError(f"`target` must return shape ({len(points)},), got {y.shape}.")
         chosen = jr.permutation(key, len(points))[:n]
         return design[chosen], y[chosen]
 

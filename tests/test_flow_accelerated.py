@@ -45,6 +45,18 @@ def test_modes_of_a_linear_model_are_bessel_functions():
     np.testing.assert_allclose(sharp, exact, atol=1e-11)
 
 
+def test_strong_friction():
+    # The steps stay few, and modes are right.
+    s, network = np.array([0.5, 3.0, 20.0]), dln.Linear(jnp.zeros(1))
+    problem = dln.LeastSquares(np.eye(1), np.ones(1))
+    for alpha in (2.0, 3.0, 30.0):
+        form = dln.AcceleratedForm(alpha)
+        flow = dln.gradient_flow(network, problem, s, eps=0.5, formulation=form)
+        np.testing.assert_allclose(flow.x[:, 0], 1 - _mode(alpha, s), atol=1e-6)
+        uv = dln.gradient_flow(dln.UV(*SHAPE), dln.LeastSquares(X, Y), s, eps=0.1, formulation=form)
+        assert max(flow.stats["num_steps"], uv.stats["num_steps"]) < 700
+
+
 def test_derivatives_in_both_modes():
     # In α and in time, of the modes 1 and 3.
     s = np.array([1.0, 5.0])

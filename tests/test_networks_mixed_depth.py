@@ -109,6 +109,8 @@ def test_bad_input(as_users_run_it):
         dln.gradient_flow(_network(), decay, S, eps=EPS)
     with pytest.raises(TypeError, match="growth"):
         dln.end_point(_network(), dln.LeastSquares(X, Y), eps=EPS)
+    with pytest.raises(TypeError, match="its linear coordinates are free"):
+        dln.limit_flow(_network(), dln.LeastSquares(X, Y))
 
     @jax.jit
     @jax.vmap

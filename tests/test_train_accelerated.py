@@ -11,6 +11,7 @@ from scipy.linalg import expm
 from scipy.special import eval_jacobi
 
 import dlnjax as dln
+from dlnjax._results import names_of
 
 H = np.geomspace(0.01, 1, 6)
 
@@ -91,6 +92,25 @@ def test_on_the_weights_of_a_network():
     np.testing.assert_allclose(run.x[-1] @ X.T, y, atol=1e-4)
 
 
+def test_derivatives_without_strong_convexity():
+    problem = dln.Quadratic(jnp.diag(jnp.array([1.0, 0.01])), jnp.array([1.0, 0.01]))
+
+    def loss(L, mu=0.0):
+        optimizer = dln.continuized_nesterov(L, mu, key=jax.random.key(0))
+        network = dln.Linear(jnp.zeros(2))
+        run = dln.train(network, problem, optimizer, eps=0.5, steps=10, throw=False)
+        return run.loss[-1], run.result
+
+    value = jax.jit(loss)
+    slope = jax.jit(jax.grad(lambda L: loss(L)[0]))(1.0)
+    difference = (value(1 + 1e-5)[0] - value(1 - 1e-5)[0]) / 2e-5
+    np.testing.assert_allclose(slope, difference, rtol=1e-6)
+    # A traced μ that is none.
+    run = jax.vmap(lambda mu: loss(1.0, mu))(jnp.array([0.01, -1.0, jnp.nan, 2.0]))
+    want = ["successful"] + 3 * ["invalid_training"]
+    assert list(names_of(run[1])) == want
+
+
 def test_bad_input():
     key = jax.random.key(0)
     for mu in (-0.1, 2.0, np.nan):
@@ -101,7 +121,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="needs the weights"):
         optimizer = dln.continuized_nesterov(1.0, key=key)
         optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
-    with pytest.raises(ValueError, match="`alpha` must be finite and above −1"):
+    with pytest.raises(ValueError, match="`alpha` must be finite and above -1"):
         dln.jacobi(-1.0, step_size=1.0)
     with pytest.raises(ValueError, match="`step_size` must be positive"):
         dln.jacobi(0.5, step_size=0.0)

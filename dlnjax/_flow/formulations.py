@@ -352,11 +352,13 @@ class AcceleratedForm(AbstractFormulation):
     """
 
     alpha: Float[Array, ""]
+    is_large: bool = eqx.field(static=True)
     any_loss: ClassVar[bool] = True
     default_rtol: ClassVar[float] = 1e-8
 
     def __init__(self, alpha: ArrayLike = 1.0):
-        """**Arguments:** `alpha`, a scalar of at least −1/2. Default: 1, Nesterov's.
+        """**Arguments:** `alpha`, a scalar of at least −1/2. Default: 1, Nesterov's. Above 2 the
+        flow is stiff at its start, and the default solver Kvaerno5: pass it for a traced `alpha`.
 
         **Raises:** `ValueError` if it is no scalar, below −1/2 or not finite.
         """
@@ -367,6 +369,7 @@ class AcceleratedForm(AbstractFormulation):
                 f"`alpha` must be finite and at least −1/2, got {float(self.alpha)}: the friction "
                 "is (2α + 1)/t. Nesterov's flow has 1."
             )
+        self.is_large = is_concrete(self.alpha) and float(self.alpha) > 2
 
     def term(
         self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array
@@ -375,8 +378,9 @@ class AcceleratedForm(AbstractFormulation):
 
     def default_solver(self, problem: AbstractProblem) -> diffrax.AbstractSolver[Any]:
         # Modes oscillate and hardly decay, so that steps are limited by accuracy, not by stiffness:
-        # the order counts. Kvaerno5 takes three to five times as many steps.
-        return diffrax.Dopri8()
+        # the order counts. Kvaerno5 takes three to five times as many steps. But the friction is
+        # stiff at small s, by a factor 2α + 2.
+        return StagewiseKvaerno5() if self.is_large else diffrax.Dopri8()
 
     def check(self, network: AbstractNetwork, log_eps: Array) -> None:
         check_least_eps(network, log_eps)

@@ -151,6 +151,7 @@ def limit_flow(
         )
     dtype = problem.r.dtype
     network = matched(network, problem)
+    network._check_limit()
     s_max = as_float(s_max, "s_max", dtype)
     check_scalar(s_max, "s_max")
     if is_concrete(s_max) and not float(s_max) > 0:

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from .._checks import is_concrete
 from .._results import RESULTS, first_failure
 from .quadratic_loss import is_quadratic
-from .schedule import is_decay
+from .schedule import Schedule, is_decay
 
 _P = TypeVar("_P", bound=Any)
 
@@ -66,6 +66,6 @@ def without_decay(problem: _P) -> _P:
     return with_decay(problem, zero)
 
 
-def with_decay(problem: _P, decay: Array) -> _P:
+def with_decay(problem: _P, decay: Array | Schedule) -> _P:
     """The problem with another `λ`."""
     return eqx.tree_at(lambda problem: problem.weight_decay, problem, decay)

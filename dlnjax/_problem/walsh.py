@@ -1,6 +1,7 @@
 """Monomials of Boolean points as a design: `walsh`, `degree_profile`."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -54,14 +55,17 @@ def walsh(
     degree = k if degree is None else as_whole(degree, "degree")
     if not 0 <= degree <= k:
         raise ValueError(f"`degree` must be from 0 to the number of entries, {k}, got {degree}.")
-    is_sign = jnp.abs(points) == 1
-    if is_concrete(points) and not bool(jnp.all(is_sign)):
-        i, j = np.argwhere(~np.asarray(is_sign))[0]
+    count = sum(math.comb(k, j) for j in range(degree + 1))
+    if count > 2**20:
+        raise ValueError(f"There are {count} monomials of {k} signs. Pass a smaller `degree`.")
+    bad = np.argwhere(np.abs(np.asarray(points)) != 1) if is_concrete(points) else ()
+    if len(bad):
+        i, j = bad[0]
         raise ValueError(
             f"The entries of `points` must be −1 or 1, got points[{i}, {j}] = "
             f"{float(np.asarray(points)[i, j])}. Write 0 and 1 as `1 − 2 * bits`."
         )
-    points = jnp.where(is_sign, points, jnp.nan)
+    points = jnp.where(jnp.abs(points) == 1, points, jnp.nan)
     # Each monomial is one of a degree less times the entry of its last index.
     level: list[Subset] = [()]
     subsets, columns = list(level), [jnp.ones((len(points), 1), points.dtype)]
@@ -105,5 +109,5 @@ def degree_profile(x: ArrayLike, subsets: Sequence[Subset]) -> Float[Array, " de
             f"`x` must have one entry for each of {len(subsets)} subsets, got {x.shape}."
         )
     check_finite(x, "x")
-    sizes = np.array([len(S) for S in subsets])
-    return jax.ops.segment_sum(x**2, sizes, num_segments=int(sizes.max()) + 1)
+    sizes = np.array([len(S) for S in subsets], int)
+    return jax.ops.segment_sum(x**2, sizes, num_segments=int(sizes.max(initial=0)) + 1)

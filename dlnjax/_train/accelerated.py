@@ -77,11 +77,16 @@ def continuized_nesterov(
     mu = as_float(mu, "mu", L.dtype)
     check_scalar(L, "L")
     check_scalar(mu, "mu")
+    if is_concrete(L) and not float(L) < jnp.inf:
+        raise ValueError("`L` must be finite.")
     if is_concrete(L, mu) and not 0 <= float(mu) <= float(L):
         raise ValueError(f"`mu` must be from 0 to L = {float(L):.6g}, got {float(mu):.6g}.")
     check_key(key, "continuized_nesterov")
-    is_strong, rate = mu > 0, jnp.sqrt(mu / L)
-    strong_step = 1 / jnp.sqrt(jnp.where(is_strong, mu, 1) * L)
+    # A traced one that is no such number is NaN, and ends as `invalid_training`.
+    mu = jnp.where((mu >= 0) & (mu <= L), mu, jnp.nan)
+    is_strong = mu != 0
+    some = jnp.where(is_strong, mu, L)  # the derivative of √ is infinite at 0
+    rate, strong_step = jnp.sqrt(some / L), 1 / jnp.sqrt(some * L)
 
     def init(params: PyTree[Array]) -> ContinuizedState:
         following, now = jr.split(key)
@@ -128,8 +133,8 @@ def jacobi(
 
     **Arguments:**
 
-    - `alpha` and `beta`: above −1. The spectrum of `W` has the density `(1 − λ)^α (1 + λ)^β` about
-        its ends.
+    - `alpha` and `beta`: above −1. They suit a spectrum of `W` whose density is about
+        `(1 − λ)^{α − 1}` at 1 and `(1 + λ)^β` at −1.
     - `step_size`: `γ > 0`, at most 2 over the largest curvature.
 
     **Returns:** an optax optimiser, for `train` or any other loop.
@@ -153,10 +158,14 @@ def jacobi(
     dtype = jnp.result_type(float)
     alpha, beta = as_float(alpha, "alpha", dtype), as_float(beta, "beta", dtype)
     step_size = as_positive(step_size, "step_size", dtype)
-    for name, value in (("alpha", alpha), ("beta", beta), ("step_size", step_size)):
+    for name, value, least in (
+        ("alpha", alpha, -1.0),
+        ("beta", beta, -1.0),
+        ("step_size", step_size, 0.0),
+    ):
         check_scalar(value, name)
-        if name != "step_size" and is_concrete(value) and not -1 < float(value) < jnp.inf:
-            raise ValueError(f"`{name}` must be finite and above −1, got {float(value)}.")
+        if is_concrete(value) and not least < float(value) < jnp.inf:
+            raise ValueError(f"`{name}` must be finite and above {least:g}, got {float(value)}.")
 
     def init(params: PyTree[Array]) -> JacobiState:
         return JacobiState(jnp.zeros((), int), jax.tree.map(jnp.zeros_like, params))

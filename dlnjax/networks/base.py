@@ -307,6 +307,9 @@ class AbstractDualNetwork(AbstractNetwork):
             "`x`. Use the dual form, `formulation=dln.DualForm()`."
         )
 
+    def _check_limit(self) -> None:
+        """Raise a `TypeError` if `w(0)` does not say when coordinates activate as `ε → 0`."""
+
     def _may_start_active(self) -> bool:
         """Whether `w(0)` may be 0 as `ε → 0`: statically, as that needs more code."""
         return False

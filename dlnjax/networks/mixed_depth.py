@@ -93,8 +93,15 @@ class MixedDepth(AbstractDualNetwork):
         u = self.time_scale(log_eps) * (w[1, :k] - w[0, :k]) / 2
         return jnp.concatenate([u, self.network.model(w[:, k:], log_eps)])
 
+    def _check_limit(self) -> None:
+        raise TypeError(
+            "The limit of `MixedDepth` is no process of thresholds: its linear coordinates are "
+            "free. Where the path is monotone it is that of the lasso that does not penalise them, "
+            "`lasso_path(problem, weights=…)` with weight 0; or take a small `ε`."
+        )
+
     def initial_dual(self, log_eps: Array) -> Array:
-        # 1 as of a coordinate of depth 2; its size has no effect.
+        # 1 as of a coordinate of depth 2; `model` only takes the difference of both.
         moved = self.linear.initial(log_eps).u / self.time_scale(log_eps)
         others = self.network.initial_dual(log_eps)
         return jnp.concatenate([jnp.stack([1 - moved, 1 + moved]), others], axis=1)
