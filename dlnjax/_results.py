@@ -129,7 +129,7 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
     )
     law_not_finite = (
         "The risk is infinite, or larger than this precision tells: at `delta = 1` least squares "
-        "has none. Use `kappa` > 0, or another `delta`."
+        "has none. Use `kappa` > 0, another `delta`, or units in which `x` is smaller."
     )
     prior_not_resolved = (
         "The panels on which a density of the prior is integrated are too wide: it, or soft "

@@ -319,6 +319,21 @@ def test_scale():
         np.testing.assert_allclose(found[name] / c**power, np.full(4, found[name][0]), rtol=1e-12)
 
 
+def test_overflow_is_a_failure():
+    # The risk is a square: its values are held, and it is not.
+    found, names = lanes(
+        [0.2, 0.2e200, np.inf, 0.2e-200],
+        noise=[0.2, 0.2e200, 0.2e200, 0.2],
+        values=[VALUES, VALUES * 1e200, VALUES * 1e200, VALUES],
+    )
+    assert names == ["successful", "law_not_finite", "law_not_finite", "successful"]
+    assert all(np.all(np.isnan(found[name][1:3])) for name in FIELDS)
+    with jax.enable_x64(False):
+        values, probabilities = np.float32(1e25 * VALUES), np.float32(PROBABILITIES)
+        arguments = np.float32(0.2e25), np.float32(0.5), values, probabilities, np.float32(0.2e25)
+        assert names_of(of(*arguments, throw=False).result) == "law_not_finite"
+
+
 def test_float32():
     kappas = np.array([0.05, 0.2, 0.8, 1e30, np.inf])
     values, probabilities = (np.float32(v) for v in PRIOR)

@@ -93,8 +93,8 @@ def lasso_asymptotics(
     **Returns:** `LassoAsymptotics`.
 
     **Raises:** `TypeError` for another law; `ValueError` for a negative `kappa`; an
-    `EquinoxRuntimeError` with `law_not_finite` where the risk is infinite (`δ = 1`, `κ = 0`), or
-    `prior_not_resolved` where the panels of a density are too wide for `τ`.
+    `EquinoxRuntimeError` with `law_not_finite` where the risk is infinite (`δ = 1`, `κ = 0`) or
+    overflows, or `prior_not_resolved` where the panels of a density are too wide for `τ`.
 
     !!! example
 
@@ -327,26 +327,37 @@ def _solve(law: GaussianDesign, kappa: Array, second: _Second) -> LassoAsymptoti
     # Infinity as a constant: its derivatives are not numbers.
     is_infinite = jnp.isinf(kappa) if is_calibrated else jnp.ones_like(is_zero)
     most_alpha = jnp.where(is_infinite, jnp.inf, given.kappa / at_zero)
+
+    def of_case(solved: Array, exact: Array, zero: Array) -> Array:
+        return jnp.where(is_zero, zero, jnp.where(is_exact, exact, solved))
+
+    risk = (unit * tau) ** 2 * of.mean(soft_threshold.risk(v, alpha))
+    risk, loss = (
+        of_case(risk, nothing, square),
+        of_case((unit * residual) ** 2, nothing, at_zero**2),
+    )
+    # Squares may overflow where the values do not.
+    is_held = jnp.isfinite(risk) & jnp.isfinite(loss)
     result = first_failure(
         (is_valid, RESULTS.invalid_law),
-        (is_finite | is_exact | is_zero, RESULTS.law_not_finite),
+        ((is_finite | is_exact | is_zero) & is_held, RESULTS.law_not_finite),
         (is_resolved | is_exact | is_zero, RESULTS.prior_not_resolved),
     )
 
     def field(solved: Array, exact: Array, zero: Array) -> Array:
-        value = jnp.where(is_zero, zero, jnp.where(is_exact, exact, solved))
+        value = of_case(solved, exact, zero)
         return jnp.where(result == RESULTS.successful, value, jnp.nan)
 
     return LassoAsymptotics(
         kappa=field(best, best, best),
-        risk=field((unit * tau) ** 2 * of.mean(soft_threshold.risk(v, alpha)), nothing, square),
+        risk=field(risk, risk, risk),
         active=field(of.mean(soft_threshold.active(v, alpha)), given.mean(is_not_0), nothing),
         one_norm=field(
             unit * tau * of.mean(soft_threshold.one_norm(v, alpha)),
             given.mean(jnp.abs(given.values)),
             nothing,
         ),
-        loss=field((unit * residual) ** 2, nothing, at_zero**2),
+        loss=field(loss, loss, loss),
         tau=field(unit * tau, nothing, at_zero),
         alpha=field(alpha, jnp.full_like(kappa, jnp.nan), most_alpha),
         result=result,
