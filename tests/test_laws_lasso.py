@@ -140,6 +140,34 @@ def test_limits():
     np.testing.assert_allclose(active[6:], 0.1, rtol=1e-15)
 
 
+def test_tiny_kappa_without_noise():
+    # Below the Donoho–Tanner line τ/κ has a limit, however small κ is; above it τ has.
+    kappas = np.array([1e-6, 1e-100, 1e-140, 1e-200, 1e-290])
+    found, names = lanes(kappas, noise=0)
+    assert set(names) == {"successful"}
+    flat(found, kappas, rtol=1e-10)
+    np.testing.assert_allclose(found["tau"][0] / kappas[0], 0.712, atol=5e-4)
+    dense, _ = lanes(kappas[2:], noise=0, probabilities=[0.2, 0.6, 0.2])
+    np.testing.assert_allclose(dense["tau"], dense["tau"][0], rtol=1e-12)
+    with jax.enable_x64(False):
+        kappas = np.float32([1e-6, 1e-8, 1e-10, 1e-12, 1e-20, 1e-30])
+        few = tuple(np.float32(v) for v in (0.5, VALUES, PROBABILITIES, 0))
+        single = of(kappas, *few)
+        # Exponents of −69 have an ulp of 8e-6.
+        flat({name: np.asarray(getattr(single, name)) for name in FIELDS}, kappas, rtol=1e-4)
+        np.testing.assert_allclose(single.tau[0] / kappas[0], 0.712, atol=5e-4)
+
+
+def flat(found, kappas, rtol):
+    for name, unit in (("tau", kappas), ("alpha", 1), ("active", 1)):
+        share = found[name] / unit
+        np.testing.assert_allclose(share, np.full_like(share, share[0]), rtol=rtol)
+    # The square of κ/α, where it does not underflow.
+    want = (kappas / found["alpha"]) ** 2
+    is_held = want > np.finfo(want.dtype).tiny
+    np.testing.assert_allclose(found["loss"][is_held], want[is_held], rtol=rtol)
+
+
 def test_donoho_tanner_line():
     # δ and k/n of the line, by their closed form (Donoho, Maleki and Montanari 2009).
     z = np.array([0.3, 0.7, 1.2, 2.0, 3.0])
@@ -217,6 +245,21 @@ def test_optimal_stopping():
     np.testing.assert_allclose(best.risk[4:], [0, 1e-13], rtol=1e-14)
 
 
+def test_optimal_stopping_of_strong_signals():
+    # Each entry is far from 0: no penalty is best, and this is least squares.
+    law = dln.GaussianDesign(2.0, ([-1000.0, 1000.0], [0.5, 0.5]), 0.1)
+    best = dln.optimal_stopping(law)
+    assert best.kappa == 0 and best.alpha == 0 and best.s == np.inf
+    np.testing.assert_allclose([best.risk, best.loss], [0.02, 0.005], rtol=1e-13)
+    at = dln.lasso_asymptotics(law, best.kappa)
+    for name in FIELDS:
+        np.testing.assert_allclose(getattr(best, name), getattr(at, name), rtol=1e-12)
+    slope = jax.grad(
+        lambda noise: dln.optimal_stopping(eqx.tree_at(lambda law: law.noise, law, noise)).risk
+    )(law.noise)
+    np.testing.assert_allclose(slope, 0.4, rtol=1e-12)
+
+
 def total(kappa, delta, values, probabilities, noise):
     found = of(kappa, delta, values, probabilities, noise)
     return sum((k + 1) * getattr(found, name) for k, name in enumerate(FIELDS))
@@ -275,6 +318,19 @@ def test_density():
         wide = dln.GaussianDesign(0.5, [([0.0], [0.9]), (slab, edges)], noise)
         at = dln.lasso_asymptotics(wide, kappa, throw=False)
         assert names_of(at.result) == "prior_not_resolved" and np.isnan(at.risk)
+
+
+def test_concrete_edges_under_jit():
+    slab = lambda v: 0.1 * jnp.exp(-(v**2) / 2) / (2 * jnp.pi) ** 0.5
+    edges, down = jnp.array([-9.0, -3, 0, 3, 9]), jnp.array([9.0, 0, -9])
+
+    def risk(noise, edges=edges):
+        law = dln.GaussianDesign(0.5, [([0.0], [0.9]), (slab, edges)], noise)
+        return dln.lasso_asymptotics(law, 0.2).risk
+
+    np.testing.assert_allclose(jax.jit(risk)(0.2), risk(0.2), rtol=1e-13)
+    with pytest.raises(ValueError, match="must increase"):
+        jax.jit(lambda noise: risk(noise, down))(0.2)
 
 
 def test_draws_are_as_the_law_says():
@@ -377,6 +433,15 @@ def test_bad_arguments():
         dln.lasso_asymptotics(0.5, 0.2)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="`kappa` must be non-negative, got -1.0"):
         dln.lasso_asymptotics(law, np.array([0.1, -1.0]))
+    with pytest.raises(ValueError, match="`kappa` must be non-negative, got nan"):
+        dln.lasso_asymptotics(law, np.array([0.1, np.nan]))
+    for n, d, error, message in [
+        (-2, 4, ValueError, "`n` must be at least 1, got -2"),
+        (2, 0, ValueError, "`d` must be at least 1, got 0"),
+        (2.5, 4, TypeError, "`n` must be a whole number, got 2.5"),
+    ]:
+        with pytest.raises(error, match=message):
+            law.sample(jax.random.key(0), n, d)
     with pytest.raises(eqx.EquinoxRuntimeError, match="law_not_finite: The risk is infinite"):
         of(0.0, 1.0, *PRIOR, 0.2)
     found, names = lanes([0.2, np.nan, -1, 0.2, 0.2], [0.5, 0.5, 0.5, 0, np.inf])
