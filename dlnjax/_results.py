@@ -136,6 +136,10 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "thresholding at the scale `tau`, varies within their nodes. Put more `edges` near 0, "
         "where the density is large, and at its kinks."
     )
+    invalid_graph = (
+        "A variance of the `GaussianGraph` is not positive and finite, a matrix is not finite, or "
+        "that of a loop not symmetric. Build the graph outside `jit` to be told which."
+    )
     messages_not_finite = (
         "The messages overflow, or are NaN: the iteration diverges. Damp the functions, check "
         "their signs and the variances of `GaussianGraph` (by default 1/n_w), or take fewer steps."
