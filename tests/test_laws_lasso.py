@@ -14,7 +14,8 @@ from scipy.special import ndtr
 from scipy.stats import norm
 
 import dlnjax as dln
-from dlnjax._laws import soft_threshold
+from dlnjax._chandrupatla import next_share
+from dlnjax._laws import roots, soft_threshold
 from dlnjax._results import names_of
 
 VALUES, PROBABILITIES = np.array([-1.0, 0, 1]), np.array([0.05, 0.9, 0.05])
@@ -71,6 +72,36 @@ def test_moments():
 
 
 MOMENTS = (soft_threshold.active, soft_threshold.risk, soft_threshold.one_norm)
+
+
+def test_roots_in_few_steps(monkeypatch):
+    # Also of a jump, of infinite values and of a root of high order, all by bisection.
+    steps, loop = [], roots.while_loop
+
+    def counted(*args):
+        out = loop(*args)
+        steps.append(int(out[-1]))
+        return out
+
+    monkeypatch.setattr(roots, "while_loop", counted)
+    low, high = jnp.asarray(-354.0), jnp.asarray(354.0)
+    for fn, want in [
+        (lambda x: x - 0.3, 0.3),
+        (lambda x: jnp.exp(x) - 1e-5, np.log(1e-5)),
+        (lambda x: jnp.sign(x - 1.7), 1.7),
+        (lambda x: jnp.where(x < 5.1, -jnp.inf, 1.0), 5.1),
+        (lambda x: (x - 0.1) ** 9, 0.1),
+        (lambda x: jnp.exp(x / 2) - jnp.exp(-100.0), -200.0),
+    ]:
+        root, _ = roots.bracketed_root(fn, low, high)
+        np.testing.assert_allclose(root, want, rtol=1e-14)
+    assert max(steps) <= 70
+    # A line is met at once, and what is not known is halved.
+    share = lambda *v: float(next_share(*map(jnp.asarray, v)))
+    assert abs(share(1.0, 5.0, 0.0, -1.0, 3.0, -2.0) - 0.25) < 1e-15
+    assert (
+        share(1.0, 5.0, 0.0, jnp.nan, 3.0, -2.0) == share(1.0, 5.0, 0.0, -1.0, jnp.inf, -2) == 0.5
+    )
 
 
 def test_both_equations_hold():
