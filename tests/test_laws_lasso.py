@@ -178,10 +178,10 @@ def test_tiny_kappa_without_noise():
     assert set(names) == {"successful"}
     flat(found, kappas, rtol=1e-10)
     np.testing.assert_allclose(found["tau"][0] / kappas[0], 0.712, atol=5e-4)
-    dense, _ = lanes(kappas[2:], noise=0, probabilities=[0.2, 0.6, 0.2])
+    dense, _ = lanes(kappas[2:], noise=0, probabilities=np.array([0.2, 0.6, 0.2]))
     np.testing.assert_allclose(dense["tau"], dense["tau"][0], rtol=1e-12)
     with jax.enable_x64(False):
-        kappas = np.float32([1e-6, 1e-8, 1e-10, 1e-12, 1e-20, 1e-30])
+        kappas = np.array([1e-6, 1e-8, 1e-10, 1e-12, 1e-20, 1e-30], np.float32)
         few = tuple(np.float32(v) for v in (0.5, VALUES, PROBABILITIES, 0))
         single = of(kappas, *few)
         # Exponents of −69 have an ulp of 8e-6.
@@ -408,11 +408,9 @@ def test_scale():
 
 def test_overflow_is_a_failure():
     # The risk is a square: its values are held, and it is not.
-    found, names = lanes(
-        [0.2, 0.2e200, np.inf, 0.2e-200],
-        noise=[0.2, 0.2e200, 0.2e200, 0.2],
-        values=[VALUES, VALUES * 1e200, VALUES * 1e200, VALUES],
-    )
+    c = np.array([1, 1e200, 1e200, 1])
+    kappas = np.array([0.2, 0.2e200, np.inf, 0.2e-200])
+    found, names = lanes(kappas, noise=0.2 * c, values=VALUES * c[:, None])
     assert names == ["successful", "law_not_finite", "law_not_finite", "successful"]
     assert all(np.all(np.isnan(found[name][1:3])) for name in FIELDS)
     with jax.enable_x64(False):
