@@ -129,12 +129,16 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
     )
     law_not_finite = (
         "The risk is infinite, or larger than this precision tells: at `delta = 1` least squares "
-        "has none. Use `kappa` > 0, or another `delta`."
+        "has none. Use `kappa` > 0, another `delta`, or units in which `x` is smaller."
     )
     prior_not_resolved = (
         "The panels on which a density of the prior is integrated are too wide: it, or soft "
         "thresholding at the scale `tau`, varies within their nodes. Put more `edges` near 0, "
         "where the density is large, and at its kinks."
+    )
+    invalid_graph = (
+        "A variance of the `GaussianGraph` is not positive and finite, a matrix is not finite, or "
+        "that of a loop not symmetric. Build the graph outside `jit` to be told which."
     )
     messages_not_finite = (
         "The messages overflow, or are NaN: the iteration diverges. Damp the functions, check "

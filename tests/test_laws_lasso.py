@@ -14,7 +14,8 @@ from scipy.special import ndtr
 from scipy.stats import norm
 
 import dlnjax as dln
-from dlnjax._laws import soft_threshold
+from dlnjax._chandrupatla import next_share
+from dlnjax._laws import roots, soft_threshold
 from dlnjax._results import names_of
 
 VALUES, PROBABILITIES = np.array([-1.0, 0, 1]), np.array([0.05, 0.9, 0.05])
@@ -71,6 +72,36 @@ def test_moments():
 
 
 MOMENTS = (soft_threshold.active, soft_threshold.risk, soft_threshold.one_norm)
+
+
+def test_roots_in_few_steps(monkeypatch):
+    # Also of a jump, of infinite values and of a root of high order, all by bisection.
+    steps, loop = [], roots.while_loop
+
+    def counted(*args):
+        out = loop(*args)
+        steps.append(int(out[-1]))
+        return out
+
+    monkeypatch.setattr(roots, "while_loop", counted)
+    low, high = jnp.asarray(-354.0), jnp.asarray(354.0)
+    for fn, want in [
+        (lambda x: x - 0.3, 0.3),
+        (lambda x: jnp.exp(x) - 1e-5, np.log(1e-5)),
+        (lambda x: jnp.sign(x - 1.7), 1.7),
+        (lambda x: jnp.where(x < 5.1, -jnp.inf, 1.0), 5.1),
+        (lambda x: (x - 0.1) ** 9, 0.1),
+        (lambda x: jnp.exp(x / 2) - jnp.exp(-100.0), -200.0),
+    ]:
+        root, _ = roots.bracketed_root(fn, low, high)
+        np.testing.assert_allclose(root, want, rtol=1e-14)
+    assert max(steps) <= 70
+    # A line is met at once, and what is not known is halved.
+    share = lambda *v: float(next_share(*map(jnp.asarray, v)))
+    assert abs(share(1.0, 5.0, 0.0, -1.0, 3.0, -2.0) - 0.25) < 1e-15
+    assert (
+        share(1.0, 5.0, 0.0, jnp.nan, 3.0, -2.0) == share(1.0, 5.0, 0.0, -1.0, jnp.inf, -2) == 0.5
+    )
 
 
 def test_both_equations_hold():
@@ -138,6 +169,34 @@ def test_limits():
     # Without noise, exact recovery.
     assert np.all(risk[6:] == 0) and np.all(np.isnan(found["alpha"][6:]))
     np.testing.assert_allclose(active[6:], 0.1, rtol=1e-15)
+
+
+def test_tiny_kappa_without_noise():
+    # Below the Donoho–Tanner line τ/κ has a limit, however small κ is; above it τ has.
+    kappas = np.array([1e-6, 1e-100, 1e-140, 1e-200, 1e-290])
+    found, names = lanes(kappas, noise=0)
+    assert set(names) == {"successful"}
+    flat(found, kappas, rtol=1e-10)
+    np.testing.assert_allclose(found["tau"][0] / kappas[0], 0.712, atol=5e-4)
+    dense, _ = lanes(kappas[2:], noise=0, probabilities=np.array([0.2, 0.6, 0.2]))
+    np.testing.assert_allclose(dense["tau"], dense["tau"][0], rtol=1e-12)
+    with jax.enable_x64(False):
+        kappas = np.array([1e-6, 1e-8, 1e-10, 1e-12, 1e-20, 1e-30], np.float32)
+        few = tuple(np.float32(v) for v in (0.5, VALUES, PROBABILITIES, 0))
+        single = of(kappas, *few)
+        # Exponents of −69 have an ulp of 8e-6.
+        flat({name: np.asarray(getattr(single, name)) for name in FIELDS}, kappas, rtol=1e-4)
+        np.testing.assert_allclose(single.tau[0] / kappas[0], 0.712, atol=5e-4)
+
+
+def flat(found, kappas, rtol):
+    for name, unit in (("tau", kappas), ("alpha", 1), ("active", 1)):
+        share = found[name] / unit
+        np.testing.assert_allclose(share, np.full_like(share, share[0]), rtol=rtol)
+    # The square of κ/α, where it does not underflow.
+    want = (kappas / found["alpha"]) ** 2
+    is_held = want > np.finfo(want.dtype).tiny
+    np.testing.assert_allclose(found["loss"][is_held], want[is_held], rtol=rtol)
 
 
 def test_donoho_tanner_line():
@@ -217,6 +276,21 @@ def test_optimal_stopping():
     np.testing.assert_allclose(best.risk[4:], [0, 1e-13], rtol=1e-14)
 
 
+def test_optimal_stopping_of_strong_signals():
+    # Each entry is far from 0: no penalty is best, and this is least squares.
+    law = dln.GaussianDesign(2.0, ([-1000.0, 1000.0], [0.5, 0.5]), 0.1)
+    best = dln.optimal_stopping(law)
+    assert best.kappa == 0 and best.alpha == 0 and best.s == np.inf
+    np.testing.assert_allclose([best.risk, best.loss], [0.02, 0.005], rtol=1e-13)
+    at = dln.lasso_asymptotics(law, best.kappa)
+    for name in FIELDS:
+        np.testing.assert_allclose(getattr(best, name), getattr(at, name), rtol=1e-12)
+    slope = jax.grad(
+        lambda noise: dln.optimal_stopping(eqx.tree_at(lambda law: law.noise, law, noise)).risk
+    )(law.noise)
+    np.testing.assert_allclose(slope, 0.4, rtol=1e-12)
+
+
 def total(kappa, delta, values, probabilities, noise):
     found = of(kappa, delta, values, probabilities, noise)
     return sum((k + 1) * getattr(found, name) for k, name in enumerate(FIELDS))
@@ -277,6 +351,19 @@ def test_density():
         assert names_of(at.result) == "prior_not_resolved" and np.isnan(at.risk)
 
 
+def test_concrete_edges_under_jit():
+    slab = lambda v: 0.1 * jnp.exp(-(v**2) / 2) / (2 * jnp.pi) ** 0.5
+    edges, down = jnp.array([-9.0, -3, 0, 3, 9]), jnp.array([9.0, 0, -9])
+
+    def risk(noise, edges=edges):
+        law = dln.GaussianDesign(0.5, [([0.0], [0.9]), (slab, edges)], noise)
+        return dln.lasso_asymptotics(law, 0.2).risk
+
+    np.testing.assert_allclose(jax.jit(risk)(0.2), risk(0.2), rtol=1e-13)
+    with pytest.raises(ValueError, match="must increase"):
+        jax.jit(lambda noise: risk(noise, down))(0.2)
+
+
 def test_draws_are_as_the_law_says():
     # Lasso paths, and averages of flows of depth 2, of the same draws, in one program.
     kappas, n, d, count = jnp.array([0.2, 0.4, 0.8]), 40, 80, 24
@@ -317,6 +404,19 @@ def test_scale():
     found, _ = lanes(0.2 * c, noise=0.2 * c, values=VALUES * c[:, None])
     for name, power in zip(FIELDS, (2, 0, 1, 2, 1, 0), strict=True):
         np.testing.assert_allclose(found[name] / c**power, np.full(4, found[name][0]), rtol=1e-12)
+
+
+def test_overflow_is_a_failure():
+    # The risk is a square: its values are held, and it is not.
+    c = np.array([1, 1e200, 1e200, 1])
+    kappas = np.array([0.2, 0.2e200, np.inf, 0.2e-200])
+    found, names = lanes(kappas, noise=0.2 * c, values=VALUES * c[:, None])
+    assert names == ["successful", "law_not_finite", "law_not_finite", "successful"]
+    assert all(np.all(np.isnan(found[name][1:3])) for name in FIELDS)
+    with jax.enable_x64(False):
+        values, probabilities = np.float32(1e25 * VALUES), np.float32(PROBABILITIES)
+        arguments = np.float32(0.2e25), np.float32(0.5), values, probabilities, np.float32(0.2e25)
+        assert names_of(of(*arguments, throw=False).result) == "law_not_finite"
 
 
 def test_float32():
@@ -362,6 +462,15 @@ def test_bad_arguments():
         dln.lasso_asymptotics(0.5, 0.2)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="`kappa` must be non-negative, got -1.0"):
         dln.lasso_asymptotics(law, np.array([0.1, -1.0]))
+    with pytest.raises(ValueError, match="`kappa` must be non-negative, got nan"):
+        dln.lasso_asymptotics(law, np.array([0.1, np.nan]))
+    for n, d, error, message in [
+        (-2, 4, ValueError, "`n` must be at least 1, got -2"),
+        (2, 0, ValueError, "`d` must be at least 1, got 0"),
+        (2.5, 4, TypeError, "`n` must be a whole number, got 2.5"),
+    ]:
+        with pytest.raises(error, match=message):
+            law.sample(jax.random.key(0), n, d)
     with pytest.raises(eqx.EquinoxRuntimeError, match="law_not_finite: The risk is infinite"):
         of(0.0, 1.0, *PRIOR, 0.2)
     found, names = lanes([0.2, np.nan, -1, 0.2, 0.2], [0.5, 0.5, 0.5, 0, np.inf])

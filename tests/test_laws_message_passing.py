@@ -1,6 +1,7 @@
 """Message passing against state evolution, the lasso, and integrals of SciPy."""
 
 import re
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -273,11 +274,85 @@ def test_traced_and_diverging():
     np.testing.assert_allclose(jax.jacfwd(last)(1.0), differences, rtol=1e-7)
 
 
+def test_traced_graphs_out_of_range():
+    n, edge = 20, ("v", "v")
+    A, functions, start = symmetric(n), {edge: lambda t, x: jnp.tanh(x["v"])}, {edge: np.ones(n)}
+
+    @jax.jit
+    @jax.vmap
+    def run(variance, skew, entry):
+        matrix = jnp.asarray(A).at[0, 1].add(skew).at[2, 2].add(entry)
+        graph = dln.GaussianGraph({edge: matrix}, {edge: variance})
+        law = dln.state_evolution(graph, functions, 2, start=start, key=jax.random.key(0))
+        shape = dln.GaussianGraph({edge: (n, n)}, {edge: variance})
+        of_shape = dln.state_evolution(shape, functions, 2, start=start, key=jax.random.key(0))
+        return dln.message_passing(graph, functions, 2, start=start), law, of_shape
+
+    nan, inf = jnp.nan, jnp.inf
+    variances = jnp.array([1 / n, -1, 0, nan, inf, 1 / n, 1 / n, 1 / n])
+    skews = jnp.array([0, 0, 0, 0, 0, 1e-3, 1e-17, 0])
+    found = run(variances, skews, jnp.array([0, 0, 0, 0, 0, 0, 0, nan]))
+    good = np.array([1, 0, 0, 0, 0, 0, 1, 0], bool)
+    for run_or_law in found[:2]:
+        names = np.where(good, "successful", "invalid_graph")
+        assert np.all(names_of(run_or_law.result) == names)
+        assert np.all(np.isnan(run_or_law.iterates[edge][:, -1]) == ~good[:, None])
+    # A shape has no matrix that could be wrong.
+    names = ["successful"] + ["invalid_graph"] * 4 + ["successful"] * 3
+    assert names_of(found[2].result).tolist() == names
+
+    # A graph that comes out of `jit` is no longer traced.
+    graph = jax.jit(lambda s: dln.GaussianGraph({edge: A}, {edge: s}))(-1.0)
+    assert names_of(dln.message_passing(graph, functions, 1, throw=False).result) == "invalid_graph"
+    with pytest.raises(eqx.EquinoxRuntimeError, match="invalid_graph: A variance of the"):
+        dln.state_evolution(graph, functions, 1, key=jax.random.key(0))
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_bad_starts():
+    edge = ("v", "v")
+    graph, functions = dln.GaussianGraph({edge: np.eye(2)}), {edge: lambda t, x: x["v"]}
+    explode = {edge: lambda t, x: 1e200 * (1 + x["v"] ** 2)}
+    failed = dln.message_passing(graph, explode, 9, throw=False)
+    law = dln.state_evolution(graph, functions, 1, key=jax.random.key(0))
+    run: Any = lambda start: dln.message_passing(graph, functions, 1, start=start)
+    evolve: Any = lambda start: dln.state_evolution(
+        graph, functions, 1, start=start, key=jax.random.key(0)
+    )
+    a_dict = "`start` must be a dict from edges to arrays"
+    either, thin = a_dict + ", or a MessagePassing, got ", {edge: np.ones((2, 0))}
+    for error, message, call in [
+        (
+            ValueError,
+            "has an empty axis: its shape is (2, 0)",
+            lambda: run(thin),
+        ),
+        (TypeError, either + "StateEvolution", lambda: run(law)),
+        (TypeError, either + "int", lambda: run(3)),
+        (
+            TypeError,
+            a_dict + ", got MessagePassing",
+            lambda: evolve(failed),
+        ),
+        (ValueError, "`start` is a run that failed, as messages_not_finite", lambda: run(failed)),
+    ]:
+        with pytest.raises(error, match=re.escape(message)):
+            call()
+    # Traced, it keeps its cause.
+    assert names_of(jax.jit(run)(failed).result) == "messages_not_finite"
+
+
 @pytest.mark.usefixtures("as_users_run_it")
 def test_bad_graphs_and_functions():
     graph = dln.GaussianGraph
     for error, message, arguments in [
         (TypeError, "`matrices` must map edges to matrices, got list", ([1],)),
+        (ValueError, "`matrices` is empty: a graph needs at least one edge", ({},)),
+        (
+            TypeError,
+            "`variances` must be a dict from edges to variances, got int",
+            ({("a", "b"): (2, 3)}, 3),
+        ),
         (TypeError, "An edge must be a pair of names, got 'ab'", ({"ab": np.eye(2)},)),
         (ValueError, "The reverse of ('a', 'b')", ({("a", "b"): (2, 3), ("b", "a"): (3, 2)},)),
         (ValueError, "has shape (2, 3), but the vertex 'v'", ({("v", "v"): (2, 3)},)),
@@ -296,6 +371,13 @@ def test_bad_graphs_and_functions():
             ValueError,
             "must return an array of shape (2,), got ()",
             lambda: dln.message_passing(good, {edge: lambda t, x: jnp.sum(x["v"])}, 1),
+        ),
+        (
+            TypeError,
+            "must return real numbers, got dtype complex",
+            lambda: dln.message_passing(
+                good, {edge: lambda t, x: jax.lax.complex(x["v"], x["v"])}, 1
+            ),
         ),
         (
             ValueError,

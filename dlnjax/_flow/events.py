@@ -30,6 +30,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._batching import any_lane
+from .._chandrupatla import next_share
 from .._derivatives import differentiated_as, held, vanishing
 from .._loops import scan, while_loop
 from .._results import RESULTS, first_failure
@@ -219,14 +220,9 @@ def _first_below(fn: Callable[[Array], Array], low: Array, high: Array) -> Array
 
     def step(state: _Bracket) -> _Bracket:
         a, b, c, fa, fb, fc = state.a, state.b, state.c, state.fa, state.fb, state.fc
-        # Values that are not known are NaN: no comparison holds.
-        xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
-        is_trusted = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi) & (state.steps % 4 != 3)
-        inner = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (
-            fc - fb
-        )
         least = share(state)
-        t = jnp.clip(jnp.where(is_trusted, inner, 0.5), least, 1 - least)
+        t = jnp.where(state.steps % 4 == 3, 0.5, next_share(a, b, c, fa, fb, fc))
+        t = jnp.clip(t, least, 1 - least)
         x = a + t * (b - a)
         f = fn(x)
         is_beyond = f < 0

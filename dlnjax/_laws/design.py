@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Key
 
-from .._checks import as_float, check_finite, check_key, check_scalar, is_concrete, to_common_dtype
+from .._checks import (
+    as_count,
+    as_float,
+    check_finite,
+    check_key,
+    check_scalar,
+    is_concrete,
+    to_common_dtype,
+)
 from .._linalg import matmul
 from .._problem import LeastSquares
 
@@ -157,6 +165,7 @@ class GaussianDesign(eqx.Module):
             ```
         """
         check_key(key, "sample")
+        n, d = as_count(n, "n"), as_count(d, "d")
         of_design, of_values, of_noise = jax.random.split(key, 3)
         dtype = self.values.dtype
         X = jax.random.normal(of_design, (n, d), dtype) / jnp.sqrt(jnp.asarray(n, dtype))
@@ -185,9 +194,10 @@ def _panels(density: Callable[[Array], Array], edges: Any) -> tuple[Array, Array
             " has one panel."
         )
     check_finite(e, "edges")
-    width = jnp.diff(e)[:, None] / 2
-    if is_concrete(e) and not np.all(np.asarray(width) > 0):
+    # In NumPy: under `jit`, what JAX computes of concrete edges is traced.
+    if is_concrete(e) and not np.all(np.diff(np.asarray(e)) > 0):
         raise ValueError(f"`edges` of `prior` must increase, got {np.asarray(e)}.")
+    width = jnp.diff(e)[:, None] / 2
     v = e[:-1, None] + width * (1 + jnp.asarray(_POINTS, e.dtype))[None, :]
     p = as_float(density(v.ravel()), "density", e.dtype)
     if p.shape != (v.size,):

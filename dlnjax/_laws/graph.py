@@ -6,15 +6,33 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
-from .._checks import as_count, as_float, check_finite, check_nonempty, check_scalar, is_concrete
+from .._checks import (
+    as_count,
+    as_float,
+    check_finite,
+    check_nonempty,
+    check_scalar,
+    check_type,
+    is_concrete,
+)
 
 Edge = tuple[str, str]
 
 
 def reverse(edge: Edge) -> Edge:
     return edge[1], edge[0]
+
+
+def _all_finite(matrix: Any) -> Any:
+    return (np if isinstance(matrix, np.ndarray) else jnp).isfinite(matrix).all()
+
+
+def _is_symmetric(matrix: Any) -> Any:
+    # Sums in another order are symmetric but for rounding.
+    off, most = abs(matrix - matrix.T).max(), abs(matrix).max()
+    return off <= 100 * float(jnp.finfo(matrix.dtype).eps) * most
 
 
 class GaussianGraph(eqx.Module):
@@ -60,13 +78,17 @@ class GaussianGraph(eqx.Module):
 
         **Raises:** `ValueError` for sizes that contradict each other, an edge beside its reverse, a
         loop that is not symmetric, a variance that is not positive, or NaN; `TypeError` for
-        what are no edges.
+        what are no edges. Traced values out of range end as `invalid_graph` in the functions that
+        take the graph.
         """
-        if not isinstance(matrices, Mapping) or not matrices:
+        if not isinstance(matrices, Mapping):
             raise TypeError(
                 f"`matrices` must map edges to matrices, got {type(matrices).__name__}."
             )
+        if not matrices:
+            raise ValueError("`matrices` is empty: a graph needs at least one edge.")
         variances = {} if variances is None else variances
+        check_type(variances, "variances", Mapping, "a dict from edges to variances")
         self.matrices, self.variances, sizes = {}, {}, {}
         for edge, matrix in matrices.items():
             name = f"matrices[{edge!r}]"
@@ -95,10 +117,7 @@ class GaussianGraph(eqx.Module):
                         f"{sizes[vertex]}. The matrix of an edge (v, w) has shape (n_w, n_v)."
                     )
             if v == w and matrix is not None and is_concrete(matrix):
-                values = np.asarray(matrix)
-                # Sums in another order are symmetric but for rounding.
-                off = np.max(np.abs(values - values.T))
-                if not off <= 100 * jnp.finfo(dtype).eps * np.max(np.abs(values)):
+                if not _is_symmetric(np.asarray(matrix)):
                     raise ValueError(
                         f"`{name}` is a loop, and must be symmetric: take (A + A.T)/2."
                     )
@@ -110,6 +129,18 @@ class GaussianGraph(eqx.Module):
         if unknown := [edge for edge in variances if edge not in self.matrices]:
             raise ValueError(f"`variances` has {unknown[0]!r}, which is no edge of `matrices`.")
         self.sizes = sizes
+
+    def is_valid(self) -> Bool[Array, ""]:
+        """Whether all numbers are in their range. Shape `()`."""
+        s = jnp.stack([s.astype(float) for s in self.variances.values()])
+        holds = jnp.all((s > 0) & jnp.isfinite(s))
+        for (v, w), matrix in self.matrices.items():
+            if matrix is not None:
+                # In NumPy where it is known: XLA would fold a large constant when it compiles.
+                A = np.asarray(matrix) if is_concrete(matrix) else matrix
+                holds = holds & _all_finite(A)
+                holds = holds & (_is_symmetric(A) if v == w else True)
+        return holds
 
     @property
     def edges(self) -> tuple[Edge, ...]:

@@ -17,10 +17,11 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtri
 from jaxtyping import Array, ArrayLike, Float, Real
 
-from .._checks import as_flag, as_parameter, check_type
+from .._checks import as_flag, as_parameter, check_type, is_concrete
 from .._derivatives import held
 from .._linalg import matmul
 from .._results import RESULTS, first_failure, raise_on_failure
@@ -92,9 +93,9 @@ def lasso_asymptotics(
 
     **Returns:** `LassoAsymptotics`.
 
-    **Raises:** `TypeError` for another law; `ValueError` for a negative `kappa`; an
-    `EquinoxRuntimeError` with `law_not_finite` where the risk is infinite (`δ = 1`, `κ = 0`), or
-    `prior_not_resolved` where the panels of a density are too wide for `τ`.
+    **Raises:** `TypeError` for another law; `ValueError` for a `kappa` that is negative or NaN; an
+    `EquinoxRuntimeError` with `law_not_finite` where the risk is infinite (`δ = 1`, `κ = 0`) or
+    overflows, or `prior_not_resolved` where the panels of a density are too wide for `τ`.
 
     !!! example
 
@@ -116,6 +117,8 @@ def lasso_asymptotics(
     check_type(law, "law", GaussianDesign, "a GaussianDesign")
     as_flag(throw, "throw")
     kappas = as_parameter(kappa, "kappa", law.values.dtype)
+    if is_concrete(kappas) and np.any(np.isnan(np.asarray(kappas))):
+        raise ValueError("`kappa` must be non-negative, got nan.")
     found = _at(law, kappas)
     return raise_on_failure(found, found.result, throw)
 
@@ -129,8 +132,9 @@ def optimal_stopping(law: GaussianDesign, *, throw: bool = True) -> LassoAsympto
 
     **Arguments:** `law`, a `GaussianDesign`; `throw`, as for `lasso_asymptotics`.
 
-    **Returns:** `LassoAsymptotics`, with `kappa` and `s`. Without noise and where basis pursuit
-    recovers `x*`, `κ` is 0. It is `inf` for a prior of 0, or one so weak that the gain underflows.
+    **Returns:** `LassoAsymptotics`, with `kappa` and `s`. `κ` is 0 without noise where basis
+    pursuit recovers `x*`, and for signals so strong that the gain of a penalty underflows. It is
+    `inf` for a prior of 0, or one so weak that the gain underflows.
 
     **Raises:** as `lasso_asymptotics`.
 
@@ -275,6 +279,11 @@ def _where(good: Array, law: _Units) -> _Units:
 _HARMLESS = (0.0, 1.0)
 
 
+def _log_least_tau(of: _Units) -> Array:
+    largest = jnp.maximum(jnp.max(jnp.abs(of.values)), 1)
+    return jnp.log(jnp.finfo(largest.dtype).tiny) + jnp.log(largest)
+
+
 def _root(of: _Units, second: _Second) -> tuple[Array, Array, Array]:
     """`(log τ, α)`; whether `τ` is 0; and whether it is finite. Without derivatives."""
     info = jnp.finfo(of.delta.dtype)
@@ -305,8 +314,19 @@ def _solve(law: GaussianDesign, kappa: Array, second: _Second) -> LassoAsymptoti
     is_zero = ~jnp.isfinite(kappa) | (of.kappa > 1 / info.eps)
     raised = jnp.clip(of.kappa, jnp.where(of.kappa > 0, least, 0), 1 / info.eps)
     found, is_exact, is_finite = _root(eqx.tree_at(lambda u: u.kappa, of, raised), second)
+    # Without noise and below the Donoho–Tanner line, `τ` falls with `κ`, in proportion. Above it,
+    # or with noise, `τ` at the raised `κ` is that of the limit.
+    falls = (of.noise == 0) & (of.kappa > 0) & (of.kappa < least)
+    falls = falls & (found[0] < jnp.log(raised) / 2)
+    fallen = found[0] + jnp.log(jnp.where(falls, of.kappa / raised, 1))
+    # So that `V/τ` is finite.
+    fallen = jnp.maximum(fallen, _log_least_tau(of))
+    found = found.at[0].set(jnp.where(falls, fallen, found[0]))
+    is_unpenalised = jnp.zeros_like(is_zero)
     if not is_calibrated:
         is_zero = ~is_exact & (found[1] > 0.99 * _most_alpha(info.dtype))
+        # The end of the bracket stands for κ = 0, as the other one does for infinity.
+        is_unpenalised = found[1] < 1.01 * float(info.tiny) ** 0.5
 
     is_solved = is_valid & is_finite & ~is_exact & ~is_zero
     of, unit = _in_units(_where(is_solved, given))
@@ -314,6 +334,7 @@ def _solve(law: GaussianDesign, kappa: Array, second: _Second) -> LassoAsymptoti
     log_tau, alpha = _unknowns(held(found), of, second)
     tau, v = jnp.exp(log_tau), of.v(log_tau)
     share = of.share(log_tau, alpha)
+    alpha = jnp.where(is_unpenalised, 0, alpha)
     # Where P is close to δ, `1 − P/δ` has lost digits that κ/α has.
     by_kappa = is_calibrated & (share < 0.5) & (alpha > 0)
     residual = jnp.where(by_kappa, of.kappa / jnp.where(alpha > 0, alpha, 1), tau * share)
@@ -322,31 +343,43 @@ def _solve(law: GaussianDesign, kappa: Array, second: _Second) -> LassoAsymptoti
     at_zero = jnp.sqrt(given.noise**2 + square / given.delta)
     nothing = jnp.zeros_like(kappa)
     is_not_0 = jnp.where(given.values != 0, jnp.ones_like(given.values), 0)
-    best = jnp.where(is_exact, 0, jnp.where(is_zero, jnp.inf, unit * tau * alpha * share))
+    best = jnp.where(is_exact | is_unpenalised, 0, unit * tau * alpha * share)
+    best = jnp.where(is_zero, jnp.inf, best)
     best = kappa if is_calibrated else best
     # Infinity as a constant: its derivatives are not numbers.
     is_infinite = jnp.isinf(kappa) if is_calibrated else jnp.ones_like(is_zero)
     most_alpha = jnp.where(is_infinite, jnp.inf, given.kappa / at_zero)
+
+    def of_case(solved: Array, exact: Array, zero: Array) -> Array:
+        return jnp.where(is_zero, zero, jnp.where(is_exact, exact, solved))
+
+    risk = (unit * tau) ** 2 * of.mean(soft_threshold.risk(v, alpha))
+    risk, loss = (
+        of_case(risk, nothing, square),
+        of_case((unit * residual) ** 2, nothing, at_zero**2),
+    )
+    # Squares may overflow where the values do not.
+    is_held = jnp.isfinite(risk) & jnp.isfinite(loss)
     result = first_failure(
         (is_valid, RESULTS.invalid_law),
-        (is_finite | is_exact | is_zero, RESULTS.law_not_finite),
+        ((is_finite | is_exact | is_zero) & is_held, RESULTS.law_not_finite),
         (is_resolved | is_exact | is_zero, RESULTS.prior_not_resolved),
     )
 
     def field(solved: Array, exact: Array, zero: Array) -> Array:
-        value = jnp.where(is_zero, zero, jnp.where(is_exact, exact, solved))
+        value = of_case(solved, exact, zero)
         return jnp.where(result == RESULTS.successful, value, jnp.nan)
 
     return LassoAsymptotics(
         kappa=field(best, best, best),
-        risk=field((unit * tau) ** 2 * of.mean(soft_threshold.risk(v, alpha)), nothing, square),
+        risk=field(risk, risk, risk),
         active=field(of.mean(soft_threshold.active(v, alpha)), given.mean(is_not_0), nothing),
         one_norm=field(
             unit * tau * of.mean(soft_threshold.one_norm(v, alpha)),
             given.mean(jnp.abs(given.values)),
             nothing,
         ),
-        loss=field((unit * residual) ** 2, nothing, at_zero**2),
+        loss=field(loss, loss, loss),
         tau=field(unit * tau, nothing, at_zero),
         alpha=field(alpha, jnp.full_like(kappa, jnp.nan), most_alpha),
         result=result,

@@ -16,12 +16,22 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from .._checks import as_count, as_flag, as_float, check_finite, check_key, check_type
+from .._checks import (
+    as_count,
+    as_flag,
+    as_float,
+    check_finite,
+    check_key,
+    check_nonempty,
+    check_type,
+    is_concrete,
+)
 from .._linalg import matmul
 from .._loops import scan
-from .._results import RESULTS, first_failure, raise_on_failure
+from .._results import RESULTS, first_failure, names_of, raise_on_failure, result_code
 from .graph import Edge, GaussianGraph, reverse
 
 # Keys are edges. (`Mapping` is invariant in them, so that `Edge` would refuse a dict of literals.)
@@ -56,6 +66,9 @@ class MessagePassing(eqx.Module):
     messages: dict[Edge, Float[Array, "..."]]
     onsager: dict[Edge, Float[Array, "..."]]
     result: RESULTS
+
+
+_STARTS = (Mapping, MessagePassing, type(None))
 
 
 class StateEvolution(eqx.Module):
@@ -122,8 +135,9 @@ def message_passing(
     **Returns:** a `MessagePassing`. Call it under `jit` if it is called more than once: functions
     are new to JAX each time that they are defined.
 
-    **Raises:** `ValueError` for an edge without function, a graph without matrices, or shapes that
-    do not match; an `EquinoxRuntimeError` with `messages_not_finite` if the iteration diverges.
+    **Raises:** `ValueError` for an edge without function, a graph without matrices, shapes that do
+    not match, or a run as `start` that failed; `TypeError` for a message that is not real; an
+    `EquinoxRuntimeError` with `messages_not_finite` if the iteration diverges.
 
     !!! example
 
@@ -149,8 +163,15 @@ def message_passing(
         Gerbelot & Berthier, *Graph-based Approximate Message Passing Iterations*, Information and
         Inference 12 (2023), arXiv 2109.11905.
     """
-    before = {}
+    before, of_start = {}, RESULTS.successful
+    check_type(start, "start", _STARTS, "a dict from edges to arrays, or a MessagePassing")
     if isinstance(start, MessagePassing):
+        of_start = start.result
+        if is_concrete(result_code(of_start)) and np.any(names_of(of_start) != "successful"):
+            raise ValueError(
+                f"`start` is a run that failed, as {names_of(of_start)}: it has no end to go on "
+                "from. Mend that run, or pass a dict."
+            )
         before = {edge: m[-1] for edge, m in start.messages.items()}
         start = {edge: x[-1] for edge, x in start.iterates.items()}
     names, start = _check(graph, functions, steps, start)
@@ -181,7 +202,7 @@ def message_passing(
     }
     _, (x, m, b) = scan(step, (start, empty | before), jnp.arange(steps))
     x = {edge: jnp.concatenate([start[edge][None], x[edge]]) for edge in names}
-    result = _is_finite((x, m))
+    result = first_failure(of_start, (graph.is_valid(), RESULTS.invalid_graph), _is_finite((x, m)))
     x, m, b = _nan_unless(result, (x, m, b))
     return raise_on_failure(MessagePassing(x, m, b, result), result, throw)
 
@@ -236,6 +257,7 @@ def state_evolution(
 
         Gerbelot & Berthier, arXiv 2109.11905, Theorem 1.
     """
+    check_type(start, "start", (Mapping, type(None)), "a dict from edges to arrays")
     names, start = _check(graph, functions, steps, start)
     as_flag(throw, "throw")
     check_key(key, "state_evolution")
@@ -255,7 +277,7 @@ def state_evolution(
     over = jnp.arange(steps), jax.random.split(key, steps)
     _, (x, K) = scan(step, start, over)
     x = {edge: jnp.concatenate([start[edge][None], x[edge]]) for edge in names}
-    result = _is_finite((x, K))
+    result = first_failure((graph.is_valid(), RESULTS.invalid_graph), _is_finite((x, K)))
     x, K = _nan_unless(result, (x, K))
     return raise_on_failure(StateEvolution(K, x, result), result, throw)
 
@@ -289,6 +311,7 @@ def _check(
             raise ValueError(
                 f"`start[{edge!r}]` must have shape ({n},) or ({n}, q), got {x.shape}."
             )
+        check_nonempty(x, f"start[{edge!r}]")
         check_finite(x, f"start[{edge!r}]")
         found[edge] = x
     return names, found
@@ -304,6 +327,11 @@ def _message(
         raise ValueError(
             f"`functions[{edge!r}]` must return an array of shape {want}, got "
             f"{getattr(m, 'shape', type(m).__name__)}. Its columns are those of `start[{edge!r}]`."
+        )
+    if jnp.issubdtype(m.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"`functions[{edge!r}]` must return real numbers, got dtype {m.dtype}. Take its real "
+            "part."
         )
     return m.astype(x[edge].dtype)
 

@@ -6,24 +6,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._chandrupatla import next_share
 from .._loops import while_loop
 
 # Bisection alone halves a bracket of 700 (the logarithms of float64) to rounding in 62 steps, and
-# every second step at worst is one. Measured: 8 to 25.
-MOST_STEPS = 150
+# one step in four is a bisection. Measured: 6 to 49, half of them below 10.
+MOST_STEPS = 250
 
 
 def bracketed_root(
     fn: Callable[[Array], Array], low: Float[Array, ""], high: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Float[Array, "2"]]:
     """Where `fn` rises through 0 in `[low, high]`, to rounding; `low` if `fn(low) ≥ 0`, and `high`
-    if `fn(high) ≤ 0`; and `fn` at both ends. It has no derivatives.
-
-    !!! cite "Reference"
-
-        Chandrupatla, *A new hybrid quadratic/bisection algorithm for finding the zero of a
-        nonlinear function without using derivatives*, Advances in Engineering Software 28 (1997).
-    """
+    if `fn(high) ≤ 0`; and `fn` at both ends. It has no derivatives."""
     # Both ends as a batch: `fn` is compiled once for them, and once for the steps.
     at_ends = at_low, at_high = jax.vmap(fn)(jnp.stack([low, high]))
     ends = (at_low >= 0) | (at_high <= 0)
@@ -46,13 +41,9 @@ def bracketed_root(
         pick = lambda yes, no: jnp.where(is_same, yes, no)
         c, fc, b, fb = pick(a, b), pick(fa, fb), pick(b, a), pick(fb, fa)
         a, fa = x, fx
-        xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
-        # Where the inverse quadratic through the three points is monotone. Infinite values make
-        # NaN, and then it is bisection.
-        is_smooth = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
-        t = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
         least = jnp.minimum(width(a) / jnp.abs(b - a), 0.5)
-        t = jnp.clip(jnp.where(is_smooth, t, 0.5), least, 1 - least)
+        t = jnp.where(steps % 4 == 3, 0.5, next_share(a, b, c, fa, fb, fc))
+        t = jnp.clip(t, least, 1 - least)
         return (a, fa), (b, fb), (c, fc), t, steps + 1
 
     start = (low, at_low), (high, at_high), (high, at_high), jnp.full_like(low, 0.5), jnp.asarray(0)
