@@ -4,6 +4,8 @@
 a loop has the same varying axes before and after a step, and that both branches of a condition
 agree. Constants vary over no axis, so that an initial carry of zeros fails. The functions here cast
 carry and outputs to the union of all axes involved. Outside `shard_map` they are JAX's own.
+
+`next_share` is the step of a loop that looks for a root.
 """
 
 from collections.abc import Callable
@@ -97,3 +99,23 @@ def cond(flag: Array, yes: Callable[..., _T], no: Callable[..., _T], *operands: 
         both = [lambda *args, fn=fn: _cast(fn(*args), axes) for fn in (yes, no)]
         return lax.cond(flag, *both, *operands)
     return lax.cond(flag, yes, no, *operands)
+
+
+def next_share(a: Array, b: Array, c: Array, fa: Array, fb: Array, fc: Array) -> Array:
+    """Where to evaluate next for the root of a function, as a share of the way from `a` to `b`, by
+    Chandrupatla's method.
+
+    `[a, b]` is the bracket, `a` the last point and `c` the one before, with the values of the
+    function there. It is the root of the inverse quadratic through the three points where that is
+    monotone, and 1/2 elsewhere. Values that are not known are NaN, and give 1/2, as infinite ones
+    do: no comparison holds.
+
+    !!! cite "Reference"
+
+        Chandrupatla, *A new hybrid quadratic/bisection algorithm for finding the zero of a
+        nonlinear function without using derivatives*, Advances in Engineering Software 28 (1997).
+    """
+    xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
+    is_monotone = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
+    root = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
+    return jnp.where(is_monotone, root, 0.5)

@@ -131,6 +131,10 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "The risk is infinite, or larger than this precision tells: at `delta = 1` least squares "
         "has none. Use `kappa` > 0, another `delta`, or units in which `x` is smaller."
     )
+    law_not_resolved = (
+        "`noise` and `kappa` both are too small, beside the prior, for this precision. Use `noise` "
+        "0, or float64."
+    )
     prior_not_resolved = (
         "The panels on which a density of the prior is integrated are too wide: it, or soft "
         "thresholding at the scale `tau`, varies within their nodes. Put more `edges` near 0, "

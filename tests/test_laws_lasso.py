@@ -14,8 +14,8 @@ from scipy.special import ndtr
 from scipy.stats import norm
 
 import dlnjax as dln
-from dlnjax._chandrupatla import next_share
 from dlnjax._laws import roots, soft_threshold
+from dlnjax._loops import next_share
 from dlnjax._results import names_of
 
 VALUES, PROBABILITIES = np.array([-1.0, 0, 1]), np.array([0.05, 0.9, 0.05])
@@ -187,6 +187,10 @@ def test_tiny_kappa_without_noise():
         # Exponents of −69 have an ulp of 8e-6.
         flat({name: np.asarray(getattr(single, name)) for name in FIELDS}, kappas, rtol=1e-4)
         np.testing.assert_allclose(single.tau[0] / kappas[0], 0.712, atol=5e-4)
+        # With a noise as small, neither limit holds.
+        law = dln.GaussianDesign(few[0], (few[1], few[2]), np.float32(1e-10))
+        noisy = dln.lasso_asymptotics(law, kappas, throw=False)
+        assert list(names_of(noisy.result)) == 2 * ["successful"] + 4 * ["law_not_resolved"]
 
 
 def flat(found, kappas, rtol):

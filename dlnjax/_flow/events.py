@@ -30,9 +30,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._batching import any_lane
-from .._chandrupatla import next_share
 from .._derivatives import differentiated_as, held, vanishing
-from .._loops import scan, while_loop
+from .._loops import next_share, scan, while_loop
 from .._results import RESULTS, first_failure
 from .adjoint import at_time, trajectory
 from .driver import Fixed, Moving, Record, State, block, start

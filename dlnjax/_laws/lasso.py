@@ -95,7 +95,8 @@ def lasso_asymptotics(
 
     **Raises:** `TypeError` for another law; `ValueError` for a `kappa` that is negative or NaN; an
     `EquinoxRuntimeError` with `law_not_finite` where the risk is infinite (`δ = 1`, `κ = 0`) or
-    overflows, or `prior_not_resolved` where the panels of a density are too wide for `τ`.
+    overflows, `law_not_resolved` where `noise` and `kappa` both are tiny beside the prior and not
+    0, or `prior_not_resolved` where the panels of a density are too wide for `τ`.
 
     !!! example
 
@@ -318,6 +319,9 @@ def _solve(law: GaussianDesign, kappa: Array, second: _Second) -> LassoAsymptoti
     # or with noise, `τ` at the raised `κ` is that of the limit.
     falls = (of.noise == 0) & (of.kappa > 0) & (of.kappa < least)
     falls = falls & (found[0] < jnp.log(raised) / 2)
+    # With a noise that is as small neither holds. (Effects of κ are of the order of κ/σ.)
+    is_told = (of.kappa >= least) | (of.kappa == 0) | (of.noise == 0)
+    is_told = is_told | (of.noise > least / info.eps**0.5)
     fallen = found[0] + jnp.log(jnp.where(falls, of.kappa / raised, 1))
     # So that `V/τ` is finite.
     fallen = jnp.maximum(fallen, _log_least_tau(of))
@@ -363,6 +367,7 @@ def _solve(law: GaussianDesign, kappa: Array, second: _Second) -> LassoAsymptoti
     result = first_failure(
         (is_valid, RESULTS.invalid_law),
         ((is_finite | is_exact | is_zero) & is_held, RESULTS.law_not_finite),
+        (is_told, RESULTS.law_not_resolved),
         (is_resolved | is_exact | is_zero, RESULTS.prior_not_resolved),
     )
 

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._chandrupatla import next_share
-from .._loops import while_loop
+from .._loops import next_share, while_loop
 
 # Bisection alone halves a bracket of 700 (the logarithms of float64) to rounding in 62 steps, and
 # one step in four is a bisection. Measured: 6 to 49, half of them below 10.
