@@ -58,7 +58,8 @@ def walsh(
     count = sum(math.comb(k, j) for j in range(degree + 1))
     if count > 2**20:
         raise ValueError(f"There are {count} monomials of {k} signs. Pass a smaller `degree`.")
-    bad = np.argwhere(np.abs(np.asarray(points)) != 1) if is_concrete(points) else ()
+    known = np.asarray(points) if is_concrete(points) else np.ones(1)
+    bad = np.argwhere(np.abs(known) != 1)
     if len(bad):
         i, j = bad[0]
         raise ValueError(

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from .._checks import check_type, is_concrete
@@ -62,7 +63,7 @@ class MixedDepth(AbstractDualNetwork):
         start = self.linear.initial(log_eps), self.network.initial(log_eps)
         return eqx.tree_at(lambda net: (net.linear, net.network), self, start)
 
-    def least_log_eps(self, dtype) -> float:
+    def least_log_eps(self, dtype: DTypeLike) -> float:
         return self.network.least_log_eps(dtype)
 
     def time_scale(self, log_eps: Array) -> Array:
