@@ -97,7 +97,7 @@ def _leaves_out(
     at = (sides * plateau > 0).ravel()
     same = np.all(columns[:, :, None] == columns[:, None, at], axis=0)
     same &= first.ravel()[:, None] == first.ravel()[None, at]
-    is_late = (s > 0) & (digits * large > 1e-6 * moved)
+    is_late = digits * large > 1e-6 * moved
     rests &= ~is_late | np.any(same, axis=1).reshape(rests.shape)
     columns = columns[:, rests.ravel()]
     values = (sides * plateau)[rests] * u["columns"][lane][np.nonzero(rests)[1]]

@@ -211,8 +211,7 @@ def as_positive(value: ArrayLike, name: str, dtype) -> Array:
         bad = np.argwhere(~(v > 0))
         if len(bad):
             raise ValueError(
-                f"`{name}` must be positive, got {float(v[tuple(bad[0])])}."
-                + (" Start the grid above 0." if v.ndim else "")
+                f"`{name}` must be positive, got {float(v[tuple(bad[0])])}. Start the grid above 0."
             )
     return array
 

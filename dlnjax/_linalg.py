@@ -34,40 +34,9 @@ from ._batching import in_pieces
 matmul = ft.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
-@jax.custom_batching.custom_vmap
-def _product(X: Float[Array, "n d"], columns: Float[Array, "d k"]) -> Float[Array, "n k"]:
-    # Without the barrier XLA makes it a product with the transpose of X, for which its CPU kernels
-    # copy X at each call: 157 instead of 80 µs for 4 columns of 200 × 2000.
-    return matmul(X, lax.optimization_barrier(columns))
-
-
-@_product.def_vmap
-def _(lanes, is_batched, X, columns):
-    if is_batched[0]:
-        return jax.vmap(matmul, in_axes=(0, 0 if is_batched[1] else None))(X, columns), True
-    # Lanes that share X become columns of one product.
-    columns = jnp.moveaxis(columns, 0, -1)
-    out = _product(X, columns.reshape(len(columns), -1))
-    return jnp.moveaxis(out.reshape(len(out), *columns.shape[1:]), -1, 0), True
-
-
-@jax.custom_jvp
-def _image(X: Float[Array, "n d"], x: Float[Array, " d"]) -> Float[Array, " n"]:
-    return _product(X, x[:, None])[:, 0]
-
-
-@_image.defjvp
-def _(primals, tangents):
-    # Written out, as what has a rule for `vmap` has no reverse mode.
-    (X, x), (dX, dx) = primals, tangents
-    return _image(X, x), matmul(dX, x) + matmul(X, dx)
-
-
 def image(X: Float[Array, "n d"], x: Float[Array, "*S d"]) -> Float[Array, "*S n"]:
-    """`Xx`. Lanes of a `vmap` that share `X` read it once for all of them.
-
-    It has derivatives in both modes, but no `jax.linear_transpose`."""
-    return _image(X, x) if x.ndim == 1 else matmul(x, X.T)
+    """`Xx`."""
+    return matmul(X, x) if x.ndim == 1 else matmul(x, X.T)
 
 
 # Up to this size a factorisation is written out in scalars, which a batch turns into vectors over

@@ -164,7 +164,8 @@ CASES = {
     "formulation": (
         lambda: dln.gradient_flow(NETWORK, PROBLEM, [1.0], formulation="dual", **EPS),
         TypeError,
-        "`formulation` must be `DualForm()`, `WeightForm()` or `MomentumForm(inertia)`, got str",
+        "`formulation` must be `DualForm()`, `WeightForm()`, `MomentumForm(inertia)` or "
+        "`AcceleratedForm(alpha)`, got str",
     ),
     "class of a formulation": (
         lambda: dln.gradient_flow(NETWORK, PROBLEM, [1.0], formulation=dln.WeightForm, **EPS),

@@ -22,8 +22,6 @@ FOUND = {
     # An orthogonal column in large units: steps looked for an error in what is all rounding.
     (1, "flow"): {
         (0, 1, 0, 0): [374, 278, 140],
-        (3, 1, 7, 3): [299],
-        (3, 1, 2, 1): [76],
         (21, 1, 12, 4): [179],
     },
     # Some minimiser, where columns depend on each other, not the one that the flow selects; and
@@ -87,6 +85,8 @@ FOUND = {
     (2, "end"): {(1, 2, 0, 0): [86, 109, 124, 213]},
 }
 FLAGGED = {
+    # `x` is 1e-10 and 1e-8 of the start: it was returned with six digits less than a flow has.
+    (1, "flow"): {(3, 1, 7, 3): [299], (3, 1, 2, 1): [76]},
     # Three columns in a plane, two of them near twins, in units that differ by five decades.
     (1, "basis_pursuit"): {(1, 1, 0, 4): [17]},
     # Four columns of rank 3, of which three have a pivot of 2e-5: that of the fourth is rounding.
@@ -133,18 +133,13 @@ def test_what_was_wrong(index, function):
 
 
 def test_checks_notice_what_is_wrong():
-    """Where they were wrong themselves: a dual with an entry 1e-3 short, an `x` with one of 0."""
+    """Where it was wrong itself: a dual with an entry 1e-3 short."""
 
     def off(out):
         out["dual"] = out["dual"] * np.array([1, 1, 1, 0.999])
 
-    def left_out(out):
-        out["slope"] = out["slope"] * np.array([1, 1, 1, 0])
-
     config, _, found = _solved(11, "basis_pursuit", FOUND[11, "basis_pursuit"], off)
     assert np.all(found["basis_pursuit, norm"] > wrong(config)["basis_pursuit, norm"])
-    config, _, found = _solved(6, "limit", FOUND[6, "limit"], left_out)
-    assert np.all(found["limit, selection"] > wrong(config)["limit, selection"])
 
 
 @pytest.mark.parametrize("index, function", FLAGGED)

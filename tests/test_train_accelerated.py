@@ -123,5 +123,5 @@ def test_bad_input():
         optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
     with pytest.raises(ValueError, match="`alpha` must be finite and above -1"):
         dln.jacobi(-1.0, step_size=1.0)
-    with pytest.raises(ValueError, match="`step_size` must be positive"):
+    with pytest.raises(ValueError, match="`step_size` must be finite and above 0"):
         dln.jacobi(0.5, step_size=0.0)

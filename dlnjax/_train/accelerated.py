@@ -8,7 +8,7 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 
-from .._checks import as_float, as_positive, check_key, check_scalar, is_concrete
+from .._checks import as_float, check_key, check_scalar, is_concrete
 
 
 class ContinuizedState(NamedTuple):
@@ -73,12 +73,12 @@ def continuized_nesterov(
 
         Even, Berthier, Bach, Flammarion, Gaillard, Hendrikx, Massoulié, Taylor, arXiv 2106.07644.
     """
-    L = as_positive(L, "L", jnp.result_type(float))
+    L = as_float(L, "L", jnp.result_type(float))
     mu = as_float(mu, "mu", L.dtype)
     check_scalar(L, "L")
     check_scalar(mu, "mu")
-    if is_concrete(L) and not float(L) < jnp.inf:
-        raise ValueError("`L` must be finite.")
+    if is_concrete(L) and not 0 < float(L) < jnp.inf:
+        raise ValueError(f"`L` must be positive and finite, got {float(L)}.")
     if is_concrete(L, mu) and not 0 <= float(mu) <= float(L):
         raise ValueError(f"`mu` must be from 0 to L = {float(L):.6g}, got {float(mu):.6g}.")
     check_key(key, "continuized_nesterov")
@@ -157,7 +157,7 @@ def jacobi(
     """
     dtype = jnp.result_type(float)
     alpha, beta = as_float(alpha, "alpha", dtype), as_float(beta, "beta", dtype)
-    step_size = as_positive(step_size, "step_size", dtype)
+    step_size = as_float(step_size, "step_size", dtype)
     for name, value, least in (
         ("alpha", alpha, -1.0),
         ("beta", beta, -1.0),

@@ -38,9 +38,9 @@ def dual_term(
     slope = square * link.slope(link.start, q)
     z_size = size_of_z(square * q, slope, velocity, jnp.min(link.unit))
     zeta = z_size / jnp.max(link.unit)
-    # Of the largest entry: errors of x count relative to that.
+    # Of the largest entry: errors of x count relative to that. Without data none count.
     largest = square * jnp.max(size)
-    largest = jnp.where(largest > 0, largest, 1)
+    largest = jnp.where(largest > 0, largest, jnp.inf)
     beyond = lax.stop_gradient(excess(slope, largest))
     n, d = (problem.r.size, problem.r.size) if fit is None else fit.X.shape
     if fit is not None and isinstance(link, ExponentialLink) and not has_decay and n < d:

@@ -54,7 +54,7 @@ class MomentumTerm(AbstractFlowTerm):
         size = size_of_x(problem)
         self.link = link = link_of(network, log_eps, size)
         slope = link.slope(link.start, link.q(link.start))
-        self.excess = excess(slope, jnp.where(jnp.max(size) > 0, jnp.max(size), 1))
+        self.excess = excess(slope, jnp.where(jnp.max(size) > 0, jnp.max(size), jnp.inf))
         self.pull = inertia * weight_rate(network, log_eps)
         self.relaxation = -2 * self.pull / log_eps
         largest = jax.lax.stop_gradient(jnp.max(jnp.abs(problem.r)))
