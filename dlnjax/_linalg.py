@@ -33,12 +33,6 @@ from ._batching import in_pieces
 
 matmul = ft.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
-
-def image(X: Float[Array, "n d"], x: Float[Array, "*S d"]) -> Float[Array, "*S n"]:
-    """`Xx`."""
-    return matmul(X, x) if x.ndim == 1 else matmul(x, X.T)
-
-
 # Up to this size a factorisation is written out in scalars, which a batch turns into vectors over
 # its lanes: a LAPACK call per lane costs more than the arithmetic. One factorisation and eight
 # solves take 0.33 µs of CPU time a lane instead of 1.2 at size 6, 0.60 instead of 0.90 at size 8,

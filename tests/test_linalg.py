@@ -16,7 +16,7 @@ import pytest
 
 import dlnjax as dln
 from dlnjax import _linalg
-from dlnjax._linalg import Cholesky, image, matmul
+from dlnjax._linalg import Cholesky, matmul
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, _linalg.UNROLLED, _linalg.UNROLLED + 1, 20, 30])
@@ -45,28 +45,6 @@ def test_unrolled_derivatives():
 
     for derivative in (jax.grad, jax.jacfwd):
         np.testing.assert_allclose(derivative(ours)(X), derivative(theirs)(X), rtol=1e-9)
-
-
-@pytest.mark.parametrize("shared", ["X", "x", "neither"])
-def test_products_of_lanes(shared):
-    """Of two axes of lanes, and their derivatives, which are products too."""
-    rng = np.random.default_rng(0)
-    X, x, y = rng.normal(size=(2, 3, 4, 6)), rng.normal(size=(2, 3, 6)), rng.normal(size=4)
-    if shared == "X":
-        X[...] = X[0, 0]
-    elif shared == "x":
-        x[...] = x[0, 0]
-    axes = None if shared == "X" else 0, None if shared == "x" else 0
-    lanes = lambda fn: jax.jit(jax.vmap(jax.vmap(fn, axes), axes))
-    some = X[0, 0] if shared == "X" else X, x[0, 0] if shared == "x" else x
-    exact = np.einsum("abnd,abd->abn", X, x)
-    # Of 6 terms of order 1, in any order: some units of rounding.
-    close: Any = dict(rtol=1e-14, atol=1e-14)
-    np.testing.assert_allclose(lanes(image)(*some), exact, **close)
-    np.testing.assert_allclose(lanes(jax.jacfwd(image, 1))(*some), X, **close)
-    pulled = lanes(jax.grad(lambda X, x: jnp.sum(y * image(X, x)), (0, 1)))(*some)
-    np.testing.assert_allclose(pulled[0], y[:, None] * x[:, :, None], **close)
-    np.testing.assert_allclose(pulled[1], np.einsum("abnd,n->abd", X, y), **close)
 
 
 @pytest.mark.parametrize("lanes", [1, 3, 50])

@@ -13,7 +13,7 @@ from equinox import AbstractVar
 from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import check_type, is_concrete
-from .._linalg import image, matmul
+from .._linalg import matmul
 from .base import AbstractProblem
 from .checks import check_problem
 from .design import AbstractDesign, as_design, as_weight_decay, has_squares
@@ -43,11 +43,11 @@ class AbstractGeneralizedLinear(AbstractDesign):
         return has_squares(self.X) & targets & jnp.all(jnp.isfinite(self.r))
 
     def loss(self, x: ArrayLike) -> Array:
-        u = image(self.X, self.as_points(x))
+        u = matmul(self.as_points(x), self.X.T)
         return jnp.sum(self.pointwise.value(u, jnp.broadcast_to(self.y, u.shape)), axis=-1)
 
     def gradient(self, x: ArrayLike) -> Array:
-        u = image(self.X, self.as_points(x))
+        u = matmul(self.as_points(x), self.X.T)
         return matmul(self.pointwise.derivative(u, jnp.broadcast_to(self.y, u.shape)), self.X)
 
     def gap_at(
@@ -58,7 +58,7 @@ class AbstractGeneralizedLinear(AbstractDesign):
         # The first sum (Fenchel–Young) is 0 at α = 1, and grows as α falls: take the largest α ≤ 1
         # that is feasible. (Domains of conjugates are convex and contain 0 or y: all α ≤ 1 are in.)
         f, y = self.pointwise, self.y
-        u = image(self.X, x)
+        u = matmul(self.X, x)
         theta = -f.derivative(u, y)
         c = matmul(theta, self.X)
         lost = 0 if rounding is None else rounding

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 from .._checks import as_float, as_whole, check_key, check_nonempty, check_scalar, is_concrete
-from .._linalg import image, matmul
+from .._linalg import matmul
 from .._problem import AbstractProblem, check_loss
 
 # Steps of a chunk. Its randomness is drawn at once, since a call of the generator costs more than
@@ -45,7 +45,7 @@ class Batch(eqx.Module):
         n = X.shape[0]
         if self.rows is not None:
             X, y = X[self.rows], y[self.rows]
-        u = image(X, x)
+        u = matmul(X, x)
         slope = u - y if glm is None else glm[2].derivative(u, y)
         if self.noise is not None:
             slope = slope - self.noise

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, Float
 
-from ..._linalg import image
+from ..._linalg import matmul
 from ..._problem import AbstractLoss, AbstractProblem
 
 
@@ -72,7 +72,7 @@ class Square(AbstractFit):
     y: Float[Array, " n"]  # σy
 
     def residual(self, x):
-        return self.y - image(self.X, x)
+        return self.y - matmul(self.X, x)
 
     def curvature(self, x):
         return None
@@ -87,10 +87,10 @@ class Pointwise(AbstractFit):
     scale: Float[Array, ""]  # σ
 
     def residual(self, x):
-        return -self.scale * self.loss.derivative(image(self.X, x) / self.scale, self.y)
+        return -self.scale * self.loss.derivative(matmul(self.X, x) / self.scale, self.y)
 
     def curvature(self, x):
-        return Curvature(self.loss.curvature(image(self.X, x) / self.scale, self.y))
+        return Curvature(self.loss.curvature(matmul(self.X, x) / self.scale, self.y))
 
 
 class LossClock(AbstractFit):
@@ -117,7 +117,7 @@ class LossClock(AbstractFit):
 
     def margins(self, x: Float[Array, " d"]) -> Float[Array, " n"]:
         """`y∘Xx`."""
-        return self.y * image(self.X, x) / self.scale
+        return self.y * matmul(self.X, x) / self.scale
 
     def log_loss(self, m: Float[Array, " n"]) -> Float[Array, ""]:
         """`log ℓ` at margins `m`."""
