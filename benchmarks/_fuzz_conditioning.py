@@ -151,20 +151,20 @@ def _nearly_ties(config: Config, a: Arrays, lane: int) -> bool:
 
 
 def is_told(config: Config, a: Arrays, lane: int, function: str, result: str) -> bool:
-    """Whether the dtype tells the result. At `D > 2`, where active columns depend on each
-    other, the end point hangs on their `w`, of the order of `ε^{1−2/D}`, of which rounding of
-    `w(0)` or `X` may leave less than half of the digits; so may units of columns that differ by
-    as much. With `x ≥ 0` its dual may diverge. A flow ends where the rounding of `sr` exceeds
-    what its steps may be wrong by. A gap is none where the objective itself is rounding, as at
-    the latest `μ` in float32 always. Columns that are nearly equal are equal in float32, and so
-    are times at which coordinates activate that differ in its second half of digits. A start
-    that is far larger in one column than in another, in what it explains of `y`, loses the
-    digits of the smaller one; and so does the dual of the last knot, where that is as far from
-    the first. Where one column explains the response, but for 1e-12 of it, the rest may cost as
-    much as that column, if weights differ; so it may if the path has knots beyond what rounding
-    leaves of the correlations. Nor is it told which face has the least norm. A coordinate that
-    passes 0 leaves and returns within a share of `μ` that is the quotient of its weight and the
-    largest one: if that is below `eps^0.7`, both count as one event."""
+    """Whether the dtype tells the result. At `D > 2`, where active columns depend on each other,
+    the end point hangs on their `w`, of the order of `ε^{1−2/D}`, of which rounding of `w(0)` or
+    `X` may leave less than half of the digits; so may units of columns that differ by as much. With
+    `x ≥ 0` its dual may diverge. A flow ends where the rounding of `sr`, or of `sMx`, exceeds what
+    its steps may be wrong by. A gap is none where the objective itself is rounding, as at the
+    latest `μ` in float32 always. Columns that are nearly equal are equal in float32, and so are
+    times at which coordinates activate that differ in its second half of digits. A start that is
+    far larger in one column than in another, in what it explains of `y`, loses the digits of the
+    smaller one; and so does the dual of the last knot, where that is as far from the first. Where
+    one column explains the response, but for 1e-12 of it, the rest may cost as much as that column,
+    if weights differ; so it may if the path has knots beyond what rounding leaves of the
+    correlations. Nor is it told which face has the least norm. A coordinate that passes 0 leaves
+    and returns within a share of `μ` that is the quotient of its weight and the largest one: if
+    that is below `eps^0.7`, both count as one event."""
     if config.dtype == "float32" and "near" in str(a["defects"][lane]):
         return False
     if function == "limit" and np.any(a["start"][lane]):
@@ -190,13 +190,18 @@ def is_told(config: Config, a: Arrays, lane: int, function: str, result: str) ->
             return False  # the rounding of a start that large hides half of the digits of x
         w_log = (1 - 2 / config.depth) * a["log_eps"][lane]
         return not w_log < np.log(config.eps) / 2
-    if result in ("max_steps_reached", "step_too_small"):
+    if result in ("max_steps_reached", "step_too_small", "flow_not_resolved", "start_too_large"):
         w_size = np.min(a["p"][lane]) ** (2 - config.depth)
         q0 = np.exp(a["log_eps"][lane]) * np.max(a["p"][lane]) ** config.depth
-        columns = np.linalg.norm(a["X"][lane], axis=0)
-        if q0 * np.max(columns) > 1e6 * np.linalg.norm(a["y"][lane]) > 0:
+        X, y = a["X"][lane], a["y"][lane]
+        columns, r = np.linalg.norm(X, axis=0), np.abs(X.T @ y)
+        explained = np.max(r[columns > 0] / columns[columns > 0], initial=0)
+        if q0 * np.max(columns) > 1e6 * explained > 0:
             return False  # of a start that large, w keeps no digits of x
-        late = np.max(a["s"][lane]) * np.max(np.abs(a["X"][lane].T @ a["y"][lane])) / w_size
+        if result == "start_too_large":
+            return True
+        summed = columns * (columns @ np.abs(np.linalg.lstsq(X, y)[0]))
+        late = np.max(a["s"][lane]) * np.max(r + summed) / w_size
         steps = 1e-4 if config.dtype == "float32" else 1e-7
         # At D > 2, of the time in which an active coordinate goes from one wall to the other.
         return late * config.eps < (steps if config.depth == 2 else config.eps ** (2 / 3) / 10)

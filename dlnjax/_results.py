@@ -208,6 +208,12 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "`stats['stiffness']` is by how much (NaN if the flow overflowed). Pass as many times more "
         "`steps`."
     )
+    flow_not_resolved = (
+        "At times so far, or with columns of so uneven norms, the rounding of the gradient moves "
+        "the dual variable by more than the tolerance: steps cannot grow. Save earlier times, "
+        "scale the columns (`standardize`), pass `LeastSquares` in place of `Quadratic`, or use "
+        "float64."
+    )
     step_too_small = (
         "A step of the solver fell below the rounding of `s`: the trajectory changes too fast "
         "there for this precision. Use float64, or a larger ε; with an explicit solver, the "

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
-from scipy.special import expit
+from scipy.special import expit, jv
 
 import dlnjax as dln
 from dlnjax._flow.terms.coordinates import CoordinateTerm
@@ -71,6 +71,47 @@ def _linear(shape: str, depth, form):
         )
 
     return run
+
+
+@pytest.mark.parametrize("log_alpha", [1.0, 3.0, 5.6])
+@pytest.mark.parametrize("depth", [2, 3.0])
+def test_the_weight_form_is_as_exact_from_any_start(depth, log_alpha):
+    # As `DualForm(large_start=True)`, which the tests above hold against closed forms. At
+    # depth 3 the start is smaller, as `q = α³`.
+    log_alpha = log_alpha * 2 / depth
+    s = np.array([0.3, 3, 1e6]) / np.exp(depth * log_alpha)
+    weights, dual = (_linear("wide", depth, f)(log_alpha, s) for f in (dln.WeightForm(), ANY))
+    assert weights.result == dln.RESULTS.successful
+    scale = np.max(np.abs(dual.x))
+    # What its steps leave from ordinary starts (`docs/accuracy.md`).
+    np.testing.assert_allclose(weights.x, dual.x, rtol=0, atol=5e-7 * scale)
+    np.testing.assert_allclose(weights.x_mean, dual.x_mean, rtol=0, atol=5e-7 * scale)
+
+
+LOG_ALPHA, SLOPE = 5.0, 2 * np.exp(10.0)
+# An inertia with which no mode oscillates.
+SECOND = {"momentum": dln.MomentumForm(0.01 / SLOPE), "accelerated": dln.AcceleratedForm(1)}
+
+
+@pytest.mark.parametrize("kind", SECOND)
+def test_flows_of_second_order_from_a_large_start_are_linear(kind):
+    # Then `x` has one mode for each eigenvalue of `EM`, with `E` the slope of the start, to
+    # `(x/q)²`: 1e-9.
+    X, y = _data("tall")
+    values, vectors = np.linalg.eigh(X.T @ X)
+    square = 4 * SLOPE * values  # of the frequency in t, which is s/4 at log ε = −1
+    t = np.array([0.3, 1, 10])[:, None] / (4 * SLOPE if kind == "momentum" else 2 * SLOPE**0.5)
+    flow = _linear.__wrapped__("tall", 2, SECOND[kind])(LOG_ALPHA, 4 * t[:, 0])
+    if kind == "momentum":
+        inertia = 0.01 / SLOPE
+        root = np.sqrt(1 - 4 * inertia * square)
+        fast, slow = (-1 - root) / (2 * inertia), (-1 + root) / (2 * inertia)
+        off = (fast * np.exp(slow * t) - slow * np.exp(fast * t)) / (fast - slow)
+    else:
+        off = 2 * jv(1, np.sqrt(square) * t) / (np.sqrt(square) * t)
+    x = ((X.T @ y) @ vectors / values * (1 - off)) @ vectors.T
+    assert flow.result == dln.RESULTS.successful
+    np.testing.assert_allclose(flow.x, x, rtol=0, atol=5e-7 * np.max(np.abs(x)))
 
 
 DECAYED = {"wide": (DecayedRowTerm, dln.LeastSquares), "tall": (CoordinateTerm, dln.Logistic)}

@@ -158,7 +158,7 @@ def _solve(
     fixed = run.fixed(term, solver, end[None], valid)
     moving = Moving(term, term.initial())
     found, state = held(search(moving, fixed, heights, max_crossings))
-    result = first_failure(verdict, found.result, term.cause(state.y, state.result))
+    result = first_failure(verdict, found.result, run.cause(term, state))
     times = times_of(moving, fixed, heights, found)
     is_known = (result == RESULTS.successful) | (result == RESULTS.max_crossings_reached)
     last = times[jnp.clip(found.row - 1, 0)]

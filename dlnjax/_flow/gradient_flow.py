@@ -201,7 +201,7 @@ def _solve(run: Run, s: Array, solver: diffrax.AbstractSolver) -> Flow:
     result = first_failure(
         verdict,
         (in_range, RESULTS.flow_not_finite),
-        term.cause(last.y, last.result),
+        run.cause(term, last),
         (finite, RESULTS.flow_not_finite),
         (is_consistent, RESULTS.invalid_network),
     )

@@ -143,7 +143,7 @@ def _solve(run: Run, s_max: Array, loss: Array, solver: diffrax.AbstractSolver) 
     fixed = run.fixed(term, solver, jnp.where(valid, s_max, 0)[None], valid)
     moving = Moving(term, term.initial())
     found, state = held(search(moving, fixed, heights, len(level)))
-    result = first_failure(verdict, found.result, term.cause(state.y, state.result))
+    result = first_failure(verdict, found.result, run.cause(term, state))
     times = times_of(moving, fixed, heights, found)
     rises = found.crossed[0]
     s = jnp.where(found.is_above, 0, jnp.inf)

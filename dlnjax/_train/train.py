@@ -246,7 +246,7 @@ def _train(
         validity(problem, any_loss=batches.are_all),
         (is_log_eps(log_eps), RESULTS.invalid_eps),
         shape_of(network, log_eps),
-        term.validity(),
+        term.start_validity(),
         (takes(network, problem.weight_decay), RESULTS.invalid_decay),
     )
     valid = verdict == RESULTS.successful

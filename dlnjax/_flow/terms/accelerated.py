@@ -60,6 +60,9 @@ class AcceleratedTerm(AbstractFlowTerm):
     def size(self):
         return self.form.size()
 
+    def norm(self):
+        return self.form.norm()
+
     def threshold(self):
         largest = jnp.max(jnp.abs(self.form.problem.gradient(self.form.start())))
         return self.time * jnp.where(largest > 0, largest, 1)

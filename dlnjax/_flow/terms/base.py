@@ -22,12 +22,14 @@ the identity, and `M = XᵀHX`. The table omits the scales
 """
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
+import optimistix as optx
 from equinox import AbstractVar
 from jaxtyping import Array, Bool, Float, PyTree
 
@@ -49,6 +51,11 @@ class AbstractFlowTerm(diffrax.AbstractTerm[Any, Any]):
     @abc.abstractmethod
     def size(self) -> Float[Array, ""]:
         """The size of the state, by which `atol` is multiplied."""
+
+    def norm(self) -> Callable[[PyTree[Array]], Float[Array, ""]]:
+        """The norm of errors, in units of their tolerances."""
+        # The maximum, since a mean over all coordinates would hide the one that jumps.
+        return optx.max_norm
 
     @abc.abstractmethod
     def threshold(self) -> Float[Array, ""]:

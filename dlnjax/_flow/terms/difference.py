@@ -8,11 +8,17 @@ dtype holds their difference (`is_held`).
 
 With `large_start` errors of `g` count by what they change in `x` at each step: weight decay lets
 `q` shrink, and `excess` becomes 1.
+
+In the weight form and with momentum errors of the weights, or of their logarithms, count `excess`
+times (`DifferenceNorm`).
 """
 
 import math
+from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
+import optimistix as optx
 from jaxtyping import Array, Bool, Float
 
 from ..._results import RESULTS, first_failure
@@ -51,6 +57,17 @@ def is_held(excess: Float[Array, ""]) -> Bool[Array, ""]:
     # tolerance of steps, 1e-8. With 100 times more it would exceed it, so that steps shrink without
     # end; with 100 times less starts would be refused that have six digits to spare.
     return excess <= 0.1 * float(jnp.finfo(excess.dtype).eps) ** -0.5
+
+
+class DifferenceNorm(eqx.Module):
+    """The maximum norm of the error of a state `(weights, z)`, in which that of the weights counts
+    `excess` times."""
+
+    excess: Float[Array, ""]
+
+    def __call__(self, error: Any) -> Float[Array, ""]:
+        weights, z = error
+        return jnp.maximum(self.excess * optx.max_norm(weights), optx.max_norm(z))
 
 
 def error_of_difference(

@@ -25,7 +25,7 @@ from ..depth2 import weight_rate
 from ..link import link_of
 from ..link_base import AbstractLink
 from .base import AbstractFlowTerm, column_scale, dual_of, size_of_x
-from .difference import excess
+from .difference import DifferenceNorm, excess, is_held
 
 
 class MomentumTerm(AbstractFlowTerm):
@@ -68,15 +68,16 @@ class MomentumTerm(AbstractFlowTerm):
     def size(self):
         return jnp.ones_like(self.zeta)
 
+    def norm(self):
+        return DifferenceNorm(self.excess)
+
     def threshold(self):
         return jnp.ones_like(self.zeta)
 
     def validity(self):
-        # Errors of w, of which there are some 1e-8, count in x by the excess. With 100 times more
-        # they would be 1e-4 of it.
         return first_failure(
             self.link.validity(),
-            (self.excess <= 100, RESULTS.start_too_large),
+            (is_held(10 * self.excess), RESULTS.start_too_large),
             (self.is_inertia, RESULTS.invalid_inertia),
         )
 

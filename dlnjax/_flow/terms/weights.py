@@ -21,7 +21,8 @@ from ...networks.base import (
     is_constant,
     weights_of,
 )
-from .base import AbstractFlowTerm, column_scale, dual_of
+from .base import AbstractFlowTerm, column_scale, dual_of, size_of_x
+from .difference import DifferenceNorm, is_held
 from .linear import x_size
 
 
@@ -51,7 +52,8 @@ class WeightTerm(AbstractFlowTerm):
     zeta: Float[Array, ""]  # ζ
     # The correlations at the start times the time in which weights change by as much as they are.
     dual_size: Float[Array, ""]
-    is_held: Bool[Array, ""]  # whether ε is at least that of `least_log_eps`
+    excess: Float[Array, ""]  # of the start (`difference.py`)
+    is_large: Bool[Array, ""]  # whether ε is at least that of `least_log_eps`
 
     def __init__(self, network: AbstractNetwork, problem: AbstractProblem, log_eps: Array):
         decay = problem.weight_decay
@@ -64,6 +66,7 @@ class WeightTerm(AbstractFlowTerm):
         if isinstance(network, Linear):  # its weights are x itself, of its own size from any start
             self.weight_size = self.dual_size = x_size(network, problem, log_eps)
             self.zeta = 1 / column_scale(problem) ** 2
+            self.excess = jnp.ones_like(self.zeta)
         else:
             shape, start = weights_of(network), weights_of(self.start)
             largest = lax.stop_gradient(largest_of(shape))
@@ -74,7 +77,8 @@ class WeightTerm(AbstractFlowTerm):
             is_known = jnp.isfinite(dual_size) & (dual_size > 0)
             self.dual_size = lax.stop_gradient(jnp.where(is_known, dual_size, 1))
             self.zeta = self.dual_size / column_scale(problem) ** 2 / largest
-        self.is_held = log_eps >= network.least_log_eps(log_eps.dtype)
+            self.excess = lax.stop_gradient(self._excess())
+        self.is_large = log_eps >= network.least_log_eps(log_eps.dtype)
 
     def schedule(self):
         return self.varies
@@ -92,10 +96,40 @@ class WeightTerm(AbstractFlowTerm):
     def size(self):
         return self.weight_size
 
+    def _excess(self) -> Float[Array, ""]:
+        """By how much relative changes of the weights change `x`, relative to its size; at least 1.
+
+        Those below `weight_size` change by that, as their tolerances have it."""
+        start, size = weights_of(self.start), size_of_x(self.problem)
+        size = jnp.where(size > 0, size, jnp.inf)
+        leaves, tree = jax.tree.flatten(start)
+        changes = jnp.zeros_like(size)
+        for i, leaf in enumerate(leaves):  # one by one, so that they do not cancel
+            moves = [jnp.zeros_like(v) for v in leaves]
+            moves[i] = jnp.maximum(jnp.abs(leaf), self.weight_size.astype(leaf.dtype))
+            _, change = jax.jvp(
+                lambda weights: self._network(weights)(),
+                (start,),
+                (jax.tree.unflatten(tree, moves),),
+            )
+            changes += jnp.abs(change)
+        beside = jnp.maximum(1, jnp.max(jnp.abs(self.start()) / size))
+        return jnp.maximum(1, jnp.max(changes / size) / beside)
+
+    def norm(self):
+        return DifferenceNorm(self.excess)
+
     def threshold(self):
         return self.dual_size
 
     def validity(self):
+        # Ten times smaller than for the dual: on plateaus steps see the rounding of the weights. At
+        # an excess of 1e6 there are twice as many, at 2e6 they never end.
+        is_small = is_held(10 * self.excess)
+        return first_failure(self.start_validity(), (is_small, RESULTS.start_too_large))
+
+    def start_validity(self) -> RESULTS:
+        """Whether the start is valid, of any size."""
         weights = jax.tree.leaves(weights_of(self.start))
         finite = jnp.stack([jnp.all(jnp.isfinite(w)) for w in [*weights, self.start()]]).all()
         # If all weights underflow to 0 at a tiny ε, the velocity is 0 too for most networks, and
@@ -104,7 +138,7 @@ class WeightTerm(AbstractFlowTerm):
         moves = jnp.stack([jnp.any(v != 0) for v in [*weights, *jax.tree.leaves(velocity)]]).any()
         moves = moves | jnp.all(self.problem.r == 0)
         return first_failure(
-            (finite, RESULTS.invalid_shape), (self.is_held & moves, RESULTS.invalid_eps)
+            (finite, RESULTS.invalid_shape), (self.is_large & moves, RESULTS.invalid_eps)
         )
 
     def _network(self, weights) -> AbstractNetwork:
