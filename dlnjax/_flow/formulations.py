@@ -185,8 +185,9 @@ class WeightForm(AbstractFormulation):
 
     The gradient is taken by automatic differentiation. At small `ε` the sign of `x` is lost to
     rounding (for `UV`, `u² − v²` cancels): an `ε` below `network.least_log_eps`, for `UV` 3.7e-11
-    in float64, is refused. Use it for networks without a dual form, for other losses, and to check
-    the dual form.
+    in float64, is refused; and so, as `start_too_large`, is a start that is some 7e5 times as large
+    as `x` (float32: 30), a difference of numbers of its size. Use it for networks without a dual
+    form, for other losses, and to check the dual form.
 
     !!! example
 
@@ -217,8 +218,8 @@ class MomentumForm(AbstractFormulation):
     """The flow with momentum, `m θ̈ + θ̇ = −∇(ℓ(x) + penalty)`, of the weights `θ` in the time `t`.
 
     The weights start at rest. It is integrated in the logarithms of the weights, so that any `ε`
-    will do. Gradient descent with steps `γ` and heavy-ball momentum `β` follows it with the
-    inertia `m = γ/(1 − β)²`, at `t = γ/(1 − β)` a step.
+    will do; of large starts those that `WeightForm` takes. Gradient descent with steps `γ` and
+    heavy-ball momentum `β` follows it with the inertia `m = γ/(1 − β)²`, at `t = γ/(1 − β)` a step.
 
     As `ε → 0`, while `x` rests, the scaled dual variable moves at `dw/ds = −ψ(a)` in place of `−a`,
     where `a^± = ∓∇ℓ(x) − λ`, and with `c = 1` for `UV`, 2 for `USquared` and `Deep`:
