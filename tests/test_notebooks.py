@@ -21,6 +21,7 @@ TINY = {
     "lasso_path_inside_training": "instances, trained, points = 100, 10, 50",
     "saddle_to_saddle": "points, designs = 50, 10",
     "classification": "points, instances = 12, 2",
+    "fine_tuning": "points, instances = 12, 2",
 }
 notebooks = pytest.mark.parametrize("name", TINY)
 
