@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+import dlnjax
 from dlnjax import cli
 from dlnjax.cli import checks
 from dlnjax.papers.claim import Claim, Measurement
@@ -35,6 +36,7 @@ def test_compare_writes_table_figure_and_report(run, table, tmp_path):
     assert "20 × 4" in text and "KKT residual" in text and "monotone" in text
     assert text.count("averaged flow at") == 2
     assert (out / "compare.png").stat().st_size > 10_000
+    assert "ε = 0" in text and "non-zero: " in text
     report = json.loads((out / "compare.json").read_text())
     assert report["columns"] == ["a", "b", "c", "d"]
     assert [flow["eps"] for flow in report["flows"]] == [1e-3, 1e-20]
@@ -47,6 +49,61 @@ def test_compare_writes_table_figure_and_report(run, table, tmp_path):
     for flow in report["flows"]:
         certified = np.array(flow["certified_gap"])
         assert np.all(certified >= np.array(flow["relative_gap"]) * (1 - 1e-9))
+    # The path is monotone, on which the limit follows it.
+    assert max(report["limit"]["relative_gap"]) < 1e-12
+    np.testing.assert_allclose(report["limit"]["x"], report["lasso"]["x"], atol=1e-9)
+    # Its plateaus jump to least squares on the columns that are active.
+    values = np.loadtxt(table, delimiter=",", skiprows=1)
+    X = values[:, :4] - values[:, :4].mean(axis=0)
+    full = np.linalg.lstsq(X / np.linalg.norm(X, axis=0), values[:, 4] - values[:, 4].mean())[0]
+    np.testing.assert_allclose(report["limit"]["at_s"][-1], full, rtol=1e-9)
+
+
+@pytest.mark.parametrize("x_unit, y_unit", [(1, 1e3), (1, 1e-6), (1e4, 1)])
+def test_compare_does_not_depend_on_units(run, table, tmp_path, x_unit, y_unit):
+    values = np.loadtxt(table, delimiter=",", skiprows=1)
+    values[:, :4] *= x_unit
+    values[:, 4] *= y_unit
+    other = tmp_path / "other.csv"
+    np.savetxt(other, values, delimiter=",", header="a,b,c,d,y", comments="")
+    reports = []
+    for path in (table, other):
+        code, *_ = run("compare", path, "--target", "y", "--no-standardize", "--out", tmp_path)
+        assert code == 0
+        reports.append(json.loads((tmp_path / "compare.json").read_text()))
+    one, two = reports
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-9 * np.max(np.abs(b)))
+    close(two["lasso"]["s"], np.array(one["lasso"]["s"]) / (x_unit * y_unit))
+    for a, b in ((one["lasso"], two["lasso"]), (one["flows"][0], two["flows"][0])):
+        close(b["x"], np.array(a["x"]) * y_unit / x_unit)
+        close(b["loss"], np.array(a["loss"]) * y_unit**2)
+        assert a["nonzeros"] == b["nonzeros"]
+    close(two["flows"][0]["relative_gap"], one["flows"][0]["relative_gap"])
+    # What the figure is to show.
+    assert max(one["flows"][0]["relative_gap"]) < 0.01
+
+
+def test_compare_the_limit_alone(run, table, tmp_path):
+    code, text, _ = run(
+        "compare", table, "--target", "y", "--eps", "0", "--network", "deep:3", "--s-max", "0.2",
+        "--format", "svg", "--no-standardize", "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 0 and "averaged flow at ε = 0 beside" in text and "deep:3" in text
+    assert "of 4 knots lie beyond" in text
+    assert (tmp_path / "compare.svg").read_text().startswith("<?xml")
+    assert json.loads((tmp_path / "compare.json").read_text())["flows"] == []
+
+
+def test_compare_without_the_limit(run, tmp_path, table):
+    """Two columns that are equal but for rounding: no dtype tells which minimiser is meant."""
+    values = np.loadtxt(table, delimiter=",", skiprows=1)
+    twins = values[:, :1] * (1 + 1e-13 * np.sin(np.arange(20))[:, None])
+    path = tmp_path / "twins.npz"
+    np.savez(path, X=np.hstack([values[:, :4], twins]), y=values[:, 4])
+    code, text, _ = run("compare", path, "--no-standardize", "--out", tmp_path)
+    assert code == 0 and "ε = 0 is left out. " in text
+    code, _, message = run("compare", path, "--no-standardize", "--eps", "0", "--out", tmp_path)
+    assert code == 1 and "pass --eps 1e-10" in message
 
 
 def test_compare_positive_with_decay(run, table, tmp_path):
@@ -169,8 +226,11 @@ def test_info_checks_the_solvers(run, monkeypatch):
         (["compare", "nothing.csv"], 1, ["nothing.csv"]),
         (["compare", "TABLE"], 1, ["--target", "a", "b"]),
         (["compare", "TABLE", "--target", "nope"], 1, ["nope", "a", "y"]),
-        (["compare", "TABLE", "--target", "y", "--eps", "2"], 2, ["(0, 1)", "2"]),
-        (["compare", "TABLE", "--target", "y", "--eps", "0"], 2, ["(0, 1)", "0"]),
+        (["compare", "TABLE", "--target", "y", "--eps", "2"], 2, ["[0, 1)", "2"]),
+        (["compare", "TABLE", "--target", "y", "--eps", "-0.1"], 2, ["[0, 1)", "-0.1"]),
+        (["compare", "TABLE", "--target", "y", "--network", "deep:1"], 2, ["deep:1", "D ≥ 2"]),
+        (["compare", "TABLE", "--target", "y", "--sep", "ab"], 1, ["one character", "ab"]),
+        (["compare", "TABLE", "--target", "y", "--decimal", ","], 1, ["--sep"]),
         (["compare", "TABLE", "--target", "y", "--network", "mlp"], 2, ["mlp", "uv", "usquared"]),
         (["compare", "TABLE", "--target", "y", "--s-max", "-1"], 2, ["positive", "-1"]),
         (["compare", "TABLE", "--target", "y", "--weight-decay", "-1"], 2, ["non-negative", "-1"]),
@@ -204,6 +264,10 @@ def test_without_the_extra_says_how_to_install_it(monkeypatch, package):
     monkeypatch.delitem(sys.modules, "rich.markup", raising=False)
     with pytest.raises(SystemExit, match=f"needs '{package}.*pip install 'dlnjax.cli.'"):
         cli.main()
+
+
+def test_version(run):
+    assert run("--version")[:2] == (0, f"dlnjax {dlnjax.__version__}\n")
 
 
 def test_runs_as_a_module():

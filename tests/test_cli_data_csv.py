@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from data_files import GOOD, fails
 
-from dlnjax.cli.data import Dataset, load
+from dlnjax.cli.data import DataError, Dataset, TableOptions, load
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,53 @@ def test_csv_target_anywhere(write, target, X, y):
 def test_csv_odd_names(write):
     data = load(write('"weight, kg","say ""hi""",2001,y\n1,2,3,4\n', "TABLE.CSV"), "y")
     assert data.columns == ["weight, kg", 'say "hi"', "2001"]
+
+
+def test_csv_of_other_countries(write):
+    data = load(write("a;b;y\n1,5;2;3\n4;-5e-1;6,25\n"), "y", TableOptions(";", ","))
+    np.testing.assert_array_equal(data.X, [[1.5, 2], [4, -0.5]])
+    np.testing.assert_array_equal(data.y, [3, 6.25])
+    data = load(write("a\tb\n1\t2\n"), "b", TableOptions("\t"))
+    assert (data.X[0, 0], data.y[0]) == (1, 2)
+
+
+def test_csv_without_rows_with_missing_values(write):
+    path = write("a,b,y\n1,2,3\n4,NA,6\n7,8,\n9,10,11\n")
+    data = load(path, "y", TableOptions(drop_missing=True))
+    np.testing.assert_array_equal(data.X, [[1, 2], [9, 10]])
+    [note] = data.notes
+    assert note == "table.csv: left out 2 of 4 rows, which have missing values"
+    with pytest.raises(DataError, match="every row has a missing value"):
+        load(write("a,y\n1,\n,2\n"), "y", TableOptions(drop_missing=True))
+
+
+def test_csv_kinds(write):
+    rows = "red,1,2\nblue,3,4\nred,5,6\n7,7,8\nblue,0,0\n7,0,0\n"
+    data = load(write("colour,b,y\n" + rows), "y", TableOptions(one_hot=True))
+    assert data.columns == ["colour=7", "colour=blue", "colour=red", "b"]
+    np.testing.assert_array_equal(data.X[:, 2], [1, 0, 1, 0, 0, 0])
+    np.testing.assert_array_equal(np.sum(data.X[:, :3], axis=1), 1)
+    names = "".join(f"person {i},{i}\n" for i in range(6))
+    with pytest.raises(DataError, match="has 6 values in 6 rows"):
+        load(write("name,y\n" + names), "y", TableOptions(one_hot=True))
+    with pytest.raises(DataError, match="row on line 3, .*a text is missing"):
+        load(write("a,y\nred,1\n,2\n"), "y", TableOptions(one_hot=True))
+
+
+@pytest.mark.parametrize(
+    "options, text, words",
+    [
+        (TableOptions(), "a;b;y\n1;2;3\n", "separated by ';'. Pass --sep"),
+        (TableOptions(), "a\ty\n1\t3\n", "Pass --sep tab"),
+        (TableOptions(), 'a,y\n"1,5",3\n', "has a comma. Pass --decimal"),
+        (TableOptions(";", ","), "a;y\n1.234;3\n", "'1.234' is text"),
+        (TableOptions(), "a,y\nred,3\n", "pass --one-hot"),
+        (TableOptions(), "a,y\n,3\n", "pass --drop-missing"),
+    ],
+)
+def test_csv_errors_name_the_option(write, options, text, words):
+    with pytest.raises(DataError, match=words):
+        load(write(text), "y", options)
 
 
 # What is refused. Rows go by their line in the file.

@@ -5,6 +5,7 @@ answered at once. typer and rich are imported by `main` only: `dlnjax.cli.data` 
 """
 
 import sys
+from typing import Annotated
 
 
 def main() -> None:
@@ -18,6 +19,7 @@ def main() -> None:
         ) from None
 
     from .._sweep.toml import SpecError
+    from .._version import __version__
     from . import compare, info, reproduce, sweep
     from .console import CommandError, err
     from .data import DataError
@@ -29,6 +31,18 @@ def main() -> None:
         pretty_exceptions_enable=False,
         help="Diagonal linear networks and the lasso regularisation path.",
     )
+
+    def print_version(asked: bool) -> bool:
+        if asked:
+            print(f"dlnjax {__version__}")
+            raise typer.Exit
+        return asked
+
+    option = typer.Option("--version", help="Print it.", callback=print_version, is_eager=True)
+
+    @app.callback()
+    def _main(version: Annotated[bool, option] = False) -> None: ...
+
     for command in (compare.compare, reproduce.reproduce, sweep.sweep, info.info):
         app.command()(command)
     for_users: tuple[type[Exception], ...] = (CommandError, DataError, SpecError)

@@ -9,6 +9,7 @@ import rich.table
 import typer
 
 from .console import (
+    CommandError,
     Float32,
     OutDir,
     non_negative,
@@ -17,12 +18,34 @@ from .console import (
     print_table,
     progress_bar,
     start_jax,
-    unit_interval,
     writable_folder,
     write,
     write_report,
 )
-from .data import load, standardize as _standardize
+from .data import TableOptions, load, standardize as _standardize
+
+
+def _network(value: str) -> str:
+    name, _, depth = value.partition(":")
+    if value not in ("uv", "usquared"):
+        try:
+            is_known = name == "deep" and 2 <= float(depth) < float("inf")
+        except ValueError:
+            is_known = False
+        if not is_known:
+            raise typer.BadParameter(
+                f"there is no network {value!r}: there are uv, usquared, and deep:D with D ≥ 2, as "
+                "deep:3."
+            )
+    return value
+
+
+def _eps(values: list[float] | None) -> list[float]:
+    values = values or [1e-10]
+    for value in values:
+        if not 0 <= value < 1:
+            raise typer.BadParameter(f"ε must lie in [0, 1), got {value:g}.")
+    return sorted(set(values), reverse=True)
 
 
 def compare(
@@ -36,8 +59,11 @@ def compare(
         str | None, typer.Option(help="Column (csv) or array (npz, default `y`) to predict.")
     ] = None,
     network: Annotated[
-        Literal["uv", "usquared"],
-        typer.Option(help="`uv` (x = u∘v, signed) or `usquared` (x = u∘u ≥ 0)."),
+        str,
+        typer.Option(
+            help="`uv` (x = u∘v, signed), `usquared` (x = u∘u ≥ 0) or `deep:D` (x = u^D − v^D).",
+            callback=_network,
+        ),
     ] = "uv",
     loss: Annotated[
         Literal["square", "logistic"],
@@ -46,8 +72,9 @@ def compare(
     eps: Annotated[
         list[float] | None,
         typer.Option(
-            help="Size of the initialisation; repeat for several. Default 1e-5.",
-            callback=lambda values: unit_interval(values or [1e-5]),
+            help="Size of the initialisation, relative to that of x; repeat for several. 0 is the "
+            "limit alone, which is always shown. Default 1e-10.",
+            callback=_eps,
         ),
     ] = None,
     s_max: Annotated[
@@ -65,15 +92,32 @@ def compare(
             help="Centre y, but for classes; centre the columns and scale them to unit norm."
         ),
     ] = True,
+    sep: Annotated[
+        str, typer.Option(help="csv: what separates cells; `tab` for a tabulator.")
+    ] = ",",
+    decimal: Annotated[str, typer.Option(help="csv: the decimal point, `.` or `,`.")] = ".",
+    drop_missing: Annotated[
+        bool, typer.Option("--drop-missing", help="Leave out rows with missing values.")
+    ] = False,
+    one_hot: Annotated[
+        bool, typer.Option("--one-hot", help="csv: a column of 0 and 1 for each value of a text.")
+    ] = False,
+    file_format: Annotated[
+        Literal["png", "pdf", "svg"], typer.Option("--format", help="Of the figure.")
+    ] = "png",
     out_dir: OutDir = Path("."),
     float32: Float32 = False,
 ) -> None:
     """The averaged trajectory of a diagonal linear network beside the exact lasso path.
 
-    Prints a table; writes `compare.png` and `compare.json`.
+    Units do not matter: ε is relative to `x`, and the rest of the figure scales with the data.
+    Prints a table; writes `compare.png`, or another `--format`, and `compare.json`.
     """
     assert eps is not None
-    dataset = load(data, target)
+    options = TableOptions("\t" if sep == "tab" else sep, decimal, drop_missing, one_hot)
+    dataset = load(data, target, options)
+    for note in dataset.notes:
+        out.print(rich.markup.escape(note), soft_wrap=True)
     if loss == "square" and len(np.unique(dataset.y)) == 2:
         out.print(
             "The target has two values. If they are classes: `--loss logistic` (1 and −1, or 1 and "
@@ -85,42 +129,42 @@ def compare(
 
     start_jax(float32)
     from ..plot import comparison_figure
-    from .comparison import parts_of
+    from .comparison import NONZERO, Asked, parts_of
 
+    name, *depth = network.split(":")
+    flows_at = [value for value in eps if value]
+    asked = Asked((name, *map(float, depth)), loss, flows_at, s_max, weight_decay)
     with progress_bar() as progress:
-        task = progress.add_task("lasso path", total=2 + len(eps))
-        parts: dict[str, list[dict]] = {"lasso": [], "flow": []}
-        steps = [f"flow at ε = {value:g}" for value in eps] + ["figure"]
-        for (kind, part), step in zip(
-            parts_of(dataset, network, loss, eps, s_max, weight_decay), steps, strict=True
-        ):
+        task = progress.add_task("lasso", total=3 + len(flows_at))
+        parts: dict[str, list[dict]] = {"lasso": [], "limit": [], "flow": []}
+        steps = ["limit, ε = 0", *(f"flow at ε = {value:g}" for value in flows_at), "figure"]
+        for (kind, part), step in zip(parts_of(dataset, asked), steps, strict=True):
             parts[kind].append(part)
             progress.update(task, advance=1, description=step)
-        [lasso], flows = parts["lasso"], parts["flow"]
+        [lasso], [limit], flows = parts.values()
+        refused = limit.get("refused")
+        if refused and not flows:
+            raise CommandError(f"The limit ε = 0 is not known. {refused} Or pass --eps 1e-10.")
         n, d = dataset.X.shape
         decay = f", λ = {weight_decay:g}" if weight_decay else ""
         title = f"{dataset.name}: {n} × {d}, target {dataset.target}, {network}{decay}"
         title += ", logistic loss" if loss == "logistic" else ""
-        figure = comparison_figure(title, lasso["s"], dataset.columns, lasso, flows)
-        picture = write(folder / "compare.png", lambda p: figure.savefig(p, dpi=150))
+        shown = None if refused else limit
+        figure = comparison_figure(title, lasso["s"], dataset.columns, lasso, shown, flows)
+        path = folder / f"compare.{file_format}"
+        picture = write(path, lambda p: figure.savefig(p, dpi=150))
         progress.update(task, advance=1)
 
     out.print(f"[bold]{rich.markup.escape(title)}[/]")
-    kind = "positive lasso" if network == "usquared" else "lasso"
-    if loss == "logistic":
-        gap = max(lasso["duality_gap"])
-        out.print(
-            f"logistic {kind}: {len(lasso['s'])} solutions, μ = {lasso['s'][0]:.4g} … "
-            f"{lasso['s'][-1]:.4g}, relative duality gap {gap:.1e}"
-        )
-    else:
-        out.print(
-            f"{kind} path: {lasso['num_knots']} knots, s = {lasso['first_knot']:.4g} … "
-            f"{lasso['last_knot']:.4g}, {'monotone' if lasso['is_monotone'] else 'not monotone'}, "
-            f"KKT residual {lasso['kkt_residual']:.1e}"
-        )
-    for flow in flows:
-        print_table(_table(lasso, flow))
+    _print_lasso(lasso, network, loss)
+    if refused:
+        out.print(f"ε = 0 is left out. {refused}", soft_wrap=True)
+    for part in flows or [limit]:
+        print_table(_table(lasso, part, None if refused else limit))
+    out.print(
+        f"non-zero: |xᵢ|‖Xᵢ‖ is more than {NONZERO:g} of the largest |Xⱼᵀy|/‖Xⱼ‖, at the start",
+        soft_wrap=True,
+    )
     report = write_report(
         folder / "compare.json",
         {
@@ -132,28 +176,57 @@ def compare(
             "standardized": standardize,
             "dtype": "float32" if float32 else "float64",
             "lasso": lasso,
+            "limit": limit,
             "flows": flows,
         },
     )
     out.print(f"wrote {picture} and {report}", soft_wrap=True)
 
 
-def _table(lasso: dict[str, Any], flow: dict[str, Any], rows: int = 12) -> rich.table.Table:
+def _print_lasso(lasso: dict[str, Any], network: str, loss: str) -> None:
+    kind = "positive lasso" if network == "usquared" else "lasso"
+    s = lasso["s"]
+    if loss == "logistic":
+        gap = max(lasso["duality_gap"])
+        out.print(
+            f"logistic {kind}: {len(s)} solutions, μ = {s[0]:.4g} … {s[-1]:.4g}, relative duality "
+            f"gap {gap:.1e}",
+            soft_wrap=True,
+        )
+        return
+    out.print(
+        f"{kind} path: {lasso['num_knots']} knots, s = {lasso['first_knot']:.4g} … "
+        f"{lasso['last_knot']:.4g}, {'monotone' if lasso['is_monotone'] else 'not monotone'}, "
+        f"KKT residual {lasso['kkt_residual']:.1e}",
+        soft_wrap=True,
+    )
+    if beyond := lasso["knots_beyond"]:
+        out.print(
+            f"shown up to s = {s[-1]:.4g}: {beyond} of {lasso['num_knots']} knots lie beyond, up "
+            f"to s = {lasso['last_knot']:.4g} (--s-max)",
+            soft_wrap=True,
+        )
+
+
+def _table(
+    lasso: dict[str, Any], flow: dict[str, Any], limit: dict[str, Any] | None, rows: int = 12
+) -> rich.table.Table:
+    """Of a flow with the gap of the limit beside it, or of the limit itself."""
+    is_flow = "certified_gap" in flow
+    steps = f" ({flow['steps']} steps)" if is_flow else ""
     table = rich.table.Table(
-        title=f"averaged flow at {flow['label']} ({flow['steps']} steps) beside the lasso at μ = s",
+        title=f"averaged flow at {flow['label']}{steps} beside the lasso at μ = s",
         title_justify="left",
         box=None,
         pad_edge=False,
     )
+    gaps = {"relative\ngap": flow["relative_gap"]}
+    if is_flow:
+        gaps |= {"at\nε = 0": limit["relative_gap"]} if limit else {}
+        gaps["certified\ngap"] = flow["certified_gap"]
     for column in (
-        "s",
-        "non-zero\nflow las.",
-        "loss\nflow",
-        "\nlasso",
-        "1-norm\nflow",
-        "\nlasso",
-        "relative\ngap",
-        "certified\ngap",
+        *("s", "non-zero\nflow las.", "loss\nflow", "\nlasso", "1-norm\nflow", "\nlasso"),
+        *gaps,
     ):
         table.add_column(column, justify="right", no_wrap=True)
     size = len(lasso["s"])
@@ -165,7 +238,6 @@ def _table(lasso: dict[str, Any], flow: dict[str, Any], rows: int = 12) -> rich.
             f"{lasso['loss'][i]:.4g}",
             f"{flow['norm'][i]:.4g}",
             f"{lasso['norm'][i]:.4g}",
-            f"{flow['relative_gap'][i]:.1e}",
-            f"{flow['certified_gap'][i]:.1e}",
+            *(f"{gap[i]:.1e}" for gap in gaps.values()),
         )
     return table

@@ -1,7 +1,8 @@
-"""What `dlnjax compare` computes."""
+"""What `dlnjax compare` computes: in units of the problem, so that they do not matter."""
 
+import dataclasses
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,72 +13,128 @@ from .._flow.gradient_flow import gradient_flow
 from .._gap import certificate, suboptimality_gap
 from .._lasso.path import lasso_path
 from .._lasso.point import lasso
+from .._limit.limit_flow import limit_flow
 from .._problem import AbstractProblem, LeastSquares, Logistic
+from .._results import RESULTS
 from .._sweep.arguments import NETWORKS
+from ..networks import AbstractDualNetwork
 from .console import CommandError
 from .data import Dataset
 
 POINTS = 200
 DECADES = 3
-# x̄ is never exactly 0: a coordinate counts once it is this large beside the largest of all.
+# x̄ is never exactly 0: a coordinate counts where what it explains of the response, |xᵢ|‖Xᵢ‖, is
+# this large beside the most that one column alone explains, at the first order.
 NONZERO = 1e-3
 
 
-def parts_of(
-    data: Dataset,
-    network: str,
-    loss: str,
-    eps: Sequence[float],
-    s_max: float | None,
-    weight_decay: float,
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The parts of the report, as they get ready: first the lasso, then one flow per `ε`."""
-    parts = _logistic_parts if loss == "logistic" else _square_parts
-    return parts(data, network, eps, s_max, weight_decay)
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What the user asked for, in units of the data; `eps` in those of `x`, see `Units`."""
+
+    network: tuple[Any, ...]  # a name, and what `NETWORKS` takes beside `d`
+    loss: str
+    eps: Sequence[float]
+    s_max: float | None
+    weight_decay: float
+
+    def model(self, d: int) -> AbstractDualNetwork:
+        name, *arguments = self.network
+        network = NETWORKS[name](d, *arguments)
+        assert isinstance(network, AbstractDualNetwork)
+        return network
 
 
-def _square_parts(
-    data: Dataset, network: str, eps: Sequence[float], s_max: float | None, weight_decay: float
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Beside the path."""
-    problem = LeastSquares(data.X, data.y, weight_decay)
-    net = NETWORKS[network](data.X.shape[1])
-    path = lasso_path(problem, positive=net.positive)
-    empty = int(path.num_knots) == 0
-    first, last = (np.inf, np.inf) if empty else (float(path.knots[0]), float(path.knots[-1]))
-    s = _time_grid(first, 2 * last, s_max)
-    yield (
-        "lasso",
-        {
-            "s": s,
-            "num_knots": int(path.num_knots),
-            "first_knot": first,
-            "last_knot": last,
-            "is_monotone": bool(path.is_monotone()),
-            "kkt_residual": float(jnp.max(path.kkt_residual(problem))),
-            **_describe(problem, path.x(s), exact=True),
-        },
-    )
-    for value in eps:
-        flow = gradient_flow(net, problem, s, eps=value)
-        gap = suboptimality_gap(problem, flow.x_mean, s, path=path)
-        least = problem.lasso_objective(flow.x_mean, s) - gap.absolute
+@dataclasses.dataclass(frozen=True)
+class Units:
+    """By what results are multiplied: those of a problem whose largest column has norm 1 and whose
+    response is such that one column alone explains 1 of it. `ε` is relative to `x`."""
+
+    X: float
+    y: float
+
+    @property
+    def x(self) -> float:
+        return self.y / self.X
+
+    @property
+    def s(self) -> float:
+        return 1 / (self.X * self.y)
+
+    @property
+    def loss(self) -> float:
+        return self.y**2
+
+
+def parts_of(data: Dataset, asked: Asked) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The parts of the report, as they get ready: the lasso, the limit `ε = 0`, one flow per
+    `ε`."""
+    compared = _beside_solutions if asked.loss == "logistic" else _beside_path
+    units, problem, s, lasso, gap_of = compared(data, asked)
+    describe = lambda x: _described(problem, x, units)
+    yield "lasso", {"s": s * units.s, **lasso, **describe(lasso["x"])}
+    network = asked.model(data.X.shape[1])
+    limit = limit_flow(network, problem, throw=False)
+    part: dict[str, Any] = {"eps": 0.0, "label": "ε = 0"}
+    if limit.result == RESULTS.successful:
+        gap, _ = gap_of(limit.x_mean(s))
+        part |= describe(limit.x_mean(s)) | {"relative_gap": gap}
+        part["at_s"] = np.asarray(limit.plateau(s)) * units.x
+    else:
+        part["refused"] = str(RESULTS[limit.result])
+    yield "limit", part
+    for value in asked.eps:
+        flow = gradient_flow(network, problem, s, eps=value)
+        gap, best = gap_of(flow.x_mean)
         yield (
             "flow",
             {
                 "eps": value,
                 "label": f"ε = {value:g}",
                 "steps": int(flow.stats["num_steps"]),
-                "relative_gap": np.asarray(gap.relative),
-                "certified_gap": np.asarray(certificate(problem, flow) / least),
-                **_describe(problem, flow.x_mean, exact=False),
+                "relative_gap": gap,
+                "certified_gap": np.asarray(certificate(problem, flow) / best),
+                "at_s": np.asarray(flow.x) * units.x,
+                **describe(flow.x_mean),
             },
         )
 
 
-def _logistic_parts(
-    data: Dataset, network: str, eps: Sequence[float], s_max: float | None, weight_decay: float
-) -> Iterator[tuple[str, dict[str, Any]]]:
+_Gap = Callable[[jax.Array], tuple[np.ndarray, jax.Array]]  # relative, and the least objective
+_Compared = tuple[Units, AbstractProblem, np.ndarray, dict[str, Any], _Gap]
+
+
+def _beside_path(data: Dataset, asked: Asked) -> _Compared:
+    """Beside the path."""
+    columns = np.linalg.norm(data.X, axis=0)
+    safe = np.where(columns > 0, columns, 1)
+    alone = np.abs((data.X / safe).T @ data.y)
+    units = Units(_or_one(columns), _or_one(alone))
+    decay = asked.weight_decay * units.s
+    problem = LeastSquares(data.X / units.X, data.y / units.y, decay)
+    path = lasso_path(problem, positive=asked.model(data.X.shape[1]).positive)
+    knots = np.asarray(path.knots)[: int(path.num_knots)]
+    first, last = (knots[0], knots[-1]) if len(knots) else (np.inf, np.inf)
+    s = _time_grid(first, 2 * last, asked.s_max, units)
+
+    def gap_of(x):
+        gap = suboptimality_gap(problem, x, s, path=path)
+        # Of the limit on a monotone path it is rounding, of either sign.
+        return np.maximum(gap.relative, 0), problem.lasso_objective(x, s) - gap.absolute
+
+    part = {
+        "x": path.x(s),
+        "num_knots": len(knots),
+        "knots_beyond": int(np.sum(knots > s[-1])),
+        "first_knot": first * units.s,
+        "last_knot": last * units.s,
+        "is_monotone": bool(path.is_monotone()),
+        "kkt_residual": float(jnp.max(path.kkt_residual(problem))),
+    }
+    return units, problem, s, part, gap_of
+
+
+def _beside_solutions(data: Dataset, asked: Asked) -> _Compared:
     """Beside solutions on a grid: the path is not piecewise linear, and may have no end."""
     labels = np.unique(data.y)
     if len(labels) != 2 or tuple(labels) not in ((-1, 1), (0, 1)):
@@ -86,42 +143,36 @@ def _logistic_parts(
             f"--loss logistic needs two classes in the target {data.target!r}, 1 and −1 or 1 and "
             f"0, got {shown}. Map the classes to them, or leave --loss out."
         )
+    units = Units(_or_one(np.linalg.norm(data.X, axis=0)), 1.0)
+    decay = asked.weight_decay * units.s
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # labels 0 and 1, which are meant here
-        problem = Logistic(data.X, data.y, weight_decay)
-    net = NETWORKS[network](data.X.shape[1])
-    excess = float(jnp.max(problem.r if net.positive else jnp.abs(problem.r))) - weight_decay
-    s = _time_grid(1 / excess if excess > 0 else np.inf, np.inf, s_max)
+        problem = Logistic(data.X / units.X, data.y, decay)
+    positive = asked.model(data.X.shape[1]).positive
+    excess = float(jnp.max(problem.r if positive else jnp.abs(problem.r))) - decay
+    s = _time_grid(1 / excess if excess > 0 else np.inf, np.inf, asked.s_max, units)
     # Its gaps are subtracted from those of flows.
-    point = lasso(problem, s, positive=net.positive, gap_tol=1e-12)
+    point = lasso(problem, s, positive=positive, gap_tol=1e-12)
     best = problem.lasso_objective(point.x, s)
-    yield (
-        "lasso",
-        {
-            "s": s,
-            "first_knot": float(s[0]),
-            "duality_gap": np.asarray(point.gap / best),
-            **_describe(problem, point.x, exact=True),
-        },
-    )
-    for value in eps:
-        flow = gradient_flow(net, problem, s, eps=value)
-        gap = problem.lasso_objective(flow.x_mean, s) - best
-        yield (
-            "flow",
-            {
-                "eps": value,
-                "label": f"ε = {value:g}",
-                "steps": int(flow.stats["num_steps"]),
-                # Up to the gap of the solutions, by which it may be negative.
-                "relative_gap": np.maximum(gap / best, 0),
-                "certified_gap": np.asarray(certificate(problem, flow) / best),
-                **_describe(problem, flow.x_mean, exact=False),
-            },
-        )
+
+    def gap_of(x):
+        # Up to the gap of the solutions, by which it may be negative.
+        return np.maximum(problem.lasso_objective(x, s) / best - 1, 0), best
+
+    part = {
+        "x": point.x,
+        "first_knot": float(s[0]) * units.s,
+        "duality_gap": np.asarray(point.gap / best),
+    }
+    return units, problem, s, part, gap_of
 
 
-def _time_grid(first: float, last: float, s_max: float | None) -> np.ndarray:
+def _or_one(values: np.ndarray) -> float:
+    largest = float(np.max(values))
+    return largest if largest > 0 else 1.0
+
+
+def _time_grid(first: float, last: float, s_max: float | None, units: Units) -> np.ndarray:
     """`POINTS` times, log-spaced from the first knot to `last`, at most `DECADES` decades, unless
     `s_max` says otherwise."""
     if first == np.inf:
@@ -129,23 +180,23 @@ def _time_grid(first: float, last: float, s_max: float | None) -> np.ndarray:
             "The lasso path is 0 for every μ: no column correlates with the response by more "
             "than the weight decay. Lower --weight-decay, or look at the data."
         )
-    if s_max is None:
-        s_max = min(last, 10.0**DECADES * first)
-    if s_max <= first:
+    end = min(last, 10.0**DECADES * first) if s_max is None else s_max / units.s
+    if end <= first:
         raise CommandError(
-            f"--s-max = {s_max:g} ends before the first knot of the path, s = {first:.4g}: "
-            "everything is 0 there. Pass a larger value."
+            f"--s-max = {s_max:g} ends before the first knot of the path, s = "
+            f"{first * units.s:.4g}: everything is 0 there. Pass a larger value."
         )
-    grid = np.geomspace(first, s_max, POINTS)
-    return np.concatenate([[first], grid[1:-1], [s_max]])  # exact ends
+    grid = np.geomspace(first, end, POINTS)
+    return np.concatenate([[first], grid[1:-1], [end]])  # exact ends
 
 
-def _describe(problem: AbstractProblem, x: jax.Array, exact: bool) -> dict[str, np.ndarray]:
+def _described(problem: AbstractProblem, x: jax.Array, units: Units) -> dict[str, np.ndarray]:
     size = np.abs(np.asarray(x))
-    threshold = 0 if exact else NONZERO * size.max()
+    norms = np.sqrt(np.asarray(problem.gram_diagonal()))
+    alone = np.abs(np.asarray(problem.r)) / np.where(norms > 0, norms, 1)
     return {
-        "x": np.asarray(x),
-        "loss": np.asarray(problem.loss(x)),
-        "norm": size.sum(axis=1),
-        "nonzeros": (size > threshold).sum(axis=1),
+        "x": np.asarray(x) * units.x,
+        "loss": np.asarray(problem.loss(x)) * units.loss,
+        "norm": size.sum(axis=1) * units.x,
+        "nonzeros": (size * norms > NONZERO * alone.max()).sum(axis=1),
     }

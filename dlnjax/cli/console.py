@@ -139,10 +139,3 @@ def non_negative(value: float) -> float:
     if not 0 <= value < float("inf"):
         raise typer.BadParameter(f"must be non-negative and finite, got {value:g}.")
     return value
-
-
-def unit_interval(values: list[float]) -> list[float]:
-    for value in values:
-        if not 0 < value < 1:
-            raise typer.BadParameter(f"ε must lie in (0, 1), got {value:g}.")
-    return sorted(set(values), reverse=True)

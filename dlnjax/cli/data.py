@@ -1,35 +1,31 @@
 """Data sets for the command line: built-in names, `.csv` and `.npz` files. Never unpickles."""
 
-import csv
 import io
 import itertools
-import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .._standardize import centered
+from .dataset import (
+    ACCEPTED,
+    DataError as DataError,
+    Dataset as Dataset,
+    TableOptions as TableOptions,
+    dropped,
+    listed,
+    read_bytes,
+)
+from .table import load_csv, numbers, read_csv
+
+PLAIN = TableOptions()
 
 
-class DataError(ValueError):
-    """The data cannot be used. The message names the place, the value and the fix."""
-
-
-class Dataset(NamedTuple):
-    """A regression problem: `X` is `(n, d)`, `y` is `(n,)`, both float64 and finite."""
-
-    name: str
-    X: np.ndarray
-    y: np.ndarray
-    columns: list[str]
-    target: str
-
-
-def load(source: str, target: str | None = None) -> Dataset:
+def load(source: str, target: str | None = None, options: TableOptions = PLAIN) -> Dataset:
     """Read a built-in data set or a file.
 
     **Arguments:**
@@ -37,6 +33,7 @@ def load(source: str, target: str | None = None) -> Dataset:
     - `source`: `diabetes`, `diabetes-quadratic`, `khan`, or a path that ends in `.csv` or `.npz`.
     - `target`: the response. For `.csv`, the name of a column (all others are features); for
         `.npz`, the name of an array, `y` by default. Built-in data sets have their own.
+    - `options`: how a table is read; of these `.npz` has `drop_missing` only.
 
     **Returns:** a `Dataset`, as stored: not centred, not scaled.
 
@@ -52,11 +49,11 @@ def load(source: str, target: str | None = None) -> Dataset:
         return data
     path = Path(source)
     if os.path.isdir(source):
-        raise DataError(f"{source!r} is a directory. {_ACCEPTED}")
+        raise DataError(f"{source!r} is a directory. {ACCEPTED}")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{source!r} is no known data set, nor a known kind of file. {_ACCEPTED}")
-    return reader(path, target)
+        raise DataError(f"{source!r} is no known data set, nor a known kind of file. {ACCEPTED}")
+    return reader(path, target, options)
 
 
 def standardize(data: Dataset, center_target: bool = True) -> Dataset:
@@ -79,7 +76,7 @@ def standardize(data: Dataset, center_target: bool = True) -> Dataset:
         )
     if not X.norm.any():
         raise DataError(
-            f"Every feature is constant ({_listed(data.columns)}), so nothing can be selected. "
+            f"Every feature is constant ({listed(data.columns)}), so nothing can be selected. "
             "Add a column that varies."
         )
     X = X.values / np.where(X.norm > 0, X.norm, 1)
@@ -132,8 +129,8 @@ def _khan() -> Dataset:
             "Khan_xtrain.csv and Khan_ytrain.csv were not found. Get them with "
             "pip install --no-deps ISLP"
         )
-    (columns, _), _ = tables = [_read_csv(path) for path in paths]
-    X, y = (_numbers(path.name, *table) for path, table in zip(paths, tables, strict=True))
+    (columns, _), _ = tables = [read_csv(path, PLAIN) for path in paths]
+    X, y = (numbers(path.name, *table) for path, table in zip(paths, tables, strict=True))
     if y.shape != (len(X), 1):
         raise DataError(
             f"ISLP's Khan files are damaged: expressions of shape {X.shape}, classes of shape "
@@ -142,141 +139,13 @@ def _khan() -> Dataset:
     return Dataset("khan", X, y[:, 0], columns, "class")
 
 
-# .csv
-
-_Row = tuple[int, list[str]]  # line of the file at which it starts, cells
-_MISSING = {"", "na", "n/a", "nan", "+nan", "-nan", "null", "none", "?"}
-
-
-def _load_csv(path: Path, target: str | None) -> Dataset:
-    name = path.name
-    columns, rows = _read_csv(path)
-    if target is None or target not in columns:
-        problem = "which column is the response?" if target is None else f"no column {target!r}."
-        raise DataError(f"{name}: {problem} Pass --target with one of {_listed(columns)}.")
-    if len(columns) == 1:
-        raise DataError(
-            f"{name}: no feature column is left beside the target {target!r}. Add at least one."
-        )
-    values = _numbers(name, columns, rows, target)
-    j = columns.index(target)
-    features = columns[:j] + columns[j + 1 :]
-    return Dataset(name, np.delete(values, j, axis=1), values[:, j], features, target)
-
-
-def _read_csv(path: Path) -> tuple[list[str], list[_Row]]:
-    """The column names and the rows, as text; the rows fit the header."""
-    name = path.name
-    rows = _csv_rows(name, _read_text(path))
-    if not rows:
-        raise DataError(f"{name} is empty. It needs a header with column names, then one row each.")
-    line, header = rows.pop(0)
-    where = f"{name}, header on line {line}"
-    if any(header) and not any(map(_is_text, header)):
-        raise DataError(
-            f"{where}: it holds only numbers ({_listed(header)}), so the header seems to be "
-            "missing. Add a first row with the column names."
-        )
-    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
-        raise DataError(f"{where}: cells are separated by semicolons or tabs. Use commas.")
-    first: dict[str, int] = {}
-    for j, column in enumerate(header, start=1):
-        if not column:
-            raise DataError(
-                f"{where}: column {j} has no name. Name it, or remove it if it is a row index "
-                "(pandas: index=False)."
-            )
-        if first.setdefault(column, j) != j:
-            raise DataError(
-                f"{where}: columns {first[column]} and {j} are both named {_short(column)}. "
-                "Rename one."
-            )
-    if not rows:
-        raise DataError(f"{name} has a header but no rows of data. Add at least one row.")
-    for line, cells in rows:
-        if len(cells) != len(header):
-            raise DataError(
-                f"{name}, row on line {line}: {len(cells)} cells, but the header has "
-                f"{len(header)} columns, {_listed(header)}. Add or remove commas; quote cells "
-                "that contain one."
-            )
-    return header, rows
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return _read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        line = e.object.count(b"\n", 0, e.start) + 1
-        raise DataError(
-            f"{path.name}, line {line}: byte 0x{e.object[e.start]:02x} is not UTF-8 text. Save it "
-            "as comma-separated text in UTF-8."
-        ) from e
-
-
-def _csv_rows(name: str, text: str) -> list[_Row]:
-    """All rows but blank ones, cells stripped."""
-    # Not by pandas: its C parser reads `"2"3` as 23, and neither of its parsers says on which line
-    # of the file a row starts.
-    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
-    rows = []
-    line = 1
-    try:
-        for cells in reader:
-            cells = [cell.strip() for cell in cells]
-            if cells not in ([], [""]):
-                rows.append((line, cells))
-            # Where the next row starts: a quoted cell may span several lines.
-            line = reader.line_num + 1
-    except csv.Error as e:
-        raise DataError(
-            f"{name}, row on line {line}: malformed ({e}). Check the quotes of this row."
-        ) from e
-    return rows
-
-
-def _numbers(
-    name: str, columns: list[str], rows: list[_Row], target: str | None = None
-) -> np.ndarray:
-    values = np.empty((len(rows), len(columns)))
-    for i, (line, cells) in enumerate(rows):
-        for j, cell in enumerate(cells):
-            values[i, j] = _number(cell)
-            if not math.isfinite(values[i, j]):
-                where = f"{name}, row on line {line}, column {_short(columns[j])}"
-                raise DataError(f"{where}: {_fault(cell, columns[j] == target)}")
-    return values
-
-
-def _number(cell: str) -> float:
-    """Its value, NaN if it is text."""
-    try:
-        # Python reads 1_000 as a number; in data, an underscore is more likely part of a label.
-        return math.nan if "_" in cell else float(cell)
-    except ValueError:
-        return math.nan
-
-
-def _is_text(cell: str) -> bool:
-    return cell.lower() not in _MISSING and math.isnan(_number(cell))
-
-
-def _fault(cell: str, is_target: bool) -> str:
-    if cell.lower() in _MISSING:
-        return f"missing value ({cell!r}). Fill it in or remove the row."
-    if _is_text(cell):
-        fix = "choose another --target" if is_target else "remove the column"
-        return f"{_short(cell)} is text. Encode it as numbers or {fix}."
-    return f"{_short(cell)} is not finite. Correct it or remove the row."
-
-
 # .npz
 
 
-def _load_npz(path: Path, target: str | None) -> Dataset:
+def _load_npz(path: Path, target: str | None, options: TableOptions) -> Dataset:
     target = "y" if target is None else target
     name = path.name
-    raw = _read_bytes(path)
+    raw = read_bytes(path)
     how = "Write it with np.savez(path, X=X, y=y)."
     if not raw.startswith((b"PK\3\4", b"PK\5\6")):
         # np.load would take the bytes for a pickle, and its error advises to allow that.
@@ -295,9 +164,16 @@ def _load_npz(path: Path, target: str | None) -> Dataset:
     for key in ("X", target):
         if key not in arrays:
             raise DataError(
-                f"{name} has no array {key!r}; it holds {_listed(stored) or 'none'}. {how} The "
+                f"{name} has no array {key!r}; it holds {listed(stored) or 'none'}. {how} The "
                 "response may have another name, given by --target."
             )
+    notes: tuple[str, ...] = ()
+    if options.drop_missing and all(v.dtype.kind == "f" and v.ndim for v in arrays.values()):
+        X, y = arrays["X"], arrays[target]
+        if X.ndim == 2 and y.shape == X.shape[:1]:
+            whole = ~(np.isnan(X).any(axis=1) | np.isnan(y))
+            notes = dropped(name, int(np.sum(~whole)), len(y))
+            arrays = {"X": X[whole], target: y[whole]}
     X, y = (_numeric(name, key, arrays[key]) for key in ("X", target))
     if X.ndim != 2 or 0 in X.shape:
         fix = "Save X[:, None] if it is a single feature." if X.ndim == 1 else how
@@ -312,7 +188,7 @@ def _load_npz(path: Path, target: str | None) -> Dataset:
             f"{name}: {target!r} must have shape ({len(X)},) to match 'X' of shape {X.shape}, "
             f"got {y.shape}. {fix}"
         )
-    return Dataset(name, X, y, [f"x{j}" for j in range(X.shape[1])], target)
+    return Dataset(name, X, y, [f"x{j}" for j in range(X.shape[1])], target, notes)
 
 
 def _numeric(name: str, key: str, array: np.ndarray) -> np.ndarray:
@@ -329,31 +205,9 @@ def _numeric(name: str, key: str, array: np.ndarray) -> np.ndarray:
         place = f"{key}[{', '.join(map(str, index))}]"
         raise DataError(
             f"{name}: {place} is {array[index]} ({len(bad)} of {array.size} entries are not "
-            "finite). Fill it in or remove the row."
+            "finite). Fill it in, remove the row, or pass --drop-missing, for NaN."
         )
     return array
-
-
-# Shared
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as e:
-        raise DataError(
-            f"{str(path)!r} cannot be read: {e.strerror or e}. Check the path and its "
-            f"permissions. {_ACCEPTED}"
-        ) from e
-
-
-def _listed(names: Sequence[str], limit: int = 10) -> str:
-    shown = ", ".join(_short(name) for name in names[:limit])
-    return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
-
-
-def _short(text: str, limit: int = 40) -> str:
-    return repr(text if len(text) <= limit else text[: limit - 3] + "...")
 
 
 _BUILT_IN: dict[str, Callable[[], Dataset]] = {
@@ -361,5 +215,7 @@ _BUILT_IN: dict[str, Callable[[], Dataset]] = {
     "diabetes-quadratic": _diabetes_quadratic,
     "khan": _khan,
 }
-_READERS: dict[str, Callable[[Path, str | None], Dataset]] = {".csv": _load_csv, ".npz": _load_npz}
-_ACCEPTED = f"Accepted: {', '.join(_BUILT_IN)}, or a path that ends in {' or '.join(_READERS)}."
+_READERS: dict[str, Callable[[Path, str | None, TableOptions], Dataset]] = {
+    ".csv": load_csv,
+    ".npz": _load_npz,
+}

@@ -1,5 +1,5 @@
-"""Figures of training (`training.py`) and of sweeps (`sweeps.py`): functions that draw on an `Axes`
-and return it, and whole figures made of these.
+"""Figures of training (`flow_beside_lasso.py`) and of sweeps (`sweeps.py`): functions that draw on
+an `Axes` and return it, and whole figures made of these.
 
 They use `matplotlib.figure.Figure` without pyplot, so that they need no display and leave the
 user's backend alone. `import dlnjax` imports neither matplotlib nor this module.
@@ -11,6 +11,7 @@ from .flow_beside_lasso import (
     instances_figure as instances_figure,
     plot_coordinates as plot_coordinates,
     plot_gap as plot_gap,
+    plot_plateaus as plot_plateaus,
     plot_trade_off as plot_trade_off,
 )
 from .sweeps import (

@@ -66,15 +66,51 @@ def plot_coordinates(ax: Axes, s: Values, flow_mean: Values, lasso: Values) -> A
         ```
     """
     s, flow_mean, lasso = map(np.asarray, (s, flow_mean, lasso))
-    colors = _colors(lasso)
-    for i in sorted(range(lasso.shape[1]), key=lambda i: i in colors):
-        color, z = colors.get(i, GREY), 3 if i in colors else 1
-        width = 1.6 if i in colors else 0.7
-        ax.plot(s, flow_mean[:, i], color=color, linewidth=width, zorder=z)
-        ax.plot(s, lasso[:, i], color=color, linewidth=0.7 * width, linestyle=DASHES, zorder=z)
-    ax.axhline(0, color=LASSO, linewidth=0.6, zorder=0)
+    _lines(ax, s, flow_mean, lasso, _colors(lasso))
     ax.set_ylabel("coordinates", fontsize=9)
     return style(ax)
+
+
+def plot_plateaus(ax: Axes, s: Values, x: Values, limit: Values | None = None) -> Axes:
+    """Coordinates of the network itself, not averaged: near plateaus, with jumps between them.
+
+    Up to eight coordinates are coloured, the largest ones if there are more; the rest is grey.
+
+    **Arguments:**
+
+    - `ax`: what is drawn on, and returned.
+    - `s`: times, `(S,)`.
+    - `x`: `flow.x`, `(S, d)`; solid.
+    - `limit`: `limit.plateau(s)`, of `ε → 0`, `(S, d)`; dashed.
+
+    !!! example
+
+        ```python
+        from matplotlib.figure import Figure
+
+        problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+        network, s = dln.UV(jnp.ones(2), jnp.zeros(2)), jnp.linspace(0.1, 3, 50)
+        flow = dln.gradient_flow(network, problem, s, eps=1e-10)
+        limit = dln.limit_flow(network, problem).plateau(s)
+        ax = dln.plot.plot_plateaus(Figure().subplots(), s, flow.x, limit)
+        ```
+    """
+    s, x = np.asarray(s), np.asarray(x)
+    _lines(ax, s, x, None if limit is None else np.asarray(limit), _colors(x))
+    ax.set_ylabel("$x(s)$", fontsize=9)
+    return style(ax)
+
+
+def _lines(
+    ax: Axes, s: np.ndarray, solid: np.ndarray, dashed: np.ndarray | None, colors: dict[int, str]
+) -> None:
+    for i in sorted(range(solid.shape[1]), key=lambda i: i in colors):
+        color, z = colors.get(i, GREY), 3 if i in colors else 1
+        width = 1.6 if i in colors else 0.7
+        ax.plot(s, solid[:, i], color=color, linewidth=width, zorder=z)
+        if dashed is not None:
+            ax.plot(s, dashed[:, i], color=color, linewidth=0.7 * width, linestyle=DASHES, zorder=z)
+    ax.axhline(0, color=LASSO, linewidth=0.6, zorder=0)
 
 
 def plot_gap(
@@ -120,9 +156,10 @@ def plot_trade_off(
     flows: Sequence[tuple[str, Values, Values]],
     lasso: tuple[Values, Values],
     xlabel: str,
+    colors: Sequence[str] = COLORS,
 ) -> Axes:
     """Loss against complexity, called `xlabel`, on `ax`: of `flows`, each a label, its complexity
-    and its loss along training, and of `lasso`, the same without the label.
+    and its loss along training, in these `colors`, and of `lasso`, the same without the label.
 
     !!! example
 
@@ -134,8 +171,8 @@ def plot_trade_off(
         ax = dln.plot.plot_trade_off(Figure().subplots(), flows, (norm, loss), "1-norm")
         ```
     """
-    ax.plot(*lasso, color=LASSO, linewidth=2.6, alpha=0.35, label="lasso")
-    for (label, complexity, loss), color in zip(flows, COLORS, strict=False):
+    ax.plot(*lasso, color=GREY, linewidth=3.5, label="lasso")
+    for (label, complexity, loss), color in zip(flows, colors, strict=False):
         ax.plot(complexity, loss, color=color, linewidth=1.4, label=label)
     ax.set_xlabel(xlabel, fontsize=9)
     ax.set_ylabel(r"loss $\ell$", fontsize=9)
@@ -149,28 +186,41 @@ def comparison_figure(
     s: np.ndarray,
     names: Sequence[str],
     lasso: dict[str, np.ndarray],
+    limit: dict | None,
     flows: Sequence[dict],
 ) -> Figure:
-    """The figure of `dlnjax compare`, with its `title` and the `names` of the coordinates. `lasso`
-    has `x`, `loss`, `norm` and `nonzeros` at the times `s`; each of `flows` has these of `x_mean`,
-    and `label`, `relative_gap` and `certified_gap`.
+    """The figure of `dlnjax compare`, with its `title` and the `names` of the coordinates.
+
+    **Arguments:**
+
+    - `s`: times, `(S,)`.
+    - `lasso`: `x`, `loss`, `norm` and `nonzeros` at these times.
+    - `limit`: the same of the average of `limit_flow`, with `label`, `relative_gap`, and with
+      `at_s`, the plateaus; None without it.
+    - `flows`: the same of flows, with `certified_gap`. With none of them the limit is drawn.
 
     !!! example
 
         ```python
         s, x = np.linspace(0.1, 3, 50), np.linspace(0, [2.0, 1.0], 50)
         lasso = {"x": x, "loss": 3 - x.sum(1), "norm": x.sum(1), "nonzeros": (x > 0).sum(1)}
-        flow = lasso | {"label": "ε = 1e-5", "relative_gap": 1e-3 / s, "certified_gap": 1e-2 / s}
-        figure = dln.plot.comparison_figure("two columns", s, ["a", "b"], lasso, [flow])
+        limit = lasso | {"label": "ε = 0", "relative_gap": 1e-6 / s, "at_s": np.round(x)}
+        flow = limit | {"label": "ε = 1e-5", "relative_gap": 1e-3 / s, "certified_gap": 1e-2 / s}
+        figure = dln.plot.comparison_figure("two columns", s, ["a", "b"], lasso, limit, [flow])
         figure.savefig("compare.png")
         ```
     """
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure = Figure(figsize=(11, 9), layout="constrained")
+    left, right = ("path", "plateaus", "gap"), ("norm", "nonzeros")
     axes = figure.subplot_mosaic(
-        [["path", "norm"], ["gap", "nonzeros"]], width_ratios=[1.6, 1], height_ratios=[1.5, 1]
+        [[left[i // 2], right[i // 3]] for i in range(6)],
+        width_ratios=[1.6, 1],
+        height_ratios=[1.4, 1.4, 1, 1, 1, 1],
     )
     figure.suptitle(title, fontsize=11)
-    last = flows[-1]
+    trained = [*flows, *([] if limit is None else [limit])]
+    colors = [*COLORS[: len(flows)], LASSO]
+    last = flows[-1] if flows else trained[-1]
     plot_coordinates(axes["path"], s, last["x"], lasso["x"])
     handles = _coordinate_handles(_colors(lasso["x"]), names)
     axes["path"].legend(handles=handles, fontsize=7, frameon=False, loc="upper left", ncols=2)
@@ -179,32 +229,51 @@ def comparison_figure(
     axes["path"].set_title(
         f"averaged flow at {last['label']} over the lasso path", fontsize=9, loc="left"
     )
-    for flow, color in zip(flows, COLORS, strict=False):
-        gap, bound = flow["relative_gap"], flow["certified_gap"]
-        plot_gap(axes["gap"], s, gap, bound, label=flow["label"], color=color)
+    jumps = None if limit is None or limit is last else limit["at_s"]
+    _lines(axes["plateaus"], s, last["at_s"], jumps, _colors(lasso["x"]))
+    style(axes["plateaus"]).set_ylabel("$x(s)$, not averaged", fontsize=9)
+    beside = "" if jumps is None else ", dashed its limit ε → 0"
+    axes["plateaus"].set_title(f"the flow at {last['label']}{beside}", fontsize=9, loc="left")
+    for part, color in zip(trained, colors, strict=False):
+        gap, bound = part["relative_gap"], part.get("certified_gap")
+        plot_gap(axes["gap"], s, gap, bound, label=part["label"], color=color)
+    _at_least(axes["gap"], min(float(np.min(part["relative_gap"])) for part in trained))
     handles, labels = axes["gap"].get_legend_handles_labels()
     entries = dict(zip(labels, handles, strict=True))
-    entries[_CERTIFIED] = entries.pop(_CERTIFIED)  # once, and last
+    if _CERTIFIED in entries:
+        entries[_CERTIFIED] = entries.pop(_CERTIFIED)  # once, and last
     axes["gap"].legend(entries.values(), entries.keys(), fontsize=7, frameon=False)
     axes["gap"].set_xlabel(
         r"rescaled training time $s$  =  inverse regularisation $\mu$", fontsize=9
     )
-    for name in ("path", "gap"):
+    for name in left:
         _logarithmic(axes[name], s)
-    axes["path"].tick_params(labelbottom=False)
+    for name in left[:2]:
+        axes[name].tick_params(labelbottom=False)
     for name, xlabel in (
         ("norm", r"1-norm $\Vert x\Vert_1$"),
         ("nonzeros", "non-zero coordinates"),
     ):
-        plot_trade_off(
-            axes[name],
-            [(flow["label"], flow[name], flow["loss"]) for flow in flows],
-            (lasso[name], lasso["loss"]),
-            xlabel,
-        )
+        curves = [(part["label"], part[name], part["loss"]) for part in trained]
+        plot_trade_off(axes[name], curves, (lasso[name], lasso["loss"]), xlabel, colors)
     axes["nonzeros"].xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes["norm"].set_title("what early stopping traces", fontsize=9, loc="left")
     return figure
+
+
+def _at_least(ax: Axes, least: float) -> None:
+    """Cut a logarithmic axis of gaps where they are rounding, and say so."""
+    floor = 1e-10
+    if least < floor:
+        ax.set_ylim(bottom=floor)
+        ax.annotate(
+            f"below {floor:g} not shown",
+            (0.995, 0.02),
+            xycoords="axes fraction",
+            ha="right",
+            fontsize=7,
+            color="#777777",
+        )
 
 
 def instances_figure(title: str, s: np.ndarray, panels: Sequence[dict]) -> Figure:
