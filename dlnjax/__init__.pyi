@@ -82,6 +82,7 @@ from ._problem import (
     LeastSquares as LeastSquares,
     Logistic as Logistic,
     LogisticLoss as LogisticLoss,
+    MatrixFree as MatrixFree,
     Poisson as Poisson,
     PoissonLoss as PoissonLoss,
     Quadratic as Quadratic,

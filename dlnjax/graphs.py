@@ -17,7 +17,15 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 from scipy.spatial import cKDTree
 
-from ._checks import as_count, as_flag, as_float, check_finite, check_key, is_concrete
+from ._checks import (
+    as_count,
+    as_flag,
+    as_float,
+    as_probabilities,
+    check_finite,
+    check_key,
+    is_concrete,
+)
 
 
 class Graph(eqx.Module):
@@ -147,33 +155,6 @@ class Graph(eqx.Module):
         check_key(key, "sample")
         p = as_probabilities(probabilities, len(self.edges))
         return jax.random.choice(key, len(self.edges), (as_count(steps, "steps"), 1), p=p)
-
-
-def as_probabilities(
-    probabilities: ArrayLike | Sequence[float] | None, num_edges: int
-) -> Float[Array, " E"]:
-    """The probabilities of the edges, equal by default."""
-    if probabilities is None:
-        return jnp.full(num_edges, 1 / num_edges, jnp.result_type(float))
-    p = as_float(probabilities, "probabilities")
-    if p.shape != (num_edges,):
-        raise ValueError(
-            f"`probabilities` must have one entry for each of the {num_edges} edges, got shape "
-            f"{p.shape}. Use `jax.vmap` over several sets of them."
-        )
-    check_finite(p, "probabilities")
-    if is_concrete(p) and not bool(are_probabilities(p)):
-        raise ValueError(
-            "`probabilities` must not be negative and sum to 1, got a least one of "
-            f"{float(jnp.min(p))} and the sum {float(jnp.sum(p))}. Divide them by their sum."
-        )
-    return p
-
-
-def are_probabilities(p: Float[Array, " E"]) -> Array:
-    """Whether traced probabilities are some that `as_probabilities` accepts."""
-    # Half of the digits: a sum over 10⁶ edges in float32 rounds at the fourth digit.
-    return jnp.all(p >= 0) & (jnp.abs(jnp.sum(p) - 1) <= float(jnp.finfo(p.dtype).eps) ** 0.5)
 
 
 def cycle(n: SupportsIndex) -> Graph:

@@ -13,10 +13,10 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._checks import check_type
+from .._checks import are_probabilities, as_probabilities, check_type
 from .._linalg import Cholesky, eigh, matmul
 from .._results import RESULTS, first_failure, one_unless, raise_on_failure
-from ..graphs import Graph, are_probabilities, as_probabilities
+from ..graphs import Graph
 
 
 class GossipRates(eqx.Module):
