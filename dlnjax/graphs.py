@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from ._checks import (
     as_count,
@@ -232,7 +232,7 @@ def geometric(points: ArrayLike, radius: float) -> Graph:
         ```python
         points = jax.random.uniform(jax.random.key(0), (200, 2))
         graph = dln.graphs.geometric(points, 0.15)
-        graph.edges.shape  # (1209, 2)
+        graph.edges.shape  # (1190, 2)
         ```
     """
     if not is_concrete(points, radius):
@@ -243,7 +243,7 @@ def geometric(points: ArrayLike, radius: float) -> Graph:
     if array.ndim != 2:
         raise ValueError(f"`points` must have shape (n, D), got {array.shape}.")
     check_finite(array, "points")
-    edges = cKDTree(np.asarray(array)).query_pairs(float(radius), output_type="ndarray")
+    edges = KDTree(np.asarray(array)).query_pairs(float(radius), output_type="ndarray")
     if len(edges) == 0:
         raise ValueError(f"No two points are within `radius` = {radius:g}: take a larger one.")
     return Graph(edges[np.lexsort(edges.T[::-1])], len(array))

@@ -89,8 +89,8 @@ class MatrixFree(AbstractProblem):
             raise ValueError(f"`y` must be a vector (n,), got shape {y.shape}.")
         check_nonempty(y, "y")
         check_finite(y, "y")
-        x = jax.eval_shape(adjoint, y)
-        fit = jax.eval_shape(apply, x) if getattr(x, "ndim", None) == 1 else None
+        x: Any = jax.eval_shape(adjoint, y)
+        fit: Any = jax.eval_shape(apply, x) if getattr(x, "ndim", None) == 1 else None
         if getattr(fit, "shape", None) != y.shape:
             raise ValueError(
                 "`adjoint` must take shape (n,) to (d,), and `apply` back, got "
@@ -101,8 +101,11 @@ class MatrixFree(AbstractProblem):
                 f"`apply` and `adjoint` must keep the dtype of `y`, {y.dtype}, got {fit.dtype} and "
                 f"{x.dtype}. Cast the arrays that they hold."
             )
+
         # A plain function as static data, so that all leaves of the problem are arrays.
-        held = lambda f: f if isinstance(f, eqx.Module) else jax.tree_util.Partial(f)
+        def held(f: Any) -> Any:
+            return f if isinstance(f, eqx.Module) else jax.tree_util.Partial(f)
+
         self.apply, self.adjoint, self.y, self.d = held(apply), held(adjoint), y, x.shape[0]
         self.weight_decay = as_weight_decay(weight_decay, y.dtype)
         self.norms = None

@@ -71,7 +71,7 @@ def gossip_rates(
     - `graph`: connected, of up to some thousand nodes: matrices of `n × n` are factorised.
     - `probabilities`: of the edges, shape `(E,)`, which sum to 1. Default: all alike. They may be
         traced. Where `μ` is an eigenvalue several times, as on a cycle, it has no derivative: then
-        it is the mean over its eigenvectors. Second derivatives of `μ` are not those of a function.
+        it is the mean over its eigenvectors. Second derivatives of `μ` are wrong.
     - `throw`: raise if the edges of positive probability do not connect all nodes (to rounding).
         Under tracing nothing is raised: such lanes are NaN, with the result `invalid_gossip`.
 
@@ -133,12 +133,13 @@ def _rates(graph: Graph, p: Float[Array, " E"]) -> GossipRates:
     good = verdict == RESULTS.successful
     mu, resistances = one_unless(good, (mu, resistances))
     largest = jnp.max(resistances)
-    values = (
-        mu,
-        resistances,
-        largest,
-        jnp.sum(p * resistances),
-        mu / 2,
-        jnp.sqrt(mu / (2 * largest)),
+    known = lambda v: jnp.where(good, v, jnp.nan)
+    return GossipRates(
+        mu=known(mu),
+        resistances=known(resistances),
+        max_resistance=known(largest),
+        foster_sum=known(jnp.sum(p * resistances)),
+        simple=known(mu / 2),
+        accelerated=known(jnp.sqrt(mu / (2 * largest))),
+        result=verdict,
     )
-    return GossipRates(*(jnp.where(good, v, jnp.nan) for v in values), verdict)
