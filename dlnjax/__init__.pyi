@@ -1,6 +1,11 @@
 """The public names. `__init__.py` imports each of them when it is first used."""
 
-from . import generators as generators, metrics as metrics, networks as networks
+from . import (
+    generators as generators,
+    graphs as graphs,
+    metrics as metrics,
+    networks as networks,
+)
 from ._batching import batched as batched
 from ._cache import enable_cache as enable_cache
 from ._end_point.bregman import bregman_projection as bregman_projection
@@ -77,6 +82,7 @@ from ._problem import (
     LeastSquares as LeastSquares,
     Logistic as Logistic,
     LogisticLoss as LogisticLoss,
+    MatrixFree as MatrixFree,
     Poisson as Poisson,
     PoissonLoss as PoissonLoss,
     Quadratic as Quadratic,
@@ -96,6 +102,7 @@ from ._train.effective import (
     EffectiveInitialization as EffectiveInitialization,
     effective_initialization as effective_initialization,
 )
+from ._train.gossip import GossipRates as GossipRates, gossip_rates as gossip_rates
 from ._train.sharpness import sharpness as sharpness
 from ._train.train import Training as Training, train as train
 from ._version import __version__ as __version__

@@ -246,6 +246,31 @@ def may_be_zero(weights: ArrayLike | None) -> bool:
     return not (is_concrete(weights) and bool(np.all(np.asarray(weights) > 0)))
 
 
+def as_probabilities(probabilities: ArrayLike | Sequence[float] | None, num_edges: int) -> Array:
+    """Probabilities of the edges of a graph, shape `(E,)`, equal by default."""
+    if probabilities is None:
+        return jnp.full(num_edges, 1 / num_edges, jnp.result_type(float))
+    p = as_float(probabilities, "probabilities")
+    if p.shape != (num_edges,):
+        raise ValueError(
+            f"`probabilities` must have one entry for each of the {num_edges} edges, got shape "
+            f"{p.shape}. Use `jax.vmap` over several sets of them."
+        )
+    check_finite(p, "probabilities")
+    if is_concrete(p) and not bool(are_probabilities(p)):
+        raise ValueError(
+            "`probabilities` must not be negative and sum to 1, got a least one of "
+            f"{float(jnp.min(p))} and the sum {float(jnp.sum(p))}. Divide them by their sum."
+        )
+    return p
+
+
+def are_probabilities(p: Array) -> Array:
+    """Whether traced probabilities are some that `as_probabilities` accepts."""
+    # Half of the digits: a sum over 10⁶ edges in float32 rounds at the fourth digit.
+    return jnp.all(p >= 0) & (jnp.abs(jnp.sum(p) - 1) <= float(jnp.finfo(p.dtype).eps) ** 0.5)
+
+
 def check_key(key: Any, what: str) -> None:
     """Raise unless `key`, which `what` needs, is one `jax.random.key`, or one of the older kind."""
     if key is None:

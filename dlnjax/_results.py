@@ -144,6 +144,10 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "A variance of the `GaussianGraph` is not positive and finite, a matrix is not finite, or "
         "that of a loop not symmetric. Build the graph outside `jit` to be told which."
     )
+    invalid_gossip = (
+        "The edges of positive probability do not connect all nodes, to rounding, or the "
+        "probabilities are negative or do not sum to 1. Add edges, or keep the largest component."
+    )
     messages_not_finite = (
         "The messages overflow, or are NaN: the iteration diverges. Damp the functions, check "
         "their signs and the variances of `GaussianGraph` (by default 1/n_w), or take fewer steps."

@@ -38,7 +38,7 @@ def test_import_is_light():
 
 
 def test_public_modules_are_attributes():
-    names = ["generators", "metrics", "networks"]
+    names = ["generators", "graphs", "metrics", "networks"]
     assert _printed_by(f"import dlnjax; [getattr(dlnjax, name) for name in {names}]") == ""
 
 

@@ -164,6 +164,6 @@ def test_every_claim_has_a_row_or_a_figure():
     stated += " W23-fig2 W23-fig3 Woo20-Q Azu21-shape PF23-fixture PF23-end MS25-rate EPGF23-steps"
     stated += " Hoff17-decay Jac25-decay Gis20-scalar Pes21-sgf Pap24-momentum"
     stated += " Zhao26-growth Dec26-start Mor20-path Gun18-margin Lyu24-grokking"
-    stated += " PBA24-switch PBA24-profiles EBBF21-rates BL22-moment BL22-bessel"
+    stated += " PBA24-switch PBA24-profiles EBBF21-rates EBBF21-gossip BL22-moment BL22-bessel"
     stated += " GB21-risk GB21-amp"
     assert set(ledger.CLAIMS) == set(stated.split())

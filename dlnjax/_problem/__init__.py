@@ -4,6 +4,7 @@
 - `checks.py`, `validity.py`: what every solver asks of a known problem, and of a traced one.
 - `design.py`: `LeastSquares(X, y)` and `Quadratic(M, r)`.
 - `generalized.py`, `losses.py`: those with another loss of the rows, such as `Logistic`.
+- `matrix_free.py`: `MatrixFree(apply, adjoint, y)`, of which only products are known.
 - `quadratic_loss.py`: tests whether a user's `loss` is the quadratic of its `M` and `r`.
 - `semidefinite.py`: tests whether `½⟨x, Mx⟩ − ⟨r, x⟩` is convex and bounded below.
 - `schedule.py`: a weight decay that changes with time.
@@ -34,6 +35,7 @@ from .losses import (
     LogisticLoss as LogisticLoss,
     PoissonLoss as PoissonLoss,
 )
+from .matrix_free import MatrixFree as MatrixFree
 from .quadratic_loss import is_quadratic as is_quadratic
 from .schedule import (
     Schedule as Schedule,

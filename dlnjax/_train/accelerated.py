@@ -33,7 +33,11 @@ class JacobiState(NamedTuple):
 
 
 def continuized_nesterov(
-    L: ArrayLike, mu: ArrayLike = 0.0, *, key: PRNGKeyArray
+    L: ArrayLike,
+    mu: ArrayLike = 0.0,
+    *,
+    statistical_condition: ArrayLike = 1.0,
+    key: PRNGKeyArray,
 ) -> optax.GradientTransformation:
     """Nesterov's method with steps at the times of a Poisson process of rate 1, between which two
     iterates mix continuously.
@@ -43,22 +47,34 @@ def continuized_nesterov(
 
         y = x + τ(z − x),    x⁺ = y − ∇f(y)/L,    z⁺ = z + τ′(y − z) − γ′∇f(y).
 
-    - `μ = 0`: `τ = 1 − (T_k/T_{k+1})²`, `τ′ = 0`, `γ′ = T_{k+1}/2L`;
+    - `μ = 0`: `τ = 1 − (T_k/T_{k+1})²`, `τ′ = 0`, `γ′ = T_{k+1}/(2κL)`;
         `E[T² (f(x) − f*)] ≤ 2L ‖z₀ − x*‖²`.
-    - `μ > 0`: `τ = (1 − e^{−2ηΔ})/2`, `τ′ = tanh(ηΔ)`, `γ′ = 1/√(μL)` with `η = √(μ/L)`;
+    - `μ > 0`: `τ = (1 − e^{−2ηΔ})/2`, `τ′ = tanh(ηΔ)`, `γ′ = 1/√(κμL)` with `η = √(μ/κL)`;
         `E[e^{ηT} (f(x) − f*)] ≤ f(x₀) − f* + μ/2 ‖z₀ − x*‖²`.
+
+    These bounds are for the gradient itself, where `κ = 1`. With single rows `a` of noiseless least
+    squares, of Hessian `H`, in place of it (as with `batch_size=1`, where `H = XᵀX` and `a` is `√n`
+    times a row), `L` and `κ` are such that
+
+        E[‖a‖² aaᵀ] ⪯ L H,    E[⟨a, H⁻¹a⟩ aaᵀ] ⪯ κ H,
+
+    and in continuous time `t`, `E‖x − x*‖²` has the bounds `4κL ‖z₀ − x*‖²_{H⁻¹}/t²` for `μ = 0`,
+    and `(‖x₀ − x*‖² + μ ‖z₀ − x*‖²_{H⁻¹}) e^{−ηt}`. `gossip_rates` has `μ` and `κ` of a graph.
 
     The weights that optax holds are the points `y`, where gradients are taken; the state has `x`.
 
     **Arguments:**
 
-    - `L` and `mu`: the largest and the least curvature of the loss in the weights, `0 ≤ μ ≤ L`.
+    - `L` and `mu`: the largest and the least curvature of the loss in the weights, `0 ≤ μ ≤ L`; of
+        single rows, `L` is that above, and `μ` may be the least curvature but 0 if the solution
+        that is meant is the closest one.
+    - `statistical_condition`: `κ ≥ 1` above.
     - `key`: of the times.
 
     **Returns:** an optax optimiser, for `train` or any other loop.
 
-    **Raises:** `ValueError` for known `L` and `mu` that are not such numbers, or without a key;
-    `TypeError` if it is no key.
+    **Raises:** `ValueError` for known `L`, `mu` and `statistical_condition` that are not such
+    numbers, or without a key; `TypeError` if it is no key.
 
     !!! example
 
@@ -75,18 +91,26 @@ def continuized_nesterov(
     """
     L = as_float(L, "L", jnp.result_type(float))
     mu = as_float(mu, "mu", L.dtype)
+    condition = as_float(statistical_condition, "statistical_condition", L.dtype)
     check_scalar(L, "L")
     check_scalar(mu, "mu")
+    check_scalar(condition, "statistical_condition")
     if is_concrete(L) and not 0 < float(L) < jnp.inf:
         raise ValueError(f"`L` must be positive and finite, got {float(L)}.")
     if is_concrete(L, mu) and not 0 <= float(mu) <= float(L):
         raise ValueError(f"`mu` must be from 0 to L = {float(L):.6g}, got {float(mu):.6g}.")
+    if is_concrete(condition) and not 1 <= float(condition) < jnp.inf:
+        raise ValueError(
+            f"`statistical_condition` must be finite and at least 1, got {float(condition)}. Leave "
+            "it out for gradients of the whole loss."
+        )
     check_key(key, "continuized_nesterov")
     # A traced one that is no such number is NaN, and ends as `invalid_training`.
-    mu = jnp.where((mu >= 0) & (mu <= L), mu, jnp.nan)
+    mu = jnp.where((mu >= 0) & (mu <= L) & (condition >= 1), mu, jnp.nan)
     is_strong = mu != 0
     some = jnp.where(is_strong, mu, L)  # the derivative of √ is infinite at 0
-    rate, strong_step = jnp.sqrt(some / L), 1 / jnp.sqrt(some * L)
+    slow = condition * L
+    rate, strong_step = jnp.sqrt(some / slow), 1 / jnp.sqrt(some * slow)
 
     def init(params: PyTree[Array]) -> ContinuizedState:
         following, now = jr.split(key)
@@ -101,7 +125,7 @@ def continuized_nesterov(
                 "`continuized_nesterov` needs the weights: `update(g, state, params)`."
             )
         back = jnp.where(is_strong, jnp.tanh(rate * state.wait), 0)
-        step = jnp.where(is_strong, strong_step, state.time / (2 * L))
+        step = jnp.where(is_strong, strong_step, state.time / (2 * slow))
         x = jax.tree.map(lambda y, g: y - (1 / L).astype(y.dtype) * g, params, updates)
 
         def moved(z, y, g):

@@ -231,8 +231,10 @@ def run_steps(
     now = _Record(jnp.zeros_like(steps[0]), vector, sums, sides, deviation, jnp.asarray(True))
     rows = lambda v: jnp.broadcast_to(v, (steps.shape[0], *v.shape))
     of_start = optimizer.init(unravel(vector))
+    # Some states hold the weights: those of the clock are 0, or its steps would lead there.
+    of_zeros = optimizer.init(unravel(jnp.zeros_like(vector)))
     state = _State(
-        _Moving(now, of_start, of_start, of_start),
+        _Moving(now, of_start, of_zeros, of_start),
         before=sums,
         lost=sums,
         row=(steps[0] == 0).astype(steps.dtype),

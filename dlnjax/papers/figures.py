@@ -30,6 +30,7 @@ from . import (
     bl22,
     dec26,
     ebbf21,
+    ebbf21_gossip,
     gis20,
     jac25,
     ms25,
@@ -370,6 +371,7 @@ FIGURES = {
     "Lyu24-grokking": separable_figures.grokking,
     "PBA24-switch": pba24.figure,
     "EBBF21-rates": ebbf21.figure,
+    "EBBF21-gossip": ebbf21_gossip.figure,
     "BL22-moment": bl22.figure,
     "GB21-risk": large_designs,
 }
