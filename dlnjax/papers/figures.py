@@ -28,10 +28,12 @@ from ..plot.axes import COLORS, DASHES, GREY
 from . import (
     b23,
     bl22,
+    bmz23,
     dec26,
     ebbf21,
     gis20,
     jac25,
+    mbbb24,
     ms25,
     pap24,
     pba24,
@@ -371,5 +373,7 @@ FIGURES = {
     "PBA24-switch": pba24.figure,
     "EBBF21-rates": ebbf21.figure,
     "BL22-moment": bl22.figure,
+    "BMZ23-times": bmz23.figure,
+    "MBBB24-risk": mbbb24.figure,
     "GB21-risk": large_designs,
 }
