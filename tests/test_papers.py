@@ -165,5 +165,6 @@ def test_every_claim_has_a_row_or_a_figure():
     stated += " Hoff17-decay Jac25-decay Gis20-scalar Pes21-sgf Pap24-momentum"
     stated += " Zhao26-growth Dec26-start Mor20-path Gun18-margin Lyu24-grokking"
     stated += " PBA24-switch PBA24-profiles EBBF21-rates EBBF21-gossip BL22-moment BL22-bessel"
+    stated += " BMZ23-times MBBB24-risk MBBB24-manifold"
     stated += " GB21-risk GB21-amp"
     assert set(ledger.CLAIMS) == set(stated.split())

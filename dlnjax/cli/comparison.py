@@ -114,7 +114,7 @@ def _beside_path(data: Dataset, asked: Asked) -> _Compared:
     problem = LeastSquares(data.X / units.X, data.y / units.y, decay)
     path = lasso_path(problem, positive=asked.model(data.X.shape[1]).positive)
     knots = np.asarray(path.knots)[: int(path.num_knots)]
-    first, last = (knots[0], knots[-1]) if len(knots) else (np.inf, np.inf)
+    first, last = map(float, knots[[0, -1]]) if len(knots) else (np.inf, np.inf)
     s = _time_grid(first, 2 * last, asked.s_max, units)
 
     def gap_of(x):

@@ -28,11 +28,13 @@ from ..plot.axes import COLORS, DASHES, GREY
 from . import (
     b23,
     bl22,
+    bmz23,
     dec26,
     ebbf21,
     ebbf21_gossip,
     gis20,
     jac25,
+    mbbb24,
     ms25,
     pap24,
     pba24,
@@ -373,5 +375,7 @@ FIGURES = {
     "EBBF21-rates": ebbf21.figure,
     "EBBF21-gossip": ebbf21_gossip.figure,
     "BL22-moment": bl22.figure,
+    "BMZ23-times": bmz23.figure,
+    "MBBB24-risk": mbbb24.figure,
     "GB21-risk": large_designs,
 }
