@@ -97,7 +97,7 @@ def test_compare_the_limit_alone(run, table, tmp_path):
 def test_compare_without_the_limit(run, tmp_path, table):
     """Two columns that are equal but for rounding: no dtype tells which minimiser is meant."""
     values = np.loadtxt(table, delimiter=",", skiprows=1)
-    twins = values[:, :1] * (1 + 1e-13 * np.sin(np.arange(20))[:, None])
+    twins = values[:, :1] * (1 + 1e-12 * np.sin(np.arange(20))[:, None])
     path = tmp_path / "twins.npz"
     np.savez(path, X=np.hstack([values[:, :4], twins]), y=values[:, 4])
     code, text, _ = run("compare", path, "--no-standardize", "--out", tmp_path)
