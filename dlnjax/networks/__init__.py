@@ -4,6 +4,8 @@
 - `depth2.py`, `deep.py`, `layers.py`, `linear.py`: the networks of the library.
 - `mixed_depth.py`: some coordinates of depth 1 before those of a network.
 - `pretrained.py`: a network that starts at a given linear model.
+- `steps.py`: a shallow network of one variable.
+- `two_timescale.py`: a network with weights that are at their optimum at every time.
 - `growth_time.py`: the growth time of a product of layers, and its inverse.
 - `growth.py`: the link of a network as an exponential or a power, relative to its start.
 - `prior.py`: where a network starts, as `ε → 0`.
@@ -23,3 +25,5 @@ from .layers import Layers as Layers
 from .linear import Linear as Linear
 from .mixed_depth import MixedDepth as MixedDepth
 from .pretrained import Pretrained as Pretrained
+from .steps import Steps as Steps
+from .two_timescale import TwoTimescale as TwoTimescale
