@@ -18,6 +18,7 @@ from dlnjax.papers import (
     gis20,
     ledger,
     lyu24,
+    mb23,
     mor20,
     pba24,
     pf23,
@@ -61,6 +62,10 @@ def test_separable_data():
 
 def test_least_degree():
     _hold(pba24.profiles(), "PBA24-profiles")
+
+
+def test_two_time_scales():
+    _hold(mb23.hitting(), "MB23-hitting")
 
 
 def test_gossip_spreads():
@@ -165,5 +170,5 @@ def test_every_claim_has_a_row_or_a_figure():
     stated += " Hoff17-decay Jac25-decay Gis20-scalar Pes21-sgf Pap24-momentum"
     stated += " Zhao26-growth Dec26-start Mor20-path Gun18-margin Lyu24-grokking"
     stated += " PBA24-switch PBA24-profiles EBBF21-rates BL22-moment BL22-bessel"
-    stated += " GB21-risk GB21-amp"
+    stated += " GB21-risk GB21-amp MB23-hitting MB23-loss"
     assert set(ledger.CLAIMS) == set(stated.split())

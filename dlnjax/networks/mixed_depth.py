@@ -82,9 +82,7 @@ class MixedDepth(AbstractDualNetwork):
             ```
         """
         # A linear coordinate with decay forgets: it is no function of the dual at that time.
-        return zero_penalty(
-            self, weight_decay, "its flow would not close in the dual variable"
-        )
+        return zero_penalty(self, weight_decay, "its flow would not close in the dual variable")
 
     def model(self, w: Array, log_eps: Array) -> Array:
         k = len(self.linear.u)

@@ -14,6 +14,7 @@ from .._checks import (
     is_concrete,
     to_common_dtype,
 )
+from .._linalg import matmul
 from .base import AbstractNetwork, Constant, as_network_weights, zero_penalty
 
 
@@ -114,8 +115,7 @@ class Steps(AbstractNetwork):
     def __call__(self) -> Array:
         a = self.coefficients
         steps = _ramp((self.points.value[:, None] - self.u[None]) / self.width.value)
-        # No product of matrices: its gradient in `steps` would be one of its own for each lane.
-        return a[0] + jnp.sum(a[None, 1:] * steps, axis=1)
+        return a[0] + matmul(steps, a[1:])
 
     def initial(self, log_eps: Array) -> "Steps":
         is_valid = (self.width.value > 0) & jnp.all(jnp.isfinite(self.points.value))

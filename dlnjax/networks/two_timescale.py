@@ -12,13 +12,12 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax
-import jax.lax as lax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from .._checks import check_type
-from .._derivatives import held, vanishing
+from .._derivatives import differentiated_as, held, vanishing
 from .._linalg import eigh, matmul
 from .._problem import AbstractProblem, check_quadratic
 from .base import AbstractNetwork, Constant, is_constant, zero_penalty
@@ -175,24 +174,36 @@ class TwoTimescale(AbstractNetwork):
         return eqx.tree_at(lambda net: net.value, self, Constant(b.reshape(shape)))
 
 
+def _exact(c: Float[Array, " d"], J: Float[Array, "d k"], problem: AbstractProblem) -> Array:
+    """`_optimum`, with derivatives to order two."""
+    b, H, solve = _solved(c, J, problem)
+    # The eigenvectors are held: their derivatives are infinite where eigenvalues are equal. `He` is
+    # of the least norm for any `e`, and each chord step for `rest(He) = 0` raises the order to
+    # which derivatives are right by one.
+    e = held(solve(b, 1))
+    for _ in range(2):
+        e = e + solve(vanishing(_rest(matmul(H, e), c, J, problem)), 2)
+    return held(b) + vanishing(matmul(H, e))
+
+
+@differentiated_as(_exact)
 def _optimum(c: Float[Array, " d"], J: Float[Array, "d k"], problem: AbstractProblem) -> Array:
-    """The `b` of least norm that minimises the loss of `c + Jb`, with derivatives to order two."""
-    image = problem.matvec(J.T).T
-    H = matmul(J.T, image)
+    """The `b` of least norm that minimises the loss of `c + Jb`."""
+    return _solved(c, J, problem)[0]
+
+
+def _rest(b: Array, c: Array, J: Array, problem: AbstractProblem) -> Float[Array, " k"]:
+    """The gradient of the loss in `b`, with the other sign."""
+    return -matmul(J.T, problem.gradient(c + matmul(J, b)))
+
+
+def _solved(c: Array, J: Array, problem: AbstractProblem):
+    """The optimum, `H`, and the products with powers of its pseudo-inverse, which is held."""
+    H = matmul(J.T, problem.matvec(J.T).T)
     values, V = eigh(held(H))
-    unit = ROUNDING * len(values) * jnp.finfo(values.dtype).eps
-    counts = values > unit * values[-1]
+    counts = values > ROUNDING * len(values) * jnp.finfo(values.dtype).eps * values[-1]
     inverse = jnp.where(counts, 1 / jnp.where(counts, values, 1), 0)
     solve = lambda v, power: matmul(V, inverse**power * matmul(V.T, v))
-    # From the residual of `x`, not of `H`, in which half of the digits are lost: the second step is
-    # one of iterative refinement.
-    rest = lambda b: -matmul(J.T, problem.gradient(c + matmul(J, b)))
-    b = held(solve(rest(jnp.zeros_like(values)), 1))
-    b = held(b + solve(rest(b), 1))
-    # The derivatives, with the eigenvectors held: those of theirs are infinite where eigenvalues
-    # are equal. `b = He` has the least norm for any `e`, and each chord step for `rest(He) = 0`
-    # raises the order to which they are right by one.
-    e = solve(b, 1)
-    for _ in range(2):
-        e = e + solve(vanishing(rest(matmul(H, e))), 2)
-    return b + vanishing(matmul(H, e))
+    # `H` has lost half of the digits; a step of iterative refinement, from `x`, restores them.
+    b = solve(_rest(jnp.zeros_like(values), c, J, problem), 1)
+    return b + solve(_rest(b, c, J, problem), 1), H, solve

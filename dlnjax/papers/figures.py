@@ -32,6 +32,7 @@ from . import (
     ebbf21,
     gis20,
     jac25,
+    mb23,
     ms25,
     pap24,
     pba24,
@@ -372,4 +373,5 @@ FIGURES = {
     "EBBF21-rates": ebbf21.figure,
     "BL22-moment": bl22.figure,
     "GB21-risk": large_designs,
+    "MB23-loss": mb23.figure,
 }

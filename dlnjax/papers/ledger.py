@@ -20,6 +20,7 @@ from . import (
     hoff17,
     jac25,
     lyu24,
+    mb23,
     mor20,
     ms25,
     pap24,
@@ -62,6 +63,7 @@ CLAIMS: dict[str, Claim] = {
         *bl22.CLAIMS,
         *lyu24.CLAIMS,
         *gb21.CLAIMS,
+        *mb23.CLAIMS,
     ]
 }
 

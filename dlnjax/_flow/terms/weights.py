@@ -113,19 +113,21 @@ class WeightTerm(AbstractFlowTerm):
 
     def velocity(self, weights):
         """`d(weights)/ds` of gradient flow."""
-        # What follows the problem is at its optimum, where the gradient in it is 0: it is held.
-        here = self._network(weights)
+        return self._velocity(self._network(weights))
 
+    def _velocity(self, here: AbstractNetwork):
+        # What follows the problem is at its optimum, where the gradient in it is 0: it is held.
         def objective(weights):
             network = eqx.combine(weights, here, is_leaf=is_constant)
             penalty = network.penalty(self.problem.weight_decay)
             return self.problem.loss(network()) + penalty
 
-        gradient = eqx.filter_grad(objective)(weights)
+        gradient = eqx.filter_grad(objective)(weights_of(here))
         return jax.tree.map(lambda g: -self.time_scale * g, gradient)
 
     def vf(self, t, y, args):
-        return self.velocity(y[0]), self._network(y[0])() / self.zeta
+        here = self._network(y[0])
+        return self._velocity(here), here() / self.zeta
 
     def read(self, s, state):
         z = self.zeta * state[1]

@@ -1,0 +1,236 @@
+"""Shallow networks of steps, and networks of which some weights are infinitely fast."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.integrate import quad, solve_ivp
+
+import dlnjax as dln
+from dlnjax._results import names_of
+from dlnjax.networks import MixedDepth, Steps, TwoTimescale
+
+N, WIDTH, EPS = 40, 0.3, 0.05
+POINTS = (np.arange(N) + 0.5) / N
+TARGET = np.where(POINTS > 0.45, 2.0, 0.5) + np.sin(3 * POINTS)
+U, A = np.array([0.3, 0.7]), np.array([0.2, 0.5, -0.3])
+S = np.array([0.0, 0.02, 0.1])
+FORM = dln.WeightForm()
+
+
+def _problem(target=TARGET):
+    scale = np.sqrt(2 / N)
+    return dln.LeastSquares(scale * np.eye(N), scale * target)
+
+
+def _steps(u):
+    """The columns of the design of `a`, and `∂/∂t` of σ, from the two halves of the ramp."""
+    t = (POINTS[:, None] - u) / WIDTH
+    rise = np.where(t < 0, 4 * (t + 0.5) ** 3, 1 - 4 * (0.5 - t) ** 3)
+    rise = np.where(t <= -0.5, 0, np.where(t >= 0.5, 1, rise))
+    slope = np.where(np.abs(t) < 0.5, 12 * (0.5 - np.abs(t)) ** 2, 0)
+    return np.column_stack([np.ones(N), rise]), slope
+
+
+def _fields(a, u, target):
+    """`∂/∂a` and `∂/∂u` of the mean of `(f* − f)²`."""
+    B, slope = _steps(u)
+    residual = target - B @ a
+    return -2 * B.T @ residual / N, 2 * slope.T @ residual / N * a[1:] / WIDTH
+
+
+def _scipy(u, target, s=S, eps=EPS):
+    """`x` at the times `s`, by SciPy on the equations of the paper in the time of `u`."""
+
+    def field(_, y):
+        of_a, of_u = _fields(y[:3], y[3:], target)
+        return -np.concatenate([of_a / eps, of_u])
+
+    run = solve_ivp(field, (0, s[-1]), np.r_[A, u], "LSODA", s, rtol=1e-11, atol=1e-12)
+    return np.array([_steps(y[3:])[0] @ y[:3] for y in run.y.T])
+
+
+def _optimum(u, target):
+    return np.linalg.lstsq(_steps(u)[0], target)[0]
+
+
+def _scipy_limit(u, target, s=S):
+    field = lambda _, u: -_fields(_optimum(u, target), u, target)[1]
+    run = solve_ivp(field, (0, s[-1]), u, "DOP853", s, rtol=1e-11, atol=1e-12)
+    return np.array([_steps(u)[0] @ _optimum(u, target) for u in run.y.T])
+
+
+@jax.jit
+@jax.vmap
+def _limits(u, target):
+    """Flows of the limit, and the gradient of the last loss in `u` and the target."""
+
+    def last(u, target):
+        network = TwoTimescale(Steps(A, u, POINTS, WIDTH), fast="a")
+        flow = dln.gradient_flow(
+            network, _problem(target), S, log_eps=-2000.0, formulation=FORM, throw=False
+        )
+        return jnp.sum((flow.x[-1] - target) ** 2) / N, (flow.x, flow.result)
+
+    return jax.value_and_grad(last, argnums=(0, 1), has_aux=True)(u, target)
+
+
+def test_steps_against_scipy():
+    network = Steps(A, U, POINTS, WIDTH)
+    np.testing.assert_allclose(network(), _steps(U)[0] @ A, rtol=1e-14)
+    np.testing.assert_allclose(_problem().loss(network()), np.mean((network() - TARGET) ** 2))
+    # σ has the integral ½ over its width, and is symmetric.
+    ramp = lambda p: float(Steps(jnp.array([0.0, 1.0]), jnp.zeros(1), jnp.array([p]), 1.0)()[0])
+    np.testing.assert_allclose(quad(ramp, -0.5, 0.5)[0], 0.5, atol=1e-12)
+
+    @jax.jit
+    @jax.vmap
+    def run(log_eps):
+        flow = dln.gradient_flow(
+            network, _problem(), S, log_eps=log_eps, formulation=FORM, throw=False
+        )
+        return flow.x, flow.x_mean
+
+    x, mean = run(np.log([EPS, 1e-8]))
+    # Steps are to 1e-8; the field has kinks, where a step loses its order.
+    np.testing.assert_allclose(x[0], _scipy(U, TARGET), atol=1e-6)
+    dense = np.linspace(0, S[-1], 4001)
+    np.testing.assert_allclose(
+        mean[0, -1], np.trapezoid(_scipy(U, TARGET, dense), dense, axis=0) / S[-1], atol=1e-6
+    )
+    # The limit ε → 0 but for O(ε), after a layer in which `a` relaxes.
+    np.testing.assert_allclose(x[1, 1:], _scipy_limit(U, TARGET)[1:], atol=1e-6)
+    dln.check_network(Steps(A, U, POINTS[::10], WIDTH))
+
+
+def test_limit_and_its_derivatives_against_scipy():
+    other = np.array([0.25, 0.8])
+    (_, (x, result)), gradient = _limits(np.stack([U, other]), np.stack([TARGET, TARGET**2]))
+    assert np.all(names_of(result) == "successful")
+    np.testing.assert_allclose(x[0], _scipy_limit(U, TARGET), atol=1e-6)
+    np.testing.assert_allclose(x[1], _scipy_limit(other, TARGET**2), atol=1e-6)
+    loss = lambda u, target: np.mean((_scipy_limit(u, target)[-1] - target) ** 2)
+    h = 1e-4
+    for i, e in enumerate(np.eye(2) * h):
+        slope = (loss(U + e, TARGET) - loss(U - e, TARGET)) / (2 * h)
+        np.testing.assert_allclose(gradient[0][0, i], slope, rtol=1e-4)  # h², and kinks
+    along = h * np.cos(5 * POINTS)
+    slope = (loss(U, TARGET + along) - loss(U, TARGET - along)) / (2 * h)
+    np.testing.assert_allclose(gradient[1][0] @ along / h, slope, rtol=1e-5)
+
+
+def test_equal_neurons_stay_together_at_the_optimum_of_least_norm():
+    u = np.array([0.4, 0.4])
+    (_, (x, result)), gradient = _limits(np.stack([u, u]), np.stack([TARGET, TARGET]))
+    assert np.all(names_of(result) == "successful")
+    # One neuron in their place has twice the height, and moves with half the gradient of each.
+    B = lambda v: _steps(np.array([v]))[0]
+    best = lambda v: np.linalg.lstsq(B(v), TARGET)[0]
+    loss = lambda v: np.mean((TARGET - B(v) @ best(v)) ** 2)
+    slope = lambda v: (loss(v + 1e-5) - loss(v - 1e-5)) / 2e-5
+    run = solve_ivp(lambda _, v: -slope(v[0]) / 2, (0, S[-1]), u[:1], t_eval=S, rtol=1e-9)
+    exact = np.array([B(v) @ best(v) for v in run.y[0]])
+    np.testing.assert_allclose(x[0], exact, atol=1e-6)
+    assert np.all(np.isfinite(gradient[0])) and np.all(np.isfinite(gradient[1]))
+
+
+def test_derivatives_of_an_optimum_of_least_norm():
+    # `x = u∘v` on two rows and three columns: the optimal `v` are a line, of which the one of least
+    # norm turns with `u`.
+    rng = np.random.default_rng(1)
+    X, y, u, along = (rng.normal(size=s) for s in ((2, 3), 2, 3, 3))
+
+    def settled(u):
+        net = TwoTimescale(dln.UV(u, jnp.zeros(3)), fast="v")
+        return net._settled(dln.LeastSquares(X, y)).network.v
+
+    exact = lambda t: np.linalg.pinv(X * (u + t * along)) @ y
+    np.testing.assert_allclose(settled(jnp.asarray(u)), exact(0), rtol=1e-10)
+    slope = lambda u: jax.jvp(settled, (u,), (along,))[1]
+    first, second = jax.jvp(slope, (jnp.asarray(u),), (along,))
+    h = 1e-4
+    np.testing.assert_allclose(first, (exact(h) - exact(-h)) / (2 * h), rtol=1e-6)
+    h = 1e-3
+    np.testing.assert_allclose(
+        second, (exact(h) - 2 * exact(0) + exact(-h)) / h**2, rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("is_limit", [False, True])
+def test_steps_of_train(is_limit):
+    u, a, step = U.copy(), A.copy(), 0.01
+    network = Steps(A, U, POINTS, WIDTH)
+    network = TwoTimescale(network, fast="a") if is_limit else network
+    run = dln.train(network, _problem(), optax.sgd(step), eps=EPS, steps=20)
+    for _ in range(20):
+        a = _optimum(u, TARGET) if is_limit else a
+        of_a, of_u = _fields(a, u, TARGET)
+        u, a = u - step * of_u, a - step / EPS * of_a
+    a = _optimum(u, TARGET) if is_limit else a
+    last = run.network.network if is_limit else run.network
+    # In `run.network` arrays have a leading axis.
+    np.testing.assert_allclose(last.u[0], u, rtol=1e-10)
+    np.testing.assert_allclose(last.a[0] * last.unit.value[0], a, rtol=1e-9)
+    np.testing.assert_allclose(run.x[0], _steps(u)[0] @ a, rtol=1e-9)
+    np.testing.assert_allclose(run.s, run.t)
+
+
+def test_float32():
+    network = TwoTimescale(Steps(*(np.float32(v) for v in (A, U, POINTS, WIDTH))), fast="a")
+    scale = np.float32(np.sqrt(2 / N))
+    problem = dln.LeastSquares(scale * np.eye(N, dtype="float32"), scale * np.float32(TARGET))
+    flow = dln.gradient_flow(network, problem, S, log_eps=-2000.0, formulation=FORM)
+    assert flow.x.dtype == jnp.float32
+    # Half of the digits of the optimum, as the normal equations have them.
+    np.testing.assert_allclose(flow.x, _scipy_limit(U, TARGET), atol=1e-3)
+
+
+def test_bad_values():
+    steps = lambda a=A, u=U, points=POINTS, width=WIDTH: Steps(a, u, points, width)
+    for arguments, message in (
+        (dict(a=A[:2]), "must have one entry more than `u`"),
+        (dict(points=POINTS[:, None]), r"`points` must have shape \(N,\)"),
+        (dict(points=POINTS * np.nan), "not finite"),
+        (dict(width=0.0), "`width` must be positive and finite, got 0.0"),
+        (dict(width=POINTS), "`width` must be a scalar"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            steps(**arguments)
+    for fast in ("points", "b", 3):
+        with pytest.raises(ValueError, match="must name weights of Steps, one of 'a', 'u'"):
+            TwoTimescale(steps(), fast=fast)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="Linear has no weights but 'u'"):
+        TwoTimescale(dln.Linear(U), fast="u")
+    for network, fast in ((steps(), "u"), (dln.Deep(U, U, depth=3), "u")):
+        with pytest.raises(TypeError, match="must be linear in its weights 'u'"):
+            TwoTimescale(network, fast=fast)
+    with pytest.raises(TypeError, match="`network` must be a network"):
+        TwoTimescale(U, fast="a")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="`fast` must name weights of MixedDepth, one of none"):
+        TwoTimescale(MixedDepth(dln.Linear(U), dln.UV(U, U)), fast="linear")
+    decayed = dln.LeastSquares(np.eye(N), TARGET, 0.1)
+    for network in (steps(), TwoTimescale(steps(), fast="a")):
+        with pytest.raises(ValueError, match="takes no weight decay, got 0.1"):
+            dln.gradient_flow(network, decayed, S, eps=EPS, formulation=FORM)
+    logistic = dln.Logistic(np.eye(N), np.sign(TARGET - 2))
+    with pytest.raises(TypeError, match="The square of `LeastSquares` is assumed here"):
+        dln.gradient_flow(TwoTimescale(steps(), fast="a"), logistic, S, eps=EPS, formulation=FORM)
+    with pytest.raises(TypeError, match="has no dual form"):
+        dln.gradient_flow(steps(), _problem(), S, eps=EPS)
+
+
+def test_bad_values_under_tracing():
+    @jax.jit
+    @jax.vmap
+    def run(width, decay):
+        network = TwoTimescale(Steps(A, U, POINTS, width), fast="a")
+        scale = np.sqrt(2 / N)
+        problem = dln.LeastSquares(scale * np.eye(N), scale * TARGET, decay)
+        flow = dln.gradient_flow(network, problem, S, eps=EPS, formulation=FORM, throw=False)
+        return flow.x, flow.result
+
+    x, result = run(np.array([WIDTH, -1.0, WIDTH]), np.array([0.0, 0.0, 0.1]))
+    assert list(names_of(result)) == ["successful", "invalid_shape", "invalid_decay"]
+    np.testing.assert_allclose(x[0], _scipy_limit(U, TARGET), atol=1e-6)
+    assert np.all(np.isnan(x[1:]))
