@@ -33,6 +33,10 @@ class Steps(AbstractNetwork):
     optimum for `u` at every time, it is that of `TwoTimescale(network, fast="a")`. There is no
     weight decay.
 
+    The field has kinks, where points leave a step. With 16 points to a step or more they are small;
+    with fewer, errors of a flow are some 100 times its tolerance, and its derivatives may be off by
+    1e-3.
+
     The paper learns from a stream of fresh points, in stochastic steps. That is outside of this
     package, where a problem has its data: `train` samples from the points.
 

@@ -105,13 +105,10 @@ class TwoTimescale(AbstractNetwork):
     def _check_linear(self) -> None:
         """Raise a `TypeError` unless JAX can transpose `x` as a function of the fast weights."""
         outputs, value = (lambda v: self._with(v)()), self.value.value
-
-        def transposed(value):
-            x = outputs(value)
-            return jax.linear_transpose(outputs, value)(jnp.zeros_like(x))
-
+        x = jax.eval_shape(outputs, value)  # outside of `try`: a network may be wrong in itself
+        transposed = lambda x: jax.linear_transpose(outputs, value)(x)
         try:
-            jax.eval_shape(transposed, value)
+            jax.eval_shape(transposed, x)
         except Exception as error:
             raise TypeError(
                 f"`x` of {type(self.slow).__name__} must be linear in its weights {self.fast!r}, "
