@@ -1,5 +1,7 @@
 """Shallow networks of steps, and networks of which some weights are infinitely fast."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -217,7 +219,8 @@ def test_steps_of_train(is_limit):
         of_a, of_u = _fields(a, u, TARGET)
         u, a = u - step * of_u, a - step / EPS * of_a
     a = _optimum(u, TARGET) if is_limit else a
-    last = run.network.network if is_limit else run.network
+    last: Any = run.network
+    last = last.network if is_limit else last
     # In `run.network` arrays have a leading axis.
     np.testing.assert_allclose(last.u[0], u, rtol=1e-10)
     np.testing.assert_allclose(last.a[0] * last.unit.value[0], a, rtol=1e-9)
@@ -236,7 +239,8 @@ def test_float32():
 
 
 def test_bad_values():
-    steps = lambda a=A, u=U, points=POINTS, width=WIDTH: Steps(a, u, points, width)
+    good: dict = dict(a=A, u=U, points=POINTS, width=WIDTH)
+    steps = lambda **other: Steps(**good | other)
     for arguments, message in (
         (dict(a=A[:2]), "must have one entry more than `u`"),
         (dict(points=POINTS[:, None]), r"`points` must have shape \(N,\)"),

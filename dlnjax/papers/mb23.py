@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 from matplotlib.figure import Figure
 from scipy.integrate import quad
 
@@ -34,7 +34,7 @@ PAIR, EQUAL = (0.03, 0.05), (0.04, 0.04)
 # A function with five jumps, and two steps around each of them, at random.
 PLACES, JUMPS, WIDTH = np.linspace(0.2, 0.8, 5), np.array([4.0, -4.0, 2.0, -2.0, 4.0]), 0.04
 EPS, STARTS, TIMES = (0.99, 0.3, 0.03), 20, np.linspace(0, 0.3, 61)
-FLOW = dict(formulation=WeightForm(), throw=False)
+FLOW: dict[str, Any] = dict(formulation=WeightForm(), throw=False)
 
 
 class Integral(AbstractProblem):
@@ -54,14 +54,14 @@ class Integral(AbstractProblem):
     def r(self) -> Array:
         return self._weight * self.target
 
-    def matvec(self, x):
-        return self._weight * x
+    def matvec(self, x: ArrayLike) -> Array:
+        return self._weight * jnp.asarray(x)
 
     def gram(self) -> Array:
         return jnp.diag(self.gram_diagonal())
 
-    def gram_column(self, j):
-        return self.gram()[j]
+    def gram_column(self, j: ArrayLike) -> Array:
+        return jnp.take(self.gram(), j, axis=1)
 
     def gram_block(self, index: Array) -> Array:
         return self._weight * (index[:, None] == index[None, :])
@@ -73,12 +73,14 @@ class Integral(AbstractProblem):
     def rank_bound(self) -> int:
         return len(self.target)
 
-    def loss(self, x) -> Array:
+    def loss(self, x: ArrayLike) -> Array:
         x = self.as_points(x)
         return self._weight / 2 * jnp.sum((x - jnp.broadcast_to(self.target, x.shape)) ** 2, -1)
 
 
-def instance(places: np.ndarray, jumps: np.ndarray, window: tuple[float, float], N: int):
+def instance(
+    places: np.ndarray, jumps: np.ndarray, window: tuple[float, float], N: int
+) -> tuple[np.ndarray, Integral]:
     """Midpoints of a window, and the integral for the function with these jumps."""
     low, high = window
     points = low + (high - low) * (np.arange(N) + 0.5) / N
