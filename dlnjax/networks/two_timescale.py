@@ -58,7 +58,7 @@ class TwoTimescale(AbstractNetwork):
         flow = dln.gradient_flow(
             network, problem, s, eps=0.5, formulation=dln.WeightForm(), rtol=1e-5
         )
-        problem.loss(flow.x)  # (0.063, 0.049); with steps of width 0, 0.0667 and 0.0497
+        problem.loss(flow.x)  # (0.066, 0.036); at the start 0.0667 with steps of width 0
         ```
 
     !!! cite "Reference"
