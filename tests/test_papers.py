@@ -18,6 +18,7 @@ from dlnjax.papers import (
     gis20,
     ledger,
     lyu24,
+    mb23,
     mor20,
     pba24,
     pf23,
@@ -61,6 +62,10 @@ def test_separable_data():
 
 def test_least_degree():
     _hold(pba24.profiles(), "PBA24-profiles")
+
+
+def test_two_time_scales():
+    _hold(mb23.hitting(), "MB23-hitting")
 
 
 def test_gossip_spreads():
@@ -166,5 +171,5 @@ def test_every_claim_has_a_row_or_a_figure():
     stated += " Zhao26-growth Dec26-start Mor20-path Gun18-margin Lyu24-grokking"
     stated += " PBA24-switch PBA24-profiles EBBF21-rates EBBF21-gossip BL22-moment BL22-bessel"
     stated += " BMZ23-times MBBB24-risk MBBB24-manifold"
-    stated += " GB21-risk GB21-amp"
+    stated += " GB21-risk GB21-amp MB23-hitting MB23-loss"
     assert set(ledger.CLAIMS) == set(stated.split())

@@ -57,7 +57,7 @@ def trajectory(moving: Moving, fixed: Fixed) -> tuple[PyTree[Array], State]:
 def _(primals, tangents):
     moving, fixed = primals
     changes, _ = tangents
-    solver = driver.with_scan(fixed.solver, "bounded")
+    solver = driver.with_derivatives(fixed.solver, True)
     fixed = dataclasses.replace(fixed, solver=solver, block=BLOCK)
     states, state, trace = _traced(moving, fixed)
     # Only what moves is differentiated: `changes` is None elsewhere.

@@ -10,6 +10,7 @@ through the loop is in `adjoint.py`.
 """
 
 import abc
+import dataclasses
 from typing import Any, NamedTuple
 
 import diffrax
@@ -23,6 +24,7 @@ from .._batching import any_lane
 from .._derivatives import held
 from .._loops import while_loop
 from .._results import RESULTS
+from .kvaerno5 import StagewiseKvaerno5
 from .terms.base import AbstractFlowTerm
 
 # Attempts in a block. With blocks of 16, batches of 128 flows 3 × 4 and of 25 flows 20 × 40 took
@@ -97,14 +99,19 @@ def prepared(
         ]
         of = lambda tree: [getattr(tree, n) for n in names]
         solver = eqx.tree_at(lambda s: of(s.root_finder), solver, of(controller))
-    return with_scan(solver, "lax")
+    return with_derivatives(solver, False)
 
 
-def with_scan(solver: diffrax.AbstractSolver[Any], kind: str) -> diffrax.AbstractSolver[Any]:
-    """A Runge–Kutta method of diffrax with this kind of loop over its stages: `lax` is the fastest,
-    `bounded` has derivatives in reverse mode too. Other solvers as they are."""
+def with_derivatives(
+    solver: diffrax.AbstractSolver[Any], is_asked: bool
+) -> diffrax.AbstractSolver[Any]:
+    """`solver` with derivatives of a step in both modes, or without, which is faster."""
+    if isinstance(solver, StagewiseKvaerno5):
+        return dataclasses.replace(solver, has_derivatives=is_asked)
     if not hasattr(solver, "scan_kind"):
         return solver
+    # A Runge–Kutta method of diffrax: the kind of loop over its stages.
+    kind = "bounded" if is_asked else "lax"
     return eqx.tree_at(lambda s: s.scan_kind, solver, kind, is_leaf=lambda v: v is None)
 
 

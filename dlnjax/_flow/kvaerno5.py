@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
@@ -112,6 +113,8 @@ class StagewiseKvaerno5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptive
     # The default of `diffrax.Kvaerno5`. If a stage does not converge in 10 chord iterations, the
     # step is rejected and retried with a fifth of its length.
     root_find_max_steps: int = 10  # pyright: ignore[reportIncompatibleVariableOverride]
+    # Those of the stages have the value 0, but XLA computes them, in half of the time of a step.
+    has_derivatives: bool = eqx.field(static=True, default=True)
 
     term_structure: ClassVar[Any] = diffrax.AbstractTerm
     interpolation_cls: ClassVar[Callable[..., Any]] = diffrax.Kvaerno5.interpolation_cls
@@ -143,6 +146,8 @@ class StagewiseKvaerno5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptive
     ) -> tuple[Any, Any, dict[str, Any], Any, diffrax.RESULTS]:
         inputs = held((terms, t0, t1, y0, args, solver_state, made_jump))
         y1, error, dense, solver_state, result = self._plain().step(*inputs)
+        if not self.has_derivatives:
+            return y1, error, dense, solver_state, result
         # A trial step that overflows is rejected. Its stages are replaced by 0, since derivatives
         # through inf would be NaN for the whole trajectory.
         is_finite = jnp.stack([jnp.all(jnp.isfinite(k)) for k in jax.tree.leaves(dense["k"])]).all()

@@ -35,7 +35,7 @@ from .._results import RESULTS, first_failure, raise_on_failure
 from ..networks import AbstractDualNetwork
 from ..networks.signs import sides, signed
 from .depth2 import check_depth_2, weight_rate
-from .driver import with_scan
+from .driver import with_derivatives
 from .formulations import DualForm
 from .gradient_flow import as_times
 from .link import link_of
@@ -285,7 +285,7 @@ def _integrate(
     chunks = -(-len(nodes) // CHUNK)
     nodes = jnp.pad(nodes, (0, chunks * CHUNK - len(nodes)), constant_values=1)
     nodes = nodes.reshape(chunks, CHUNK)
-    solver = with_scan(diffrax.Heun(), "bounded")
+    solver = with_derivatives(diffrax.Heun(), True)
 
     def step(carry, inputs):
         before, state = carry

@@ -122,7 +122,8 @@ def run_steps(
     dtype = problem.r.dtype
     start = varying(start, problem)
     vector, unravel = ravel_pytree(weights_of(start))
-    combine = lambda weights: eqx.combine(weights, start, is_leaf=is_constant)
+    put = lambda weights, network: eqx.combine(weights, network, is_leaf=is_constant)
+    combine = lambda weights: put(weights, start)._settled(problem)
     with_weights = lambda vector: combine(unravel(vector))
     as_vector = lambda weights: ravel_pytree(weights)[0].astype(dtype)
     optimizer = optax.with_extra_args_support(optimizer)
@@ -130,9 +131,11 @@ def run_steps(
     def gradients(weights, batch: Batch):
         """`x`, and the gradient of the objective with respect to `x` (without the penalty) and to
         the weights (with it)."""
+        # What follows the problem is at its optimum, where the gradient in it is 0: it is held.
+        here = combine(weights)
 
         def outputs(weights):
-            net = combine(weights)
+            net = put(weights, here)
             return net(), net.penalty(problem.weight_decay)
 
         (x, penalty), pull = jax.vjp(outputs, weights)

@@ -6,6 +6,8 @@
 - `single_index.py`, `gaussian.py`: a shallow network by its Hermite coefficients, and `hermite`.
 - `single_location.py`: an attention layer, by expectations on quadrature nodes.
 - `pretrained.py`: a network that starts at a given linear model.
+- `steps.py`: a shallow network of one variable.
+- `two_timescale.py`: a network with weights that are at their optimum at every time.
 - `growth_time.py`: the growth time of a product of layers, and its inverse.
 - `growth.py`: the link of a network as an exponential or a power, relative to its start.
 - `prior.py`: where a network starts, as `ε → 0`.
@@ -28,3 +30,5 @@ from .mixed_depth import MixedDepth as MixedDepth
 from .pretrained import Pretrained as Pretrained
 from .single_index import SingleIndex as SingleIndex
 from .single_location import SingleLocation as SingleLocation
+from .steps import Steps as Steps
+from .two_timescale import TwoTimescale as TwoTimescale

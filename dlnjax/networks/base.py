@@ -134,6 +134,14 @@ class AbstractNetwork(eqx.Module):
         """Whether a traced point is valid that the network starts from, other than its shape."""
         return jnp.asarray(True)
 
+    def _start_size(self, log_eps: Float[Array, ""]) -> Float[Array, ""]:
+        """How large the weights at the start are beside the shape, for tolerances: `√ε`."""
+        return jnp.exp(log_eps / 2)
+
+    def _settled(self: _N, problem: AbstractProblem) -> _N:
+        """The network with what is no weight, but a function of its weights and the problem."""
+        return self
+
 
 class Constant(eqx.Module):
     """An array in a network that is not a weight: data of a user's network.
@@ -389,6 +397,18 @@ def harmless_network(network: _N, valid: Array) -> _N:
     leaves, structure = jax.tree.flatten(network)
     some = [harmless(k, v) if eqx.is_inexact_array(v) else v for k, v in enumerate(leaves)]
     return jax.tree.unflatten(structure, some)
+
+
+def zero_penalty(network: AbstractNetwork, weight_decay: Array, why: str) -> Array:
+    """The penalty 0 of a network that takes no weight decay: NaN for another one that is traced.
+
+    **Raises:** `ValueError` for one that is known."""
+    if is_concrete(weight_decay) and float(weight_decay) != 0:
+        raise ValueError(
+            f"`{type(network).__name__}` takes no weight decay, got {float(weight_decay)}: {why}. "
+            "Use `weight_decay=0`."
+        )
+    return jnp.where(weight_decay == 0, 0, jnp.nan).astype(weight_decay.dtype)
 
 
 def as_network_weights(value: ArrayLike, name: str) -> Array:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from .._checks import check_type, is_concrete
-from .base import AbstractDualNetwork
+from .._checks import check_type
+from .base import AbstractDualNetwork, zero_penalty
 from .linear import Linear
 
 
@@ -82,12 +82,7 @@ class MixedDepth(AbstractDualNetwork):
             ```
         """
         # A linear coordinate with decay forgets: it is no function of the dual at that time.
-        if is_concrete(weight_decay) and float(weight_decay) != 0:
-            raise ValueError(
-                f"`MixedDepth` takes no weight decay, got {float(weight_decay)}: its flow would "
-                "not close in the dual variable. Use `weight_decay=0`."
-            )
-        return jnp.where(weight_decay == 0, 0, jnp.nan).astype(self.linear.u.dtype)
+        return zero_penalty(self, weight_decay, "its flow would not close in the dual variable")
 
     def model(self, w: Array, log_eps: Array) -> Array:
         k = len(self.linear.u)

@@ -35,6 +35,7 @@ from . import (
     gis20,
     jac25,
     mbbb24,
+    mb23,
     ms25,
     pap24,
     pba24,
@@ -378,4 +379,5 @@ FIGURES = {
     "BMZ23-times": bmz23.figure,
     "MBBB24-risk": mbbb24.figure,
     "GB21-risk": large_designs,
+    "MB23-loss": mb23.figure,
 }

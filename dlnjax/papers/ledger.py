@@ -23,6 +23,7 @@ from . import (
     jac25,
     lyu24,
     mbbb24,
+    mb23,
     mor20,
     ms25,
     pap24,
@@ -68,6 +69,7 @@ CLAIMS: dict[str, Claim] = {
         *mbbb24.CLAIMS,
         *lyu24.CLAIMS,
         *gb21.CLAIMS,
+        *mb23.CLAIMS,
     ]
 }
 

@@ -61,7 +61,7 @@ class WeightTerm(AbstractFlowTerm):
         if self.varies is not None:
             problem = with_decay(problem, self.varies.values[0])
         self.problem = problem
-        self.start = network.initial(log_eps)
+        self.start = network.initial(log_eps)._settled(problem)
         self.time_scale = network.time_scale(log_eps)
         if isinstance(network, Linear):  # its weights are x itself, of its own size from any start
             self.weight_size = self.dual_size = x_size(network, problem, log_eps)
@@ -71,7 +71,7 @@ class WeightTerm(AbstractFlowTerm):
             shape, start = weights_of(network), weights_of(self.start)
             largest = lax.stop_gradient(largest_of(shape))
             largest = jnp.where(largest > 0, largest, 1)
-            self.weight_size = jnp.exp(lax.stop_gradient(log_eps) / 2) * largest
+            self.weight_size = network._start_size(lax.stop_gradient(log_eps)) * largest
             correlation = jnp.max(jnp.abs(problem.gradient(self.start())))
             dual_size = correlation * largest_of(start) / largest_of(self.velocity(start))
             is_known = jnp.isfinite(dual_size) & (dual_size > 0)
@@ -143,21 +143,25 @@ class WeightTerm(AbstractFlowTerm):
 
     def _network(self, weights) -> AbstractNetwork:
         """The network with these weights, and its other leaves."""
-        return eqx.combine(weights, self.start, is_leaf=is_constant)
+        return eqx.combine(weights, self.start, is_leaf=is_constant)._settled(self.problem)
 
     def velocity(self, weights):
         """`d(weights)/ds` of gradient flow."""
+        return self._velocity(self._network(weights))
 
+    def _velocity(self, here: AbstractNetwork):
+        # What follows the problem is at its optimum, where the gradient in it is 0: it is held.
         def objective(weights):
-            network = self._network(weights)
+            network = eqx.combine(weights, here, is_leaf=is_constant)
             penalty = network.penalty(self.problem.weight_decay)
             return self.problem.loss(network()) + penalty
 
-        gradient = eqx.filter_grad(objective)(weights)
+        gradient = eqx.filter_grad(objective)(weights_of(here))
         return jax.tree.map(lambda g: -self.time_scale * g, gradient)
 
     def vf(self, t, y, args):
-        return self.velocity(y[0]), self._network(y[0])() / self.zeta
+        here = self._network(y[0])
+        return self._velocity(here), here() / self.zeta
 
     def read(self, s, state):
         z = self.zeta * state[1]
