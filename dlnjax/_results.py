@@ -286,6 +286,12 @@ def raise_on_failure(solution: _S, result: RESULTS, throw: bool, kept: tuple[str
     raise eqx.EquinoxRuntimeError(cause)
 
 
+def is_known_to_succeed(result: RESULTS) -> bool:
+    """Whether every lane is successful; False under tracing, where nothing is known."""
+    good = result_code(RESULTS.successful)
+    return not result.is_traced() and bool(np.all(_on_host(result) == good))
+
+
 def _on_host(result: RESULTS) -> np.ndarray:
     """The codes of all lanes; if they are distributed, of those that this process holds."""
     codes: Any = result_code(result)
