@@ -199,7 +199,7 @@ def test_the_choice_is_compiled_where_it_is_needed(caplog):
     twins, shape = X.copy(), np.array([1.0, 2.0, 1.0])
     twins[:, 1] = twins[:, 0]
 
-    def end(X, y, decay=0.0):
+    def end(X, y, decay: Any = 0.0):
         return dln.limit_flow(dln.UV(shape, 0 * shape), dln.LeastSquares(X, y, decay)).slopes[-1]
 
     def programs(X, y):

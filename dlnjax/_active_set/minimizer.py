@@ -136,6 +136,7 @@ def select(
     slopes: Float[Array, "K d"],
     distance: Float[Array, "K signs d"],
     is_known: Bool[Array, " K"],
+    *,
     chooses: bool,
 ) -> tuple[Float[Array, "K d"], Selection, Bool[Array, ""]]:
     """The plateaus that are the limit, their `Selection`, and whether one is undetermined.

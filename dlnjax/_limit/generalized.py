@@ -243,7 +243,7 @@ def _assemble(
         square = square_at(x * rows.scale, problem)
         scaled = Scaled(square, initial_dual, positive)
         one = jax.tree.map(lambda v: v[None], (*row[:3], x, *row[3:]))
-        x, selection, is_lost = select(square, scaled, prior, initial_dual, *one, chooses)
+        x, selection, is_lost = select(square, scaled, prior, initial_dual, *one, chooses=chooses)
         return x[0], jax.tree.map(lambda v: v[0], selection), is_lost
 
     chosen, selection, is_lost = jax.vmap(choose)(slopes, index, sign, knots, distance, is_known)

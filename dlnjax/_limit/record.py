@@ -84,7 +84,7 @@ def assemble(
     is_known = indices(K) <= row - ends_early.astype(jnp.int32)
     events = record.index, record.sign, knots, slopes, distance, is_known
     chosen, selection, is_undetermined = select(
-        problem, scaled, prior, initial_dual, *events, chooses
+        problem, scaled, prior, initial_dual, *events, chooses=chooses
     )
     slopes = chosen[rows]
     is_new = any_lane(jnp.any(selection.free))
