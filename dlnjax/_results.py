@@ -296,6 +296,15 @@ def raise_on_failure(solution: _S, result: RESULTS, throw: bool, kept: tuple[str
     raise eqx.EquinoxRuntimeError(cause)
 
 
+def is_known_to_succeed(result: RESULTS) -> bool:
+    """Whether every lane is successful; False under tracing, where nothing is known, and where
+    other processes hold lanes, which must decide alike."""
+    codes: Any = result_code(result)
+    if result.is_traced() or not getattr(codes, "is_fully_addressable", True):
+        return False
+    return bool(np.all(np.asarray(codes) == result_code(RESULTS.successful)))
+
+
 def _on_host(result: RESULTS) -> np.ndarray:
     """The codes of all lanes; if they are distributed, of those that this process holds."""
     codes: Any = result_code(result)

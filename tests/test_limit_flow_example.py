@@ -2,7 +2,7 @@
 stops, and what it refuses."""
 
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -192,3 +192,44 @@ def test_the_shape_does_not_matter_at_depth_two(deactivating):
     # But a degenerate one never moves.
     shape = jax.jit(lambda u: dln.limit_flow(dln.UV(u, np.ones(4)), problem, throw=False))
     assert shape(np.ones(4)).result == dln.RESULTS.invalid_shape
+
+
+def test_the_choice_is_compiled_where_it_is_needed(caplog):
+    X, y = np.array([[1.0, 0.2, 0.3], [0.0, 1.0, 1.0]]), np.array([1.0, 2.0])
+    twins, shape = X.copy(), np.array([1.0, 2.0, 1.0])
+    twins[:, 1] = twins[:, 0]
+
+    def end(X, y, decay: Any = 0.0):
+        return dln.limit_flow(dln.UV(shape, 0 * shape), dln.LeastSquares(X, y, decay)).slopes[-1]
+
+    def programs(X, y):
+        caplog.clear()
+        with jax.log_compiles():
+            x = end(X, y)
+        np.testing.assert_allclose(X @ x, y, atol=1e-13)
+        return sum("Compiling" in m and "_limit" in m.split(" with ")[0] for m in caplog.messages)
+
+    assert [programs(X, y), programs(X, 2 * y)] == [1, 0]
+    assert [programs(twins, y), programs(twins, 2 * y)] == [1, 0]
+    # Twins share in the ratio of the squares of their shapes: where the data are known, also inside
+    # of `jit`, and in the last phase of a schedule.
+    schedule = dln.Schedule([1.0], [0.1, 0.0])
+    for x in end(twins, y), jax.jit(lambda: end(twins, y))(), end(twins, y, schedule):
+        np.testing.assert_allclose(x, [0.08, 0.32, 2], atol=1e-13)
+
+
+def test_a_start_for_the_limit_only():
+    """Without a `growth` only `w(0) = (0, 1)` is known; the second jump is at `1/y₂`."""
+
+    class Silent(dln.UV):
+        def growth(self, log_eps) -> Any:
+            return None
+
+    def jumps(y):
+        network = Silent(jnp.ones(2), jnp.zeros(2))
+        start = jnp.array([1.0, 0.0])
+        return dln.limit_flow(network, dln.LeastSquares(np.eye(2), y), start=start).jumps[:2]
+
+    y = jnp.array([1.0, 0.5])
+    np.testing.assert_allclose(jumps(y), [0, 2], rtol=1e-13)
+    np.testing.assert_allclose(jax.jit(jumps)(y), [0, 2], rtol=1e-13)

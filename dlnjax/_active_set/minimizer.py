@@ -136,13 +136,16 @@ def select(
     slopes: Float[Array, "K d"],
     distance: Float[Array, "K signs d"],
     is_known: Bool[Array, " K"],
+    *,
+    chooses: bool,
 ) -> tuple[Float[Array, "K d"], Selection, Bool[Array, ""]]:
     """The plateaus that are the limit, their `Selection`, and whether one is undetermined.
 
     `slopes` are some minimisers, in units in which columns have norm 1; they stay where the loss
     has one minimiser, or none is determined. `distance` is `|w|` at the knots, relative to the
     terms whose difference it is. If all coordinates with `w = 0` are in the active set, whose
-    columns are independent, nothing is computed.
+    columns are independent, nothing is computed. Without `chooses`, which is static, all other
+    plateaus on which coordinates may rest at `w = 0` are undetermined.
     """
     K, d = slopes.shape
     tol = Tolerances(slopes.dtype)
@@ -172,6 +175,8 @@ def select(
         resting = (others & (far <= near)) | active
         # A coordinate that leaves at this jump has w = 0, too, but a positive speed.
         todo = jnp.any(others & (far <= tol.violation), axis=(1, 2))
+        if not chooses:
+            return slopes, start, jnp.any(todo)
         is_running = lambda state: any_lane(jnp.any(state[0]))
 
         def step(state):

@@ -218,7 +218,9 @@ def attempt(moving: Moving, fixed: Fixed, state: State) -> tuple[State, Record]:
     # of 0.8 rounds to 1.
     is_stuck = ~is_idle & ~is_at_end & (~(s1 > s) | (~keep & ~(s1 < ends)))
     is_out = ~state.is_done & ~is_at_end & (num_steps >= fixed.max_steps)
-    result = RESULTS.where(is_out, RESULTS.promote(diffrax.RESULTS.max_steps_reached), state.result)
+    # Of diffrax, as pyright sees it. (`promote` would compile five small programs.)
+    too_many: Any = RESULTS.max_steps_reached
+    result = RESULTS.where(is_out, too_many, state.result)
     result = RESULTS.where(is_stuck, RESULTS.step_too_small, result)
     step_result = RESULTS.promote(step_result)
     failed = keep & (step_result != RESULTS.successful)

@@ -67,6 +67,7 @@ def follow_rows(
     *,
     positive: bool,
     max_knots: int,
+    chooses: bool,
 ) -> tuple[LimitFlow, Segments]:
     """`process.follow` for a generalised linear model, with the same arguments."""
     d, dtype, K = initial_dual.shape[1], initial_dual.dtype, max_knots
@@ -181,7 +182,7 @@ def follow_rows(
     )
     goes_on = lambda carry: any_lane(~carry[0].is_done)
     state, record = while_loop(goes_on, step, (state, record))
-    return _assemble(problem, rows, state, record, ~valid, initial_dual, prior, positive)
+    return _assemble(problem, rows, state, record, ~valid, initial_dual, prior, positive, chooses)
 
 
 def _assemble(
@@ -193,6 +194,7 @@ def _assemble(
     initial_dual: Array,
     prior: Prior | None,
     positive: bool,
+    chooses: bool,
 ) -> tuple[LimitFlow, Segments]:
     """The path in the user's units, from the record: selected, and certified as in `record.py`."""
     d, dtype, K = initial_dual.shape[1], initial_dual.dtype, record.s.shape[0]
@@ -241,7 +243,7 @@ def _assemble(
         square = square_at(x * rows.scale, problem)
         scaled = Scaled(square, initial_dual, positive)
         one = jax.tree.map(lambda v: v[None], (*row[:3], x, *row[3:]))
-        x, selection, is_lost = select(square, scaled, prior, initial_dual, *one)
+        x, selection, is_lost = select(square, scaled, prior, initial_dual, *one, chooses=chooses)
         return x[0], jax.tree.map(lambda v: v[0], selection), is_lost
 
     chosen, selection, is_lost = jax.vmap(choose)(slopes, index, sign, knots, distance, is_known)

@@ -7,6 +7,7 @@
 import functools as ft
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
@@ -22,11 +23,10 @@ from .._problem import (
     is_decay,
     validity,
 )
-from .._results import RESULTS, first_failure, raise_on_failure
+from .._results import RESULTS, first_failure, is_known_to_succeed, raise_on_failure
 from ..networks import AbstractDualNetwork, AbstractNetwork
 from ..networks.base import harmless_network, matched, shape_of, takes
 from ..networks.pretrained import Pretrained, as_start
-from ..networks.prior import Prior
 from .generalized import follow_rows
 from .phases import follow_phases
 from .process import follow
@@ -34,22 +34,36 @@ from .process import follow
 
 @eqx.filter_jit
 def _limit(
+    network: AbstractDualNetwork,
     problem: AbstractProblem,
-    initial_dual: Array,
     s_max: Array,
-    prior: Prior | None,
-    refused: RESULTS,
-    positive: bool,
     max_knots: int,
+    chooses: bool,
 ) -> LimitFlow:
-    process = follow if problem.glm() is None else follow_rows
-    run = ft.partial(process, positive=positive, max_knots=max_knots)
-    solve = event_driven(run, limit_on_segments, problem)
-    limit = solve(problem, initial_dual, s_max, prior)
-    # A refused network or start has NaN in `initial_dual`, from which the process knows no cause:
-    # the one found by `limit_flow` comes first.
-    result = first_failure(validity(problem), refused, limit.result)
-    return eqx.tree_at(lambda limit: limit.result, limit, result)
+    dtype, decay = problem.r.dtype, problem.weight_decay
+    # Known under `jit` too: some networks have a start for `ε → 0` only.
+    with jax.ensure_compile_time_eval():
+        limit = jnp.asarray(-jnp.inf, dtype)
+    is_taken, is_shaped = takes(network, decay) & is_decay(decay), shape_of(network, limit)
+    refused = first_failure(is_shaped, (is_taken, RESULTS.invalid_decay))
+    # Derivatives of a refused start would be NaN, also in lanes that the caller masks out: it is
+    # replaced by a harmless one.
+    network = harmless_network(network, is_shaped == RESULTS.successful)
+    initial_dual, prior = network.initial_dual(limit), network._prior(dtype)
+    # A refused lane ends at once in the process, which asks for a finite `initial_dual`.
+    initial_dual = jnp.where(refused == RESULTS.successful, initial_dual, jnp.nan)
+
+    def solve(problem: AbstractProblem, initial_dual: Array, s_max: Array) -> LimitFlow:
+        process = follow if problem.glm() is None else follow_rows
+        run = ft.partial(process, positive=network.positive, max_knots=max_knots, chooses=chooses)
+        path = event_driven(run, limit_on_segments, problem)(problem, initial_dual, s_max, prior)
+        # The process knows no cause for NaN in `initial_dual`: that of the refusal comes first.
+        result = first_failure(validity(problem), refused, path.result)
+        return eqx.tree_at(lambda path: path.result, path, result)
+
+    if isinstance(decay, Schedule):
+        return follow_phases(problem, decay, initial_dual, s_max, solve)
+    return solve(problem, initial_dual, s_max)
 
 
 def limit_flow(
@@ -161,25 +175,14 @@ def limit_flow(
         )
     if start is not None:
         network = Pretrained(network, as_start(start, "start", network))
-    limit = jnp.asarray(-jnp.inf, dtype)
-    is_taken, is_shaped = takes(network, problem.weight_decay), shape_of(network, limit)
-    is_taken = is_taken & is_decay(problem.weight_decay)
-    refused = first_failure(is_shaped, (is_taken, RESULTS.invalid_decay))
-    # Derivatives of a refused start would be NaN, also in lanes that the caller masks out: it is
-    # replaced by a harmless one.
-    network = harmless_network(network, is_shaped == RESULTS.successful)
-    initial_dual, prior = network.initial_dual(limit), network._prior(dtype)
-    # A refused lane ends at once in the process, which asks for a finite `initial_dual`.
-    initial_dual = jnp.where(refused == RESULTS.successful, initial_dual, jnp.nan)
     if max_knots is None:
         max_knots = default_events(problem)
     max_knots = as_count(max_knots, "max_knots")
-    solve = lambda problem, initial_dual, s_max: _limit(
-        problem, initial_dual, s_max, prior, refused, network.positive, max_knots
-    )
-    decay = problem.weight_decay
-    if isinstance(decay, Schedule):
-        path = follow_phases(problem, decay, initial_dual, s_max, solve)
-    else:
-        path = solve(problem, initial_dual, s_max)
+    args = network, problem, s_max, max_knots
+    # Few problems have several minimisers, and the choice is more than half of the program. Where
+    # values are known it is compiled for those alone that end as `limit_undetermined` without it.
+    # (A failure of another kind may come before, and hide that.)
+    path = _limit(*args, False) if is_concrete(*jax.tree.leaves(args)) else None
+    if path is None or not is_known_to_succeed(path.result):
+        path = _limit(*args, True)
     return raise_on_failure(path, path.result, throw, kept=("knots", "values", "slopes", "norms"))

@@ -171,11 +171,13 @@ def follow(
     *,
     positive: bool,
     max_knots: int,
+    chooses: bool,
 ) -> tuple[LimitFlow, Segments]:
     """The limit process from `w(0) = initial_dual`, shape `(1, d)` or `(2, d)`, up to `s_max`.
 
-    `prior` is the start of the network, for the selection of minimisers. Arguments are as checked
-    by `limit_flow`; bad values end in `result`.
+    `prior` is the start of the network, for the selection of minimisers: if it `chooses` none, a
+    plateau that may have several is undetermined. Arguments are as checked by `limit_flow`; bad
+    values end in `result`.
     """
     d, dtype = initial_dual.shape[1], initial_dual.dtype
     # One slot more than the rank: a column is tried before it is known to be dependent.
@@ -330,4 +332,5 @@ def follow(
         initial_dual=initial_dual,
         prior=prior,
         positive=positive,
+        chooses=chooses,
     )

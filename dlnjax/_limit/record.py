@@ -44,6 +44,7 @@ def assemble(
     initial_dual: Array,
     prior: Prior | None,
     positive: bool,
+    chooses: bool,
 ) -> tuple[LimitFlow, Segments]:
     """The path in the user's units, from the record of active sets, of which `row` is the last:
     selected, and certified."""
@@ -82,7 +83,9 @@ def assemble(
     # After the last knot of a process that ended early, no plateau was computed.
     is_known = indices(K) <= row - ends_early.astype(jnp.int32)
     events = record.index, record.sign, knots, slopes, distance, is_known
-    chosen, selection, is_undetermined = select(problem, scaled, prior, initial_dual, *events)
+    chosen, selection, is_undetermined = select(
+        problem, scaled, prior, initial_dual, *events, chooses=chooses
+    )
     slopes = chosen[rows]
     is_new = any_lane(jnp.any(selection.free))
     values, w = cond(is_new, follow, lambda _: (values, w), slopes)

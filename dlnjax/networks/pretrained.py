@@ -155,7 +155,8 @@ class Pretrained(AbstractDualNetwork):
         finite = jnp.where(is_limit, -1, log_eps)
         growth = self.growth(finite)
         if growth is None:
-            if not is_concrete(log_eps) or not bool(is_limit):
+            # By NumPy: under `jit` `is_limit` is traced, also of a known value.
+            if not is_concrete(log_eps) or not np.isneginf(np.asarray(log_eps)):
                 raise TypeError(_needs_growth(self.network))
             return limit
         if growth.is_exponential:
