@@ -181,7 +181,9 @@ class CoordinateTerm(AbstractDualTerm):
         x, slope = self.response(state[0])
         in_h = error_of_difference(slope, x, error[0][2], self.largest)
         in_w = jnp.concatenate([in_w, in_h[None]])
-        return self.size() * in_w, error_of_average(z, in_z, excess(slope, self.largest))
+        return self.size() * in_w, error_of_average(
+            z, in_z, excess(slope * self.size(), self.largest)
+        )
 
     def read(self, s, state):
         (w, z), start = state, self.link.start

@@ -1,10 +1,10 @@
 """How errors of a step count in `x`, and what units a flow has that starts larger than `x`.
 
 Where `x` is the difference of nearly equal `q⁺` and `q⁻`, a change of `g = Xᵀν` changes `σ²x`
-by `E = E⁺ + E⁻`, the slopes, times as much. With `E` a thousand times the size of `σ²x`
-(`size_of_x`), all of training happens while `g` moves by a thousandth: `excess` is this number. So
-tolerances of `g` and `z`, and the unit of time, are smaller by that of the start, as long as the
-dtype holds their difference (`is_held`).
+by `E = E⁺ + E⁻`, the slopes, times as much. In units in which `w` is of size 1, with `E` a thousand
+times the size of `σ²x` (`size_of_x`), all of training happens while `g` moves by a thousandth:
+`excess` is this number. So tolerances of `g` and `z`, and the unit of time, are smaller by that of
+the start, as long as the dtype holds their difference (`is_held`).
 
 With `large_start` errors of `g` count by what they change in `x` at each step: weight decay lets
 `q` shrink, and `excess` becomes 1.
@@ -47,7 +47,8 @@ def _balanced_slope(slope: Float[Array, "rows d"]) -> Float[Array, " d"]:
 
 
 def excess(slope: Float[Array, "rows d"], largest: Float[Array, ""]) -> Float[Array, ""]:
-    """By how much `q` exceeds the `largest` entry of `σ²x`; at least 1."""
+    """By how much `q` exceeds the `largest` entry of `σ²x`, at least 1. The slopes are those in
+    units of `w`."""
     return jnp.maximum(1, jnp.max(_balanced_slope(slope)) / largest)
 
 

@@ -41,7 +41,7 @@ def dual_term(
     # Of the largest entry: errors of x count relative to that. Without data none count.
     largest = square * jnp.max(size)
     largest = jnp.where(largest > 0, largest, jnp.inf)
-    beyond = lax.stop_gradient(excess(slope, largest))
+    beyond = lax.stop_gradient(excess(slope * link.unit, largest))
     n, d = (problem.r.size, problem.r.size) if fit is None else fit.X.shape
     if fit is not None and isinstance(link, ExponentialLink) and not has_decay and n < d:
         return RowTerm(fit=fit, link=link, scale=scale, zeta=zeta, largest=largest, excess=beyond)
