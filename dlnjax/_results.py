@@ -216,7 +216,7 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "At times so far, or with columns of so uneven norms, the rounding of the gradient moves "
         "the dual variable by more than the tolerance: steps cannot grow. Save earlier times, "
         "scale the columns (`standardize`), pass `LeastSquares` in place of `Quadratic`, or use "
-        "float64."
+        "float64; or raise `max_steps`, if it is below the default."
     )
     step_too_small = (
         "A step of the solver fell below the rounding of `s`: the trajectory changes too fast "

@@ -2,7 +2,9 @@
 the start: in float64 they agree in all digits from `q = 1e16` on."""
 
 import functools
+from typing import ClassVar
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +88,55 @@ def test_the_weight_form_is_as_exact_from_any_start(depth, log_alpha):
     # What its steps leave from ordinary starts (`docs/accuracy.md`).
     np.testing.assert_allclose(weights.x, dual.x, rtol=0, atol=5e-7 * scale)
     np.testing.assert_allclose(weights.x_mean, dual.x_mean, rtol=0, atol=5e-7 * scale)
+
+
+@pytest.mark.parametrize("dtype, log_alpha", [(np.float64, 12), (np.float32, 3)])
+def test_a_weight_that_is_small_beside_a_large_one_keeps_its_digits(dtype, log_alpha):
+    """`x = u∘v` from `v = 0` is no difference: `u` stays, and `v` is a linear flow."""
+    X, y = (v.astype(dtype) for v in _data("tall"))
+    size = np.exp(log_alpha)
+    values, vectors = np.linalg.eigh(X.T.astype(float) @ X)
+    s = np.array([0.3, 3, 100]) / size**2
+    network = dln.UV(jnp.full(4, size * np.exp(0.5), dtype), jnp.zeros(4, dtype))
+    flow = dln.gradient_flow(
+        network, dln.LeastSquares(X, y), s.astype(dtype), log_eps=-1.0, formulation=dln.WeightForm()
+    )
+    t = s[:, None] / 2 * size**2  # times du/dt = ... with u² constant; t is s/2 at log ε = −1
+    x = ((X.T @ y) @ vectors / values * -np.expm1(-values * t)) @ vectors.T
+    tol = 1e-7 if dtype == np.float64 else 1e-3  # the tolerances of steps, 1e-8 and 1e-4
+    np.testing.assert_allclose(flow.x, x, rtol=0, atol=tol * np.max(np.abs(x)))
+
+
+class _ReverseOnly(dln.AbstractNetwork):
+    u: jax.Array
+    positive: ClassVar[bool] = True
+
+    def __call__(self):
+        @jax.custom_vjp
+        def square(u):
+            return u * u
+
+        square.defvjp(lambda u: (u * u, u), lambda u, g: (2 * u * g,))
+        return square(self.u)
+
+    def initial(self, log_eps):
+        return _ReverseOnly(jnp.exp(log_eps / 2) * self.u)
+
+    def time_scale(self, log_eps):
+        return -log_eps / 4
+
+    def penalty(self, weight_decay):
+        return weight_decay * jnp.sum(self.u**2)
+
+
+def test_networks_with_derivatives_in_reverse_mode_only():
+    problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+    run = functools.partial(
+        dln.gradient_flow, problem=problem, s=jnp.array([2.0]), eps=1e-2,
+        formulation=dln.WeightForm(),
+    )  # fmt: skip
+    own = run(_ReverseOnly(jnp.ones(2)), solver=diffrax.Tsit5())
+    np.testing.assert_allclose(own.x, run(dln.USquared(jnp.ones(2))).x, rtol=1e-6)
 
 
 LOG_ALPHA, SLOPE = 5.0, 2 * np.exp(10.0)

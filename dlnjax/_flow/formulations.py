@@ -185,9 +185,9 @@ class WeightForm(AbstractFormulation):
 
     The gradient is taken by automatic differentiation. At small `ε` the sign of `x` is lost to
     rounding (for `UV`, `u² − v²` cancels): an `ε` below `network.least_log_eps`, for `UV` 3.7e-11
-    in float64, is refused; and so, as `start_too_large`, is a start that is some 7e5 times as large
-    as `x` (float32: 30), a difference of numbers of its size. Use it for networks without a dual
-    form, for other losses, and to check the dual form.
+    in float64, is refused; and so, as `start_too_large`, is a start of which `x` is a difference
+    that is 7e5 times smaller (float32: 30 times). Use it for networks without a dual form, for
+    other losses, and to check the dual form.
 
     !!! example
 

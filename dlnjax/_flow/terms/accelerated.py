@@ -16,6 +16,7 @@ from ..._problem import AbstractProblem
 from ..._results import RESULTS, first_failure
 from ...networks import AbstractNetwork
 from .base import AbstractFlowTerm
+from .difference import DifferenceNorm
 from .weights import WeightTerm, largest_of
 
 
@@ -61,7 +62,7 @@ class AcceleratedTerm(AbstractFlowTerm):
         return self.form.size()
 
     def norm(self):
-        return self.form.norm()
+        return DifferenceNorm((self.form.excess, self.form.excess))
 
     def threshold(self):
         largest = jnp.max(jnp.abs(self.form.problem.gradient(self.form.start())))

@@ -17,9 +17,10 @@ import math
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optimistix as optx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from ..._results import RESULTS, first_failure
 from ..link_base import AbstractLink
@@ -62,13 +63,14 @@ def is_held(excess: Float[Array, ""]) -> Bool[Array, ""]:
 
 class DifferenceNorm(eqx.Module):
     """The maximum norm of the error of a state `(weights, z)`, in which that of the weights counts
-    `excess` times."""
+    `excess` times: a number for each array of them, or for all."""
 
-    excess: Float[Array, ""]
+    excess: PyTree[Float[Array, ""]]
 
     def __call__(self, error: Any) -> Float[Array, ""]:
         weights, z = error
-        return jnp.maximum(self.excess * optx.max_norm(weights), optx.max_norm(z))
+        scaled = jax.tree.map(lambda k, part: k * optx.max_norm(part), self.excess, weights)
+        return jnp.maximum(optx.max_norm(scaled), optx.max_norm(z))
 
 
 def error_of_difference(
