@@ -94,6 +94,43 @@ def test_compare_the_limit_alone(run, table, tmp_path):
     assert json.loads((tmp_path / "compare.json").read_text())["flows"] == []
 
 
+def test_compare_names_equal_columns_and_goes_back_to_those_of_the_file(run, tmp_path, table):
+    values = np.loadtxt(table, delimiter=",", skiprows=1)
+    path = tmp_path / "same.npz"
+    np.savez(path, X=np.hstack([values[:, :4] + 5, -2 * values[:, :1]]), y=values[:, 4])
+    code, text, _ = run("compare", path, "--eps", "0", "--out", tmp_path)
+    assert code == 0 and "columns 'x0' and 'x4' are equal or opposite" in text
+    report = json.loads((tmp_path / "compare.json").read_text())
+    x, means, norms = (np.array(report[k]) for k in ("columns", "means", "norms"))
+    assert len(x) == 5
+    np.testing.assert_allclose(means[:4], values[:, :4].mean(axis=0) + 5)
+    x = np.array(report["limit"]["at_s"][-1]) / norms
+    fit = (np.load(path)["X"] - means) @ x + values[:, 4].mean()
+    full = np.linalg.lstsq(np.column_stack([values[:, :4], np.ones(20)]), values[:, 4])[0]
+    np.testing.assert_allclose(fit, np.column_stack([values[:, :4], np.ones(20)]) @ full)
+
+
+def test_compare_says_where_classes_are_separated(run, tmp_path):
+    X = np.random.default_rng(1).normal(size=(30, 4))
+    np.savez(tmp_path / "classes.npz", X=X, y=np.sign(X[:, 0]))
+    code, text, _ = run(
+        "compare", tmp_path / "classes.npz", "--loss", "logistic", "--eps", "0", "--out", tmp_path
+    )
+    assert code == 0 and "separate the classes: at ε = 0 x is infinite from s = " in text
+    limit = json.loads((tmp_path / "compare.json").read_text())["limit"]
+    beyond = [loss is None for loss in limit["loss"]]
+    assert any(beyond) and beyond == [number is None for number in limit["nonzeros"]]
+
+
+def test_compare_refuses_what_usquared_cannot_represent(run, tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.eye(3), y=[-1.0, -2, -3])
+    code, _, message = run(
+        "compare", tmp_path / "a.npz", "--network", "usquared", "--no-standardize", "--out",
+        tmp_path,
+    )  # fmt: skip
+    assert code == 1 and "no column has a positive correlation" in message
+
+
 def test_compare_without_the_limit(run, tmp_path, table):
     """Two columns that are equal but for rounding: no dtype tells which minimiser is meant."""
     values = np.loadtxt(table, delimiter=",", skiprows=1)
@@ -234,7 +271,16 @@ def test_info_checks_the_solvers(run, monkeypatch):
         (["compare", "TABLE", "--target", "y", "--network", "mlp"], 2, ["mlp", "uv", "usquared"]),
         (["compare", "TABLE", "--target", "y", "--s-max", "-1"], 2, ["positive", "-1"]),
         (["compare", "TABLE", "--target", "y", "--weight-decay", "-1"], 2, ["non-negative", "-1"]),
-        (["compare", "TABLE", "--target", "y", "--weight-decay", "1e9"], 1, ["--weight-decay"]),
+        (
+            ["compare", "TABLE", "--target", "y", "--weight-decay", "1e9"],
+            1,
+            ["1e+09", "largest corr"],
+        ),
+        (
+            [*("compare", "TABLE", "--target", "y"), "--network", "deep:3", "--weight-decay", "1"],
+            1,
+            ["deep:3 takes no weight decay", "--weight-decay 1:"],
+        ),
         (["compare", "TABLE", "--target", "y", "--s-max", "1e-9"], 1, ["first knot", "larger"]),
         (
             ["compare", "TABLE", "--target", "y", "--loss", "logistic"],

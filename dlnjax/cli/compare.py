@@ -22,7 +22,7 @@ from .console import (
     write,
     write_report,
 )
-from .data import TableOptions, load, standardize as _standardize
+from .data import Dataset, TableOptions, load, standardize as _standardize
 
 
 def _network(value: str) -> str:
@@ -118,20 +118,29 @@ def compare(
     dataset = load(data, target, options)
     for note in dataset.notes:
         out.print(rich.markup.escape(note), soft_wrap=True)
-    if loss == "square" and len(np.unique(dataset.y)) == 2:
+    name, *depth = network.split(":")
+    if weight_decay and depth and float(depth[0]) > 2:
+        raise CommandError(
+            f"--network {network} takes no weight decay, got --weight-decay {weight_decay:g}: its "
+            "flow would not close in the dual variable. Leave it out, or use uv, usquared or "
+            "deep:2."
+        )
+    if loss == "square" and len(np.unique(dataset.y)) == 2 < len(dataset.y):
         out.print(
             "The target has two values. If they are classes: `--loss logistic` (1 and −1, or 1 and "
             "0)."
         )
+    raw = dataset
     if standardize:
         dataset = _standardize(dataset, center_target=loss == "square")
+    if same := _same_columns(dataset):
+        out.print(rich.markup.escape(same), soft_wrap=True)
     folder = writable_folder(out_dir)
 
     start_jax(float32)
     from ..plot import comparison_figure
     from .comparison import NONZERO, Asked, parts_of
 
-    name, *depth = network.split(":")
     flows_at = [value for value in eps if value]
     asked = Asked((name, *map(float, depth)), loss, flows_at, s_max, weight_decay)
     with progress_bar() as progress:
@@ -159,10 +168,16 @@ def compare(
     _print_lasso(lasso, network, loss)
     if refused:
         out.print(f"ε = 0 is left out. {refused}", soft_wrap=True)
+    elif limit["separates_at"] is not None:
+        out.print(
+            f"the active columns separate the classes: at ε = 0 x is infinite from s = "
+            f"{limit['separates_at']:.4g} on, or shortly before",
+            soft_wrap=True,
+        )
     for part in flows or [limit]:
         print_table(_table(lasso, part, None if refused else limit))
     out.print(
-        f"non-zero: |xᵢ|‖Xᵢ‖ is more than {NONZERO:g} of the largest |Xⱼᵀy|/‖Xⱼ‖, at the start",
+        f"non-zero: |xᵢ|‖Xᵢ‖ is more than {NONZERO:g} of the largest (|Xⱼᵀy| − λ)/‖Xⱼ‖",
         soft_wrap=True,
     )
     report = write_report(
@@ -174,6 +189,8 @@ def compare(
             "loss": loss,
             "weight_decay": weight_decay,
             "standardized": standardize,
+            "means": raw.X.mean(axis=0) if standardize else None,
+            "norms": np.linalg.norm(raw.X - raw.X.mean(axis=0), axis=0) if standardize else None,
             "dtype": "float32" if float32 else "float64",
             "lasso": lasso,
             "limit": limit,
@@ -181,6 +198,23 @@ def compare(
         },
     )
     out.print(f"wrote {picture} and {report}", soft_wrap=True)
+
+
+def _same_columns(data: Dataset) -> str | None:
+    """A line on the first columns that are equal or opposite, up to their size and rounding."""
+    norms = np.linalg.norm(data.X, axis=0)
+    columns = data.X / np.where(norms > 0, norms, 1)
+    first = np.argmax(np.abs(columns) > 0.5 / np.sqrt(len(columns)), axis=0)
+    signs = np.sign(np.take_along_axis(columns, first[None], axis=0)[0])
+    seen: dict[bytes, str] = {}
+    for name, column, norm in zip(data.columns, (columns * signs).T, norms, strict=True):
+        other = seen.setdefault((np.round(column, 12) + 0.0).tobytes(), name)
+        if norm > 0 and other != name:
+            return (
+                f"columns {other!r} and {name!r} are equal or opposite but for their size: the "
+                "lasso shown is one of several, and the flow shares among them"
+            )
+    return None
 
 
 def _print_lasso(lasso: dict[str, Any], network: str, loss: str) -> None:
@@ -233,7 +267,7 @@ def _table(
     for i in [round(j * (size - 1) / (rows - 1)) for j in range(rows)]:
         table.add_row(
             f"{lasso['s'][i]:.4g}",
-            f"{flow['nonzeros'][i]:4d} {lasso['nonzeros'][i]:4d}",
+            f"{flow['nonzeros'][i]:4.0f} {lasso['nonzeros'][i]:4.0f}",
             f"{flow['loss'][i]:.4g}",
             f"{lasso['loss'][i]:.4g}",
             f"{flow['norm'][i]:.4g}",

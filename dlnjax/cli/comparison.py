@@ -24,7 +24,7 @@ from .data import Dataset
 POINTS = 200
 DECADES = 3
 # x̄ is never exactly 0: a coordinate counts where what it explains of the response, |xᵢ|‖Xᵢ‖, is
-# this large beside the most that one column alone explains, at the first order.
+# this large beside the most that one column alone explains, (|Xⱼᵀy| − λ)/‖Xⱼ‖.
 NONZERO = 1e-3
 
 
@@ -70,16 +70,19 @@ def parts_of(data: Dataset, asked: Asked) -> Iterator[tuple[str, dict[str, Any]]
     """The parts of the report, as they get ready: the lasso, the limit `ε = 0`, one flow per
     `ε`."""
     compared = _beside_solutions if asked.loss == "logistic" else _beside_path
-    units, problem, s, lasso, gap_of = compared(data, asked)
-    describe = lambda x: _described(problem, x, units)
-    yield "lasso", {"s": s * units.s, **lasso, **describe(lasso["x"])}
     network = asked.model(data.X.shape[1])
+    units, problem, s, lasso, gap_of = compared(data, asked, network.positive)
+    describe = lambda x: _described(problem, x, units)
+    shown = {"units": {"x": units.x, "s": units.s, "loss": units.loss}}
+    yield "lasso", {"s": s * units.s, **shown, **lasso, **describe(lasso["x"])}
     limit = limit_flow(network, problem, throw=False)
     part: dict[str, Any] = {"eps": 0.0, "label": "ε = 0"}
     if limit.result == RESULTS.successful:
         gap, _ = gap_of(limit.x_mean(s))
         part |= describe(limit.x_mean(s)) | {"relative_gap": gap}
-        part["at_s"] = np.asarray(limit.plateau(s)) * units.x
+        part["at_s"] = np.asarray(limit.plateau(s), float) * units.x
+        ends = np.isnan(gap)
+        part["separates_at"] = s[np.argmax(ends)] * units.s if ends.any() else None
     else:
         part["refused"] = str(RESULTS[limit.result])
     yield "limit", part
@@ -94,7 +97,7 @@ def parts_of(data: Dataset, asked: Asked) -> Iterator[tuple[str, dict[str, Any]]
                 "steps": int(flow.stats["num_steps"]),
                 "relative_gap": gap,
                 "certified_gap": np.asarray(certificate(problem, flow) / best),
-                "at_s": np.asarray(flow.x) * units.x,
+                "at_s": np.asarray(flow.x, float) * units.x,
                 **describe(flow.x_mean),
             },
         )
@@ -104,15 +107,22 @@ _Gap = Callable[[jax.Array], tuple[np.ndarray, jax.Array]]  # relative, and the 
 _Compared = tuple[Units, AbstractProblem, np.ndarray, dict[str, Any], _Gap]
 
 
-def _beside_path(data: Dataset, asked: Asked) -> _Compared:
+def _beside_path(data: Dataset, asked: Asked, positive: bool) -> _Compared:
     """Beside the path."""
     columns = np.linalg.norm(data.X, axis=0)
     safe = np.where(columns > 0, columns, 1)
-    alone = np.abs((data.X / safe).T @ data.y)
-    units = Units(_or_one(columns), _or_one(alone))
+    along = (data.X / safe).T @ data.y
+    units = Units(_or_one(columns), _or_one(np.abs(along)))
+    if not (np.finfo(float).tiny < units.loss < np.inf and 0 < units.s < np.inf):
+        raise CommandError(
+            f"The loss of the target {data.target!r}, whose largest entry is "
+            f"{np.max(np.abs(data.y)):.4g}, leaves the range of float64. Use other units."
+        )
+    correlation = columns * (along if positive else np.abs(along))
+    _check_start(float(np.max(correlation)), asked, positive)
     decay = asked.weight_decay * units.s
     problem = LeastSquares(data.X / units.X, data.y / units.y, decay)
-    path = lasso_path(problem, positive=asked.model(data.X.shape[1]).positive)
+    path = lasso_path(problem, positive=positive)
     knots = np.asarray(path.knots)[: int(path.num_knots)]
     first, last = map(float, knots[[0, -1]]) if len(knots) else (np.inf, np.inf)
     s = _time_grid(first, 2 * last, asked.s_max, units)
@@ -134,7 +144,23 @@ def _beside_path(data: Dataset, asked: Asked) -> _Compared:
     return units, problem, s, part, gap_of
 
 
-def _beside_solutions(data: Dataset, asked: Asked) -> _Compared:
+def _check_start(largest: float, asked: Asked, positive: bool) -> None:
+    """Raise where the path is 0 for every μ, given the largest correlation."""
+    if largest > asked.weight_decay:
+        return
+    if positive and largest <= 0:
+        raise CommandError(
+            "The lasso path is 0 for every μ: `usquared` represents x ≥ 0, and no column has a "
+            "positive correlation with the response. Use --network uv, or the negative response."
+        )
+    raise CommandError(
+        "The lasso path is 0 for every μ: no column correlates with the response by more than the "
+        f"weight decay, {asked.weight_decay:g}; the largest correlation is {largest:.4g}. Lower "
+        "--weight-decay, or look at the data."
+    )
+
+
+def _beside_solutions(data: Dataset, asked: Asked, positive: bool) -> _Compared:
     """Beside solutions on a grid: the path is not piecewise linear, and may have no end."""
     labels = np.unique(data.y)
     if len(labels) != 2 or tuple(labels) not in ((-1, 1), (0, 1)):
@@ -148,9 +174,9 @@ def _beside_solutions(data: Dataset, asked: Asked) -> _Compared:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # labels 0 and 1, which are meant here
         problem = Logistic(data.X / units.X, data.y, decay)
-    positive = asked.model(data.X.shape[1]).positive
-    excess = float(jnp.max(problem.r if positive else jnp.abs(problem.r))) - decay
-    s = _time_grid(1 / excess if excess > 0 else np.inf, np.inf, asked.s_max, units)
+    largest = float(jnp.max(problem.r if positive else jnp.abs(problem.r)))
+    _check_start(largest / units.s, asked, positive)
+    s = _time_grid(1 / (largest - decay), np.inf, asked.s_max, units)
     # Its gaps are subtracted from those of flows.
     point = lasso(problem, s, positive=positive, gap_tol=1e-12)
     best = problem.lasso_objective(point.x, s)
@@ -175,11 +201,6 @@ def _or_one(values: np.ndarray) -> float:
 def _time_grid(first: float, last: float, s_max: float | None, units: Units) -> np.ndarray:
     """`POINTS` times, log-spaced from the first knot to `last`, at most `DECADES` decades, unless
     `s_max` says otherwise."""
-    if first == np.inf:
-        raise CommandError(
-            "The lasso path is 0 for every μ: no column correlates with the response by more "
-            "than the weight decay. Lower --weight-decay, or look at the data."
-        )
     end = min(last, 10.0**DECADES * first) if s_max is None else s_max / units.s
     if end <= first:
         raise CommandError(
@@ -191,12 +212,14 @@ def _time_grid(first: float, last: float, s_max: float | None, units: Units) -> 
 
 
 def _described(problem: AbstractProblem, x: jax.Array, units: Units) -> dict[str, np.ndarray]:
-    size = np.abs(np.asarray(x))
+    size = np.abs(np.asarray(x, float))
     norms = np.sqrt(np.asarray(problem.gram_diagonal()))
-    alone = np.abs(np.asarray(problem.r)) / np.where(norms > 0, norms, 1)
+    beyond = np.maximum(np.abs(np.asarray(problem.r)) - float(problem.weight_decay), 0)
+    alone = np.max(beyond / np.where(norms > 0, norms, 1))
+    number = (size * norms > NONZERO * alone).sum(axis=1)
     return {
-        "x": np.asarray(x) * units.x,
-        "loss": np.asarray(problem.loss(x)) * units.loss,
+        "x": np.asarray(x, float) * units.x,
+        "loss": np.asarray(problem.loss(x), float) * units.loss,
         "norm": size.sum(axis=1) * units.x,
-        "nonzeros": (size * norms > NONZERO * alone.max()).sum(axis=1),
+        "nonzeros": np.where(np.isfinite(size).all(axis=1), number, np.nan),
     }

@@ -168,10 +168,11 @@ def _load_npz(path: Path, target: str | None, options: TableOptions) -> Dataset:
                 "response may have another name, given by --target."
             )
     notes: tuple[str, ...] = ()
-    if options.drop_missing and all(v.dtype.kind == "f" and v.ndim for v in arrays.values()):
+    if options.drop_missing:
         X, y = arrays["X"], arrays[target]
+        missing = [np.isnan(v) if v.dtype.kind == "f" else np.zeros(v.shape, bool) for v in (X, y)]
         if X.ndim == 2 and y.shape == X.shape[:1]:
-            whole = ~(np.isnan(X).any(axis=1) | np.isnan(y))
+            whole = ~(missing[0].any(axis=1) | missing[1])
             notes = dropped(name, int(np.sum(~whole)), len(y))
             arrays = {"X": X[whole], target: y[whole]}
     X, y = (_numeric(name, key, arrays[key]) for key in ("X", target))

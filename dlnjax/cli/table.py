@@ -10,7 +10,7 @@ import numpy as np
 from .dataset import DataError, Dataset, TableOptions, dropped, listed, read_bytes, short
 
 Row = tuple[int, list[str]]  # line of the file at which it starts, cells
-_MISSING = {"", "na", "n/a", "nan", "+nan", "-nan", "null", "none", "?"}
+_MISSING = {"", "na", "n/a", "nan", "+nan", "-nan", "null", "none", "?", "#n/a", ".", "-"}
 
 
 def load_csv(path: Path, target: str | None, options: TableOptions) -> Dataset:
@@ -70,6 +70,11 @@ def _encoded(
                 f"{name}, row on line {missing[0]}, column {short(column)}: a text is missing. "
                 "Fill it in, remove the row, or pass --drop-missing."
             )
+        if decimal == "." and not any(math.isnan(_number(cell, ",")) for cell in cells):
+            raise DataError(
+                f"{name}, column {short(column)}: numbers have commas. Pass --decimal , if that is "
+                "the decimal point."
+            )
         levels = sorted(set(cells))
         if len(levels) > max(2, len(cells) // 2):
             raise DataError(
@@ -79,6 +84,9 @@ def _encoded(
         for level in levels:
             names.append(f"{column}={level}")
             parts.append(["1" if cell == level else "0" for cell in cells])
+    if len(set(names)) < len(names):
+        twice = next(one for i, one in enumerate(names) if one in names[:i])
+        raise DataError(f"{name}: --one-hot makes a second column {short(twice)}. Rename one.")
     lines = [line for line, _ in rows]
     return names, [
         (line, list(cells)) for line, cells in zip(lines, zip(*parts, strict=True), strict=True)
@@ -98,9 +106,11 @@ def read_csv(path: Path, options: TableOptions) -> tuple[list[str], list[Row]]:
             f"{where}: it holds only numbers ({listed(header)}), so the header seems to be "
             "missing. Add a first row with the column names."
         )
-    other = next((c for c in ";\t" if c != options.separator and c in header[0]), None)
+    other = next((c for c in ";\t," if c != options.separator and c in header[0]), None)
     if len(header) == 1 and other:
-        fix = "--sep tab" if other == "\t" else "--sep ';', and --decimal , if numbers have commas"
+        fix = {"\t": "--sep tab", ",": "--sep ,"}.get(
+            other, "--sep ';', and --decimal , if numbers have commas"
+        )
         raise DataError(f"{where}: cells are separated by {other!r}. Pass {fix}.")
     first: dict[str, int] = {}
     for j, column in enumerate(header, start=1):

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from .axes import COLORS, DASHES, GREY, LASSO, Values, style
 
@@ -18,9 +18,11 @@ def _logarithmic(ax: Axes, s: np.ndarray) -> None:
     ax.set_xscale("log")
     ax.set_xlim(s[0], s[-1])
     plain = FuncFormatter(lambda value, _: f"{value:g}")
-    if s[-1] / s[0] < 1e4:
+    span = s[-1] / s[0]
+    if span < 1e4:
         ax.xaxis.set_major_formatter(plain)
-    if s[-1] / s[0] < 10:
+    if span < 100:
+        ax.xaxis.set_minor_locator(LogLocator(subs=range(2, 10) if span < 5 else (2, 5)))
         ax.xaxis.set_minor_formatter(plain)
         ax.tick_params(axis="x", which="minor", labelsize=7)
     else:
@@ -37,10 +39,14 @@ def _colors(lasso: np.ndarray) -> dict[int, str]:
 
 def _coordinate_handles(colors: dict[int, str], names: Sequence[str]) -> list[Line2D]:
     return [
-        *(Line2D([], [], color=color, label=names[i]) for i, color in colors.items()),
+        *(Line2D([], [], color=color, label=_short(names[i])) for i, color in colors.items()),
         Line2D([], [], color="#555555", label=r"flow $\bar x^\varepsilon(s)$"),
         Line2D([], [], color="#555555", linestyle=DASHES, label=r"lasso $x(\mu)$, $\mu=s$"),
     ]
+
+
+def _short(name: str, limit: int = 24) -> str:
+    return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
 def plot_coordinates(ax: Axes, s: Values, flow_mean: Values, lasso: Values) -> Axes:
@@ -225,7 +231,9 @@ def comparison_figure(
     handles = _coordinate_handles(_colors(lasso["x"]), names)
     axes["path"].legend(handles=handles, fontsize=7, frameon=False, loc="upper left", ncols=2)
     low, high = axes["path"].get_ylim()
-    axes["path"].set_ylim(low, high + 0.25 * (high - low))  # room for the legend
+    # Room for the legend, a tenth of the axis a line.
+    room = min(0.1 * ((len(handles) + 1) // 2), 0.6)
+    axes["path"].set_ylim(low, high + room / (1 - room) * (high - low))
     axes["path"].set_title(
         f"averaged flow at {last['label']} over the lasso path", fontsize=9, loc="left"
     )
@@ -237,7 +245,7 @@ def comparison_figure(
     for part, color in zip(trained, colors, strict=False):
         gap, bound = part["relative_gap"], part.get("certified_gap")
         plot_gap(axes["gap"], s, gap, bound, label=part["label"], color=color)
-    _at_least(axes["gap"], min(float(np.min(part["relative_gap"])) for part in trained))
+    _cut(axes["gap"], [part["relative_gap"] for part in trained])
     handles, labels = axes["gap"].get_legend_handles_labels()
     entries = dict(zip(labels, handles, strict=True))
     if _CERTIFIED in entries:
@@ -249,7 +257,7 @@ def comparison_figure(
     for name in left:
         _logarithmic(axes[name], s)
     for name in left[:2]:
-        axes[name].tick_params(labelbottom=False)
+        axes[name].tick_params(which="both", labelbottom=False)
     for name, xlabel in (
         ("norm", r"1-norm $\Vert x\Vert_1$"),
         ("nonzeros", "non-zero coordinates"),
@@ -257,14 +265,14 @@ def comparison_figure(
         curves = [(part["label"], part[name], part["loss"]) for part in trained]
         plot_trade_off(axes[name], curves, (lasso[name], lasso["loss"]), xlabel, colors)
     axes["nonzeros"].xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes["norm"].set_title("what early stopping traces", fontsize=9, loc="left")
+    axes["norm"].set_title("averaged flows: loss against complexity", fontsize=9, loc="left")
     return figure
 
 
-def _at_least(ax: Axes, least: float) -> None:
+def _cut(ax: Axes, gaps: Sequence[np.ndarray]) -> None:
     """Cut a logarithmic axis of gaps where they are rounding, and say so."""
-    floor = 1e-10
-    if least < floor:
+    floor = 1e-10 if gaps[0].dtype == np.float64 else 1e-6
+    if any(np.any(gap < floor) for gap in gaps):
         ax.set_ylim(bottom=floor)
         ax.annotate(
             f"below {floor:g} not shown",
@@ -273,6 +281,7 @@ def _at_least(ax: Axes, least: float) -> None:
             ha="right",
             fontsize=7,
             color="#777777",
+            bbox={"color": "white", "pad": 1},
         )
 
 
