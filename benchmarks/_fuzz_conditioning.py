@@ -196,8 +196,10 @@ def is_told(config: Config, a: Arrays, lane: int, function: str, result: str) ->
         X, y = a["X"][lane], a["y"][lane]
         columns, r = np.linalg.norm(X, axis=0), np.abs(X.T @ y)
         explained = np.max(r[columns > 0] / columns[columns > 0], initial=0)
-        if q0 * np.max(columns) > 1e6 * explained > 0:
-            return False  # of a start that large, w keeps no digits of x
+        # Of a start that large, w keeps no digits of x.
+        largest = 0.05 * config.eps**-0.5 / max(-a["log_eps"][lane], 3)
+        if q0 * np.max(columns) > largest * explained > 0:
+            return False
         if result == "start_too_large":
             return True
         summed = columns * (columns @ np.abs(np.linalg.lstsq(X, y)[0]))

@@ -21,13 +21,16 @@ from ..plot.axes import COLORS, DASHES
 from .claim import Claim, Measurement
 from .panels import panel
 
-CYCLE, STEPS, RUNS = graphs.cycle(30), (1000, 2000, 4000), 500
-SMALL = {
-    "path of 6": graphs.lattice((6,)),
-    "cycle of 9": graphs.cycle(9),
-    "3 × 3 lattice": graphs.lattice((3, 3)),
-    "complete graph of 8": graphs.complete(8),
-}
+STEPS, RUNS, NODES = (1000, 2000, 4000), 500, 30
+
+
+def small_graphs() -> dict[str, Graph]:
+    return {
+        "path of 6": graphs.lattice((6,)),
+        "cycle of 9": graphs.cycle(9),
+        "3 × 3 lattice": graphs.lattice((3, 3)),
+        "complete graph of 8": graphs.complete(8),
+    }
 
 
 def accelerated(graph: Graph, rates: GossipRates, key: Array) -> optax.GradientTransformation:
@@ -100,13 +103,14 @@ def exact_rate(graph: Graph) -> float:
 def gossip() -> list[Measurement]:
     """EBBF21-gossip: rates, and second moments on a cycle of 30 nodes."""
     row = lambda *of, **kind: Measurement("EBBF21-gossip", *of, **kind)
-    rates = gossip_rates(SMALL["complete graph of 8"])
+    small, ring = small_graphs(), graphs.cycle(NODES)
+    rates = gossip_rates(small["complete graph of 8"])
     why = "rounding of the eigenvalues and solves of an 8 × 8 matrix"
     out = [
         row("complete graph of 8: μ/2", 1 / 7, float(rates.simple), 1e-14, why),
         row("complete graph of 8: √(μ/2R_max)", 1 / 7, float(rates.accelerated), 1e-14, why),
     ]
-    over = {name: float(gossip_rates(g).accelerated) / exact_rate(g) for name, g in SMALL.items()}
+    over = {name: float(gossip_rates(g).accelerated) / exact_rate(g) for name, g in small.items()}
     out.append(
         row(
             f"√(μ/2R_max) over the exact rate, on {', '.join(over)}: the largest",
@@ -117,17 +121,17 @@ def gossip() -> list[Measurement]:
             kind="at most",
         )
     )
-    exact = exact_spread(CYCLE, max(STEPS), False)
-    runs = np.asarray(spread(CYCLE, STEPS, False, RUNS))
+    exact = exact_spread(ring, max(STEPS), False)
+    runs = np.asarray(spread(ring, STEPS, False, RUNS))
     for steps, values in zip(STEPS, runs.T, strict=True):
         claim = f"simple gossip on a cycle of 30: mean of ‖x − x̄‖² after {steps} steps"
         error = np.std(values) / np.sqrt(RUNS)
         measured, why = float(np.mean(values)), f"4 standard errors of {RUNS} runs"
         out.append(row(claim, float(exact[steps]), measured, float(4 * error), why))
-    fast = exact_spread(CYCLE, 2000, True)[2000]
+    fast = exact_spread(ring, 2000, True)[2000]
     claim = "accelerated gossip on it: E‖x − x̄‖² after 2000 steps"
     out.append(row(claim, 1e-5, float(fast), 0.0, "a bound, by exact moments", kind="at most"))
-    values = np.asarray(spread(CYCLE, (2000,), True, RUNS))
+    values = np.asarray(spread(ring, (2000,), True, RUNS))
     claim = f"the same, mean of {RUNS} runs"
     out.append(row(claim, 1e-5, float(np.mean(values)), 0.0, "a bound", kind="at most"))
     return out
@@ -135,16 +139,17 @@ def gossip() -> list[Measurement]:
 
 def figure() -> Figure:
     """EBBF21-gossip: runs and exact means on a cycle; and rates against the size of the graph."""
+    ring = graphs.cycle(NODES)
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     steps = tuple(range(0, 2001, 50))
     for colour, is_fast, label in ((COLORS[1], False, "simple"), (COLORS[0], True, "accelerated")):
-        for values in np.asarray(spread(CYCLE, steps, is_fast, 12)):
+        for values in np.asarray(spread(ring, steps, is_fast, 12)):
             left.semilogy(steps, values, color=colour, linewidth=0.6, alpha=0.5)
-        exact = exact_spread(CYCLE, 2000, is_fast)
+        exact = exact_spread(ring, 2000, is_fast)
         left.semilogy(exact, color=colour, linewidth=1.6, label=label)
-    rates = gossip_rates(CYCLE)
-    bound = 2 * (CYCLE.num_nodes - 1) * np.exp(-float(rates.accelerated) * np.array(steps))
+    rates = gossip_rates(ring)
+    bound = 2 * (ring.num_nodes - 1) * np.exp(-float(rates.accelerated) * np.array(steps))
     left.semilogy(steps, bound, color="black", linestyle=DASHES, label="bound")
     left.legend(fontsize=8, frameon=False)
     panel(left, "cycle of 30; thick: exact means", "step", r"$\|x - \bar x\|^2$")

@@ -231,8 +231,7 @@ def comparison_figure(
     handles = _coordinate_handles(_colors(lasso["x"]), names)
     axes["path"].legend(handles=handles, fontsize=7, frameon=False, loc="upper left", ncols=2)
     low, high = axes["path"].get_ylim()
-    # Room for the legend, a tenth of the axis a line.
-    room = min(0.1 * ((len(handles) + 1) // 2), 0.6)
+    room = min(0.07 * ((len(handles) + 1) // 2), 0.5)  # for the legend
     axes["path"].set_ylim(low, high + room / (1 - room) * (high - low))
     axes["path"].set_title(
         f"averaged flow at {last['label']} over the lasso path", fontsize=9, loc="left"
