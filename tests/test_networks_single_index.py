@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.integrate import solve_ivp
-from scipy.special import erf
+from scipy.integrate import quad, solve_ivp
+from scipy.special import erf, ndtr
 
 import dlnjax as dln
 from dlnjax._results import names_of
@@ -92,6 +92,18 @@ def test_a_start_that_is_not_at_zero_and_lanes_that_fail_alone():
     assert names_of(result).tolist() == ["successful", "invalid_shape", "invalid_shape"]
     np.testing.assert_allclose(found[0], _scipy(np.log(1e-5), s=s[0])[0], rtol=1e-6)
     assert np.all(np.isnan(found[1:]))
+    # A neuron that never moves, from where `arcsin` has no derivative.
+    s[1, 2], s[2, 0] = 1, -1
+    _, result = _batch(np.log(1e-5), np.tile(A, (3, 1)), s)
+    assert names_of(result).tolist() == ["successful", "invalid_shape", "invalid_shape"]
+
+
+def test_derivatives_beside_a_direction_that_never_moves():
+    k = np.arange(4)
+    for s in (1 - 1e-9, -1 + 1e-9):
+        found = jax.jacfwd(lambda s: SingleIndex(jnp.ones(1), s[None], SIGMA)())(jnp.asarray(s))
+        # The angle is rounded to 1e-16, 4e-5 from the end.
+        np.testing.assert_allclose(found, SIGMA * k * s ** np.maximum(k - 1, 0), rtol=1e-11)
 
 
 def test_trajectory_against_scipy():
@@ -133,8 +145,9 @@ def test_single_precision():
 def test_bad_input_says_what_to_do():
     with pytest.raises(ValueError, match="one entry a neuron"):
         SingleIndex(A, np.zeros(3), SIGMA)
-    with pytest.raises(ValueError, match=r"correlations in \[−1, 1\], got 1.5"):
-        SingleIndex(A, np.full(6, 1.5), SIGMA)
+    for s in (-1.0, 1.5):
+        with pytest.raises(ValueError, match=f"`s` must be between −1 and 1, got {s}"):
+            SingleIndex(A, np.full(6, s), SIGMA)
     with pytest.raises(ValueError, match="`sigma` must have one weight"):
         SingleIndex(A, S, np.ones((2, 2)))
     network = SingleIndex(A, S, SIGMA)
@@ -145,8 +158,11 @@ def test_bad_input_says_what_to_do():
     problem = dln.LeastSquares(jnp.eye(4), PHI)
     with pytest.raises(TypeError, match=r"no dual form. Pass `formulation=dln.WeightForm\(\)`"):
         dln.crossing_times(network, problem, 1.0, 0.1, eps=0.1)
-    with pytest.raises(ValueError, match="too small for weights of SingleIndex"):
+    with pytest.raises(ValueError, match="too small for weights of SingleIndex.*Use a larger ε.$"):
         dln.crossing_times(network, problem, 1.0, 0.1, log_eps=-2000.0, formulation=FORM)
+    single, problem = (jax.tree.map(jnp.float32, v) for v in (network, problem))
+    with pytest.raises(ValueError, match=r"Use a larger ε, or float64, down to e\^-96.12.$"):
+        dln.crossing_times(single, problem, 1.0, 0.1, log_eps=-50.0, formulation=FORM)
     assert np.isnan(jax.jit(lambda decay: network.penalty(decay))(0.1))
 
 
@@ -167,9 +183,48 @@ def test_hermite_coefficients():
     np.testing.assert_allclose(erf1, w @ (erf(z) * z) / np.sqrt(2 * np.pi), atol=1e-14)
     # A kink: E max(G, 0) he_k.
     relu = [1 / np.sqrt(2 * np.pi), 0.5, 1 / np.sqrt(4 * np.pi), 0]
-    np.testing.assert_allclose(hermite(lambda z: jnp.maximum(z, 0), 3), relu, atol=7e-4)
+    np.testing.assert_allclose(hermite(lambda z: jnp.maximum(z, 0), 3), relu, atol=4e-5)
+    # A jump, wherever it is between two nodes: E [G > s] he_k = φ(s) he_{k−1}(s)/√k.
+    for s in np.linspace(0, 1 / 16, 17):
+        step = [ndtr(-s), np.exp(-(s**2) / 2) / np.sqrt(2 * np.pi)]
+        np.testing.assert_allclose(hermite(lambda z, s=s: z > s, 1), step, atol=7e-3)
     # Parseval at the largest degree.
     np.testing.assert_allclose(np.sum(hermite(jnp.sin, 100) ** 2), (1 - np.exp(-2)) / 2, rtol=1e-13)
+
+
+def test_hermite_of_steep_functions():
+    # The docstring states these errors. E tanh(c(G − s)) he₁ by quad, in pieces around the step.
+    for c, error in ((1, 1e-14), (3, 1e-14), (10, 1e-14), (20, 4e-8), (30, 5e-6)):
+        for s in (0, 1 / 128, 1 / 64, 0.3):
+            of = lambda z, c=c, s=s: np.tanh(c * (z - s)) * z * np.exp(-(z**2) / 2)
+            ends = [-12, s - 1, s - 0.1, s, s + 0.1, s + 1, 12]
+            parts = [quad(of, *e, epsabs=1e-15)[0] for e in zip(ends, ends[1:], strict=False)]
+            found = hermite(lambda z, c=c, s=s: jnp.tanh(c * (z - s)), 1)[1]
+            np.testing.assert_allclose(found, sum(parts) / np.sqrt(2 * np.pi), atol=error)
+
+
+def test_hermite_of_functions_that_grow_in_both_precisions():
+    k = np.arange(3)
+    root = np.sqrt([math.factorial(i) for i in k])
+    for x64, digits in ((True, 1e-13), (False, 2e-6)):
+        with jax.enable_x64(x64):
+            for t in (1.0, 3.0, 6.0):
+                found = hermite(lambda z, t=t: jnp.exp(t * z), 2)
+                assert found.dtype == (np.float64 if x64 else np.float32)
+                np.testing.assert_allclose(found, t**k * np.exp(t**2 / 2) / root, rtol=digits)
+    # E G^200 = 199!!, of 187 digits.
+    double = math.exp(math.lgamma(201) - 100 * math.log(2) - math.lgamma(101))
+    np.testing.assert_allclose(hermite(lambda z: z**200, 0), [double], rtol=1e-12)
+
+
+def test_hermite_refuses_what_it_cannot_integrate():
+    for fn in (lambda z: z**250, jnp.log, lambda z: jnp.exp(z**2)):
+        with pytest.raises(ValueError, match=r"`fn` must be finite up to \|z\| = 30, but is"):
+            hermite(fn, 2)
+    traced = jax.jit(lambda p: hermite(lambda z: z**p, 2))(250)
+    assert not np.any(np.isfinite(traced[::2]))
+    with pytest.raises(TypeError, match=r"`fn\(z\)` must be real"):
+        hermite(lambda z: jax.lax.complex(z, z), 2)
     with pytest.raises(ValueError, match="from 0 to 100, got 101"):
         hermite(jnp.sin, 101)
     with pytest.raises(ValueError, match="`fn` must be elementwise"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jaxtyping import ArrayLike
 from scipy.integrate import quad, solve_ivp
-from scipy.special import erf
+from scipy.special import erf, owens_t
 
 import dlnjax as dln
 from dlnjax._results import names_of
@@ -51,13 +51,13 @@ def _risk(point, d, lam, gamma, length):
     )
 
 
-def _slopes(kappa, nu):
+def _slopes(kappa, nu, d=D, lam=LAM, gamma=GAMMA):
     """The derivatives of the risk on the manifold in `κ` and `ν`, in closed form."""
-    c, g = LAM * np.sqrt(D / 2), LAM * GAMMA
+    c, g = lam * np.sqrt(d / 2), lam * gamma
     wide, t = 1 + 2 * g**2, c * kappa
     bell = 2 / np.sqrt(np.pi) * np.exp(-(t**2) / wide) / np.sqrt(wide)
     of_zeta = 2 * bell * erf(t / np.sqrt((1 + 4 * g**2) * wide))
-    return GAMMA**2 * c * (of_zeta - 2 * nu * bell), -2 * GAMMA**2 * erf(t / np.sqrt(wide))
+    return gamma**2 * c * (of_zeta - 2 * nu * bell), -2 * gamma**2 * erf(t / np.sqrt(wide))
 
 
 def _at(point):
@@ -68,33 +68,74 @@ def _network(kappa: ArrayLike = 0.05, nu: ArrayLike = -0.02, **options):
     return SingleLocation(kappa, nu, **(dict(dimension=D, lam=LAM, gamma=GAMMA) | options))
 
 
-def test_flow_against_scipy_on_the_manifold():
-    s = np.array([0.0, 0.5, 2, 10, 80])
+def _twice_loss(kappa, nu, d, lam, gamma):
+    """`E[1 − 2νt + t²]`."""
+    t, g = lam * np.sqrt(d / 2) * kappa, lam * gamma
+    return 1 - 2 * nu * _expected(lambda x: erf(t + g * x)) + _zeta(t, g)
 
-    def run(kappa, nu):
-        network = _network(kappa, nu)
-        problem = dln.LeastSquares(jnp.eye(80), network.target())
+
+def test_flow_against_scipy_on_the_manifold_and_lanes_that_fail_alone():
+    s = np.array([0.0, 0.5, 2, 10, 80])
+    problem = dln.LeastSquares(jnp.eye(3), _network().target())
+
+    def run(kappa, nu, d, lam, gamma):
+        network = _network(kappa, nu, dimension=d, lam=lam, gamma=gamma)
         flow = dln.gradient_flow(network, problem, s, eps=0.5, formulation=FORM, throw=False)
-        # Twice the loss is E[1 − 2νt + t²].
         return 2 * jax.vmap(problem.loss)(flow.x), flow.result
 
-    starts = np.array([[0.05, 0.6, 0.0], [-0.02, 0.3, 0.0]])
-    loss, result = jax.jit(jax.vmap(run))(*starts)
-    assert names_of(result).tolist() == ["successful", "successful", "invalid_shape"]
-    for lane in range(2):
+    good = [[0.05, -0.02, D, LAM, GAMMA], [0.6, 0.3, D, LAM, GAMMA], [0.1, 0.2, 100.0, 3.0, 1.0]]
+    point, bad = good[1], [[0.0, 0.0, D, LAM, GAMMA]]
+    values = (
+        (1.0, -1.0, 1.5),
+        (1.0, -1.5),
+        (0.0, np.inf),
+        (-0.5, 0.0, np.inf),
+        (-1.0, 0.0, np.nan),
+    )
+    for i, some in enumerate(values):
+        bad += [[*point[:i], value, *point[i + 1 :]] for value in some]
+    loss, result = jax.jit(jax.vmap(run))(*np.array(good + bad).T)
+    names = ["successful"] * len(good) + ["invalid_shape"] * len(bad)
+    assert names_of(result).tolist() == names
+    assert np.all(np.isnan(loss[len(good) :]))
+    for found, (kappa, nu, *of) in zip(loss, good, strict=False):
 
-        def field(_, y):
-            of_kappa, of_nu = _slopes(*y)
+        def field(_, y, of=of):
+            of_kappa, of_nu = _slopes(*y, *of)
             return [-(1 - y[0] ** 2) * of_kappa, -(1 - y[1] ** 2) * of_nu]
 
-        exact = solve_ivp(field, (0, 80), starts[:, lane], "DOP853", s, rtol=1e-11, atol=1e-13).y
-        for value, (kappa, nu) in zip(loss[lane], exact.T, strict=True):
-            t, g = LAM * np.sqrt(D / 2) * kappa, LAM * GAMMA
-            mean = _expected(lambda x, t=t, g=g: erf(t + g * x))
-            want = 1 - 2 * nu * mean + _zeta(t, g)
-            # Steps are to 1e-8, and quad to 1e-13.
-            np.testing.assert_allclose(value, want, atol=1e-7)
-    assert np.all(np.isnan(loss[2]))
+        exact = solve_ivp(field, (0, 80), [kappa, nu], "DOP853", s, rtol=1e-11, atol=1e-13).y
+        # Steps are to 1e-8, and quad to 1e-13.
+        np.testing.assert_allclose(found, [_twice_loss(*y, *of) for y in exact.T], atol=1e-7)
+
+
+def test_loss_and_its_derivatives_at_any_noise():
+    def loss(point):
+        kappa, nu, d, lam, gamma = point
+        network = _network(kappa, nu, dimension=d, lam=lam, gamma=gamma)
+        return jnp.sum((network.target() - network()) ** 2)
+
+    near = 1 - 1e-9
+    # Up to 300 standard deviations: in the last two rows erf is ±1 to all digits.
+    points = [
+        [0.1, 0.2, 100.0, 0.01, 0.01],
+        [0.1, 0.2, 100.0, 3.0, 1.0],
+        [0.0, near, 100.0, 3.0, 30.0],
+        [-0.4, 0.3, 10.0, 1e3, 2.0],
+        [near, near, 2e4, 3.0, 0.1],
+        [-near, -near, 1e8, 1.0, 1e-3],
+    ]
+    value, slope = jax.jit(jax.vmap(jax.value_and_grad(loss)))(np.array(points))
+    for i, (kappa, nu, d, lam, gamma) in enumerate(points):
+        t, g = lam * np.sqrt(d / 2) * kappa, lam * gamma
+        mean = erf(t / np.sqrt(1 + 2 * g**2))
+        square = 1 - 8 * owens_t(2**0.5 * t / np.sqrt(1 + 2 * g**2), 1 / np.sqrt(1 + 4 * g**2))
+        np.testing.assert_allclose(value[i], 1 - 2 * nu * mean + square, rtol=1e-12, atol=1e-15)
+        # `_slopes` are those of the risk, γ² times this. An angle near ±π/2 has its rounding, of
+        # 1e-16 beside the 4e-5 that 1 − ν = 1e-9 is away.
+        exact = np.array(_slopes(kappa, nu, d, lam, gamma)) / gamma**2
+        np.testing.assert_allclose(slope[i, :2], exact, rtol=1e-10, atol=1e-13)
+    assert np.all(np.isfinite(slope))
 
 
 def test_zeta_and_its_derivatives():
@@ -150,8 +191,10 @@ def test_claims_hold():
 
 
 def test_bad_input_says_what_to_do():
-    with pytest.raises(ValueError, match=r"`kappa` must be in \[−1, 1\], got 2.0"):
+    with pytest.raises(ValueError, match="`kappa` must be between −1 and 1, got 2.0"):
         _network(2.0)
+    with pytest.raises(ValueError, match="`nu` must be between −1 and 1, got -1.0. At ±1"):
+        _network(nu=-1.0)
     with pytest.raises(ValueError, match="both 0, a saddle"):
         _network(0.0, 0.0)
     with pytest.raises(ValueError, match="`lam` must be positive"):
@@ -160,6 +203,6 @@ def test_bad_input_says_what_to_do():
         _network(nu=np.zeros(2))
     network = _network()
     with pytest.raises(ValueError, match="takes no weight decay"):
-        problem = dln.LeastSquares(jnp.eye(80), network.target(), 0.1)
+        problem = dln.LeastSquares(jnp.eye(3), network.target(), 0.1)
         dln.gradient_flow(network, problem, np.ones(1), eps=0.5, formulation=FORM)
     assert np.isnan(jax.jit(lambda decay: network.penalty(decay))(0.1))

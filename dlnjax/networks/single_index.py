@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import is_concrete
-from .base import AbstractNetwork, Constant, as_network_weights
+from .base import AbstractNetwork, Constant, as_network_weights, zero_penalty
 
 
 class SingleIndex(AbstractNetwork):
@@ -57,10 +57,10 @@ class SingleIndex(AbstractNetwork):
 
     def __init__(self, a: ArrayLike, s: ArrayLike, sigma: ArrayLike):
         """**Arguments:** `a`, the output weights, `(m,)`; `s`, the correlations of the neurons with
-        the direction, `(m,)`, in `[−1, 1]`; `sigma`, the Hermite coefficients of the activation,
-        `(d,)`.
+        the direction, `(m,)`, between −1 and 1; `sigma`, the Hermite coefficients of the
+        activation, `(d,)`. A neuron at `|s| = 1` never moves: it is no start.
 
-        **Raises:** `ValueError` for other shapes, NaN or inf, or `|s| > 1` (under tracing the flow
+        **Raises:** `ValueError` for other shapes, NaN or inf, or `|s| ≥ 1` (under tracing the flow
         ends as `invalid_shape`).
         """
         self.a, s = as_network_weights(a, "a"), as_network_weights(s, "s")
@@ -69,11 +69,7 @@ class SingleIndex(AbstractNetwork):
                 f"`a` and `s` must have one entry a neuron, got shapes {self.a.shape} and "
                 f"{s.shape}."
             )
-        if is_concrete(s) and np.any(np.abs(s) > 1):
-            raise ValueError(
-                f"`s` must be correlations in [−1, 1], got {float(s[np.argmax(np.abs(s))])}."
-            )
-        self.angle = jnp.arcsin(s)
+        self.angle = as_angles(s, "s")
         self.sigma = Constant(as_network_weights(sigma, "sigma"))
         self.log_gain = Constant(jnp.zeros((), self.a.dtype))
 
@@ -110,9 +106,18 @@ class SingleIndex(AbstractNetwork):
             network.penalty(jnp.array(0.0))  # 0
             ```
         """
-        if is_concrete(weight_decay) and float(weight_decay) != 0:
-            raise ValueError(
-                f"`SingleIndex` takes no weight decay, got {float(weight_decay)}: the paper has "
-                "none, and directions stay on the sphere. Use `weight_decay=0`."
-            )
-        return jnp.where(weight_decay == 0, 0, jnp.nan).astype(self.a.dtype)
+        return zero_penalty(self, weight_decay, "directions stay on the sphere")
+
+
+def as_angles(s: Array, name: str) -> Array:
+    """`arcsin s` of correlations, NaN where they are not between −1 and 1.
+
+    **Raises:** `ValueError` if they are known."""
+    # At ±1 a direction never moves, but for rounding, which may grow; `arcsin` has no derivative.
+    if is_concrete(s) and np.any(np.abs(s) >= 1):
+        worst = float(np.ravel(s)[np.argmax(np.abs(s))])
+        raise ValueError(
+            f"`{name}` must be between −1 and 1, got {worst}. At ±1 a direction never moves: "
+            "start beside it, such as at 1 − 1e-6."
+        )
+    return jnp.where(jnp.abs(s) < 1, jnp.arcsin(s), jnp.nan)

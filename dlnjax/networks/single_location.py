@@ -4,16 +4,13 @@ import math
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jax.scipy.special import erf
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import as_float, as_positive, check_finite, check_scalar, is_concrete
-from .base import AbstractNetwork, Constant
-from .gaussian import gauss_hermite
-
-# The error of the expectations is about (2g²/(1 + 2g²))^NODES, with g = λγ: rounding up to .6.
-NODES = 40
+from .base import AbstractNetwork, Constant, zero_penalty
+from .gaussian import erf_deviation, erf_mean
+from .single_index import as_angles
 
 
 class SingleLocation(AbstractNetwork):
@@ -24,9 +21,10 @@ class SingleLocation(AbstractNetwork):
 
         R = γ² E[1 − 2νt + t²] + const,    t = erf(λ√(D/2) κ + λγ G),    G ~ N(0, 1).
 
-    On Gauss–Hermite nodes and weights, `(1 − νt)² + (1 − ν²) t²` makes this the least squares of
+    With the mean `μ` and the standard deviation `σ` of `t`, which have closed forms, this is the
+    least squares of
 
-        x = √w (νt, √(1 − ν²) t),    y = √w (1, 0),    R = 2γ² ℓ(x) + const.
+        x = (νμ, √(1 − ν²) μ, σ),    y = (1, 0, 0),    R = 2γ² ℓ(x) + const.
 
     The weights are `arcsin κ` and `arcsin ν`: gradient flow in them, in `t = 2γ² s`, is that of `k`
     and `v` on the unit sphere, in the time `s`. There is no `ε`: any will do. It runs in the weight
@@ -36,7 +34,7 @@ class SingleLocation(AbstractNetwork):
 
         ```python
         network = dln.networks.SingleLocation(0.05, -0.02, dimension=400, lam=0.1, gamma=0.5**0.5)
-        problem = dln.LeastSquares(jnp.eye(80), network.target())
+        problem = dln.LeastSquares(jnp.eye(3), network.target())
         flow = dln.gradient_flow(
             network, problem, jnp.array([0.0, 80.0]), eps=0.5, formulation=dln.WeightForm()
         )
@@ -65,8 +63,9 @@ class SingleLocation(AbstractNetwork):
         lam: ArrayLike,
         gamma: ArrayLike,
     ):
-        """**Arguments:** `kappa` and `nu`, where training starts, in `[−1, 1]` and not both 0,
-        where nothing moves; `dimension = D`, `lam = λ` and `gamma = γ`, positive. All are scalars.
+        """**Arguments:** `kappa` and `nu`, where training starts, between −1 and 1 and not both 0;
+        `dimension = D`, `lam = λ` and `gamma = γ`, positive. All are scalars. At ±1 a direction
+        never moves, and where both are 0 none does: these are no starts.
 
         **Raises:** `ValueError` for other values (under tracing the flow ends as `invalid_shape`).
         """
@@ -75,45 +74,41 @@ class SingleLocation(AbstractNetwork):
         for name, value in (("kappa", kappa), ("nu", nu)):
             check_scalar(value, name)
             check_finite(value, name)
-            if is_concrete(value) and abs(float(value)) > 1:
-                raise ValueError(f"`{name}` must be in [−1, 1], got {float(value)}.")
         rests = (kappa == 0) & (nu == 0)
         if is_concrete(rests) and bool(rests):
             raise ValueError(
                 "`kappa` and `nu` are both 0, a saddle from which nothing moves. Start beside it."
             )
-        self.angle_k = jnp.where(rests, jnp.nan, jnp.arcsin(kappa)).astype(dtype)
-        self.angle_v = jnp.arcsin(nu).astype(dtype)
-        constants = []
+        constants, valid = [], ~rests
         for name, value in (("dimension", dimension), ("lam", lam), ("gamma", gamma)):
             value = as_positive(value, name, dtype)
             check_scalar(value, name)
             check_finite(value, name)
+            valid &= (value > 0) & jnp.isfinite(value)
             constants.append(Constant(value))
+        self.angle_k = jnp.where(valid, as_angles(kappa, "kappa"), jnp.nan).astype(dtype)
+        self.angle_v = as_angles(nu, "nu").astype(dtype)
         self.dimension, self.lam, self.gamma = constants
 
     def __call__(self) -> Array:
-        z, w = self._nodes()
         shift = self.lam.value * jnp.sqrt(self.dimension.value / 2) * jnp.sin(self.angle_k)
-        t = jnp.sqrt(w) * erf(shift + self.lam.value * self.gamma.value * z)
-        return jnp.concatenate([jnp.sin(self.angle_v) * t, jnp.cos(self.angle_v) * t])
-
-    def _nodes(self) -> tuple[Array, Array]:
-        z, w = gauss_hermite(NODES)
-        return jnp.asarray(z, self.angle_k.dtype), jnp.asarray(w, self.angle_k.dtype)
+        noise = self.lam.value * self.gamma.value
+        mean = erf_mean(shift, noise)
+        # √(1 − ν²) is a cosine: the loss is smooth where the flow reaches ν = ±1.
+        along, across = jnp.sin(self.angle_v) * mean, jnp.cos(self.angle_v) * mean
+        return jnp.stack([along, across, erf_deviation(shift, noise)])
 
     def target(self) -> Float[Array, " d"]:
-        """`y` of the least squares problem, `LeastSquares(I, y)`, shape `(80,)`.
+        """`y` of the least squares problem, `LeastSquares(I, y)`, shape `(3,)`.
 
         !!! example
 
             ```python
             network = dln.networks.SingleLocation(0.1, 0.1, dimension=100, lam=0.1, gamma=1.0)
-            jnp.sum(network.target() ** 2)  # Σ w = 1
+            network.target()  # (1, 0, 0)
             ```
         """
-        _, w = self._nodes()
-        return jnp.concatenate([jnp.sqrt(w), jnp.zeros_like(w)])
+        return jnp.array([1, 0, 0], self.angle_k.dtype)
 
     def initial(self, log_eps: Array) -> "SingleLocation":
         return self
@@ -136,9 +131,4 @@ class SingleLocation(AbstractNetwork):
             network.penalty(jnp.array(0.0))  # 0
             ```
         """
-        if is_concrete(weight_decay) and float(weight_decay) != 0:
-            raise ValueError(
-                f"`SingleLocation` takes no weight decay, got {float(weight_decay)}: `k` and `v` "
-                "stay on the sphere. Use `weight_decay=0`."
-            )
-        return jnp.where(weight_decay == 0, 0, jnp.nan).astype(self.angle_k.dtype)
+        return zero_penalty(self, weight_decay, "`k` and `v` stay on the sphere")

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ..._checks import is_concrete
 from ..._problem import AbstractProblem, Schedule, with_decay
 from ..._results import RESULTS, first_failure
-from ...networks import AbstractNetwork, Linear
+from ...networks import AbstractDualNetwork, AbstractNetwork, Linear
 from ...networks.base import (
     is_constant,
     weights_of,
@@ -30,12 +30,19 @@ def check_least_eps(network: AbstractNetwork, log_eps: Array) -> None:
     """Raise a `ValueError` for an `ε` below `network.least_log_eps`, where `x` is inaccurate."""
     least = network.least_log_eps(log_eps.dtype)
     if is_concrete(log_eps) and float(log_eps) < least:
+        if isinstance(network, AbstractDualNetwork):
+            fix = (
+                "Use `gradient_flow` with `DualForm()`, the default, which works at every ε; to "
+                "train, a larger ε, or `Deep(u, v, depth=2)`, whose weights keep their digits."
+            )
+        else:
+            double = network.least_log_eps(jnp.float64)
+            wider = f", or float64, down to e^{double:.4g}" if double < least else ""
+            fix = f"Use a larger ε{wider}."
         raise ValueError(
             f"ε = e^{float(log_eps):.4g} is too small for weights of {type(network).__name__} in "
-            f"{log_eps.dtype}: below e^{least:.4g} = {math.exp(least):.1e} the sign of `x` drowns "
-            "in their rounding. Use `gradient_flow` with `DualForm()`, the default, which works at "
-            "every ε; to train, a larger ε, or `Deep(u, v, depth=2)`, whose weights keep their "
-            "digits."
+            f"{log_eps.dtype}: below e^{least:.4g} = {math.exp(least):.1e} `x` drowns in their "
+            f"rounding. {fix}"
         )
 
 
