@@ -87,8 +87,11 @@ class Graph(eqx.Module):
                     f"An edge must connect two different nodes from 0 to {n - 1}, got edges[{k}] = "
                     f"({pairs[k, 0]}, {pairs[k, 1]})."
                 )
-        # A narrow type of theirs might not hold `n`.
-        self.edges, self.num_nodes = jnp.asarray(pairs.astype(jnp.result_type(int))), n
+        # A narrow type of theirs might not hold `n`. A graph that a module holds may be made first
+        # inside `jit`: its edges must be no tracers.
+        with eager_if_known(pairs):
+            self.edges = jnp.asarray(pairs.astype(jnp.result_type(int)))
+        self.num_nodes = n
 
     def _are_edges(self) -> Bool[Array, " E"]:
         """Which edges connect two different nodes: of known ones, all."""
