@@ -229,13 +229,15 @@ def test_known_graphs_inside_jit(as_users_run_it):
         assert got.num_nodes == want.num_nodes
         np.testing.assert_array_equal(got.edges, want.edges)
     graph = dln.graphs.cycle(3)
+    text: Any = "wide"
+    two: Any = np.array([0.1, 0.2])
     refused = (
         lambda: dln.graphs.Graph([[0, 0], [0, 9]], num_nodes=2),
         lambda: dln.graphs.Graph([]),
         lambda: dln.graphs.Graph([[0, 1], [1]]),
         lambda: dln.graphs.geometric(points, -1.0),
-        lambda: dln.graphs.geometric(points, "wide"),
-        lambda: dln.graphs.geometric(points, np.array([0.1, 0.2])),
+        lambda: dln.graphs.geometric(points, text),
+        lambda: dln.graphs.geometric(points, two),
         lambda: dln.gossip_rates(graph, [0.5, 0.7, -0.2]),
         lambda: graph.sample(jax.random.key(0), 2, [1.0, 1.0, 1.0]),
     )

@@ -192,11 +192,11 @@ class MatrixFree(AbstractProblem):
 
 def _held(function: Any, x: Any) -> Any:
     """The function as a pytree, all of whose leaves are arrays."""
+    arrays, program = eqx.partition(eqx.filter_closure_convert(function, x), eqx.is_array)
     # A plain function as static data.
     kept = function if isinstance(function, eqx.Module) else jax.tree_util.Partial(function)
     # Traced arrays that it closes over must be leaves, or the flow does not see that it depends on
     # them. Where there are none it stays as it is: a converted one is new to `jit` each time.
-    arrays, program = eqx.partition(eqx.filter_closure_convert(function, x), eqx.is_array)
     seen = {id(leaf) for leaf in jax.tree.leaves(kept)}
     if is_concrete(*(array for array in jax.tree.leaves(arrays) if id(array) not in seen)):
         return kept
