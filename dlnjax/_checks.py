@@ -5,6 +5,7 @@ value and the fix; `check_…` functions only raise. Their counterparts `is_…`
 traced values, which cannot raise: they return a Boolean array, from which solvers make a `RESULTS`.
 """
 
+import contextlib
 import math
 import operator
 from collections.abc import Sequence
@@ -20,6 +21,12 @@ from jaxtyping import Array, ArrayLike
 def is_concrete(*arrays: ArrayLike) -> bool:
     """Whether the values are known, i.e. are not traced by `jit`, `vmap` or `grad`."""
     return not any(isinstance(a, jax.core.Tracer) for a in arrays)
+
+
+def eager_if_known(*arrays: ArrayLike) -> contextlib.AbstractContextManager[Any]:
+    """A context in which results of known arrays stay known under `jit`, so that bad values raise
+    at once."""
+    return jax.ensure_compile_time_eval() if is_concrete(*arrays) else contextlib.nullcontext()
 
 
 def as_float(
@@ -250,18 +257,20 @@ def as_probabilities(probabilities: ArrayLike | Sequence[float] | None, num_edge
     """Probabilities of the edges of a graph, shape `(E,)`, equal by default."""
     if probabilities is None:
         return jnp.full(num_edges, 1 / num_edges, jnp.result_type(float))
-    p = as_float(probabilities, "probabilities")
+    with eager_if_known(*jax.tree.leaves(probabilities)):
+        p = as_float(probabilities, "probabilities")
     if p.shape != (num_edges,):
         raise ValueError(
             f"`probabilities` must have one entry for each of the {num_edges} edges, got shape "
             f"{p.shape}. Use `jax.vmap` over several sets of them."
         )
     check_finite(p, "probabilities")
-    if is_concrete(p) and not bool(are_probabilities(p)):
-        raise ValueError(
-            "`probabilities` must not be negative and sum to 1, got a least one of "
-            f"{float(jnp.min(p))} and the sum {float(jnp.sum(p))}. Divide them by their sum."
-        )
+    with eager_if_known(p):
+        if is_concrete(p) and not bool(are_probabilities(p)):
+            raise ValueError(
+                "`probabilities` must not be negative and sum to 1, got a least one of "
+                f"{float(jnp.min(p))} and the sum {float(jnp.sum(p))}. Divide them by their sum."
+            )
     return p
 
 

@@ -145,8 +145,13 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "that of a loop not symmetric. Build the graph outside `jit` to be told which."
     )
     invalid_gossip = (
-        "The edges of positive probability do not connect all nodes, to rounding, or the "
-        "probabilities are negative or do not sum to 1. Add edges, or keep the largest component."
+        "The edges of positive probability do not connect all nodes, or the probabilities are "
+        "negative or do not sum to 1, or an edge does not connect two different nodes of the "
+        "graph. Add edges, or keep the largest component."
+    )
+    gossip_not_resolved = (
+        "The graph is connected, but its smallest eigenvalue `mu` is below the rounding of the "
+        "largest one. Use float64, or probabilities that are less uneven."
     )
     messages_not_finite = (
         "The messages overflow, or are NaN: the iteration diverges. Damp the functions, check "

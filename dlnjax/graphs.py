@@ -8,22 +8,25 @@ which gossip on large lattices tends.
 
 import math
 from collections.abc import Sequence
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 from scipy.spatial import KDTree
 
 from ._checks import (
+    are_probabilities,
     as_count,
     as_flag,
     as_float,
     as_probabilities,
     check_finite,
     check_key,
+    check_nonempty,
+    eager_if_known,
     is_concrete,
 )
 
@@ -53,35 +56,50 @@ class Graph(eqx.Module):
         - `num_nodes`: by default one more than the largest node.
 
         **Raises:** `TypeError` for what are no pairs of whole numbers; `ValueError` for an edge
-        from a node to itself, or to a node that does not exist.
+        from a node to itself, or to a node that does not exist. Traced edges that are none of the
+        graph make its functions NaN, `degrees` −1, and a run on it ends as `invalid_data`.
         """
-        pairs = jnp.asarray(edges)
+        is_known = is_concrete(*jax.tree.leaves(edges))
+        try:
+            # Known edges stay known inside `jit`, so that they are checked and counted there too.
+            pairs: Any = np.asarray(edges) if is_known else jnp.asarray(edges)
+        except ValueError as e:
+            raise TypeError(
+                f"`edges` must be pairs of nodes, got pairs of other lengths: {e}"
+            ) from e
+        if pairs.size == 0:
+            raise ValueError("`edges` is empty: a graph needs at least one edge.")
         if pairs.ndim != 2 or pairs.shape[1] != 2 or not jnp.issubdtype(pairs.dtype, jnp.integer):
             raise TypeError(
                 "`edges` must be pairs of nodes, whole numbers of shape (E, 2), got shape "
                 f"{pairs.shape} of {pairs.dtype}."
             )
-        if len(pairs) == 0:
-            raise ValueError("`edges` is empty: a graph needs at least one edge.")
         if num_nodes is None:
-            if not is_concrete(pairs):
+            if not is_known:
                 raise TypeError("Pass `num_nodes` for traced `edges`: a shape must be known.")
-            num_nodes = int(np.max(np.asarray(pairs))) + 1
+            num_nodes = int(np.max(pairs)) + 1
         n = as_count(num_nodes, "num_nodes")
-        if is_concrete(pairs):
-            known = np.asarray(pairs)
-            bad = np.any((known < 0) | (known >= n), axis=1) | (known[:, 0] == known[:, 1])
+        if is_known:
+            bad = ~_are_edges(pairs, n)
             if np.any(bad):
                 k = int(np.argmax(bad))
                 raise ValueError(
                     f"An edge must connect two different nodes from 0 to {n - 1}, got edges[{k}] = "
-                    f"({known[k, 0]}, {known[k, 1]})."
+                    f"({pairs[k, 0]}, {pairs[k, 1]})."
                 )
-        self.edges, self.num_nodes = pairs, n
+        # A narrow type of theirs might not hold `n`. A graph that a module holds may be made first
+        # inside `jit`: its edges must be no tracers.
+        with eager_if_known(pairs):
+            self.edges = jnp.asarray(pairs.astype(jnp.result_type(int)))
+        self.num_nodes = n
+
+    def _are_edges(self) -> Bool[Array, " E"]:
+        """Which edges connect two different nodes: of known ones, all."""
+        return _are_edges(self.edges, self.num_nodes)
 
     def differences(self, x: ArrayLike) -> Float[Array, "... E"]:
         """`Bx`, that is `x_v − x_w` of each edge `(v, w)`, without forming `B`.
-        `(..., n) -> (..., E)`.
+        `(..., n) -> (..., E)`. **Raises:** `ValueError` for another last axis.
 
         !!! example
 
@@ -90,10 +108,13 @@ class Graph(eqx.Module):
             ```
         """
         x = as_float(x, "x")
-        return x[..., self.edges[:, 0]] - x[..., self.edges[:, 1]]
+        _check_last_axis(x, "x", self.num_nodes, "nodes")
+        differences = x[..., self.edges[:, 0]] - x[..., self.edges[:, 1]]
+        return jnp.where(self._are_edges(), differences, jnp.nan)
 
     def divergence(self, flow: ArrayLike) -> Float[Array, "... n"]:
         """`Bᵀf`, what leaves each node by its edges, less what enters. `(..., E) -> (..., n)`.
+        **Raises:** `ValueError` for another last axis.
 
         !!! example
 
@@ -103,7 +124,9 @@ class Graph(eqx.Module):
             ```
         """
         flow = as_float(flow, "flow")
-        zero = jnp.zeros((*flow.shape[:-1], self.num_nodes), flow.dtype)
+        _check_last_axis(flow, "flow", len(self.edges), "edges")
+        start = jnp.where(jnp.all(self._are_edges()), 0, jnp.nan).astype(flow.dtype)
+        zero = jnp.broadcast_to(start, (*flow.shape[:-1], self.num_nodes))
         return zero.at[..., self.edges[:, 0]].add(flow).at[..., self.edges[:, 1]].add(-flow)
 
     def incidence(self) -> Float[Array, "E n"]:
@@ -118,7 +141,8 @@ class Graph(eqx.Module):
         """
         row = jnp.arange(len(self.edges))
         zero = jnp.zeros((len(self.edges), self.num_nodes), jnp.result_type(float))
-        return zero.at[row, self.edges[:, 0]].add(1).at[row, self.edges[:, 1]].add(-1)
+        B = zero.at[row, self.edges[:, 0]].add(1).at[row, self.edges[:, 1]].add(-1)
+        return jnp.where(self._are_edges()[:, None], B, jnp.nan)
 
     def degrees(self) -> Int[Array, " n"]:
         """The number of edges of each node, shape `(n,)`: the diagonal of `BᵀB`.
@@ -129,7 +153,8 @@ class Graph(eqx.Module):
             dln.graphs.lattice((2, 3)).degrees()  # (2, 3, 2, 2, 3, 2)
             ```
         """
-        return jnp.bincount(self.edges.ravel(), length=self.num_nodes)
+        counts = jnp.bincount(self.edges.ravel(), length=self.num_nodes)
+        return jnp.where(jnp.all(self._are_edges()), counts, -1)
 
     def sample(
         self,
@@ -143,7 +168,8 @@ class Graph(eqx.Module):
         which sum to 1. Default: all alike, for which `batch_size=1` of `train` is shorter.
 
         **Raises:** `ValueError` for probabilities of another shape, or known ones that are negative
-        or do not sum to 1.
+        or do not sum to 1. Traced ones give the edge −1 throughout, which `train` ends as
+        `invalid_training`.
 
         !!! example
 
@@ -153,8 +179,27 @@ class Graph(eqx.Module):
             ```
         """
         check_key(key, "sample")
+        shape = (as_count(steps, "steps"), 1)
+        if probabilities is None:  # a cumulative sum of equal ones would round
+            return jax.random.randint(key, shape, 0, len(self.edges))
         p = as_probabilities(probabilities, len(self.edges))
-        return jax.random.choice(key, len(self.edges), (as_count(steps, "steps"), 1), p=p)
+        drawn = jax.random.choice(key, len(self.edges), shape, p=p)
+        return jnp.where(are_probabilities(p), drawn, -1)
+
+
+def _are_edges(pairs: Any, n: int) -> Any:
+    """Which pairs of nodes, of NumPy or JAX, are edges of a graph of `n` nodes."""
+    is_node = (pairs >= 0) & (pairs < n)
+    return is_node[:, 0] & is_node[:, 1] & (pairs[:, 0] != pairs[:, 1])
+
+
+def _check_last_axis(array: Array, name: str, size: int, what: str) -> None:
+    # Indices beyond the end would be clamped, and a shorter axis broadcast.
+    if array.ndim == 0 or array.shape[-1] != size:
+        raise ValueError(
+            f"The last axis of `{name}` must have the {size} {what} of the graph, got shape "
+            f"{array.shape}."
+        )
 
 
 def cycle(n: SupportsIndex) -> Graph:
@@ -224,8 +269,8 @@ def geometric(points: ArrayLike, radius: float) -> Graph:
 
     **Arguments:** both are known, since the number of edges is a shape.
 
-    **Raises:** `ValueError` for points of another shape, NaN or inf, or if none are so close;
-    `TypeError` for traced ones.
+    **Raises:** `ValueError` for points of another shape, NaN or inf, for a `radius` that is not a
+    positive scalar, or if no points are so close; `TypeError` for traced ones.
 
     !!! example
 
@@ -235,14 +280,19 @@ def geometric(points: ArrayLike, radius: float) -> Graph:
         graph.edges.shape  # (1190, 2)
         ```
     """
-    if not is_concrete(points, radius):
+    known = (*jax.tree.leaves(points), *jax.tree.leaves(radius))
+    if not is_concrete(*known):
         raise TypeError(
             "`points` and `radius` must be known: they decide how many edges there are."
         )
-    array = as_float(points, "points")
+    with eager_if_known(*known):
+        array, reach = as_float(points, "points"), as_float(radius, "radius")
     if array.ndim != 2:
         raise ValueError(f"`points` must have shape (n, D), got {array.shape}.")
+    check_nonempty(array, "points")
     check_finite(array, "points")
+    if reach.ndim != 0 or not float(reach) > 0:
+        raise ValueError(f"`radius` must be a positive scalar, got {radius}.")
     edges = KDTree(np.asarray(array)).query_pairs(float(radius), output_type="ndarray")
     if len(edges) == 0:
         raise ValueError(f"No two points are within `radius` = {radius:g}: take a larger one.")

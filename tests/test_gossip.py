@@ -1,11 +1,16 @@
 """Graphs, and gossip on them: rates against NumPy, runs against averages by hand."""
 
+import math
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 import dlnjax as dln
 from dlnjax._results import names_of
@@ -103,6 +108,147 @@ def test_lanes_that_do_not_gossip():
     np.testing.assert_allclose(rates.resistances[2, 3], 2 + 4 + 4)  # all the way around
 
 
+def test_edges_of_probability_0_change_nothing():
+    # Those of a chord: the rates are the rates without it.
+    p = np.array([0.2, 0.3, 0.4, 0.1])
+    without = dln.gossip_rates(dln.graphs.lattice((5,)), p)
+    chords = dln.graphs.Graph([[0, 1], [1, 2], [2, 3], [3, 4], [0, 4], [1, 4]])
+    rates = dln.gossip_rates(chords, np.append(p, [0, 0]))
+    for name in ("mu", "max_resistance", "foster_sum", "simple", "accelerated"):
+        want = getattr(without, name)
+        np.testing.assert_allclose(getattr(rates, name), want, rtol=1e-13)
+    # Two nodes, whose eigenvalue is the largest that there is: Λ = [[1, −1], [−1, 1]].
+    pair, slope = jax.value_and_grad(lambda p: dln.gossip_rates(dln.graphs.lattice((2,)), p).mu)(
+        jnp.ones(1)
+    )
+    np.testing.assert_allclose([pair, slope[0]], 2, rtol=1e-15)
+
+
+def test_whether_it_is_connected_is_exact():
+    # In float32, by `scipy.sparse.csgraph`, with nodes in any order: long paths, and bridges of any
+    # probability above 0.
+    graph = dln.graphs.cycle(24)
+    order = np.random.default_rng(4).permutation(24)
+    graph = dln.graphs.Graph(order[np.asarray(graph.edges)], 24)
+    open_edges = np.random.default_rng(5).random((24, 24)) > np.linspace(0, 0.15, 24)[:, None]
+    open_edges[0], open_edges[1] = True, np.arange(24) > 0  # a cycle, a path
+    p = (open_edges / open_edges.sum(axis=1, keepdims=True)).astype(np.float32)
+    result = jax.vmap(lambda p: dln.gossip_rates(graph, p).result)(jnp.asarray(p))
+    u, v = np.asarray(graph.edges).T
+    parts = [
+        connected_components(coo_array((q[q > 0], (u[q > 0], v[q > 0])), (24, 24)))[0] for q in p
+    ]
+    want = [{1: "successful"}.get(number, "invalid_gossip") for number in parts]
+    assert list(names_of(result)) == want and len(set(want)) == 2
+
+    # μ of two cliques of 10 and a bridge of relative weight w, against float64; the smallest one is
+    # below rounding, and is not "not connected".
+    clique = np.asarray(dln.graphs.complete(10).edges)
+    bridged = dln.graphs.Graph(np.concatenate([clique, clique + 10, [[0, 10]]]))
+    p = np.append(np.ones((3, 90)), [[1e-1], [1e-3], [1e-9]], axis=1)
+    p /= p.sum(axis=1, keepdims=True)
+    of = jax.vmap(lambda p: dln.gossip_rates(bridged, p))
+    rates, exact = of(jnp.asarray(p, jnp.float32)), of(jnp.asarray(p))
+    assert list(names_of(rates.result)) == ["successful"] * 2 + ["gossip_not_resolved"]
+    B = np.asarray(bridged.incidence())
+    want = [np.linalg.eigvalsh(B.T @ (q[:, None] * B))[1] for q in p]
+    np.testing.assert_allclose(exact.mu, want, rtol=1e-9, atol=1e-15)  # NumPy rounds by 1e-16
+    np.testing.assert_allclose(rates.mu[:2], want[:2], rtol=1e-4)  # by 1e-7 over μ = 2e-6, squared
+    with pytest.raises(eqx.EquinoxRuntimeError, match="connected, but.*Use float64"):
+        dln.gossip_rates(bridged, p[2].astype(np.float32))
+    # The cycle of 120 nodes was not connected in float32.
+    p = np.full(120, 1 / 120, np.float32)
+    mu = dln.gossip_rates(dln.graphs.cycle(120), p).mu
+    np.testing.assert_allclose(mu, 4 * np.sin(np.pi / 120) ** 2 / 120, rtol=1e-5)
+
+
+def test_traced_edges_that_are_none():
+    edges = jnp.array([[[0, 1], [1, 2]], [[0, 1], [1, 7]], [[-1, 1], [1, 2]], [[0, 1], [1, 1]]])
+    is_good = np.array([True, False, False, False])
+
+    def of(edges):
+        graph = dln.graphs.Graph(edges, num_nodes=3)
+        dense = dln.LeastSquares(graph.incidence(), jnp.zeros(2))
+        free = dln.MatrixFree(graph.differences, graph.divergence, jnp.zeros(2))
+        start = dln.Linear(jnp.arange(3.0))
+        how: Any = {"eps": 0.5, "steps": 3, "throw": False}
+        runs = [dln.train(start, problem, optax.sgd(0.1), **how) for problem in (dense, free)]
+        values = graph.incidence(), graph.differences(jnp.ones(3)), graph.divergence(jnp.ones(2))
+        rates = dln.gossip_rates(graph).result
+        return values, [run.result for run in runs], runs[0].x, rates, graph.degrees()
+
+    (B, x, flow), results, ends, rates, degrees = jax.jit(jax.vmap(of))(edges)
+    for result in results:
+        assert list(names_of(result)) == ["successful"] + 3 * ["invalid_data"]
+    assert list(names_of(rates)) == ["successful"] + 3 * ["invalid_gossip"]
+    np.testing.assert_array_equal(np.isfinite(B).all(axis=2), [[1, 1], [1, 0], [0, 1], [1, 0]])
+    np.testing.assert_array_equal(np.isfinite(x), [[1, 1], [1, 0], [0, 1], [1, 0]])
+    np.testing.assert_array_equal(np.isfinite(flow).all(axis=1), is_good)
+    np.testing.assert_array_equal(np.isfinite(ends).all(axis=(1, 2)), is_good)
+    np.testing.assert_array_equal(degrees[0], [1, 2, 1])
+    np.testing.assert_array_equal(degrees[1:], -1)
+
+
+def test_samples():
+    # In float32: n/2 draws from n edges have n(1 − e^{−½}) of them, within 4 standard errors. The
+    # cumulative sum of equal probabilities rounds, and had 12 standard errors less.
+    n = 3_000_000
+    with jax.enable_x64(False):
+        drawn = dln.graphs.cycle(n).sample(jax.random.key(0), n // 2)
+    number, c = len(np.unique(drawn)), math.exp(-0.5)
+    assert abs(number - n * (1 - c)) < 4 * math.sqrt(n * c * (1 - 1.5 * c))
+    graph = dln.graphs.cycle(10)
+    # Traced probabilities that are none: no edge, which ends a run.
+    problem, start = dln.LeastSquares(graph.incidence(), np.zeros(10)), dln.Linear(np.ones(10))
+
+    def of(p):
+        rows = graph.sample(jax.random.key(0), 5, p)
+        how: Any = {"eps": 0.5, "steps": 5, "batches": rows, "throw": False}
+        return rows, dln.train(start, problem, optax.sgd(0.01), **how).result
+
+    even = jnp.full(10, 0.1)
+    p = jnp.stack(
+        [even, even.at[:2].set(jnp.array([0.3, -0.1])), even.at[0].set(jnp.nan), 2 * even]
+    )
+    rows, result = jax.jit(jax.vmap(of))(p)
+    assert list(names_of(result)) == ["successful"] + 3 * ["invalid_training"]
+    assert np.all(rows[0] >= 0) and np.all(rows[1:] == -1)
+
+
+def test_known_graphs_inside_jit(as_users_run_it):
+    pairs, points = [[0, 1], [1, 2]], POINTS.astype(np.float32)
+    makers = (
+        lambda: dln.graphs.Graph(pairs),
+        lambda: dln.graphs.Graph(np.array(pairs, np.uint8)),
+        lambda: dln.graphs.geometric(points, 0.45),
+        lambda: dln.graphs.cycle(4),
+    )
+    for made in makers:
+        want = made()
+        got = jax.jit(made)()
+        assert got.num_nodes == want.num_nodes
+        np.testing.assert_array_equal(got.edges, want.edges)
+    graph = dln.graphs.cycle(3)
+    text: Any = "wide"
+    two: Any = np.array([0.1, 0.2])
+    refused = (
+        lambda: dln.graphs.Graph([[0, 0], [0, 9]], num_nodes=2),
+        lambda: dln.graphs.Graph([]),
+        lambda: dln.graphs.Graph([[0, 1], [1]]),
+        lambda: dln.graphs.geometric(points, -1.0),
+        lambda: dln.graphs.geometric(points, text),
+        lambda: dln.graphs.geometric(points, two),
+        lambda: dln.gossip_rates(graph, [0.5, 0.7, -0.2]),
+        lambda: graph.sample(jax.random.key(0), 2, [1.0, 1.0, 1.0]),
+    )
+    for call in refused:
+        with pytest.raises((TypeError, ValueError)) as raised:
+            call()
+        with pytest.raises(type(raised.value)) as inside:
+            jax.eval_shape(lambda call=call: call() and None)
+        assert str(inside.value) == str(raised.value)
+
+
 def test_simple_gossip_averages_pairs():
     graph = dln.graphs.lattice((3, 3))
     edges, B = np.asarray(graph.edges), graph.incidence()
@@ -123,10 +269,10 @@ def test_simple_gossip_averages_pairs():
 
 
 def test_second_moments():
-    # NEIGHBOURS: .7227, .1678 and .00913 from another start, so only how fast they fall; 1e-5.
-    exact = ebbf21_gossip.exact_spread(ebbf21_gossip.CYCLE, 4000, False)
+    # .7227, .1678 and .00913 are known of another start, so only how fast they fall; 1e-5.
+    exact = ebbf21_gossip.exact_spread(dln.graphs.cycle(30), 4000, False)
     np.testing.assert_allclose(exact[4000] / exact[2000], 0.00913 / 0.1678, rtol=1e-3)
-    assert ebbf21_gossip.exact_spread(ebbf21_gossip.CYCLE, 2000, True)[2000] < 1e-5
+    assert ebbf21_gossip.exact_spread(dln.graphs.cycle(30), 2000, True)[2000] < 1e-5
     # From outside, by matrices of all second moments.
     stated = {"path of 6": 0.09586, "cycle of 9": 0.0725, "3 × 3 lattice": 0.0895}
     for name, rate in stated.items():
@@ -156,6 +302,17 @@ def test_bad_input():
         dln.graphs.lattice((1, 1))
     with pytest.raises(ValueError, match="No two points"):
         dln.graphs.geometric(POINTS, 1e-6)
+    for radius in (-1.0, 0.0, np.nan):
+        with pytest.raises(ValueError, match="`radius` must be a positive scalar"):
+            dln.graphs.geometric(POINTS, radius)
+    with pytest.raises(ValueError, match="`edges` is empty"):
+        dln.graphs.Graph([])
+    graph = dln.graphs.lattice((5,))
+    for wrong in (1.0, np.ones(1), np.ones(3), np.ones((5, 1))):
+        with pytest.raises(ValueError, match="`x` must have the 5 nodes"):
+            graph.differences(wrong)
+        with pytest.raises(ValueError, match="`flow` must have the 4 edges"):
+            graph.divergence(wrong)
     with pytest.raises(ValueError, match="one entry for each of the 3 edges"):
         dln.gossip_rates(dln.graphs.cycle(3), [0.5, 0.5])
     with pytest.raises(ValueError, match="Divide them by their sum"):

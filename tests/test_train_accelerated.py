@@ -125,6 +125,34 @@ def test_derivatives_without_strong_convexity():
     assert list(names_of(run[1])) == want
 
 
+def test_traced_arguments_that_are_none():
+    # Each in its lane: what raises if it is known ends as `invalid_training`.
+    problem = dln.Quadratic(jnp.diag(jnp.array([1.0, 0.01])), jnp.array([1.0, 0.01]))
+
+    def continuized(L, mu, kappa):
+        how: Any = {"statistical_condition": kappa, "key": jax.random.key(0)}
+        return dln.continuized_nesterov(L, mu, **how)
+
+    def jacobi(alpha, beta, step_size):
+        return dln.jacobi(alpha, beta, step_size=step_size)
+
+    inf, nan = jnp.inf, jnp.nan
+    for of, good, bad in (
+        (continuized, (1.0, 0.0, 1.0), ((0.0, inf), (-1.0, nan), (0.5, inf))),
+        (jacobi, (0.5, 0.0, 1.0), ((-1.0, inf), (-1.5, inf), (0.0, inf))),
+    ):
+        lanes = [good]
+        for k, values in enumerate(bad):
+            lanes += [(*good[:k], value, *good[k + 1 :]) for value in values]
+
+        def run(arguments, of=of):
+            network, optimizer = dln.Linear(jnp.zeros(2)), of(*arguments)
+            return dln.train(network, problem, optimizer, eps=0.5, steps=3, throw=False).result
+
+        names = list(names_of(jax.jit(jax.vmap(run))(jnp.array(lanes))))
+        assert names == ["successful"] + 6 * ["invalid_training"]
+
+
 def test_bad_input():
     key = jax.random.key(0)
     for mu in (-0.1, 2.0, np.nan):

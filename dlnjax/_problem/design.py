@@ -8,10 +8,8 @@
   `is_convex` reads.
 """
 
-import contextlib
 from typing import Any, ClassVar
 
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +21,7 @@ from .._checks import (
     check_finite,
     check_nonempty,
     check_scalar,
+    eager_if_known,
     is_concrete,
     to_common_dtype,
 )
@@ -164,20 +163,20 @@ class Quadratic(AbstractProblem):
         check_finite(r, "r")
         self.M, self.linear = M, r
         self.weight_decay = as_weight_decay(weight_decay, dtype)
-        with _eager(M):
+        with eager_if_known(M):
             spectrum = Semidefinite(M)
         # The constant ½⟨r, M†r⟩ needs derivatives in M and r, but those of the pseudo-inverse are
         # NaN where eigenvalues are equal. One Newton step with M† held fixed gives x = M†r the
         # right first derivative. Since x makes ⟨r, x⟩ − ½⟨x, Mx⟩ stationary, errors of x enter
         # squared: the derivatives of the constant are right up to order three.
-        with _eager(M, r):
+        with eager_if_known(M, r):
             x = lax.stop_gradient(spectrum.solve(r))
             x = x + spectrum.solve(r - matmul(M, x))
             least = jnp.sum(r * x) - 0.5 * jnp.sum(x * matmul(M, x))
         c = least if constant is None else as_float(constant, "constant", dtype)
         check_scalar(c, "constant")
         check_finite(c, "constant")
-        with _eager(M):
+        with eager_if_known(M):
             spectrum.refuse(M, r, x, c, least)
         is_convex = (
             spectrum.is_symmetric()
@@ -276,19 +275,13 @@ def has_squares(X: Float[Array, "n d"]) -> Bool[Array, ""]:
 def as_weight_decay(value: ArrayLike | Schedule, dtype) -> Array | Schedule:
     if isinstance(value, Schedule):
         # The constructor checks them again: breakpoints may be equal in float32.
-        with _eager(value.breakpoints, value.values):
+        with eager_if_known(value.breakpoints, value.values):
             return Schedule(value.breakpoints.astype(dtype), value.values.astype(dtype))
     # A concrete `λ` stays concrete under `jit`: for `λ = 0`, code that only weight decay needs is
     # not compiled.
-    with _eager(value):
+    with eager_if_known(value):
         decay = as_float(value, "weight_decay", dtype)
     check_scalar(decay, "weight_decay")
     if is_concrete(decay) and not 0 <= float(decay) < np.inf:
         raise ValueError(f"`weight_decay` must be finite and non-negative, got {float(decay)}.")
     return decay
-
-
-def _eager(*arrays: ArrayLike) -> contextlib.AbstractContextManager[Any]:
-    """A context in which results of concrete arrays stay concrete under `jit`, so that bad values
-    raise at once."""
-    return jax.ensure_compile_time_eval() if is_concrete(*arrays) else contextlib.nullcontext()

@@ -72,7 +72,8 @@ class MatrixFree(AbstractProblem):
             graph, `√graph.degrees()`.
 
         Arrays that the functions hold are part of the problem if they are methods of an Equinox
-        module, such as a `Graph`; those of a plain function are constants of the program.
+        module, such as a `Graph`, or traced; others of a plain function are constants of the
+        program.
 
         **Raises:** `TypeError` for what are no functions, or for another dtype than that of `y`;
         `ValueError` for mismatched shapes, NaN or inf, `λ < 0`, or if the functions are not adjoint
@@ -102,11 +103,7 @@ class MatrixFree(AbstractProblem):
                 f"{x.dtype}. Cast the arrays that they hold."
             )
 
-        # A plain function as static data, so that all leaves of the problem are arrays.
-        def held(f: Any) -> Any:
-            return f if isinstance(f, eqx.Module) else jax.tree_util.Partial(f)
-
-        self.apply, self.adjoint, self.y, self.d = held(apply), held(adjoint), y, x.shape[0]
+        self.apply, self.adjoint, self.y, self.d = _held(apply, x), _held(adjoint, y), y, len(x)
         self.weight_decay = as_weight_decay(weight_decay, y.dtype)
         self.norms = None
         if column_norms is not None:
@@ -191,6 +188,19 @@ class MatrixFree(AbstractProblem):
         # One product back, of the residual: `Mx − Xᵀy` would be two, and cancel near the minimum.
         fit = self._products(self.apply, self.as_points(x))
         return self._products(self.adjoint, fit - jnp.broadcast_to(self.y, fit.shape))
+
+
+def _held(function: Any, x: Any) -> Any:
+    """The function as a pytree, all of whose leaves are arrays."""
+    arrays, program = eqx.partition(eqx.filter_closure_convert(function, x), eqx.is_array)
+    # A plain function as static data.
+    kept = function if isinstance(function, eqx.Module) else jax.tree_util.Partial(function)
+    # Traced arrays that it closes over must be leaves, or the flow does not see that it depends on
+    # them. Where there are none it stays as it is: a converted one is new to `jit` each time.
+    seen = {id(leaf) for leaf in jax.tree.leaves(kept)}
+    if is_concrete(*(array for array in jax.tree.leaves(arrays) if id(array) not in seen)):
+        return kept
+    return jax.tree_util.Partial(lambda arrays, x: eqx.combine(arrays, program)(x), arrays)
 
 
 def _refusal() -> TypeError:

@@ -1,16 +1,21 @@
 """`Schedule`: a weight decay that is piecewise constant in rescaled time."""
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
-from .._checks import as_float, as_parameter, check_finite, is_concrete, to_common_dtype
+from .._checks import (
+    as_float,
+    as_parameter,
+    check_finite,
+    eager_if_known,
+    is_concrete,
+    to_common_dtype,
+)
 from .._derivatives import held, vanishing
 
 
@@ -111,7 +116,7 @@ class Schedule(eqx.Module):
 
     def last(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The value after the last breakpoint, and the total decay up to it."""
-        with _eager_if(self.values, self.breakpoints):
+        with eager_if_known(self.values, self.breakpoints):
             lengths = jnp.diff(self.breakpoints, prepend=0)
             return self.values[-1], jnp.sum(self.values[:-1] * lengths)
 
@@ -164,13 +169,8 @@ def least_decay(decay: Array | Schedule) -> Float[Array, ""]:
 def _over_values(fn: Callable[[Array], Array], decay: Array | Schedule) -> Array:
     if not isinstance(decay, Schedule):
         return decay
-    with _eager_if(decay.values):
+    with eager_if_known(decay.values):
         return fn(decay.values)
-
-
-def _eager_if(*arrays: Array) -> contextlib.AbstractContextManager[Any]:
-    """A context in which known values stay known under `jit`."""
-    return jax.ensure_compile_time_eval() if is_concrete(*arrays) else contextlib.nullcontext()
 
 
 def total_decay(decay: Array | Schedule, s: Any) -> Float[Array, "..."]:

@@ -106,7 +106,8 @@ def continuized_nesterov(
         )
     check_key(key, "continuized_nesterov")
     # A traced one that is no such number is NaN, and ends as `invalid_training`.
-    mu = jnp.where((mu >= 0) & (mu <= L) & (condition >= 1), mu, jnp.nan)
+    is_valid = (mu >= 0) & (mu <= L) & jnp.isfinite(L) & (condition >= 1) & jnp.isfinite(condition)
+    mu = jnp.where(is_valid, mu, jnp.nan)
     is_strong = mu != 0
     some = jnp.where(is_strong, mu, L)  # the derivative of √ is infinite at 0
     slow = condition * L
@@ -190,6 +191,9 @@ def jacobi(
         check_scalar(value, name)
         if is_concrete(value) and not least < float(value) < jnp.inf:
             raise ValueError(f"`{name}` must be finite and above {least:g}, got {float(value)}.")
+    # A traced one that is no such number makes the steps NaN, and ends as `invalid_training`.
+    is_valid = (alpha > -1) & (beta > -1) & (step_size > 0) & jnp.isfinite(alpha + beta + step_size)
+    step_size = jnp.where(is_valid, step_size, jnp.nan)
 
     def init(params: PyTree[Array]) -> JacobiState:
         return JacobiState(jnp.zeros((), int), jax.tree.map(jnp.zeros_like, params))

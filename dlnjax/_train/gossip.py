@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._checks import are_probabilities, as_probabilities, check_type
 from .._linalg import Cholesky, eigh, matmul
@@ -27,7 +27,7 @@ class GossipRates(eqx.Module):
     - `mu`: `μ`, the smallest eigenvalue of `Λ` but 0, a scalar.
     - `resistances`: `R_e`, the effective resistance between the ends of each edge, shape `(E,)`, in
         the network of resistors `1/p_e`.
-    - `max_resistance`: the largest, a scalar.
+    - `max_resistance`: the largest of the edges of positive probability, a scalar.
     - `foster_sum`: `Σ p_e R_e`, which is `n − 1`: how far it is from that says how accurate the
         resistances are.
     - `simple`: `μ/2`. If both ends of the edge take their mean, `E‖x_k − x̄‖²` falls by a factor
@@ -72,13 +72,15 @@ def gossip_rates(
     - `probabilities`: of the edges, shape `(E,)`, which sum to 1. Default: all alike. They may be
         traced. Where `μ` is an eigenvalue several times, as on a cycle, it has no derivative: then
         it is the mean over its eigenvectors. Second derivatives of `μ` are wrong.
-    - `throw`: raise if the edges of positive probability do not connect all nodes (to rounding).
-        Under tracing nothing is raised: such lanes are NaN, with the result `invalid_gossip`.
+    - `throw`: raise if the edges of positive probability do not connect all nodes, or `μ` is below
+        the rounding of the largest eigenvalue. Under tracing nothing is raised: such lanes are NaN,
+        with the result `invalid_gossip` or `gossip_not_resolved`.
 
     **Returns:** a `GossipRates`.
 
     **Raises:** `TypeError` for what is no graph; `ValueError` for bad probabilities; an
-    `EquinoxRuntimeError` for a graph that is not connected.
+    `EquinoxRuntimeError` for a graph that is not connected, or not to rounding: the cycle of `n`
+    nodes is up to `n = 370` in float32.
 
     !!! example
 
@@ -102,37 +104,34 @@ def gossip_rates(
 @eqx.filter_jit
 def _rates(graph: Graph, p: Float[Array, " E"]) -> GossipRates:
     n = graph.num_nodes
-    ends = (graph.edges >= 0) & (graph.edges < n)
-    is_valid = (
-        are_probabilities(p) & jnp.all(ends) & jnp.all(graph.edges[:, 0] != graph.edges[:, 1])
-    )
-    eps = float(jnp.finfo(p.dtype).eps)
-    B = graph.incidence().astype(p.dtype)
-
-    def laplacian(p):
-        """`Λ + (tr Λ) 11ᵀ/n`: it takes `1` to the largest eigenvalue, and `b_e` does not see it."""
-        M = matmul(B.T * p[None, :], B)
-        return M + jnp.trace(M) / n
-
-    p = jnp.where(is_valid, p, 1 / len(p))
-    values, V = eigh(lax.stop_gradient(laplacian(p)))
-    # `tr Λ` is 2; eigenvalues round by some units of it. 100 times more would call the path of 10⁵
-    # nodes, whose μ is 1e-15, disconnected in float64; less, and rounding would connect nodes.
-    rounding = n * eps * values[-1]
-    is_connected = values[0] > rounding
-    verdict = first_failure((is_valid & is_connected, RESULTS.invalid_gossip))
+    is_valid = are_probabilities(p) & jnp.all(graph._are_edges())
+    is_valid = is_valid & _are_connected(graph, p > 0)
     # Where it is not connected, compute with a graph that is: NaN would spread to other lanes.
-    B = jnp.where(is_connected, B, 0)
-    p = jnp.where(is_connected, p, 1 / len(p))
-    M = jnp.where(is_connected, laplacian(p), jnp.eye(n, dtype=p.dtype))
-    # The Rayleigh quotient has the derivative of a simple eigenvalue, and their mean for others.
+    B = jnp.where(is_valid, graph.incidence().astype(p.dtype), 0)
+    p = jnp.where(is_valid, p, 1 / len(p))
+    M = matmul(B.T * p[None, :], B)
+    # `b_e` does not see `11ᵀ`, which takes `1` to an eigenvalue above all others: these are at most
+    # twice the largest diagonal entry (Gershgorin; two nodes are there). Larger ones round more.
+    above = lax.stop_gradient(3 * jnp.max(jnp.diagonal(M)))
+    M = jnp.where(is_valid, M + above / n, jnp.eye(n, dtype=p.dtype))
+    values, V = eigh(lax.stop_gradient(M))
+    # Eigenvalues round by some units of the largest one, and `n` bounds how many. Below that the
+    # eigenvector may be any.
+    rounding = n * float(jnp.finfo(p.dtype).eps) * above
+    is_resolved = values[0] > rounding
+    verdict = first_failure(
+        (is_valid, RESULTS.invalid_gossip), (is_resolved, RESULTS.gossip_not_resolved)
+    )
+    M = jnp.where(is_resolved, M, jnp.eye(n, dtype=p.dtype))
+    # The Rayleigh quotient has the derivative of a simple eigenvalue, and their mean for others. As
+    # a sum of squares over the edges it does not cancel, and is more accurate than `values[0]`.
     is_least = (values - values[0] <= rounding).astype(p.dtype)
-    quotients = jnp.sum(V * matmul(M, V), axis=0)
+    quotients = matmul(p, matmul(B, V) ** 2)
     mu = jnp.sum(is_least * quotients) / jnp.sum(is_least)
     resistances = jnp.sum(B * jax.vmap(Cholesky(M).solve)(B), axis=1)
     good = verdict == RESULTS.successful
     mu, resistances = one_unless(good, (mu, resistances))
-    largest = jnp.max(resistances)
+    largest = jnp.max(jnp.where(p > 0, resistances, 0))
     known = lambda v: jnp.where(good, v, jnp.nan)
     return GossipRates(
         mu=known(mu),
@@ -143,3 +142,23 @@ def _rates(graph: Graph, p: Float[Array, " E"]) -> GossipRates:
         accelerated=known(jnp.sqrt(mu / (2 * largest))),
         result=verdict,
     )
+
+
+def _are_connected(graph: Graph, is_open: Bool[Array, " E"]) -> Bool[Array, ""]:
+    """Whether the open edges connect all nodes, exactly."""
+    u, v = graph.edges[:, 0], graph.edges[:, 1]
+
+    def disagree(labels):
+        return is_open & (labels[u] != labels[v])
+
+    def spread(labels):
+        """Each label is a node of the same component, and falls until both ends of edges agree."""
+        least = jnp.where(is_open, jnp.minimum(labels[u], labels[v]), graph.num_nodes)
+        after = labels.at[u].min(least).at[v].min(least)
+        # The nodes that the labels name, too, and then theirs: it takes about log n rounds, not n.
+        after = after.at[labels[u]].min(least).at[labels[v]].min(least)
+        return after[after]
+
+    start = jnp.arange(graph.num_nodes)
+    labels = lax.while_loop(lambda labels: jnp.any(disagree(labels)), spread, start)
+    return jnp.all(labels == 0)
