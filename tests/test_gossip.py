@@ -276,7 +276,7 @@ def test_second_moments():
     # From outside, by matrices of all second moments.
     stated = {"path of 6": 0.09586, "cycle of 9": 0.0725, "3 × 3 lattice": 0.0895}
     for name, rate in stated.items():
-        measured = ebbf21_gossip.exact_rate(ebbf21_gossip.SMALL[name])
+        measured = ebbf21_gossip.exact_rate(ebbf21_gossip.small_graphs()[name])
         np.testing.assert_allclose(measured, rate, rtol=6e-4)
     # Runs of both kinds on a small graph, within 4 standard errors.
     graph = dln.graphs.cycle(6)
