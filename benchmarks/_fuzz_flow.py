@@ -48,11 +48,15 @@ def flow_violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndar
     steps = np.maximum(ROUNDING, 4 * flow["steps"])[:, None, None]
     decayed = (u["decay"][:, None] * s)[..., None, None]
     off = off - steps * config.eps * decayed[..., 0] / u["safe"][:, None]
+    # And `x` is known to the rounding of the start, where that cancels in it.
+    start = dual_start(config, a, u)
+    begin, _ = link(config, start[:, None], a["log_eps"][:, None, None, None])
+    begin = ROUNDING * config.eps * sizes(u, np.sum(begin, axis=2) / x_unit)[..., None]
+    off = off - s[..., None] * begin
     w_size = np.max(np.abs(u["base"]) / u["safe"][:, None], axis=(1, 2))[:, None, None]
     of_z = s[..., None] * rounding / (ROUNDING * config.eps)
     found["flow, dual"] = np.max(np.maximum(off, 0) / (w_size + of_z), axis=(1, 2))
 
-    start = dual_start(config, a, u)
     signs = start.shape[1]
     log_eps = a["log_eps"][:, None, None, None]
     w = start[:, None] - on_sides(flow["dual"], signs) + decayed

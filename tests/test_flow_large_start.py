@@ -243,6 +243,22 @@ def test_a_start_that_the_dtype_does_not_hold_is_refused(shape, dtype, large):
     assert np.isfinite(flow.x[:2]).all() and np.isnan(flow.x[2:]).all()
 
 
+@pytest.mark.parametrize("ratio", [1.0, 3.0, 1e3])
+def test_a_start_with_one_side_far_larger(ratio):
+    """`q⁺q⁻` stays: where `x` becomes small, both are as large as its root."""
+    # One entry: `x` ends at y, from `q⁺ − q⁻ ≈ q⁺`.
+    q = np.array([1.0, 1 / ratio]) * 1e3 * np.sqrt(ratio)
+    w = np.sqrt(q) * np.exp(0.5)
+    run = lambda y: dln.gradient_flow(
+        dln.UV(w.sum()[None], (w[0] - w[1])[None]),
+        dln.LeastSquares(jnp.eye(1), jnp.array([y])), jnp.array([1e3]), log_eps=-1.0, throw=False,
+    )  # fmt: skip
+    flow = run(1.0)
+    assert flow.result == dln.RESULTS.successful
+    np.testing.assert_allclose(flow.x[0], 1, rtol=1e-7)
+    assert run(1e-5).result == dln.RESULTS.start_too_large
+
+
 def test_bad_input():
     X, y = _data("wide")
     problem, network = dln.LeastSquares(X, y), dln.Layers(np.arange(1, 25.0).reshape(3, 8))

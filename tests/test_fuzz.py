@@ -87,6 +87,8 @@ FOUND = {
 FLAGGED = {
     # `x` is 1e-10 and 1e-8 of the start: it was returned with six digits less than a flow has.
     (1, "flow"): {(3, 1, 7, 3): [299], (3, 1, 2, 1): [76]},
+    # `x` is 1e-13 of a start with `q⁺ = 600 q⁻`, and was off by 3 %.
+    (15, "flow"): {(33, 15, 1, 0): [464, 16]},
     # The rounding of `Mx`, in which terms of 2000 cancel, drifts for times of 1e10.
     (10, "flow"): {(21, 10, 3, 1): [300]},
     # Three columns in a plane, two of them near twins, in units that differ by five decades.

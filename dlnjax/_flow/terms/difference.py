@@ -50,7 +50,12 @@ def _balanced_slope(slope: Float[Array, "rows d"]) -> Float[Array, " d"]:
 def excess(slope: Float[Array, "rows d"], largest: Float[Array, ""]) -> Float[Array, ""]:
     """By how much `q` exceeds the `largest` entry of `σ²x`, at least 1. The slopes are those in
     units of `w`."""
-    return jnp.maximum(1, jnp.max(_balanced_slope(slope)) / largest)
+    if len(slope) == 1:
+        return jnp.ones_like(largest)
+    # At depth 2 `q⁺q⁻` is conserved: so large are both where `x` becomes small, also after a start
+    # at which one of them is far larger.
+    balanced = 2 * jnp.sqrt(slope[0]) * jnp.sqrt(slope[1])
+    return jnp.maximum(1, jnp.max(balanced) / largest)
 
 
 def is_held(excess: Float[Array, ""]) -> Bool[Array, ""]:
