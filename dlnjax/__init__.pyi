@@ -68,6 +68,7 @@ from ._laws.message_passing import (
 )
 from ._limit.limit_flow import limit_flow as limit_flow
 from ._path import (
+    LassoPath as LassoPath,
     LimitFlow as LimitFlow,
     PiecewiseLinearPath as PiecewiseLinearPath,
 )

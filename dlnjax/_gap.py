@@ -21,8 +21,7 @@ from ._checks import (
 )
 from ._flow.gradient_flow import Flow
 from ._path import (
-    LimitFlow,
-    PiecewiseLinearPath,
+    LassoPath,
     kkt_violations,
     penalties,
     penalty,
@@ -64,7 +63,7 @@ def suboptimality_gap(
     x: Real[ArrayLike, "... d"],
     mu: Real[ArrayLike, "..."],
     *,
-    path: PiecewiseLinearPath,
+    path: LassoPath,
 ) -> SuboptimalityGap:
     """The exact suboptimality of `x` for the lasso at `μ`: `Lasso(x, μ) − Lasso_*(μ)`.
 
@@ -80,7 +79,7 @@ def suboptimality_gap(
 
     **Raises:** `ValueError` if `μ ≤ 0`, or if the path violates the optimality conditions of this
     problem by more than half of the digits, so that it is the path of another one (NaN under
-    tracing); `TypeError` if `path` is a `LimitFlow`.
+    tracing); `TypeError` if `path` is no `LassoPath`.
 
     !!! example
 
@@ -100,9 +99,7 @@ def suboptimality_gap(
     x, mu = problem.as_points(x), as_positive(mu, "mu", dtype)
     leading_axes(x, mu, "mu")
     what = "what `lasso_path` returns"
-    check_type(path, "path", PiecewiseLinearPath, what)
-    if isinstance(path, LimitFlow):  # its points are not optimal
-        raise TypeError(f"`path` must be {what}, got a LimitFlow.")
+    check_type(path, "path", LassoPath, what)
     path.check_size(problem)
     gap, is_optimal = _gap_at_all(problem, x, mu, path)
     if is_concrete(is_optimal) and not bool(jnp.all(is_optimal)):
@@ -117,7 +114,7 @@ def suboptimality_gap(
 
 @eqx.filter_jit
 def _gap_at_all(
-    problem: AbstractProblem, x: Array, mu: Array, path: PiecewiseLinearPath
+    problem: AbstractProblem, x: Array, mu: Array, path: LassoPath
 ) -> tuple[SuboptimalityGap, Bool[Array, "..."]]:
     is_valid = has_no_nan((problem, path.weights, path.knots))
     problem, weights = one_unless(is_valid, (problem, path.weights))

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from ._flow.gradient_flow import Flow
 from ._gap import certificate, eta, suboptimality_gap
-from ._path import LimitFlow, PiecewiseLinearPath
+from ._path import LassoPath, LimitFlow
 from ._problem import AbstractProblem
 
 NEEDS = ("problem", "network", "log_eps", "s", "flow", "limit", "path")
@@ -100,7 +100,7 @@ class Metric:
         return bool(self.needs & {"flow", "log_eps"})
 
 
-def is_monotone(path: PiecewiseLinearPath) -> Array:
+def is_monotone(path: LassoPath) -> Array:
     """Whether the lasso path is coordinate-wise monotone (1) or not (0).
 
     !!! example
@@ -113,7 +113,7 @@ def is_monotone(path: PiecewiseLinearPath) -> Array:
     return path.is_monotone()
 
 
-def num_knots(path: PiecewiseLinearPath) -> Array:
+def num_knots(path: LassoPath) -> Array:
     """Number of knots of the lasso path.
 
     !!! example
@@ -152,7 +152,7 @@ def time(s: Array) -> Array:
     return s
 
 
-def _gap(problem: AbstractProblem, x: Array, s: Array, path: PiecewiseLinearPath):
+def _gap(problem: AbstractProblem, x: Array, s: Array, path: LassoPath):
     """The absolute and the relative lasso gap of `x` at `μ = s`, shape `(S,)`; 0 at `s = 0`."""
     # At s = 0 the penalty κ = 1/s is infinite: compute at s = 1 and replace, as NaN and its
     # derivatives must not enter.
@@ -162,7 +162,7 @@ def _gap(problem: AbstractProblem, x: Array, s: Array, path: PiecewiseLinearPath
 
 
 def relative_gap(
-    problem: AbstractProblem, flow: Flow, path: PiecewiseLinearPath
+    problem: AbstractProblem, flow: Flow, path: LassoPath
 ) -> Float[Array, " S"]:
     """Relative lasso gap of the averaged flow at μ = s.
 
@@ -179,7 +179,7 @@ def relative_gap(
     return _gap(problem, flow.x_mean, flow.s, path)[1]
 
 
-def max_relative_gap(problem: AbstractProblem, flow: Flow, path: PiecewiseLinearPath) -> Array:
+def max_relative_gap(problem: AbstractProblem, flow: Flow, path: LassoPath) -> Array:
     """Largest relative lasso gap of the averaged flow at μ = s, over s.
 
     !!! example
@@ -195,7 +195,7 @@ def max_relative_gap(problem: AbstractProblem, flow: Flow, path: PiecewiseLinear
     return jnp.max(relative_gap(problem, flow, path))
 
 
-def max_gap(problem: AbstractProblem, flow: Flow, path: PiecewiseLinearPath) -> Array:
+def max_gap(problem: AbstractProblem, flow: Flow, path: LassoPath) -> Array:
     """Largest lasso gap of the averaged flow at μ = s, over s.
 
     !!! example
@@ -212,7 +212,7 @@ def max_gap(problem: AbstractProblem, flow: Flow, path: PiecewiseLinearPath) -> 
 
 
 def max_relative_gap_of_limit(
-    problem: AbstractProblem, limit: LimitFlow, s: Array, path: PiecewiseLinearPath
+    problem: AbstractProblem, limit: LimitFlow, s: Array, path: LassoPath
 ) -> Array:
     """Largest relative lasso gap of the averaged limit process at μ = s, over s.
 
@@ -230,7 +230,7 @@ def max_relative_gap_of_limit(
 
 
 def max_gap_of_limit(
-    problem: AbstractProblem, limit: LimitFlow, s: Array, path: PiecewiseLinearPath
+    problem: AbstractProblem, limit: LimitFlow, s: Array, path: LassoPath
 ) -> Array:
     """Largest lasso gap of the averaged limit process at μ = s, over s.
 
@@ -247,7 +247,7 @@ def max_gap_of_limit(
     return jnp.max(_gap(problem, limit.x_mean(s), s, path)[0])
 
 
-def max_eta(problem: AbstractProblem, s: Array, path: PiecewiseLinearPath) -> Array:
+def max_eta(problem: AbstractProblem, s: Array, path: LassoPath) -> Array:
     """Largest η(λ, s, z↓(s)) over s, which bounds the gap as ε → 0 up to a constant.
 
     !!! example

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("as_users_run_it")
 RAY = {"num_knots": jnp.asarray(1, jnp.int32), "weights": jnp.ones((2, 3)), "norms": jnp.ones(3)}
 RAY |= {"knots": jnp.ones(2), "values": jnp.zeros((2, 3)), "slopes": jnp.ones((2, 3))}
 RAY |= {"result": dln.RESULTS.successful, "stats": {}, "positive": False}
-PATH = dln.PiecewiseLinearPath(**RAY)
+PATH = dln.LassoPath(**RAY)
 LIMIT = dln.LimitFlow(**RAY, num_jumps=jnp.asarray(1, jnp.int32), face=jnp.zeros(3, jnp.int32))
 FLOW = dln.Flow(
     s=jnp.ones(1),
@@ -227,7 +227,7 @@ CASES = {
     "limit in place of a path": (
         lambda: dln.suboptimality_gap(PROBLEM, np.ones(3), 1.0, path=LIMIT),
         TypeError,
-        "`path` must be what `lasso_path` returns, got a LimitFlow",
+        "`path` must be what `lasso_path` returns, got LimitFlow",
     ),
     "no path": (
         lambda: dln.suboptimality_gap(PROBLEM, np.ones(3), 1.0, path=None),
@@ -252,7 +252,7 @@ CASES = {
     "certificate of a path": (
         lambda: dln.certificate(PROBLEM, PATH),
         TypeError,
-        "`flow` must be what `gradient_flow` returns, got PiecewiseLinearPath",
+        "`flow` must be what `gradient_flow` returns, got LassoPath",
     ),
     "certificate of another problem": (
         lambda: dln.certificate(SMALL, FLOW),
@@ -267,7 +267,7 @@ CASES = {
     "sharpness of a path": (
         lambda: dln.sharpness(NETWORK, PROBLEM, PATH),
         TypeError,
-        "`flow` must be what `gradient_flow` returns, got PiecewiseLinearPath",
+        "`flow` must be what `gradient_flow` returns, got LassoPath",
     ),
     "sharpness of another network": (
         lambda: dln.sharpness(dln.USquared(np.ones(3)), PROBLEM, FLOW),

@@ -21,7 +21,7 @@ from .._active_set.state import scatter
 from .._active_set.tolerances import Tolerances
 from .._checks import as_count, as_flag, as_weights, may_be_zero
 from .._linalg import matmul
-from .._path import PiecewiseLinearPath, largest_correlation, penalty, rounding_units
+from .._path import LassoPath, largest_correlation, penalty, rounding_units
 from .._problem import (
     AbstractProblem,
     check_quadratic,
@@ -117,7 +117,7 @@ def _candidates(problem: AbstractProblem, slopes: Float[Array, "K d"]) -> Int[Ar
 
 
 def _dual_at(
-    problem: AbstractProblem, path: PiecewiseLinearPath, row: Int[Array, ""]
+    problem: AbstractProblem, path: LassoPath, row: Int[Array, ""]
 ) -> tuple[Float[Array, " d"], Float[Array, " d"], Bool[Array, " d"]]:
     """The dual at the start `μ` of a segment; the residual at `x∞`, the last slope, as a direction
     in which the dual may move; and the active set `A` of the segment as a mask. Shape `(d,)` each.

@@ -52,7 +52,7 @@ from .._active_set.state import (
 from .._active_set.tolerances import Tolerances
 from .._active_set.transform import event_driven
 from .._checks import is_weights
-from .._path import PiecewiseLinearPath
+from .._path import LassoPath
 from .._problem import AbstractProblem, default_events, validity
 from .._results import RESULTS, first_failure
 from .record import Record, Row, assemble
@@ -196,7 +196,7 @@ def homotopy(
     positive: bool,
     max_knots: int | None,
     may_be_zero: bool,
-) -> PiecewiseLinearPath:
+) -> LassoPath:
     """`lasso_path` of arguments that were checked; `may_be_zero` says whether a weight may be 0."""
     if max_knots is None:
         max_knots = default_events(problem)
@@ -211,7 +211,7 @@ def _follow(
     positive: bool,
     max_knots: int,
     may_be_zero: bool,
-) -> tuple[PiecewiseLinearPath, Segments]:
+) -> tuple[LassoPath, Segments]:
     """The path and its active sets; bad values end in `result`. One step of the loop is a pivot."""
     k, d, tol = problem.rank_bound, problem.r.shape[0], Tolerances(weights.dtype)
     scaled = Scaled(problem, weights, positive)

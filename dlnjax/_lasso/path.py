@@ -3,7 +3,7 @@
 from jaxtyping import ArrayLike, Real
 
 from .._checks import as_count, as_flag, as_weights, may_be_zero
-from .._path import PiecewiseLinearPath
+from .._path import LassoPath
 from .._problem import AbstractProblem, check_quadratic
 from .._results import raise_on_failure
 from .homotopy import homotopy
@@ -16,7 +16,7 @@ def lasso_path(
     weights: Real[ArrayLike, "..."] | None = None,
     max_knots: int | None = None,
     throw: bool = True,
-) -> PiecewiseLinearPath:
+) -> LassoPath:
     """The exact lasso path `μ ↦ x(μ)`, for all `μ ≥ 0` at once.
 
     `x(μ)` minimises `ℓ(x) + Σᵢ (λ + ωᵢ/μ)|xᵢ|`, and `z(μ) = μ x(μ)` is piecewise linear.
@@ -40,7 +40,7 @@ def lasso_path(
     - `throw`: raise if the path was cut short or is inaccurate. Under tracing nothing is raised:
         failed lanes are NaN, with their `result`. With `throw=False` they keep what was found.
 
-    **Returns:** a `PiecewiseLinearPath` in `p = μ`. It is NaN beyond its last knot if `max_knots`
+    **Returns:** a `LassoPath` in `p = μ`. It is NaN beyond its last knot if `max_knots`
     was too small. Where unpenalised columns are linearly dependent, `x` is one of several
     solutions.
 

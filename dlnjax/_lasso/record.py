@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._active_set.state import Scaled, indices, scatter
-from .._path import PiecewiseLinearPath
+from .._path import LassoPath
 from .._results import RESULTS
 
 
@@ -49,7 +49,7 @@ def assemble(
     scaled: Scaled,
     weights: Array,
     positive: bool,
-) -> PiecewiseLinearPath:
+) -> LassoPath:
     """The path in the user's units, from the record of active sets, of which `row` is the last."""
     K, d = record.tau.shape[0], scaled.r.shape[0]
     num_knots = row + 1
@@ -61,7 +61,7 @@ def assemble(
 
     is_unknown = is_cut & (indices(K) >= row)
     nan_if = lambda bad, v: jnp.where(bad, jnp.nan, v)
-    return PiecewiseLinearPath(
+    return LassoPath(
         knots=nan_if(is_invalid, jnp.where(num_knots > 0, 1 / record.tau[rows], 0)),
         values=nan_if(is_invalid, spread(record.z)),
         slopes=nan_if((is_unknown | is_invalid)[:, None], spread(record.slope)),

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .. import generators as _generators, metrics as _metrics
-from .._path import PiecewiseLinearPath
+from .._path import LassoPath
 from .._problem import AbstractProblem
 from .._results import result_names
 from ..metrics import Metric
@@ -67,7 +67,7 @@ class KnotGrid:
                 f"0 < before ≤ 1 ≤ after: got before = {self.before} and after = {self.after}."
             )
 
-    def __call__(self, problem: AbstractProblem, path: PiecewiseLinearPath) -> Float[Array, " S"]:
+    def __call__(self, problem: AbstractProblem, path: LassoPath) -> Float[Array, " S"]:
         """The times `s` for one instance, shape `(points,)`, in units of `1/(Xᵀy)`."""
         size = jnp.max(jnp.abs(problem.r))
         unit = 1 / jnp.where(size > 0, size, 1)
