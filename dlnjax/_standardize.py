@@ -6,7 +6,8 @@ import numpy as np
 
 
 class Centered(NamedTuple):
-    """Columns less their mean, in units in which no square overflows or is lost."""
+    """Columns less their mean, times the roots of weights of rows, in units in which no square
+    overflows or is lost."""
 
     values: np.ndarray  # exactly 0 where a column is constant
     # Of each column, or numbers if there is one, `(n,)`:
@@ -15,18 +16,21 @@ class Centered(NamedTuple):
     mean: Any  # in the units of the data
 
 
-def centered(a: np.ndarray, center: bool = True) -> Centered:
-    """Centre the columns of `a`, `(n, d)`, or `a` itself, `(n,)`; or only choose the units."""
+def centered(a: np.ndarray, center: bool = True, weight: np.ndarray | None = None) -> Centered:
+    """Centre the columns of `a`, `(n, d)`, or `a` itself, `(n,)`; or only choose the units. Sums
+    over rows count each with its `weight`, `(n,)`."""
+    root = 1.0 if weight is None else np.sqrt(weight).reshape(-1, *[1] * (a.ndim - 1))
     # A power of 2 of the size of the largest entry: dividing by it rounds nothing.
     unit = np.ldexp(1.0, np.frexp(np.max(np.abs(a), axis=0, initial=0))[1] - 1)
     a = a / unit
     # What is left of a constant column is rounding, of which this is some: do not scale it up.
-    least = 10 * np.finfo(a.dtype).eps * np.linalg.norm(a, axis=0)
+    least = 10 * np.finfo(a.dtype).eps * np.linalg.norm(root * a, axis=0)
     mean = np.zeros(a.shape[1:])
     # Twice, since the first mean is rounded: that matters where it dwarfs the variation.
     for _ in range(2 if center else 0):
-        rest = a.mean(axis=0)
+        rest = np.average(a, axis=0, weights=weight)
         a, mean = a - rest, mean + rest
+    a = root * a
     a = np.where(np.linalg.norm(a, axis=0) > least, a, 0)
     return Centered(a, np.linalg.norm(a, axis=0), unit, mean * unit)
 
@@ -43,9 +47,12 @@ class Standardized(NamedTuple):
     unit: float  # the norm of the columns whose lasso this is
 
 
-def standardized(X: np.ndarray, y: np.ndarray, center: bool, each: bool) -> Standardized:
-    """Centre `X` and `y`, or not; scale `y` to norm 1, and `each` column, or only the largest."""
-    columns, response = centered(X, center), centered(y, center)
+def standardized(
+    X: np.ndarray, y: np.ndarray, center: bool, each: bool, weight: np.ndarray | None = None
+) -> Standardized:
+    """Centre `X` and `y`, or not; scale `y` to norm 1, and `each` column, or only the largest. Rows
+    have a `weight` of mean 1."""
+    columns, response = centered(X, center, weight), centered(y, center, weight)
     size = columns.norm * columns.unit
     largest = np.max(size, initial=0)
     scale = np.where(columns.norm > 0, size if each else largest, np.inf)

@@ -161,9 +161,7 @@ def _gap(problem: AbstractProblem, x: Array, s: Array, path: LassoPath):
     return jnp.where(started, gap.absolute, 0), jnp.where(started, gap.relative, 0)
 
 
-def relative_gap(
-    problem: AbstractProblem, flow: Flow, path: LassoPath
-) -> Float[Array, " S"]:
+def relative_gap(problem: AbstractProblem, flow: Flow, path: LassoPath) -> Float[Array, " S"]:
     """Relative lasso gap of the averaged flow at μ = s.
 
     !!! example

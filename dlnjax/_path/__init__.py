@@ -1,6 +1,6 @@
 """Paths: the piecewise linear type, the limit process on it, the optimality conditions."""
 
-from .lasso import LassoPath as LassoPath
+from .lasso import LassoPath as LassoPath, information_criterion as information_criterion
 from .limit import LimitFlow as LimitFlow
 from .optimality import (
     kkt_violation as kkt_violation,

@@ -1,6 +1,7 @@
 """`LassoPath`: the lasso path, and how a point of it is chosen."""
 
 import math
+from typing import Any
 
 import jax
 import jax.lax as lax
@@ -11,6 +12,13 @@ from .._checks import as_float, as_parameter, check_scalar, is_concrete
 from .._problem import AbstractProblem
 from .optimality import penalty
 from .piecewise_linear import PiecewiseLinearPath
+
+
+def information_criterion(fit: Any, log_variance: Any, nonzeros: Any, n: int, name: str) -> Any:
+    """`fit + n log 2πσ² + c·nonzeros` with `c = 2` (AIC) or `log n` (BIC), where `fit` is the sum
+    of squares over `σ²`: arrays of NumPy or of JAX."""
+    price = 2.0 if name == "aic" else math.log(n)
+    return fit + n * (math.log(2 * math.pi) + log_variance) + price * nonzeros
 
 
 class LassoPath(PiecewiseLinearPath):
@@ -164,6 +172,6 @@ class LassoPath(PiecewiseLinearPath):
                 raise ValueError(f"`noise_variance` must be positive, got {float(variance)}.")
         variance = jnp.where(variance > 0, variance, jnp.nan)
         loss = problem.loss(x)
-        price = 2.0 if criterion == "aic" else math.log(n)
-        value = 2 * loss / variance + n * jnp.log(2 * jnp.pi * variance) + price * count(x)
+        fit, log_variance = 2 * loss / variance, jnp.log(variance)
+        value = information_criterion(fit, log_variance, count(x), n, criterion)
         return jnp.where(jnp.isnan(loss), jnp.nan, value)

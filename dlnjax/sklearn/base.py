@@ -1,20 +1,67 @@
-"""What both estimators share: checks of parameters, one batched solve, prediction."""
+"""What linear models share, and what those of both regressors of networks do."""
 
-import warnings
 from collections.abc import Sequence
-from numbers import Integral, Real
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .._batching import enable_x64
-from .._results import RESULTS, names_of
-from .._standardize import padded, padded_size, standardized
+from .._standardize import Standardized, padded, padded_size, standardized
+from .checks import check_network, is_real, refuse, report_failure, shape_of
 from .training import train
+
+
+class AbstractLinearModel(BaseEstimator):
+    """A model `X @ coef_.T + intercept_`."""
+
+    coef_: Any
+    intercept_: Any
+
+    def _linear(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        return X @ self.coef_.T + self.intercept_
+
+
+class AbstractLinearRegressor(RegressorMixin, AbstractLinearModel):
+    """What regressors share: prediction and the preparation of data."""
+
+    fit_intercept: Any
+    standardize: Any
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The predictions `X @ coef_.T + intercept_`, `(n, d) -> (n,)` or `(n, k)`, as `y` was.
+
+        **Raises:** `NotFittedError` before `fit`; `ValueError` for another number of columns, NaN
+        or inf.
+        """
+        return self._linear(X)
+
+    def _standardized(
+        self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None
+    ) -> Standardized:
+        if weight is not None:
+            if not np.sum(weight) > 0:
+                raise ValueError(
+                    "`sample_weight` is 0 for all rows of a fold. Use other folds (`cv`), or leave "
+                    "these rows out."
+                )
+            weight = weight / np.mean(weight)
+        return standardized(X, y, bool(self.fit_intercept), bool(self.standardize), weight)
+
+
+def padded_together(parts: Sequence[Standardized]) -> tuple[np.ndarray, np.ndarray]:
+    """The problems of a batch, `(lanes, n, d)` and `(lanes, n)`, in sizes that data share, and so a
+    compiled program. Of more rows than columns only R of `[X y] = QR` is kept: `columns + 1`
+    rows."""
+    rows = padded_size(max(len(part.y) for part in parts))
+    columns = padded_size(parts[0].X.shape[1])
+    rows = rows if rows < columns else columns + 1
+    X, y = zip(*(padded(part.X, part.y, rows, columns) for part in parts), strict=True)
+    return np.stack(X), np.stack(y)
 
 
 class Models(NamedTuple):
@@ -27,37 +74,8 @@ class Models(NamedTuple):
     steps: int
 
 
-def refuse(name: str, value: Any, need: str) -> NoReturn:
-    raise ValueError(f"`{name}` must be {need}, got {value!r}.")
-
-
-def is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-
-
-def is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _report_failure(result: RESULTS, x: np.ndarray) -> None:
-    failed = ", ".join(sorted({*names_of(result)} - {"successful"}))
-    if not np.all(np.isfinite(x)):
-        raise RuntimeError(
-            f"Training did not reach its end ({failed}). Stop earlier (`s`, `times`), raise "
-            "`rtol`, take a `shape` of about 1, or merge columns that are almost dependent."
-        )
-    if failed:
-        warnings.warn(
-            f"The limit process is inexact ({failed}), because columns are almost linearly "
-            "dependent; `certificate_` says how far from the lasso it is. Merge them, or pass a "
-            "small `eps` above 0.",
-            ConvergenceWarning,
-            stacklevel=4,
-        )
-
-
-class AbstractDLN(RegressorMixin, BaseEstimator):
-    """What both estimators share: checks of parameters, one batched solve, prediction."""
+class AbstractDLN(MultiOutputMixin, AbstractLinearRegressor):
+    """What both regressors share: checks of parameters, one batched solve."""
 
     # Of any type: scikit-learn asks that the constructor stores what it is given and `fit` checks.
     eps: Any
@@ -67,77 +85,55 @@ class AbstractDLN(RegressorMixin, BaseEstimator):
     rtol: Any
     positive: Any
     average: Any
-    fit_intercept: Any
-    standardize: Any
 
-    # After `fit`.
+    # After `fit`; with several outputs arrays with an axis for them.
     s_path_: np.ndarray
     coef_path_: np.ndarray
     intercept_path_: np.ndarray
     coef_: np.ndarray
-    intercept_: float
-    certificate_: float
-    alpha_: float
+    intercept_: Any
+    certificate_: Any
+    alpha_: Any
     n_iter_: int
 
-    def predict(self, X: Any) -> np.ndarray:
-        """The predictions `X @ coef_ + intercept_`, `(n, d) -> (n,)`.
-
-        **Raises:** `NotFittedError` before `fit`; `ValueError` for another number of columns, NaN
-        or inf.
-        """
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        return X @ self.coef_ + self.intercept_
-
-    def _shape(self, d: int) -> np.ndarray:
-        try:
-            shape = np.asarray(self.shape, np.float64)
-        except (TypeError, ValueError):
-            shape = np.full(1, np.nan)
-        if shape.shape not in ((), (d,)) or not np.all((shape > 0) & np.isfinite(shape)):
-            need = f"positive and finite, a number or one for each of the {d} columns"
-            refuse("shape", self.shape, need)
-        return np.broadcast_to(shape, d)
-
     def _check_parameters(self) -> None:
-        if not (is_real(self.eps) and 0 <= self.eps < 1):
-            refuse("eps", self.eps, "a number in [0, 1), 0 for the limit of small ones")
-        if not (is_real(self.depth) and 2 <= self.depth < np.inf):
-            refuse("depth", self.depth, "a finite number of at least 2")
+        check_network(self.eps, self.depth, self.rtol)
         if not (is_real(self.weight_decay) and 0 <= self.weight_decay < 1):
             need = "a number in [0, 1), a fraction of the one at which all coefficients stay 0"
             refuse("weight_decay", self.weight_decay, need)
-        if not (is_real(self.rtol) and 0 < self.rtol < 1):
-            refuse("rtol", self.rtol, "a number in (0, 1), such as 1e-7")
         if self.depth > 2 and self.positive:
             refuse("depth", self.depth, "2 with `positive=True` (or pass `positive=False`)")
         if self.depth > 2 and self.weight_decay > 0:
             refuse("depth", self.depth, "2 with weight decay (or pass `weight_decay=0.0`)")
 
     def _data(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, multi_output=True)
         return X, np.asarray(y, np.float64)
 
     def _paths(
-        self, X: np.ndarray, y: np.ndarray, subsets: Sequence[Any], times: np.ndarray
-    ) -> list[Models]:
-        """Train on each subset of the rows, all in one batch."""
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray | None,
+        subsets: Sequence[Any],
+        times: np.ndarray,
+    ) -> list[list[Models]]:
+        """Train on each subset of the rows, and for each output, all in one batch."""
         self._check_parameters()
-        # Pad to sizes that data share, and so a compiled program. Of more rows than columns only R
-        # of `[X y] = QR` is kept: `columns + 1` rows.
-        n, d = X.shape
-        rows, columns = padded_size(n), padded_size(d)
-        rows = rows if rows < columns else columns + 1
-        center, each = bool(self.fit_intercept), bool(self.standardize)
-        data = [standardized(X[subset], y[subset], center, each) for subset in subsets]
-        problems = [padded(part.X, part.y, rows, columns) for part in data]
-        shape = np.pad(self._shape(d), (0, columns - d), constant_values=1)
+        outputs = y.reshape(len(y), -1).T
+        parts = [
+            self._standardized(X[rows], output[rows], None if weight is None else weight[rows])
+            for rows in subsets
+            for output in outputs
+        ]
+        inputs, targets = padded_together(parts)
+        shape = shape_of(self.shape, X.shape[1])
+        shape = np.pad(shape, (0, inputs.shape[2] - len(shape)), constant_values=1)
         with enable_x64(True):
             as_array = lambda value: jnp.asarray(value, jnp.float64)
             *solution, result = train(
-                as_array([X for X, _ in problems]),
-                as_array([y for _, y in problems]),
+                as_array(inputs),
+                as_array(targets),
                 as_array(times),
                 as_array(shape),
                 None if self.eps == 0 else as_array(np.log(self.eps)),
@@ -147,28 +143,41 @@ class AbstractDLN(RegressorMixin, BaseEstimator):
                 jnp.asarray(bool(self.average)),
                 bool(self.positive),
             )
-            x, gap, largest, steps = map(np.asarray, solution)
-            _report_failure(result, x)
-        paths = []
-        for i, part in enumerate(data):
-            coef = x[i, :, :d] * part.y_scale / part.X_scale
-            alpha_max = largest[i] * part.y_scale * part.unit / len(part.y)
-            # Beyond the range of floats, for responses of about 1e200, it is inf: a bound still.
-            with np.errstate(over="ignore"):
-                certificate = np.maximum(gap[i], 0) * part.y_scale * part.y_scale
-            paths.append(
-                Models(
-                    coef=coef,
-                    intercept=part.y_mean - coef @ part.X_mean,
-                    certificate=certificate,
-                    alpha=alpha_max * (self.weight_decay + 1 / times),
-                    steps=int(steps[i]),
-                )
-            )
-        return paths
+            solution = list(map(np.asarray, solution))
+            report_failure(result, solution[0])
+        models = [
+            self._in_units(part, times, *values)
+            for part, *values in zip(parts, *solution, strict=True)
+        ]
+        k = len(outputs)
+        return [models[i : i + k] for i in range(0, len(models), k)]
 
-    def _set_path(self, times: np.ndarray, path: Models, index: int) -> None:
-        self.s_path_, self.coef_path_, self.intercept_path_ = times, path.coef, path.intercept
-        self.coef_, self.intercept_ = path.coef[index].copy(), float(path.intercept[index])
-        self.certificate_, self.alpha_ = float(path.certificate[index]), float(path.alpha[index])
-        self.n_iter_ = path.steps
+    def _in_units(self, part: Standardized, times: np.ndarray, x, gap, largest, steps) -> Models:
+        coef = x[:, : part.X.shape[1]] * part.y_scale / part.X_scale
+        alpha_max = largest * part.y_scale * part.unit / len(part.y)
+        # Beyond the range of floats, for responses of about 1e200, it is inf: a bound still.
+        with np.errstate(over="ignore"):
+            certificate = np.maximum(gap, 0) * part.y_scale * part.y_scale
+        return Models(
+            coef=coef,
+            intercept=part.y_mean - coef @ part.X_mean,
+            certificate=certificate,
+            alpha=alpha_max * (self.weight_decay + 1 / times),
+            steps=int(steps),
+        )
+
+    def _set_path(
+        self, times: np.ndarray, paths: list[Models], chosen: Sequence[int], several: bool
+    ) -> None:
+        """Set what `fit` leaves behind, of the `chosen` time of each output."""
+        join = np.stack if several else lambda values, axis=0: values[0]
+        at = lambda name: join(
+            [getattr(path, name)[i] for path, i in zip(paths, chosen, strict=True)]
+        )
+        self.s_path_ = times
+        self.coef_path_ = join([path.coef for path in paths], axis=1)
+        self.intercept_path_ = join([path.intercept for path in paths], axis=1)
+        self.coef_ = np.array(at("coef"))
+        self.intercept_ = at("intercept")
+        self.certificate_, self.alpha_ = at("certificate"), at("alpha")
+        self.n_iter_ = max(path.steps for path in paths)

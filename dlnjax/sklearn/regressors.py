@@ -1,11 +1,13 @@
 """`DLNRegressor`, stopped at a given time, and `DLNRegressorCV`, at a cross-validated one."""
 
+import warnings
 from typing import Any
 
 import numpy as np
 from sklearn.model_selection import check_cv
 
-from .base import AbstractDLN, is_count, is_real, refuse
+from .base import AbstractDLN
+from .checks import is_count, refuse, times_until, weights_of
 
 # Decades of the default grid of `DLNRegressorCV`: from s = 1, where the first coefficient leaves 0,
 # to `alpha = alpha_max/1000`, which is the best time of the diabetes data.
@@ -59,6 +61,9 @@ class DLNRegressor(AbstractDLN):
     - `n_iter_`: steps of the integrator, or pivots of the limit process.
     - `n_features_in_`, `feature_names_in_`: as everywhere in scikit-learn.
 
+    With `k` outputs, `y` of shape `(n, k)`, each is fitted as if alone, in one batch: `coef_` is
+    `(k, d)`, `coef_path_` is `(n_times, k, d)`, and numbers become arrays `(k,)`.
+
     !!! example
 
         ```python
@@ -106,20 +111,17 @@ class DLNRegressor(AbstractDLN):
         self.n_times = n_times
         self.rtol = rtol
 
-    def fit(self, X: Any, y: Any) -> "DLNRegressor":
-        """Train on `X`, `(n, d)`, and `y`, `(n,)`. Returns `self`.
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "DLNRegressor":
+        """Train on `X`, `(n, d)`, and `y`, `(n,)` or `(n, k)`. Returns `self`. Each row counts as
+        often as its `sample_weight`, `(n,)`, says.
 
         **Raises:** `ValueError` for a bad parameter or bad data; `RuntimeError` if the solver
         fails; warns (`ConvergenceWarning`) if dependent columns make the limit process inexact.
         """
         X, y = self._data(X, y)
-        if not (is_real(self.s) and 0 < self.s < np.inf):
-            refuse("s", self.s, "a positive, finite number")
-        if not (is_count(self.n_times) and self.n_times >= 2):
-            refuse("n_times", self.n_times, "a whole number of at least 2")
-        times = np.geomspace(min(1, self.s / 10), self.s, self.n_times)
-        (path,) = self._paths(X, y, [slice(None)], times)
-        self._set_path(times, path, -1)
+        times = times_until(self.s, self.n_times)
+        (paths,) = self._paths(X, y, weights_of(sample_weight, X), [slice(None)], times)
+        self._set_path(times, paths, [-1] * len(paths), several=y.ndim > 1)
         return self
 
 
@@ -138,20 +140,23 @@ class DLNRegressorCV(AbstractDLN):
     - `s_`: the chosen time, of least mean squared error averaged over folds.
     - `mse_path_`: mean squared error on each fold, `(S, folds)`.
 
+    With `k` outputs each has a time of its own: `s_` is `(k,)`, `mse_path_` is `(S, folds, k)`.
+
     !!! example
 
         ```python
         from dlnjax.sklearn import DLNRegressorCV
 
-        X = np.random.default_rng(0).normal(size=(50, 10))
-        model = DLNRegressorCV(times=50).fit(X, X[:, 0] - 2 * X[:, 1])
-        model.s_, model.mse_path_.shape  # 1000, (50, 5): without noise, the last time
+        rng = np.random.default_rng(0)
+        X = rng.normal(size=(50, 10))
+        model = DLNRegressorCV(times=50).fit(X, X[:, 0] - 2 * X[:, 1] + rng.normal(size=50))
+        model.s_, model.mse_path_.shape  # ?, (50, 5)
         ```
     """
 
     times: Any
     cv: Any
-    s_: float
+    s_: Any
     mse_path_: np.ndarray
 
     def __init__(
@@ -181,25 +186,45 @@ class DLNRegressorCV(AbstractDLN):
         self.standardize = standardize
         self.rtol = rtol
 
-    def fit(self, X: Any, y: Any) -> "DLNRegressorCV":
-        """Choose the time and train on `X`, `(n, d)`, and `y`, `(n,)`. Returns and raises as
-        `DLNRegressor.fit`."""
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None
+    ) -> "DLNRegressorCV":
+        """Choose the time and train on `X`, `(n, d)`, and `y`, `(n,)` or `(n, k)`. `groups`,
+        `(n,)`, are for a splitter `cv` that needs them. Returns and raises as `DLNRegressor.fit`;
+        warns if the chosen time is the last candidate."""
         X, y = self._data(X, y)
-        times = self._grid()
+        times, weight = self._grid(), weights_of(sample_weight, X)
         splitter: Any = check_cv(self.cv, y)
-        splits = list(splitter.split(X, y))
+        splits = list(splitter.split(X, y, groups))
         if not splits or any(0 in map(len, split) for split in splits):
             refuse("cv", self.cv, "folds, each with rows to train on and rows to test")
         trains, tests = zip(*splits, strict=True)
-        *folds, path = self._paths(X, y, [*trains, slice(None)], times)
+        *folds, paths = self._paths(X, y, weight, [*trains, slice(None)], times)
+        outputs = y.reshape(len(y), -1).T
         errors = [
-            np.mean((X[test] @ fold.coef.T + fold.intercept - y[test, None]) ** 2, axis=0)
+            [
+                np.average(
+                    (X[test] @ path.coef.T + path.intercept - output[test, None]) ** 2,
+                    axis=0,
+                    weights=None if weight is None else weight[test],
+                )
+                for path, output in zip(fold, outputs, strict=True)
+            ]
             for fold, test in zip(folds, tests, strict=True)
         ]
-        self.mse_path_ = np.stack(errors, axis=1)
-        best = int(np.argmin(self.mse_path_.mean(axis=1)))
-        self.s_ = float(times[best])
-        self._set_path(times, path, best)
+        mse = np.transpose(errors, (2, 0, 1))  # times, folds, outputs
+        best = np.argmin(mse.mean(axis=1), axis=0)
+        if np.any(best == len(times) - 1):
+            warnings.warn(
+                f"The best of the candidates for `s` is the last one, {times[-1]:g}: a later one "
+                f"may be better. Pass later `times`, such as np.geomspace(1, {100 * times[-1]:g}).",
+                UserWarning,
+                stacklevel=2,
+            )
+        several = y.ndim > 1
+        self.mse_path_ = mse if several else mse[:, :, 0]
+        self.s_ = times[best] if several else float(times[best[0]])
+        self._set_path(times, paths, best.tolist(), several)
         return self
 
     def _grid(self) -> np.ndarray:
