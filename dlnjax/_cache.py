@@ -1,6 +1,7 @@
 """Compiled programs that are kept on disk, for the next process."""
 
 import hashlib
+import logging
 import platform
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def enable_cache(folder: str | Path | None = None) -> Path:
     compilation_cache.reset_cache()  # JAX looks up the folder once
     # JAX stores what took a second to compile. A first call also compiles smaller programs.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", STORED_SECONDS)
+    logging.getLogger(__name__).info("compiled programs are kept in %s", folder)
     return folder
 
 

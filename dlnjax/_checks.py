@@ -8,6 +8,7 @@ traced values, which cannot raise: they return a Boolean array, from which solve
 import contextlib
 import math
 import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,9 @@ def eager_if_known(*arrays: ArrayLike) -> contextlib.AbstractContextManager[Any]
     return jax.ensure_compile_time_eval() if is_concrete(*arrays) else contextlib.nullcontext()
 
 
+_NUMERIC = ("int", "uint", "float", "bool")  # how names of dtypes begin
+
+
 def as_float(
     value: ArrayLike | Sequence[ArrayLike], name: str, like: jnp.dtype | None = None
 ) -> Array:
@@ -36,8 +40,7 @@ def as_float(
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as e:
-        got = type(value).__name__ + (" that makes none" if isinstance(value, Sequence) else "")
-        raise TypeError(f"`{name}` must be an array of numbers, got {got}.") from e
+        raise TypeError(f"`{name}` must be an array of numbers, got {_not_numbers(value)}.") from e
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"`{name}` must be real, got dtype {array.dtype}. Pass its real part.")
     if like is None:
@@ -45,7 +48,33 @@ def as_float(
             like = jnp.result_type(float)
         else:
             like = _common_dtype(array.dtype, jnp.dtype(jnp.float32))
+            if getattr(value, "dtype", None) == np.float64 and like == jnp.float32:
+                # Once: Python shows the same warning of a line of code only the first time.
+                warnings.warn(
+                    "Arrays of float64 become float32, of 7 digits, in which JAX computes by "
+                    'default. For float64, call jax.config.update("jax_enable_x64", True) before '
+                    "anything else; if float32 is meant, pass arrays of it.",
+                    UserWarning,
+                    stacklevel=1,
+                )
     return array.astype(like)
+
+
+def _not_numbers(value: Any) -> str:
+    """What `value` is, with the first columns or entry that are no numbers."""
+    kind = type(value).__name__
+    if hasattr(value, "columns") and hasattr(value, "dtypes"):  # a table
+        types = zip(value.columns, value.dtypes, strict=True)
+        bad = [f"{c!r} ({t})" for c, t in types if not str(t).lower().startswith(_NUMERIC)]
+        shown = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
+        return f"{kind}, of which these columns hold none: {shown}. Encode them or leave them out"
+    if isinstance(value, np.ndarray):
+        for place, entry in np.ndenumerate(value):
+            if not isinstance(entry, int | float | np.number | np.bool_):
+                where = ", ".join(map(str, place))
+                return f"an array of dtype {value.dtype} with {str(entry)[:40]!r} at [{where}]"
+        return f"an array of dtype {value.dtype}. Convert it: `.astype(float)`"
+    return kind + (" that makes none" if isinstance(value, Sequence) else "")
 
 
 def _common_dtype(*dtypes) -> jnp.dtype:

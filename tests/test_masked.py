@@ -121,6 +121,26 @@ def _pursuit(problem, lane):
     return point.result, (point.x, point.dual, point.gap, point.infeasibility)
 
 
+LABELS = jnp.array([1.0, -1.0, 1.0])
+
+
+def _max_margin(problem, lane):
+    best = dln.max_margin(dln.Logistic(problem.X, LABELS), max_knots=4, throw=False)
+    return best.result, (best.x, best.margin, best.dual)
+
+
+def _margin_flow(problem, lane):
+    flow = dln.margin_flow(
+        _network(lane),
+        dln.Logistic(problem.X, LABELS),
+        P,
+        log_eps=lane["log_eps"],
+        max_steps=120,
+        throw=False,
+    )
+    return flow.result, (flow.x, flow.margin, flow.margin_bound)
+
+
 def _null_space(problem, lane):
     constant = dln.null_space_constant(problem, max_knots=2, throw=False)
     return constant.result, (constant.value,)
@@ -141,6 +161,7 @@ class Case(NamedTuple):
 
 
 PROBLEM_ONLY = {"ε", "NaN ε", "degenerate", "NaN shape"}
+DATA_ONLY = {"decay", "NaN decay", "NaN response", "inf response"}  # labels, without decay
 CASES = {
     "lasso_path": Case(_path, PROBLEM_ONLY, True),
     # At depth 2 the limits do not see a shape of 0.
@@ -151,6 +172,8 @@ CASES = {
     "limit_point": Case(_limit_point, {"ε", "NaN ε"}, False),
     "bregman_projection": Case(_projection, {"decay", "NaN decay"}, False),
     "basis_pursuit": Case(_pursuit, PROBLEM_ONLY | {"decay", "NaN decay"}, True),
+    "max_margin": Case(_max_margin, PROBLEM_ONLY | DATA_ONLY, False),
+    "margin_flow": Case(_margin_flow, DATA_ONLY, False),
     "null_space_constant": Case(_null_space, PROBLEM_ONLY | {"decay", "NaN decay"}, True),
     "train": Case(_train, set(), False),
 }

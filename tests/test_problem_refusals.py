@@ -4,6 +4,7 @@ import re
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 import dlnjax as dln
@@ -16,6 +17,11 @@ def _with(array, where, value):
     array = array.copy()
     array[where] = value
     return array
+
+
+def _table():
+    when = pd.to_datetime(["2020-01-01"] * 3)
+    return pd.DataFrame({"age": [1, 2, 3], "sex": ["a", "b", "a"], "when": when, "old": [1, 0, 1]})
 
 
 REFUSED = {
@@ -67,12 +73,22 @@ REFUSED = {
     "text in X": (
         lambda: dln.LeastSquares(X0.astype(str), Y0),
         TypeError,
-        "`X` must be an array of numbers, got ndarray",
+        "`X` must be an array of numbers, got an array of dtype <U32 with '",
     ),
     "objects in y": (
         lambda: dln.LeastSquares(X0, np.array([1.0, None, "a"], dtype=object)),
         TypeError,
-        "`y` must be an array of numbers, got ndarray",
+        "`y` must be an array of numbers, got an array of dtype object with 'None' at [1]",
+    ),
+    "objects that are numbers": (
+        lambda: dln.LeastSquares(X0.astype(object), Y0),
+        TypeError,
+        "`X` must be an array of numbers, got an array of dtype object. Convert it: `.astype",
+    ),
+    "a table with text": (
+        lambda: dln.LeastSquares(_table(), Y0),
+        TypeError,
+        "got DataFrame, of which these columns hold none: 'sex' (str), 'when' (datetime64",
     ),
     "negative decay": (
         lambda: dln.LeastSquares(X0, Y0, weight_decay=-0.5),

@@ -1,5 +1,7 @@
 """Problems of every type, and made under `jit`, `vmap` and `grad`."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +35,18 @@ def test_computes_in_the_widest_type(x_dtype, y_dtype, want):
 
     shapes = jax.eval_shape(lambda: list(everything()))
     assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype(want)}
+
+
+def test_says_once_that_float64_becomes_float32():
+    X = np.eye(2)
+    with jax.enable_x64(False), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        dln.LeastSquares(X.astype(np.float32), [1, 2])
+        dln.LeastSquares(jnp.eye(2), jnp.ones(2))
+        assert not caught
+        for _ in range(3):
+            dln.gradient_flow(dln.UV(X[0], X[1]), dln.LeastSquares(X, X[0]), X[0] + 1, eps=0.1)
+    assert [str(one.message)[:38] for one in caught] == ["Arrays of float64 become float32, of 7"]
 
 
 def _loss_of_least_squares(X, y, decay, x):

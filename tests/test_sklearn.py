@@ -4,17 +4,19 @@ import importlib
 import pickle
 import re
 import sys
+import warnings
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+import sklearn
 from jax import numpy_dtype_promotion, numpy_rank_promotion
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso
-from sklearn.model_selection import GridSearchCV, ShuffleSplit
+from sklearn.model_selection import GridSearchCV, GroupKFold, ShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -45,6 +47,7 @@ def _clone(model) -> Any:
 
 
 # Two of them are skipped unless SCIPY_ARRAY_API=1 is set when SciPy is first imported.
+@pytest.mark.filterwarnings("ignore:The best of the candidates for `s` is the last one")
 @parametrize_with_checks([DLNRegressor(), DLNRegressorCV(cv=3)])
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
@@ -197,6 +200,72 @@ def test_cross_validation_is_a_loop():
     np.testing.assert_allclose(model.certificate_, whole.certificate_, rtol=1e-4)
 
 
+def test_several_outputs_are_fitted_as_if_alone():
+    X, y = _data()
+    both = np.stack([y, X[:, 1] - 1e3 * X[:, 2] + 5], axis=1)
+    for model in (DLNRegressor(), DLNRegressorCV(times=50, cv=3)):
+        model = _clone(model)
+        with warnings.catch_warnings():  # the second output has no noise: later is better
+            warnings.filterwarnings("ignore", "The best of the candidates")
+            model.fit(X, both)
+            alone = [_clone(model).fit(X, output) for output in both.T]
+        assert model.coef_.shape == (2, 6) and model.predict(X).shape == (40, 2)
+        for name in ("coef_", "intercept_", "alpha_", "certificate_"):
+            each = np.stack([getattr(one, name) for one in alone])
+            np.testing.assert_allclose(getattr(model, name), each, rtol=1e-8, atol=1e-12)
+        paths = np.stack([one.coef_path_ for one in alone], axis=1)
+        _close(model.coef_path_, paths, 1e-9)
+        np.testing.assert_allclose(
+            model.score(X, both), np.mean([one.score(X, out) for one, out in zip(alone, both.T)])
+        )
+    assert list(model.s_) == [one.s_ for one in alone]
+    assert model.mse_path_.shape == (50, 3, 2)
+
+
+@pytest.mark.parametrize("eps", [1e-10, 0])
+def test_weights_count_rows(eps):
+    X, y = _data()
+    count = np.arange(40) % 4
+    weighted = DLNRegressor(eps=eps, rtol=1e-9).fit(X, y, sample_weight=count / 7)
+    repeated = _clone(weighted).fit(np.repeat(X, count, axis=0), np.repeat(y, count))
+    for name in ("coef_path_", "intercept_", "alpha_", "s_path_"):
+        _close(getattr(weighted, name), getattr(repeated, name), 1e-7)
+    mean_weight = np.mean(count)
+    np.testing.assert_allclose(
+        weighted.certificate_ * mean_weight, repeated.certificate_, rtol=1e-3, atol=1e-9
+    )
+
+
+def test_weights_count_test_errors():
+    X, y = _data()
+    weight = np.linspace(0, 2, 40)
+    model = DLNRegressorCV(times=20, cv=2).fit(X, y, sample_weight=weight)
+    train, test = np.arange(20, 40), np.arange(20)
+    fold = DLNRegressor(s=1000, n_times=20).fit(X[train], y[train], weight[train])
+    errors = (X[test] @ fold.coef_path_.T + fold.intercept_path_ - y[test, None]) ** 2
+    expected = weight[test] @ errors / np.sum(weight[test])
+    np.testing.assert_allclose(model.mse_path_[:, 0], expected, rtol=1e-6)
+
+
+def test_groups_stay_together():
+    X, y = _data()
+    groups = np.arange(40) // 3
+    cv = GroupKFold(4)
+    direct = DLNRegressorCV(times=10, cv=cv).fit(X, y, groups=groups)
+    listed = DLNRegressorCV(times=10, cv=list(cv.split(X, y, groups))).fit(X, y)
+    np.testing.assert_array_equal(direct.mse_path_, listed.mse_path_)
+    with sklearn.config_context(enable_metadata_routing=True):
+        routed: Any = DLNRegressorCV(times=10, cv=cv).set_fit_request(groups=True)
+        model = make_pipeline(StandardScaler(), routed).fit(X, y, groups=groups)
+    np.testing.assert_allclose(model[-1].mse_path_, direct.mse_path_, rtol=1e-5)
+
+
+def test_says_when_the_best_time_is_the_last():
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    with pytest.warns(UserWarning, match=r"the last one, 1000.*np.geomspace\(1, 100000\)"):
+        DLNRegressorCV(times=10).fit(X, X[:, 0])
+
+
 def test_pipeline_and_grid_search():
     X, y = _data()
     times = np.geomspace(2, 500, 100)
@@ -248,6 +317,7 @@ REFUSED = {
     "times = []": ({"times": []}, "an increasing array of positive times, got []"),
     "no folds": ({"times": 5, "cv": []}, "`cv` must be folds, each with rows to train on"),
     "empty fold": ({"times": 5, "cv": [([0, 1], []), ([0], [1])]}, "and rows to test"),
+    "weights": ({"eps": 0.1}, "`sample_weight` is 0 for every row"),
     "times = inf": ({"times": [1, np.inf]}, "an increasing array of positive times"),
 }
 
@@ -257,7 +327,7 @@ def test_refuses(options, message):
     kind = DLNRegressorCV if "times" in options else DLNRegressor
     model = kind(**options)
     with pytest.raises(ValueError, match=re.escape(message)):
-        model.fit(*_data())
+        model.fit(*_data(), sample_weight=np.zeros(40) if "sample_weight" in message else None)
     assert not hasattr(model, "coef_")
 
 

@@ -17,6 +17,7 @@ write them (`task.py`).
 """
 
 import contextlib
+import logging
 import time
 import warnings
 from collections import Counter
@@ -46,6 +47,7 @@ from .spec import Cell, Sweep
 from .store import Store, create, need
 from .task import Job, Outcome, choose_layout, compute, forget, make_job
 
+_LOG = logging.getLogger(__name__)
 # Tasks that are under way or wait for a worker: more than a cluster has workers. Data travel with
 # them, of which the driver holds no more than this.
 _IN_FLIGHT = 1024
@@ -194,6 +196,7 @@ def _drive(sweep: Sweep, path: Path, workers: Executor, memory: int, shown: bool
         for cell, block in missing:
             left[sweep.cells.index(cell)] += store.instances_in(block)
         progress.begin(left, len(missing))
+        _LOG.info("%s: %d blocks to compute, %d instances", path, len(missing), left.total())
         job = job._replace(store=store.id)
         later, sent = iter(missing), dict[Future[Any], int]()
 
@@ -216,6 +219,10 @@ def _drive(sweep: Sweep, path: Path, workers: Executor, memory: int, shown: bool
             store.mark(sweep.cells[outcome.cell], outcome.block, outcome.made_by)
             instances = store.instances_in(outcome.block)
             progress.update(outcome.cell, instances, outcome.seconds, outcome.failed)
+            _LOG.info(
+                "block %d of cell %d: %d instances in %.1f s, %d lanes failed",
+                *(outcome.block, outcome.cell, instances, outcome.seconds, outcome.failed),
+            )
             failed += outcome.failed
         store.save_marks()
     finally:
