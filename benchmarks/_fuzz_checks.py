@@ -119,9 +119,11 @@ def _copies(config: Config, u: Arrays, a: Arrays, out: Arrays) -> dict[str, np.n
             start = np.sum(u["q0"], axis=1)[last] * u["columns"][last]
             start = np.max(start, axis=1) * u["x_unit"][last]
             size = np.maximum(size, start[:, None])
-        # Subnormal numbers have fewer digits the smaller they are.
-        large = np.minimum(*(np.max(np.abs(v[part]), axis=2) for part in (first, last)))
-        lost = large < 1e18 * float(np.finfo(config.dtype).tiny)
+        # Subnormal numbers have fewer digits the smaller they are, and the flow takes `σ²z` for one
+        # from about there on.
+        sigma = (a["c_X"] * np.max(u["columns"], axis=1))[:, None]
+        size_of = lambda part: np.max(np.abs(v[part]), axis=2) * np.minimum(1, sigma[part] ** 2)
+        lost = np.minimum(size_of(first), size_of(last)) < np.finfo(config.dtype).tiny ** 0.9
         off = np.max(np.abs(v[last] - want) * share, axis=2) / np.where(size > 0, size, 1)
         off = np.where(lost, 0, off) if name in ("flow", "end") else off
         both = (out["results"][name][first] == 0) & (out["results"][name][last] == 0)

@@ -161,7 +161,7 @@ def _closest(
     _, values, V = np.linalg.svd(X, full_matrices=False)
     V = V[values > 1e-3 * values[0]].T
     weight = np.where(free, weight * u["safe"][lane], 0)
-    weight = np.maximum(weight, 1e-12 * np.max(weight))
+    weight = np.maximum(weight, 1e-30 * np.max(weight))  # so that none is 0
     order = np.argsort(-weight)
     rows = (weight[:, None] * V)[order]
     factors: Any = scipy.linalg.qr(rows, mode="economic", pivoting=True)
@@ -194,7 +194,20 @@ def norms(
     most = np.max(np.abs(known) / u["safe"], axis=1, initial=0)
     off = np.where(is_known & (most > 0), off / np.where(most > 0, most, 1), 0)
     gap = np.maximum(_gap(config, u, point, weights, moved, is_known, rounding), off)
+    if config.problem == "Quadratic":
+        for lane in np.flatnonzero(gap > NEAR).tolist():
+            gap[lane] = max(gap[lane] - _of_gram(config, u, x[lane], lane), 0)
     return {name: least_squares(config, u, x, weights), f"{name}, norm": gap}
+
+
+def _of_gram(config: Config, u: Arrays, x: np.ndarray, lane: int) -> float:
+    """What rounding of `M` changes in `x`, relative: it squares the condition of the support."""
+    support = x != 0
+    if not np.any(support):
+        return 0.0
+    columns = (u["X"][lane] / u["safe"][lane])[:, support]
+    values = np.linalg.svd(columns, compute_uv=False)
+    return float(ROUNDING * config.eps * (values[0] / max(values[-1], config.eps)) ** 2)
 
 
 def _gap(

@@ -92,15 +92,18 @@ def flow_violations(config: Config, a: Arrays, out: Arrays) -> dict[str, np.ndar
     above = np.where(known, np.maximum(above - digits, 0) / scale, 0)
     found["flow, certificate"] = np.max(above, axis=1)
 
+    # Where nothing but the start decays, the unit of `f` is what that costs.
+    begins = np.sum(u["q0"], axis=1)[:, None]
+    scale = np.maximum(scale, np.sum(u["decay"][:, None, None] * begins, axis=2))
     least = _least_squares_point(config, u)[:, None] + np.zeros_like(x)
     for name, v in {"bound": x_mean, "last": x}.items():
         worst = np.zeros(s.shape)
         for p in (best, least):
             is_point = np.isfinite(p).all(axis=2) & ((p >= 0).all(axis=2) | (not config.positive))
-            above = objective(u, v, free) - objective(u, p, free)
-            above = above - _divergence(config, a, u, p) / s
+            value = objective(u, v, free)
+            above = value - objective(u, p, free) - _divergence(config, a, u, p) / s
             digits = 16 * ROUNDING * config.eps * (sizes(u, v) + sizes(u, np.nan_to_num(p))) ** 2
-            digits = digits + of_w**2
+            digits = digits + of_w**2 + ROUNDING * config.eps * value  # as above
             worst = np.maximum(worst, np.where(is_point, above - digits, 0))
         found[f"flow, {name}"] = np.max(worst / scale, axis=1)
     found["flow, far"] = _far(config, a, u, x, least, out)

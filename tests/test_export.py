@@ -43,9 +43,9 @@ FUNCTIONS = {
     "lasso_path.at_norm": lambda X, p: dln.lasso_path(p, **OPTIONS).at_norm(0.1),
     "lasso": lambda X, p: dln.lasso(p, 2.0, **OPTIONS).x,
     "lasso, Logistic": lambda X, p: dln.lasso(dln.Logistic(X, p.y), 2.0, **OPTIONS).x,
-    "limit_flow, Logistic": lambda X, p: (
-        dln.limit_flow(_network(X), dln.Logistic(X, p.y), **OPTIONS).x(2.0)
-    ),
+    "limit_flow, Logistic": lambda X, p: dln.limit_flow(
+        _network(X), dln.Logistic(X, p.y), **OPTIONS
+    ).x(2.0),
     "margin_flow": lambda X, p: (
         dln.margin_flow(_network(X), dln.Logistic(X, p.y), S, eps=1e-3, **OPTIONS).x
     ),

@@ -320,6 +320,22 @@ def test_negative_correlations_of_a_positive_network(sizes, as_quadratic):
     np.testing.assert_allclose(flow.x_mean, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "log_eps"), [(np.float64, -400.0), (np.float64, -600.0), (np.float32, -70.0)]
+)
+def test_what_decays_from_a_tiny_start_is_known_relative_to_itself(dtype, log_eps):
+    """As above, down to 1e-277 (float32: 4e-35). `q = w^(log ε)` has the rounding of `log ε`."""
+    size, s = np.array([1.0, 0.1]), np.array([0.4, 1.0, 100.0])
+    problem = dln.Quadratic(np.eye(2, dtype=dtype), -size.astype(dtype))
+    network = dln.USquared(np.ones(2, dtype))
+    flow = dln.gradient_flow(network, problem, s.astype(dtype), log_eps=log_eps)
+    rate = -log_eps * size * s[:, None]
+    close = 1e-6 if dtype == np.float64 else 1e-4
+    np.testing.assert_allclose(
+        flow.x_mean, np.exp(log_eps) * -np.expm1(-rate) / rate, rtol=close, atol=0
+    )
+
+
 @pytest.mark.parametrize("form", [dln.DualForm(), dln.WeightForm()], ids=["dual", "weights"])
 @pytest.mark.parametrize("of_X, of_y", [(1.0, 1e-9), (1e4, 1e-9), (1e-4, 1e9)])
 def test_the_units_at_depth_one_and_far_times(of_X, of_y, form):

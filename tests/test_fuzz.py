@@ -81,6 +81,11 @@ FOUND = {
     (11, "basis_pursuit"): {(21, 11, 26, 0): [497]},
     # And here: an entry had moved from its start by 1e-5, in float32, with a logarithm to match.
     (6, "limit"): {(21, 6, 21, 0): [99]},
+    # The check was wrong: it knew no rounding of what a column of 0 costs beside a `y` of 1e-12; and
+    # numbers of 1e-280, of units of 1e-14, are subnormal to a flow.
+    (10, "flow"): {(34, 10, 8, 1): [397], (34, 10, 37, 1): [484]},
+    # And here: columns whose norms differ by twelve decades; `x` is right to 15 digits.
+    (0, "end"): {(34, 0, 11, 3): [195]},
     # `y` in the cone of `x ≥ 0` but for rounding.
     (2, "end"): {(1, 2, 0, 0): [86, 109, 124, 213]},
 }
@@ -98,6 +103,8 @@ FLAGGED = {
     # The last knot lies where what is left of `y` is rounding, in units nine decades apart.
     # And a dual to which the residual was added although x is held there, which moved others.
     (2, "basis_pursuit"): {(9, 2, 5, 0): [349], (10, 2, 3, 2): [87]},
+    # Near twins in the support, of which `M` holds half of the digits.
+    (11, "basis_pursuit"): {(34, 11, 46, 1): [132]},
     # Correlation 0.999 in float32: a tableau ended with an infeasibility of 5e-5.
     (12, "basis_pursuit"): {(12, 12, 0, 0): [44]},
     # Three columns of a face in a plane but for 1e-9, of which two are equal but for 7e-16; three

@@ -101,7 +101,9 @@ def test_cross_validation_is_exact():
     X, y = _data()
     model = LassoPathRegressor(cv=4, standardize=False).fit(X, y)
     top = model.cv_alphas_[0]
-    grid = np.concatenate([model.alpha_ * np.linspace(0.99, 1.01, 51), np.geomspace(1e-4, 1, 50) * top])
+    grid = np.concatenate(
+        [model.alpha_ * np.linspace(0.99, 1.01, 51), np.geomspace(1e-4, 1, 50) * top]
+    )
     theirs = LassoCV(alphas=np.sort(grid)[::-1], cv=4, tol=1e-13, max_iter=1_000_000).fit(X, y)
     at = np.argmin(abs(theirs.alphas_ - model.alpha_))
     error = theirs.mse_path_.mean(axis=1)
@@ -146,8 +148,11 @@ REFUSED = {
     "both": ({"alpha": 1.0, "n_nonzero": 2}, "Pass `alpha` or `n_nonzero`, not both"),
     "alpha": ({"alpha": -1.0}, "`alpha` must be a finite number of at least 0, got -1.0"),
     "n_nonzero": ({"n_nonzero": 1.5}, "`n_nonzero` must be a whole number of at least 0, got 1.5"),
-    "criterion": ({"criterion": "mdl"}, "`criterion` must be \"cv\", \"aic\" or \"bic\", got 'mdl'"),
-    "variance": ({"noise_variance": 0}, "`noise_variance` must be a positive, finite number, got 0"),
+    "criterion": ({"criterion": "mdl"}, '`criterion` must be "cv", "aic" or "bic", got \'mdl\''),
+    "variance": (
+        {"noise_variance": 0},
+        "`noise_variance` must be a positive, finite number, got 0",
+    ),
     "no folds": ({"cv": []}, "`cv` must be folds, each with rows to train on"),
 }
 
