@@ -122,8 +122,8 @@ def _copies(config: Config, u: Arrays, a: Arrays, out: Arrays) -> dict[str, np.n
         # Subnormal numbers have fewer digits the smaller they are, and the flow takes `σ²z` for one
         # from about there on.
         sigma = (a["c_X"] * np.max(u["columns"], axis=1))[:, None]
-        size_of = lambda part: np.max(np.abs(v[part]), axis=2) * np.minimum(1, sigma[part] ** 2)
-        lost = np.minimum(size_of(first), size_of(last)) < np.finfo(config.dtype).tiny ** 0.9
+        large = np.max(np.abs(v), axis=2) * np.minimum(1, sigma**2)
+        lost = np.minimum(large[first], large[last]) < np.finfo(config.dtype).tiny ** 0.9
         off = np.max(np.abs(v[last] - want) * share, axis=2) / np.where(size > 0, size, 1)
         off = np.where(lost, 0, off) if name in ("flow", "end") else off
         both = (out["results"][name][first] == 0) & (out["results"][name][last] == 0)

@@ -57,6 +57,7 @@ FOUND = {
         (3, 0, 0, 0): [480],
         (3, 0, 2, 2): [94],
         (3, 0, 8, 2): [146],
+        (34, 0, 11, 3): [195],  # the check was wrong: norms differ by twelve decades
     },
     # A response that one column explains, but for rounding, with signs that others cannot have;
     # and a response that is orthogonal but for rounding.
@@ -81,11 +82,9 @@ FOUND = {
     (11, "basis_pursuit"): {(21, 11, 26, 0): [497]},
     # And here: an entry had moved from its start by 1e-5, in float32, with a logarithm to match.
     (6, "limit"): {(21, 6, 21, 0): [99]},
-    # The check was wrong: it knew no rounding of what a column of 0 costs beside a `y` of 1e-12; and
-    # numbers of 1e-280, of units of 1e-14, are subnormal to a flow.
+    # The check was wrong: nothing but the start costs anything beside a `y` of 1e-12; and numbers
+    # of 1e-280, of columns of 1e-14, are subnormal to a flow.
     (10, "flow"): {(34, 10, 8, 1): [397], (34, 10, 37, 1): [484]},
-    # And here: columns whose norms differ by twelve decades; `x` is right to 15 digits.
-    (0, "end"): {(34, 0, 11, 3): [195]},
     # `y` in the cone of `x ≥ 0` but for rounding.
     (2, "end"): {(1, 2, 0, 0): [86, 109, 124, 213]},
 }

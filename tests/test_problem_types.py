@@ -41,7 +41,7 @@ def test_says_once_that_float64_becomes_float32():
     X = np.eye(2)
     with jax.enable_x64(False), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        dln.LeastSquares(X.astype(np.float32), [1, 2])
+        dln.LeastSquares(X.astype(np.float32), np.array([1, 2]))
         dln.LeastSquares(jnp.eye(2), jnp.ones(2))
         assert not caught
         for _ in range(3):

@@ -210,13 +210,17 @@ def test_several_outputs_are_fitted_as_if_alone():
             model.fit(X, both)
             alone = [_clone(model).fit(X, output) for output in both.T]
         assert model.coef_.shape == (2, 6) and model.predict(X).shape == (40, 2)
-        for name in ("coef_", "intercept_", "alpha_", "certificate_"):
+        for name in ("coef_", "intercept_", "alpha_"):
             each = np.stack([getattr(one, name) for one in alone])
             np.testing.assert_allclose(getattr(model, name), each, rtol=1e-8, atol=1e-12)
+        bounds = [one.certificate_ for one in alone]  # a difference of numbers like the squares
+        atol = 1e-12 * np.sum(both**2, axis=0)
+        assert np.all(abs(model.certificate_ - bounds) < atol)
         paths = np.stack([one.coef_path_ for one in alone], axis=1)
         _close(model.coef_path_, paths, 1e-9)
         np.testing.assert_allclose(
-            model.score(X, both), np.mean([one.score(X, out) for one, out in zip(alone, both.T)])
+            model.score(X, both),
+            np.mean([one.score(X, out) for one, out in zip(alone, both.T, strict=True)]),
         )
     assert list(model.s_) == [one.s_ for one in alone]
     assert model.mse_path_.shape == (50, 3, 2)
@@ -258,6 +262,16 @@ def test_groups_stay_together():
         routed: Any = DLNRegressorCV(times=10, cv=cv).set_fit_request(groups=True)
         model = make_pipeline(StandardScaler(), routed).fit(X, y, groups=groups)
     np.testing.assert_allclose(model[-1].mse_path_, direct.mse_path_, rtol=1e-5)
+
+
+def test_refuses_weights():
+    X, y = _data()
+    with pytest.raises(ValueError, match="at least one non-zero number"):
+        DLNRegressor().fit(X, y, np.zeros(40))
+    with pytest.raises(ValueError, match="Negative values"):
+        DLNRegressor().fit(X, y, -np.ones(40))
+    with pytest.raises(ValueError, match="0 for all rows of a fold. Use other folds"):
+        DLNRegressorCV(cv=2).fit(X, y, (np.arange(40) < 20).astype(float))
 
 
 def test_says_when_the_best_time_is_the_last():
@@ -317,7 +331,6 @@ REFUSED = {
     "times = []": ({"times": []}, "an increasing array of positive times, got []"),
     "no folds": ({"times": 5, "cv": []}, "`cv` must be folds, each with rows to train on"),
     "empty fold": ({"times": 5, "cv": [([0, 1], []), ([0], [1])]}, "and rows to test"),
-    "weights": ({"eps": 0.1}, "`sample_weight` is 0 for every row"),
     "times = inf": ({"times": [1, np.inf]}, "an increasing array of positive times"),
 }
 
@@ -327,7 +340,7 @@ def test_refuses(options, message):
     kind = DLNRegressorCV if "times" in options else DLNRegressor
     model = kind(**options)
     with pytest.raises(ValueError, match=re.escape(message)):
-        model.fit(*_data(), sample_weight=np.zeros(40) if "sample_weight" in message else None)
+        model.fit(*_data())
     assert not hasattr(model, "coef_")
 
 

@@ -1,13 +1,10 @@
 """`LassoPathRegressor` against scikit-learn's lassos and fine grids."""
 
 import re
-import warnings
 from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso, LassoCV, LassoLarsIC, LinearRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler

@@ -24,14 +24,12 @@ def is_count(value: Any) -> bool:
 
 
 def weights_of(sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
-    """`sample_weight` as an array `(n,)` of numbers `≥ 0`, not all of them 0; `None` if it is."""
+    """`sample_weight` as an array `(n,)` of numbers `≥ 0`; `None` if it is."""
     if sample_weight is None:
         return None
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-    weight = np.asarray(weight)
-    if not np.any(weight > 0):
-        raise ValueError("`sample_weight` is 0 for every row. Pass a positive one for some.")
-    return weight
+    return np.asarray(
+        _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    )
 
 
 def shape_of(shape: Any, d: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from sklearn.utils.validation import validate_data
 from .._batching import enable_x64
 from .._standardize import padded_size, standardized
 from .base import AbstractLinearModel
-from .checks import check_network, report_failure, shape_of, times_until
+from .checks import check_network, refuse, report_failure, shape_of, times_until
 from .training import train_classifier
 
 
@@ -22,9 +22,9 @@ class DLNClassifier(ClassifierMixin, AbstractLinearModel):
 
     Stopping at `s` is like `sklearn.linear_model.LogisticRegression` with an ℓ1 penalty at `C_`,
     `C = s/‖Xᵀ(y − p)‖_∞`, where `p` are the frequencies of the classes: `s = 1` is where the first
-    coefficient leaves 0. In the limit `eps=0` the two are close where few coordinates deactivate,
-    and they are no further apart than on the square loss. Several classes are each learned against
-    all others, in one batch.
+    coefficient leaves 0. The two are near, but not equal even as `eps → 0`: averages over training
+    commute with the gradient of the square loss only. Several classes are each learned against all
+    others, in one batch.
 
     Columns are centred and scaled (unless `fit_intercept`, `standardize` say otherwise) to norm 1.
     The intercept is a coordinate of its own, of depth 1, which as `eps → 0` is free. Computes in
@@ -33,8 +33,8 @@ class DLNClassifier(ClassifierMixin, AbstractLinearModel):
     **Arguments:** those of `DLNRegressor`, but `positive` and `weight_decay`:
 
     - `s`: when training stops, `> 0`, in units of `1/‖Xᵀ(y − p)‖_∞`.
-    - `eps`: the size of the initialisation, in `[0, 1)`; 0 is the limit process. On data that
-        separate, that goes to infinity at some time; before it and for `eps > 0` all is finite.
+    - `eps`: the size of the initialisation, in `[0, 1)`, as small as 1e-300. 0, the limit process,
+        needs `fit_intercept=False`; on data that separate, that goes to infinity at some time.
     - `depth`: the real number `D ≥ 2` of the network `u^D − v^D`.
     - `shape`: of the initialisation, positive, one number or one for each column.
     - `average`: learn the average of the model over training; `False`: the model at time `s`.
@@ -60,7 +60,7 @@ class DLNClassifier(ClassifierMixin, AbstractLinearModel):
         X = np.random.default_rng(0).normal(size=(80, 5))
         y = np.where(X[:, 0] - X[:, 1] + 0.5 > 0, "yes", "no")
         model = DLNClassifier(s=10).fit(X, y)
-        model.score(X, y)  # ?
+        model.score(X, y)  # 1.0
         ```
 
     !!! cite "Reference"
@@ -123,9 +123,14 @@ class DLNClassifier(ClassifierMixin, AbstractLinearModel):
         if len(self.classes_) < 2:
             raise ValueError(
                 "DLNClassifier needs at least two classes: the data contain only one class, "
-                f"{self.classes_[0]!r}."
+                f"{str(self.classes_[0])!r}."
             )
         check_network(self.eps, self.depth, self.rtol)
+        if self.eps == 0 and self.fit_intercept:
+            need = (
+                "above 0 with an intercept: 1e-100 is close to the limit (or `fit_intercept=False`)"
+            )
+            refuse("eps", self.eps, need)
         times, (n, d) = times_until(self.s, self.n_times), X.shape
         center = bool(self.fit_intercept)
         part = standardized(X, np.zeros(n), center, bool(self.standardize))

@@ -98,8 +98,8 @@ class LassoPathRegressor(AbstractLinearRegressor):
         rng = np.random.default_rng(0)
         X = rng.normal(size=(50, 10))
         y = X[:, 0] - 2 * X[:, 1] + rng.normal(size=50)
-        LassoPathRegressor(n_nonzero=2).fit(X, y).coef_  # ?
-        LassoPathRegressor(criterion="bic").fit(X, y).alpha_  # ?
+        LassoPathRegressor(n_nonzero=2).fit(X, y).coef_  # (0.921, −1.904, 0, …)
+        LassoPathRegressor(criterion="bic").fit(X, y).alpha_  # 0.167
         ```
 
     !!! cite "Reference"
@@ -238,8 +238,8 @@ class LassoPathRegressor(AbstractLinearRegressor):
             for fold, test in zip(folds, tests, strict=True):
                 coef, intercept = fold.at(alphas)
                 residuals = X[test] @ coef.T + intercept - y[test, None]
-                of_rows = None if weight is None else weight[test]
-                of_folds.append(np.average(residuals**2, axis=0, weights=of_rows))
+                of_rows = np.ones(len(y)) if weight is None else weight
+                of_folds.append(of_rows[test] @ residuals**2 / np.sum(of_rows[test]))
             return np.stack(of_folds, axis=1)
 
         alphas = np.unique(np.concatenate([fold.alphas for fold in folds]))

@@ -150,7 +150,7 @@ class DLNRegressorCV(AbstractDLN):
         rng = np.random.default_rng(0)
         X = rng.normal(size=(50, 10))
         model = DLNRegressorCV(times=50).fit(X, X[:, 0] - 2 * X[:, 1] + rng.normal(size=50))
-        model.s_, model.mse_path_.shape  # ?, (50, 5)
+        model.s_, model.mse_path_.shape  # 10.99, (50, 5)
         ```
     """
 
