@@ -45,7 +45,7 @@ def test_says_once_that_float64_becomes_float32():
         dln.LeastSquares(jnp.eye(2), jnp.ones(2))
         assert not caught
         for _ in range(3):
-            dln.gradient_flow(dln.UV(X[0], X[1]), dln.LeastSquares(X, X[0]), X[0] + 1, eps=0.1)
+            dln.gradient_flow(dln.UV(X[0], X[1]), dln.LeastSquares(X, X[0]), X[1] + 1, eps=0.1)
     assert [str(one.message)[:38] for one in caught] == ["Arrays of float64 become float32, of 7"]
 
 
