@@ -6,6 +6,7 @@ traced values, which cannot raise: they return a Boolean array, from which solve
 """
 
 import contextlib
+import functools
 import math
 import operator
 import warnings
@@ -49,15 +50,19 @@ def as_float(
         else:
             like = _common_dtype(array.dtype, jnp.dtype(jnp.float32))
             if getattr(value, "dtype", None) == np.float64 and like == jnp.float32:
-                # Once: Python shows the same warning of a line of code only the first time.
-                warnings.warn(
-                    "Arrays of float64 become float32, of 7 digits, in which JAX computes by "
-                    'default. For float64, call jax.config.update("jax_enable_x64", True) before '
-                    "anything else; if float32 is meant, pass arrays of it.",
-                    UserWarning,
-                    stacklevel=1,
-                )
+                _warn_of_float32()
     return array.astype(like)
+
+
+@functools.cache  # once a process: Python's own memory of warnings is cleared by others
+def _warn_of_float32() -> None:
+    warnings.warn(
+        "Arrays of float64 become float32, of 7 digits, in which JAX computes by default. For "
+        'float64, call jax.config.update("jax_enable_x64", True) before anything else; if float32 '
+        "is meant, pass arrays of it.",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _not_numbers(value: Any) -> str:

@@ -9,6 +9,7 @@ import pytest
 from problems import relative
 
 import dlnjax as dln
+from dlnjax._checks import _warn_of_float32
 from dlnjax._problem import validity
 
 
@@ -39,6 +40,7 @@ def test_computes_in_the_widest_type(x_dtype, y_dtype, want):
 
 def test_says_once_that_float64_becomes_float32():
     X = np.eye(2)
+    _warn_of_float32.cache_clear()
     with jax.enable_x64(False), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         dln.LeastSquares(X.astype(np.float32), np.array([1, 2]))
