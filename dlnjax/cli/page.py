@@ -99,8 +99,10 @@ def page(title: str, report: dict[str, Any]) -> str:
     for slider in (eps_slider, s_slider):
         slider.js_on_change("value", move)
     to_nearest = CustomJS(args={"s_slider": s_slider, "lasso": sources.lasso}, code=TO_NEAREST)
-    for key in ON_S:
-        panels[key].js_on_event(Tap, to_nearest)
+    for key, panel in panels.items():
+        panel.name = key
+        if key in ON_S:
+            panel.js_on_event(Tap, to_nearest)
     keys = _keys(report["columns"], colors, len(drawn), left_out)
     document = Document(title=title)
     document.js_on_event(DocumentReady, move)
@@ -233,6 +235,8 @@ def _finite(values: Sequence[np.ndarray]) -> np.ndarray:
 
 def _range(values: Sequence[np.ndarray]) -> Range1d:
     finite = _finite(values)
+    if not len(finite):  # infinite everywhere
+        return Range1d(0, 1)
     low, high = float(finite.min()), float(finite.max())
     room = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
     return Range1d(low - room, high + room)

@@ -220,6 +220,8 @@ def comparison_figure(
         width_ratios=[1.6, 1],
         height_ratios=[1.4, 1.4, 1, 1, 1, 1],
     )
+    # Names of columns and files are no formulas.
+    title, *names = (text.replace("$", r"\$") for text in (title, *names))
     figure.suptitle(title, fontsize=11)
     trained = [*flows, *([] if limit is None else [limit])]
     colors = [*COLORS[: len(flows)], LASSO]
