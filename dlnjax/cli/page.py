@@ -14,12 +14,12 @@ from bokeh.embed import file_html
 from bokeh.events import DocumentReady, Tap
 from bokeh.layouts import column, row
 from bokeh.models import (
-    BasicTickFormatter,
     ColumnDataSource,
     CustomJS,
     CustomJSTickFormatter,
     Div,
     HoverTool,
+    NoOverlap,
     Range1d,
     Slider,
     Span,
@@ -49,6 +49,10 @@ STAYS = {"position": "sticky", "top": "0", "z-index": "2", "background": "white"
 TO_NEAREST = """
 const distance = Array.from(lasso.data.s, (s) => Math.abs(Math.log(s / cb_obj.x)))
 if (cb_obj.x > 0) s_slider.value = distance.indexOf(Math.min(...distance))
+"""
+SHORT = """
+const value = Number(tick.toPrecision(6))
+return Math.abs(value) < 1e7 ? String(value) : value.toExponential()
 """
 Panels = dict[str, figure]
 
@@ -156,7 +160,7 @@ def _sources(
 def _source(part: dict[str, Any], drawn: Sequence[int]) -> ColumnDataSource:
     """One row per s; `x` and `at_s` are matrices."""
     curves = {"s", "loss", *COMPLEXITIES, "relative_gap", "certified_gap"} & set(part)
-    data = {key: _compact(part[key]) for key in sorted(curves)}
+    data: Any = {key: _compact(part[key]) for key in sorted(curves)}
     for key in sorted({"x", "at_s"} & set(part)):
         data[key] = _compact(np.asarray(part[key])[:, drawn])
     tags = [{"eps": part["eps"], "label": part["label"]}] if "label" in part else []
@@ -176,7 +180,7 @@ def _panels(
     """What is drawn. Ranges are those of all ε together, so that one sees what moves."""
     s = _compact(lasso["s"])
     of = lambda key: [part[key] for part in (*parts, lasso) if key in part]
-    on_s: dict[str, Any] = {"x_axis_type": "log", "x_range": Range1d(float(s[0]), float(s[-1]))}
+    on_s: dict[str, Any] = {"x_axis_type": "log", "x_range": _between(s[0], s[-1])}
     path = _panel("coordinates", y_range=_range(of("x")), height=300, **on_s)
     plateaus = _panel("x(s), not averaged", y_range=_range(of("at_s")), height=280, **on_s)
     gaps = _logarithmic_range(of("relative_gap") + of("certified_gap"), floor)
@@ -186,6 +190,7 @@ def _panels(
         renderer = panel.multi_line("s", solid, **look)
         panel.multi_line("s", dashed, line_dash=DASHES, **look)
         tooltips = [("", "@name"), ("s", "$x{0.000e+0}"), ("x", "$y{0.000e+0}")]
+        panel.yaxis.formatter = CustomJSTickFormatter(code=SHORT)
         panel.add_tools(HoverTool(renderers=[renderer], tooltips=tooltips, line_policy="nearest"))
     path.scatter("s", "x", color="color", size=8, source=sources.marks)
     for part in parts:
@@ -206,15 +211,15 @@ def _panels(
         panel.line(key, "loss", line_width=2, **flow)
         panel.scatter(key, "loss", size=11, source=sources.lasso_point, **square)
         panel.scatter(key, "loss", size=9, color=COLORS[0], source=sources.point)
-        panel.yaxis.formatter = BasicTickFormatter(power_limit_high=7)
+        panel.axis.formatter = CustomJSTickFormatter(code=SHORT)
         panels[key] = panel
     return panels
 
 
-def _panel(ylabel: str, xlabel: str | None = None, **options: Any) -> figure:
+def _panel(ylabel: str, xlabel: str | None = None, **options: Any) -> Any:
     tools = "pan,box_zoom,wheel_zoom,reset,save"
     options |= {"tools": tools, "active_drag": None, "sizing_mode": "stretch_width"}
-    panel: Any = figure(min_width=330, title=" ", **options)
+    panel: Any = figure(min_width=330, min_border_left=80, title=" ", **options)
     panel.toolbar.logo = None
     panel.toolbar.autohide = True
     panel.outline_line_color = None
@@ -223,9 +228,14 @@ def _panel(ylabel: str, xlabel: str | None = None, **options: Any) -> figure:
     panel.title.text_font_size = "12px"
     panel.axis.axis_label_text_font_style = "normal"
     panel.axis.axis_label_text_font_size = "12px"
+    panel.axis.major_label_policy = NoOverlap()
     panel.yaxis.axis_label = ylabel
     panel.xaxis.axis_label = xlabel
     return panel
+
+
+def _between(low: Any, high: Any) -> Range1d:
+    return Range1d(start=float(low), end=float(high))
 
 
 def _finite(values: Sequence[np.ndarray]) -> np.ndarray:
@@ -236,15 +246,16 @@ def _finite(values: Sequence[np.ndarray]) -> np.ndarray:
 def _range(values: Sequence[np.ndarray]) -> Range1d:
     finite = _finite(values)
     if not len(finite):  # infinite everywhere
-        return Range1d(0, 1)
+        return _between(0, 1)
     low, high = float(finite.min()), float(finite.max())
     room = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
-    return Range1d(low - room, high + room)
+    return _between(low - room, high + room)
 
 
 def _logarithmic_range(values: Sequence[np.ndarray], floor: float) -> Range1d:
     finite = _finite(values)
-    return Range1d(max(finite.min(initial=1) / 2, floor), 2 * finite.max(initial=10 * floor))
+    low, high = finite.min(initial=1) / 2, 2 * finite.max(initial=10 * floor)
+    return _between(max(low, floor), high)
 
 
 def _slider(name: str, title: str, labels: Sequence[str], value: int) -> Slider:
