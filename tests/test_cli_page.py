@@ -255,12 +255,12 @@ def test_many_columns(tmp_path):
     for array in (array for array in held if array.ndim == 2):
         assert array.shape == (5, 100)
         np.testing.assert_allclose(np.sort(array[-1]), 0.3 * np.arange(31, 131), rtol=1e-6)
+    assert "100 of 130 coordinates are drawn" in text and "stays below 9 in size" in text
     seen = in_browser(text, STEPS % ("[[0, 1]]", "[]"), tmp_path)
     assert (seen["errors"], seen["loaded"]) == ([], [])
     readout = seen["results"][-1]["readout"]
     assert "88 more" in readout and "some that are not drawn" in readout
     assert re.findall(r"<b [^>]*>(\w+)</b>", readout) == [f"c{j}" for j in range(129, 117, -1)]
-    assert "100 of 130 coordinates are drawn" in text and "stays below 9 in size" in text
 
 
 @pytest.mark.parametrize("unit", [1e-60, 1e60])

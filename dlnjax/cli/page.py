@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from bokeh.core.properties import value
 from bokeh.document import Document
 from bokeh.embed import file_html
 from bokeh.events import DocumentReady, Tap
@@ -32,7 +33,7 @@ from ..plot.axes import COLORS, GREY, LASSO, coordinate_colors, short_name
 
 DRAWN = 100  # coordinates at most, of 16 kB each at nine ε
 LEAST_GAP = {"float64": 1e-10, "float32": 1e-6}  # below it is rounding: as in `comparison_figure`
-DASHES = [6, 3]
+DASHES = value([6, 3])
 ON_S = ("path", "plateaus", "gap")
 COMPLEXITIES = {"norm": "1-norm ‖x‖₁", "nonzeros": "non-zero coordinates"}
 STYLE = """
@@ -239,7 +240,7 @@ def _between(low: Any, high: Any) -> Range1d:
 
 
 def _finite(values: Sequence[np.ndarray]) -> np.ndarray:
-    joined = np.concatenate([np.ravel(np.asarray(value, float)) for value in values])
+    joined = np.concatenate([np.ravel(np.asarray(part, float)) for part in values])
     return joined[np.isfinite(joined)]
 
 
@@ -258,14 +259,14 @@ def _logarithmic_range(values: Sequence[np.ndarray], floor: float) -> Range1d:
     return _between(max(low, floor), high)
 
 
-def _slider(name: str, title: str, labels: Sequence[str], value: int) -> Slider:
+def _slider(name: str, title: str, labels: Sequence[str], start: int) -> Slider:
     """Over the positions of `labels`; not shown where there is nothing to choose."""
     shown = CustomJSTickFormatter(args={"labels": list(labels)}, code="return labels[tick]")
     return Slider(
         start=0,
         end=max(len(labels) - 1, 1),
         step=1,
-        value=value,
+        value=start,
         title=title,
         format=shown,
         name=name,
