@@ -334,7 +334,7 @@ sys.argv = ["dlnjax", *{args}]
 try:
     main()
 finally:
-    print("jax" in sys.modules)
+    print("jax" in sys.modules or "bokeh" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False"

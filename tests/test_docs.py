@@ -2,6 +2,7 @@
 has what it needs."""
 
 import hashlib
+import html
 import importlib.util
 import inspect
 import json
@@ -170,6 +171,15 @@ def test_gallery_has_figures_of_notebooks_that_are_there():
         assert found[int(number) - 1].startswith(b"\x89PNG")
     for name in re.findall(r"\(((?:gallery/)?[\w-]+\.png)\)", text):
         assert (DOCS / name).is_file()
+
+
+def test_page_to_explore_is_made_by_the_present_code():
+    """As far as that shows without computing it: what moves is what `page.js` says."""
+    page = (DOCS / "explore.html").read_text(encoding="utf-8")
+    (text,) = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)
+    moves = (ROOT / "dlnjax" / "cli" / "page.js").read_text(encoding="utf-8")
+    assert json.dumps(moves)[1:-1] in html.unescape(text)
+    assert len(page.encode()) < 2e6
 
 
 def test_all_notebooks_are_pages():

@@ -1,5 +1,7 @@
 """How a point of the lasso path is chosen: against scikit-learn, SciPy and the definitions."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,8 +50,8 @@ def test_norm_solves_the_constrained_lasso(weight_decay):
     for t in (0.3 * largest, 0.8 * largest):
         x = np.asarray(path.x(path.at_norm(t)))
         np.testing.assert_allclose(weights @ abs(x), t, rtol=1e-12)
-        bound = {"type": "ineq", "fun": lambda v, t=t: t - np.tile(weights, 2) @ v}
-        best = scipy.optimize.minimize(
+        bound: Any = {"type": "ineq", "fun": lambda v, t=t: t - np.tile(weights, 2) @ v}
+        best: Any = scipy.optimize.minimize(
             loss,
             np.full(8, 0.01),
             jac=lambda v: signed.T @ (signed @ v - y) + weight_decay,

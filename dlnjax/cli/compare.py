@@ -1,5 +1,6 @@
 """`dlnjax compare`: data in; averaged flow, lasso path and their distance out."""
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,10 @@ from .console import (
 )
 from .data import Dataset, TableOptions, load, standardize as _standardize
 
+DEFAULT_EPS = (1e-10,)
+# To move through: even in log(log(1/ε)), as gaps are of the order of 1/log(1/ε).
+PAGE_EPS = (1e-2, 1e-3, 1e-5, 1e-7, 1e-10, 1e-15, 1e-20, 1e-30)
+
 
 def _network(value: str) -> str:
     name, _, depth = value.partition(":")
@@ -41,11 +46,10 @@ def _network(value: str) -> str:
 
 
 def _eps(values: list[float] | None) -> list[float]:
-    values = values or [1e-10]
-    for value in values:
+    for value in values or []:
         if not 0 <= value < 1:
             raise typer.BadParameter(f"ε must lie in [0, 1), got {value:g}.")
-    return sorted(set(values), reverse=True)
+    return sorted(set(values or []), reverse=True)
 
 
 def compare(
@@ -73,7 +77,7 @@ def compare(
         list[float] | None,
         typer.Option(
             help="Size of the initialisation, relative to that of x; repeat for several. 0 is the "
-            "limit alone, which is always shown. Default 1e-10.",
+            "limit alone, which is always shown. Default 1e-10; with --html eight, 1e-2 … 1e-30.",
             callback=_eps,
         ),
     ] = None,
@@ -105,6 +109,10 @@ def compare(
     file_format: Annotated[
         Literal["png", "pdf", "svg"], typer.Option("--format", help="Of the figure.")
     ] = "png",
+    html: Annotated[
+        bool,
+        typer.Option("--html", help="Also write `compare.html`, a page to explore in a browser."),
+    ] = False,
     out_dir: OutDir = Path("."),
     float32: Float32 = False,
 ) -> None:
@@ -113,7 +121,8 @@ def compare(
     Units do not matter: ε is relative to `x`, and the rest of the figure scales with the data.
     Prints a table; writes `compare.png`, or another `--format`, and `compare.json`.
     """
-    assert eps is not None
+    if html and importlib.util.find_spec("bokeh") is None:
+        raise CommandError("--html needs 'bokeh': run `pip install 'dlnjax[html]'`.")
     options = TableOptions("\t" if sep == "tab" else sep, decimal, drop_missing, one_hot)
     dataset = load(data, target, options)
     for note in dataset.notes:
@@ -141,7 +150,7 @@ def compare(
     from ..plot import comparison_figure
     from .comparison import NONZERO, Asked, parts_of
 
-    flows_at = [value for value in eps if value]
+    flows_at = [value for value in eps or (PAGE_EPS if html else DEFAULT_EPS) if value]
     asked = Asked((name, *map(float, depth)), loss, flows_at, s_max, weight_decay)
     with progress_bar() as progress:
         task = progress.add_task("lasso", total=3 + len(flows_at))
@@ -174,30 +183,36 @@ def compare(
             f"{limit['separates_at']:.4g} on, or shortly before",
             soft_wrap=True,
         )
-    for part in flows or [limit]:
+    for part in (flows if eps else flows[-1:]) or [limit]:
         print_table(_table(lasso, part, None if refused else limit))
     out.print(
         f"non-zero: |xᵢ|‖Xᵢ‖ is more than {NONZERO:g} of the largest (|Xⱼᵀy| − λ)/‖Xⱼ‖",
         soft_wrap=True,
     )
-    report = write_report(
-        folder / "compare.json",
-        {
-            "data": {"name": dataset.name, "n": n, "d": d, "target": dataset.target},
-            "columns": dataset.columns,
-            "network": network,
-            "loss": loss,
-            "weight_decay": weight_decay,
-            "standardized": standardize,
-            "means": raw.X.mean(axis=0) if standardize else None,
-            "norms": np.linalg.norm(raw.X - raw.X.mean(axis=0), axis=0) if standardize else None,
-            "dtype": "float32" if float32 else "float64",
-            "lasso": lasso,
-            "limit": limit,
-            "flows": flows,
-        },
-    )
-    out.print(f"wrote {picture} and {report}", soft_wrap=True)
+    report = {
+        "data": {"name": dataset.name, "n": n, "d": d, "target": dataset.target},
+        "columns": dataset.columns,
+        "network": network,
+        "loss": loss,
+        "weight_decay": weight_decay,
+        "standardized": standardize,
+        "means": raw.X.mean(axis=0) if standardize else None,
+        "norms": np.linalg.norm(raw.X - raw.X.mean(axis=0), axis=0) if standardize else None,
+        "dtype": "float32" if float32 else "float64",
+        "lasso": lasso,
+        "limit": limit,
+        "flows": flows,
+    }
+    written = [picture, write_report(folder / "compare.json", report)]
+    if html:
+        from .page import page
+
+        text = page(title, report)
+        written.append(
+            write(folder / "compare.html", lambda p: p.write_text(text, encoding="utf-8"))
+        )
+    *others, last = map(str, written)
+    out.print(f"wrote {', '.join(others)} and {last}", soft_wrap=True)
 
 
 def _same_columns(data: Dataset) -> str | None:

@@ -73,7 +73,10 @@ def parts_of(data: Dataset, asked: Asked) -> Iterator[tuple[str, dict[str, Any]]
     network = asked.model(data.X.shape[1])
     units, problem, s, lasso, gap_of = compared(data, asked, network.positive)
     describe = lambda x: _described(problem, x, units)
-    shown = {"units": {"x": units.x, "s": units.s, "loss": units.loss}}
+    shown = {
+        "units": {"x": units.x, "s": units.s, "loss": units.loss},
+        "nonzero_above": _nonzero_above(problem) * units.x,
+    }
     yield "lasso", {"s": s * units.s, **shown, **lasso, **describe(lasso["x"])}
     limit = limit_flow(network, problem, throw=False)
     part: dict[str, Any] = {"eps": 0.0, "label": "ε = 0"}
@@ -211,12 +214,17 @@ def _time_grid(first: float, last: float, s_max: float | None, units: Units) -> 
     return np.concatenate([[first], grid[1:-1], [end]])  # exact ends
 
 
-def _described(problem: AbstractProblem, x: jax.Array, units: Units) -> dict[str, np.ndarray]:
-    size = np.abs(np.asarray(x, float))
+def _nonzero_above(problem: AbstractProblem) -> np.ndarray:
+    """The size above which each coordinate counts, `(d,)`; infinite for columns of zeros."""
     norms = np.sqrt(np.asarray(problem.gram_diagonal()))
     beyond = np.maximum(np.abs(np.asarray(problem.r)) - float(problem.weight_decay), 0)
     alone = np.max(beyond / np.where(norms > 0, norms, 1))
-    number = (size * norms > NONZERO * alone).sum(axis=1)
+    return np.divide(NONZERO * alone, norms, where=norms > 0, out=np.full_like(norms, np.inf))
+
+
+def _described(problem: AbstractProblem, x: jax.Array, units: Units) -> dict[str, np.ndarray]:
+    size = np.abs(np.asarray(x, float))
+    number = (size > _nonzero_above(problem)).sum(axis=1)
     return {
         "x": np.asarray(x, float) * units.x,
         "loss": np.asarray(problem.loss(x), float) * units.loss,

@@ -14,6 +14,19 @@ LASSO = "#222222"
 DASHES = (0, (4, 2))
 
 
+def coordinate_colors(lasso: np.ndarray) -> dict[int, str]:
+    """A colour for each coordinate of `lasso`, `(S, d)`, if there are few, else for the largest
+    ones."""
+    d = lasso.shape[1]
+    order = np.argsort(-np.max(np.abs(lasso), axis=0), kind="stable")
+    chosen = range(d) if d <= len(COLORS) else order[: len(COLORS)].tolist()
+    return dict(zip(chosen, COLORS, strict=False))
+
+
+def short_name(name: str, limit: int = 24) -> str:
+    return name if len(name) <= limit else name[: limit - 1] + "…"
+
+
 def style(ax: Axes) -> Axes:
     """What all axes here look like: `ax` with a grid, small labels and two sides only.
 

@@ -8,7 +8,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from .axes import COLORS, DASHES, GREY, LASSO, Values, style
+from .axes import (
+    COLORS,
+    DASHES,
+    GREY,
+    LASSO,
+    Values,
+    coordinate_colors,
+    short_name,
+    style,
+)
 
 _CERTIFIED = "certified, without any lasso"
 
@@ -29,24 +38,12 @@ def _logarithmic(ax: Axes, s: np.ndarray) -> None:
         ax.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
 
 
-def _colors(lasso: np.ndarray) -> dict[int, str]:
-    """A colour for each coordinate if there are few, else for the largest ones."""
-    d = lasso.shape[1]
-    order = np.argsort(-np.max(np.abs(lasso), axis=0), kind="stable")
-    chosen = range(d) if d <= len(COLORS) else order[: len(COLORS)].tolist()
-    return dict(zip(chosen, COLORS, strict=False))
-
-
 def _coordinate_handles(colors: dict[int, str], names: Sequence[str]) -> list[Line2D]:
     return [
-        *(Line2D([], [], color=color, label=_short(names[i])) for i, color in colors.items()),
+        *(Line2D([], [], color=color, label=short_name(names[i])) for i, color in colors.items()),
         Line2D([], [], color="#555555", label=r"flow $\bar x^\varepsilon(s)$"),
         Line2D([], [], color="#555555", linestyle=DASHES, label=r"lasso $x(\mu)$, $\mu=s$"),
     ]
-
-
-def _short(name: str, limit: int = 24) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
 def plot_coordinates(ax: Axes, s: Values, flow_mean: Values, lasso: Values) -> Axes:
@@ -72,7 +69,7 @@ def plot_coordinates(ax: Axes, s: Values, flow_mean: Values, lasso: Values) -> A
         ```
     """
     s, flow_mean, lasso = map(np.asarray, (s, flow_mean, lasso))
-    _lines(ax, s, flow_mean, lasso, _colors(lasso))
+    _lines(ax, s, flow_mean, lasso, coordinate_colors(lasso))
     ax.set_ylabel("coordinates", fontsize=9)
     return style(ax)
 
@@ -102,7 +99,7 @@ def plot_plateaus(ax: Axes, s: Values, x: Values, limit: Values | None = None) -
         ```
     """
     s, x = np.asarray(s), np.asarray(x)
-    _lines(ax, s, x, None if limit is None else np.asarray(limit), _colors(x))
+    _lines(ax, s, x, None if limit is None else np.asarray(limit), coordinate_colors(x))
     ax.set_ylabel("$x(s)$", fontsize=9)
     return style(ax)
 
@@ -223,12 +220,14 @@ def comparison_figure(
         width_ratios=[1.6, 1],
         height_ratios=[1.4, 1.4, 1, 1, 1, 1],
     )
+    # Names of columns and files are no formulas.
+    title, *names = (text.replace("$", r"\$") for text in (title, *names))
     figure.suptitle(title, fontsize=11)
     trained = [*flows, *([] if limit is None else [limit])]
     colors = [*COLORS[: len(flows)], LASSO]
     last = flows[-1] if flows else trained[-1]
     plot_coordinates(axes["path"], s, last["x"], lasso["x"])
-    handles = _coordinate_handles(_colors(lasso["x"]), names)
+    handles = _coordinate_handles(coordinate_colors(lasso["x"]), names)
     axes["path"].legend(handles=handles, fontsize=7, frameon=False, loc="upper left", ncols=2)
     low, high = axes["path"].get_ylim()
     room = min(0.07 * ((len(handles) + 1) // 2), 0.5)  # for the legend
@@ -237,7 +236,7 @@ def comparison_figure(
         f"averaged flow at {last['label']} over the lasso path", fontsize=9, loc="left"
     )
     jumps = None if limit is None or limit is last else limit["at_s"]
-    _lines(axes["plateaus"], s, last["at_s"], jumps, _colors(lasso["x"]))
+    _lines(axes["plateaus"], s, last["at_s"], jumps, coordinate_colors(lasso["x"]))
     style(axes["plateaus"]).set_ylabel("$x(s)$, not averaged", fontsize=9)
     beside = "" if jumps is None else ", dashed its limit ε → 0"
     axes["plateaus"].set_title(f"the flow at {last['label']}{beside}", fontsize=9, loc="left")
@@ -298,7 +297,7 @@ def instances_figure(title: str, s: np.ndarray, panels: Sequence[dict]) -> Figur
     """
     figure = Figure(figsize=(10, 8.5), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    colors = _colors(panels[0]["lasso"])
+    colors = coordinate_colors(panels[0]["lasso"])
     handles = _coordinate_handles(colors, [f"$x_{i + 1}$" for i in colors])
     figure.legend(
         handles=handles, fontsize=8, frameon=False, loc="outside lower center", ncols=len(handles)
