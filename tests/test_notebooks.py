@@ -22,6 +22,7 @@ TINY = {
     "saddle_to_saddle": "points, designs = 50, 10",
     "classification": "points, instances = 12, 2",
     "fine_tuning": "points, instances = 12, 2",
+    "neighbours": "instances, functions, draws = 2, 2, 2",
 }
 notebooks = pytest.mark.parametrize("name", TINY)
 
