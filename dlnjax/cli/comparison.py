@@ -18,14 +18,12 @@ from .._problem import AbstractProblem, LeastSquares, Logistic
 from .._results import RESULTS
 from .._sweep.arguments import NETWORKS
 from ..networks import AbstractDualNetwork
+from ..plot.comparisons import nonzeros
 from .console import CommandError
 from .data import Dataset
 
 POINTS = 200
 DECADES = 3
-# x̄ is never exactly 0: a coordinate counts where what it explains of the response, |xᵢ|‖Xᵢ‖, is
-# this large beside the most that one column alone explains, (|Xⱼᵀy| − λ)/‖Xⱼ‖.
-NONZERO = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,10 +211,7 @@ def _time_grid(first: float, last: float, s_max: float | None, units: Units) -> 
 
 def _described(problem: AbstractProblem, x: jax.Array, units: Units) -> dict[str, np.ndarray]:
     size = np.abs(np.asarray(x, float))
-    norms = np.sqrt(np.asarray(problem.gram_diagonal()))
-    beyond = np.maximum(np.abs(np.asarray(problem.r)) - float(problem.weight_decay), 0)
-    alone = np.max(beyond / np.where(norms > 0, norms, 1))
-    number = (size * norms > NONZERO * alone).sum(axis=1)
+    number = nonzeros(problem, x).sum(axis=1)
     return {
         "x": np.asarray(x, float) * units.x,
         "loss": np.asarray(problem.loss(x), float) * units.loss,
