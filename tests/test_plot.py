@@ -156,9 +156,10 @@ def test_certificate_is_left_out_where_it_bounds_another_gap(path, flow):
     (gap, _) = curves(dln.plot.gap(PROBLEM, start, path, ax=Figure().subplots()))
     assert len(gap.get_xdata()) == 8  # without s = 0
     weighted = dln.lasso_path(PROBLEM, weights=jnp.array([1.0, 2.0, 3.0]))
-    for other, options in ((path, {"certificate": False}), (weighted, {})):
-        drawn = dln.plot.gap(PROBLEM, flow, other, ax=Figure().subplots(), **options)
-        assert len(curves(drawn)) == 1
+    for other, certificate in ((path, False), (weighted, True)):
+        ax = Figure().subplots()
+        dln.plot.gap(PROBLEM, flow, other, certificate=certificate, ax=ax)
+        assert len(curves(ax)) == 1
 
 
 def test_tradeoff(ax, path, flow, limit):
@@ -231,7 +232,7 @@ BATCH = jnp.array([1e-3, 1e-5])
         (lambda path, flow, limit: dln.plot.flow(flow, flow), "`path` must be"),
         (lambda path, flow, limit: dln.plot.plateaus(flow, limit=path), "`limit` must be"),
         (
-            lambda path, flow, limit: dln.plot.tradeoff(PROBLEM, [flow], complexity="2-norm"),
+            lambda path, flow, limit: dln.plot.tradeoff(PROBLEM, [flow], complexity="2-norm"),  # pyright: ignore[reportArgumentType]
             "`complexity` must be",
         ),
         (lambda path, flow, limit: dln.plot.tradeoff(PROBLEM, [flow], labels=[]), "one a curve"),
@@ -314,7 +315,7 @@ def test_sweep_draws_what_the_metric_has_axes_for():
     np.testing.assert_allclose(first.get_ydata(), expected, rtol=1e-12)
     np.testing.assert_allclose(every.get_ydata(), median, rtol=1e-12)
     assert legend(ax) == ["first", "all"] and ax.get_yscale() == ax.get_xscale() == "log"
-    edges = [band.get_paths()[0].vertices[:, 1] for band in ax.collections[2:]]
+    edges = [np.asarray(band.get_paths()[0].vertices)[:, 1] for band in ax.collections[2:]]
     for edge, quantiles in zip(edges, ([0.05, 0.95], [0.25, 0.75]), strict=True):
         low, high = np.quantile(values[0, 0, 5:, 0], quantiles, axis=0)
         assert set(np.round(np.log([*low, *high]), 9)) == set(np.round(np.log(edge), 9))
@@ -323,13 +324,13 @@ def test_sweep_draws_what_the_metric_has_axes_for():
     table = np.ma.filled(np.ma.asarray(ax.images[0].get_array()), np.nan)
     np.testing.assert_allclose(np.diag(table), np.nanmean(values[:, 0, :, 0, 0], axis=1))
     ax = dln.plot.sweep(one, "gap", kind="heatmap", ax=Figure().subplots())
-    np.testing.assert_allclose(ax.images[0].get_array(), median[None])
+    np.testing.assert_allclose(np.asarray(ax.images[0].get_array()), median[None])
 
-    for wrong, said in (
-        ({"metric": "gaps"}, "no metric 'gaps'"),
-        ({"metric": "gap", "kind": "bands"}, "2 values of 'size'"),
-        ({"metric": "knots", "kind": "bands"}, "neither `s` nor `ε`"),
-        ({"metric": "knots", "kind": "scaling"}, "no `ε`"),
+    for metric, kind, said in (
+        ("gaps", None, "no metric 'gaps'"),
+        ("gap", "bands", "2 values of 'size'"),
+        ("knots", "bands", "neither `s` nor `ε`"),
+        ("knots", "scaling", "no `ε`"),
     ):
         with pytest.raises(ValueError, match=said):
-            dln.plot.sweep(data, **wrong)
+            dln.plot.sweep(data, metric, kind=kind)  # pyright: ignore[reportArgumentType]

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +16,7 @@ GREY = "#B8B8B8"
 BLACK = "#222222"
 DASHES = (0, (4, 2))
 DOTS = ":"
-LIMIT = {"color": BLACK, "linestyle": DASHES}
+LIMIT: dict[str, Any] = {"color": BLACK, "linestyle": DASHES}
 MARKERS = "osD^v"
 
 # The same look for what matplotlib draws itself: `plt.style.use(dln.plot.STYLE)`.

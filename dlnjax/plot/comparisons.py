@@ -1,7 +1,7 @@
 """Numbers of a flow beside those of the lasso path: the gap, and loss against complexity."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +82,7 @@ def gap(
         least = problem.lasso_objective(x, at) - of.absolute
         bound = np.asarray(certified(problem, flow)[after] / least)
     ax = axes_or_new(ax)
-    look = LIMIT if isinstance(flow, LimitFlow) else {}
+    look: dict[str, Any] = LIMIT if isinstance(flow, LimitFlow) else {}
     look = look if color is None else look | {"color": color}
     label = label_of(flow) if label is None else label
     draw_gap(ax, at, np.asarray(of.relative), bound, label, look)
@@ -97,12 +97,12 @@ def draw_gap(
     gap: np.ndarray,
     bound: np.ndarray | None,
     label: str,
-    look: dict,
+    look: dict[str, Any],
 ) -> None:
-    (line,) = ax.plot(s, gap, label=label, **{"linewidth": 1.6} | look)
+    (line,) = ax.plot(s, gap, label=label, linewidth=1.6, **look)
     if bound is not None:
-        dotted = {"color": line.get_color(), "linewidth": 1.0, "linestyle": DOTS}
-        ax.plot(s, bound, label=_CERTIFIED, **dotted)
+        color = line.get_color()
+        ax.plot(s, bound, color=color, linewidth=1.0, linestyle=DOTS, label=_CERTIFIED)
     _cut(ax, 1e-10 if gap.dtype == np.float64 else 1e-6)
     ax.set_yscale("log")  # after that, since it warns where no gap is positive
 
@@ -156,7 +156,7 @@ class TradeOff(NamedTuple):
     label: str
     complexity: np.ndarray
     loss: np.ndarray
-    look: dict
+    look: dict[str, Any]
 
 
 def tradeoff(

@@ -1,7 +1,7 @@
 """Coordinates along the lasso path, the averaged flow and the network itself."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import ArrayLike, Real
@@ -115,7 +115,8 @@ def flow(
     solid = averages(flow, s)
     of_flow = rf"\bar x^{_power(flow)}(s)"
     dashed, y = None, f"${of_flow}$"
-    notes = {f"limit ${of_flow}$" if isinstance(flow, LimitFlow) else f"flow ${of_flow}$": "-"}
+    kind = "limit" if isinstance(flow, LimitFlow) else "flow"
+    notes: dict[str, Any] = {f"{kind} ${of_flow}$": "-"}
     if isinstance(path, LimitFlow):
         dashed = averages(path, solid.s)
         notes[r"limit $\bar x^0(s)$"] = DASHES
@@ -248,7 +249,7 @@ def draw(
     solid: Curves,
     dashed: Curves | None,
     names: Sequence[str] | None = None,
-    notes: dict | None = None,
+    notes: dict[str, Any] | None = None,
     legend: bool = True,
 ) -> None:
     """Coordinates in colours, with a legend of their `names` and of the dashes in `notes`."""
@@ -284,7 +285,8 @@ def colors_of(curves: Curves) -> dict[int, str]:
     d = curves.x.shape[1]
     size = np.max(np.abs(np.nan_to_num(curves.x)), axis=0)
     order = np.argsort(-size, kind="stable")
-    chosen = range(d) if d <= len(COLORS) else order[: len(COLORS)].tolist()
+    largest = sorted(i for i in order[: len(COLORS)].tolist() if size[i] > 0)
+    chosen = range(d) if d <= len(COLORS) else largest
     return dict(zip(chosen, COLORS, strict=False))
 
 
@@ -297,7 +299,7 @@ def coordinate_names(names: Sequence[str] | None, d: int) -> list[str]:
 
 
 def legend_handles(
-    colors: dict[int, str], names: Sequence[str], notes: dict[str, str | tuple]
+    colors: dict[int, str], names: Sequence[str], notes: dict[str, Any]
 ) -> list[Line2D]:
     """Of the coordinates that are coloured, and of dashes."""
     few = [Line2D([], [], color=color, label=_short(names[i])) for i, color in colors.items()]

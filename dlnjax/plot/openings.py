@@ -1,6 +1,7 @@
 """When the coordinates of a flow cross a level."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import ArrayLike, Real
@@ -90,7 +91,7 @@ def _rows(ax: Axes, times: CrossingTimes, limit: LimitFlow | None, names: list[s
         opened = np.asarray(limit.activations)[: len(jumps)]
     shown = np.flatnonzero(up.any(axis=0) | down.any(axis=0) | opened.any(axis=0)).tolist()
     for row, i in enumerate(shown):
-        look = {"color": _colour(i, len(names), row), "linestyle": "none"}
+        look: dict[str, Any] = {"color": _colour(i, len(names), row), "linestyle": "none"}
         at = lambda times, row=row: (times, np.full(len(times), row))
         ax.plot(*at(jumps[opened[:, i]]), "|", color=BLACK, markersize=14, zorder=2)
         ax.plot(*at(s[up[:, i]]), "o", markersize=5, zorder=3, **look)
@@ -122,8 +123,9 @@ def _against_eps(
         ax.set_yscale("log")
     shown = np.flatnonzero(np.isfinite(first).any(axis=0)).tolist()
     for place, i in enumerate(shown):
-        look = {"color": _colour(i, len(names), place), "marker": MARKERS[place % len(MARKERS)]}
-        ax.plot(size, first[:, i], linewidth=1.4, markersize=4, label=names[i], **look)
+        color, marker = _colour(i, len(names), place), MARKERS[place % len(MARKERS)]
+        look: dict[str, Any] = {"linewidth": 1.4, "markersize": 4, "label": names[i]}
+        ax.plot(size, first[:, i], color=color, marker=marker, **look)
     log_eps_axis(ax, size)
     add_legend(ax)
     return label_axes(ax, r"$\log(1/\varepsilon)$", y)
@@ -139,5 +141,5 @@ def _first(s: np.ndarray, up: np.ndarray, count: np.ndarray) -> np.ndarray:
 def log_eps_axis(ax: Axes, size: np.ndarray) -> None:
     """A logarithmic axis of `log(1/ε)` with a tick at each value."""
     ax.set_xscale("log")
-    ax.set_xticks(size, [f"{value:.3g}" for value in size])
+    ax.set_xticks(size, [f"{value:.4g}" for value in size])
     ax.xaxis.set_minor_locator(NullLocator())
