@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from .axes import COLORS, DASHES, LIMIT, axes_or_new, eps_label, label_axes, logarithmic
 from .comparisons import TradeOff, draw_gap, draw_tradeoff, gap_legend
 from .curves import BOTH, Curves, colors_of, draw_lines, legend_handles
-from .sweeps import share_scale, sweep
+from .sweeps import share_scale, sweep, title_of
 
 _PANELS = 6  # in a figure
 _LANES = 20_000  # that the quantiles over s are taken of
@@ -158,19 +158,15 @@ def sweep_figures(data: Any) -> dict[str, Figure]:
                 figures[f"{metric}-scaling"] = _panels("scaling", data, metric, {})
             if several_eps and len(networks) > 2:
                 over = {"size": data["size"].values}
-                figures[f"{metric}-networks"] = _panels(
-                    "heatmap", data, metric, over, ": median over instances"
-                )
+                figures[f"{metric}-networks"] = _panels("heatmap", data, metric, over)
         elif len(n) > 1 and len(d) > 1:
-            figures[f"{metric}-sizes"] = _panels(
-                "heatmap", data, metric, {"network": networks}, ": mean over instances"
-            )
+            figures[f"{metric}-sizes"] = _panels("heatmap", data, metric, {"network": networks})
     return figures
 
 
-def _panels(kind: Any, data: Any, metric: str, over: dict[str, Any], reduced: str = "") -> Figure:
+def _panels(kind: Any, data: Any, metric: str, over: dict[str, Any]) -> Figure:
     """A panel for each combination of the values of `over` and the weight decays; the first ones if
-    there are many. `reduced` says how, in the title."""
+    there are many."""
     over = {**over, "weight_decay": data["weight_decay"].values}
     grid = np.meshgrid(*over.values(), indexing="ij")
     every = list(zip(*(axis.ravel() for axis in grid), strict=True))
@@ -178,7 +174,7 @@ def _panels(kind: Any, data: Any, metric: str, over: dict[str, Any], reduced: st
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(1.5 + 4 * columns, 0.8 + 3.2 * rows), layout="constrained")
-    title = (data[metric].attrs.get("long_name") or metric).rstrip(".") + reduced
+    title = title_of(data, metric, kind)
     if kind == "bands" and data.sizes["instance"] == _LANES:
         title += f", first {_LANES:,} instances"
     if "computed" in data.coords and not (computed := data["computed"].values).all():

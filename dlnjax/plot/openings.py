@@ -97,7 +97,9 @@ def _rows(ax: Axes, times: CrossingTimes, limit: LimitFlow | None, names: list[s
         ax.plot(*at(s[up[:, i]]), "o", markersize=5, zorder=3, **look)
         ax.plot(*at(s[down[:, i]]), "o", markersize=5, fillstyle="none", zorder=3, **look)
     ax.set_yticks(range(len(shown)), [names[i] for i in shown])
-    ax.set_ylim(len(shown) - 0.5, -0.5)
+    ax.set_ylim(max(len(shown), 1) - 0.5, -0.5)
+    if not shown:
+        ax.text(0.5, 0.5, "none crosses its level", transform=ax.transAxes, ha="center", fontsize=9)
     dot = {"marker": "o", "color": "#555555", "linestyle": "none", "markersize": 5}
     keys = [Line2D([], [], label="rises to the level", **dot)]
     if down.any():

@@ -44,7 +44,7 @@ def sweep(
     - `label`, `color`: of bands: so that several calls on one axes, such as of parts of the
         instances, can be told apart.
 
-    **Returns:** the axes.
+    **Returns:** the axes. New ones say in their title what the metric is.
 
     **Raises:** `ValueError` for a metric that is not there, another `kind`, one that the metric has
     no axis for, or several values of a dimension that is not drawn.
@@ -62,28 +62,37 @@ def sweep(
     dims = set(data[metric].dims)
     if kind is None:
         kind = "bands" if "s" in dims else "scaling" if "log_eps" in dims else "heatmap"
-    match kind:
-        case "bands" if not dims & {"s", "log_eps"}:
-            raise ValueError(f"{metric!r} has neither `s` nor `ε`: bands need one of them.")
-        case "bands":
-            over = "s" if "s" in dims else "log_eps"
-            part = _only(data, metric, {"instance", over})
-            return _bands(axes_or_new(ax), part, metric, over, label, color)
-        case "scaling" | "heatmap" if "s" in dims:
-            raise ValueError(
-                f"{metric!r} is over `s`: draw bands, or reduce it, by `data.max('s')`."
-            )
-        case "scaling" if "log_eps" not in dims:
-            raise ValueError(f"{metric!r} has no `ε`: there is nothing to scale with.")
-        case "scaling":
-            part = _only(data, metric, {"instance", "log_eps", "size", "network"})
-            return _scaling(axes_or_new(ax), part, metric)
-        case "heatmap" if "log_eps" in dims:
-            part = _only(data, metric, {"instance", "log_eps", "network"})
-            return _over_networks(axes_or_new(ax), part, metric)
-        case "heatmap":
-            return _over_sizes(axes_or_new(ax), _only(data, metric, {"instance", "size"}), metric)
-    raise ValueError(f"`kind` must be 'bands', 'scaling' or 'heatmap', got {kind!r}.")
+    if kind not in ("bands", "scaling", "heatmap"):
+        raise ValueError(f"`kind` must be 'bands', 'scaling' or 'heatmap', got {kind!r}.")
+    if kind == "bands" and not dims & {"s", "log_eps"}:
+        raise ValueError(f"{metric!r} has neither `s` nor `ε`: bands need one of them.")
+    if kind != "bands" and "s" in dims:
+        raise ValueError(f"{metric!r} is over `s`: draw bands, or reduce it, by `data.max('s')`.")
+    if kind == "scaling" and "log_eps" not in dims:
+        raise ValueError(f"{metric!r} has no `ε`: there is nothing to scale with.")
+    over = "s" if "s" in dims else "log_eps" if "log_eps" in dims else "size"
+    beside = {"size", "network"} if kind == "scaling" else set()
+    if kind == "heatmap" and over == "log_eps":
+        beside = {"network"}
+    part, drawn = _only(data, metric, {"instance", over} | beside), axes_or_new(ax)
+    if kind == "bands":
+        _bands(drawn, part, metric, over, label, color)
+    elif kind == "scaling":
+        _scaling(drawn, part, metric)
+    elif over == "log_eps":
+        _over_networks(drawn, part, metric)
+    else:
+        _over_sizes(drawn, part, metric)
+    if ax is None:
+        drawn.set_title(title_of(data, metric, kind), fontsize=9)
+    return drawn
+
+
+def title_of(data: Any, metric: str, kind: str) -> str:
+    """What the metric is, and for heat maps how instances are reduced."""
+    how = "median" if "log_eps" in data[metric].dims else "mean"
+    title = (data[metric].attrs.get("long_name") or metric).rstrip(".")
+    return f"{title}: {how} over instances" if kind == "heatmap" else title
 
 
 def _only(data: Any, metric: str, drawn: Collection[str]) -> Any:
@@ -135,11 +144,7 @@ def _bands(
     elif over == "s" and least >= 0 and median[-1] < 0.1 * np.median(np.nanmax(good, axis=1)):
         ax.set_yscale("log")
         ax.set_ylim(bottom=max(np.nanquantile(good, 0.01), 1e-6 * largest))
-    return label_axes(ax, x_label, _title(data, metric) if over == "log_eps" else "")
-
-
-def _title(data: Any, metric: str) -> str:
-    return (data[metric].attrs.get("long_name") or metric).rstrip(".")
+    return label_axes(ax, x_label, "")
 
 
 def _at_common_times(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
