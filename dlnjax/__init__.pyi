@@ -5,6 +5,7 @@ from . import (
     graphs as graphs,
     metrics as metrics,
     networks as networks,
+    plot as plot,
 )
 from ._batching import batched as batched
 from ._cache import enable_cache as enable_cache

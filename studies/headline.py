@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 import dlnjax as dln
 from dlnjax.plot import COLORS, eps_label, style
 
-QUANTILES = (0.05, 0.5, 0.95)
 KINDS = {"monotone paths": 1, "others": 0}
 
 
@@ -40,23 +39,6 @@ def table(monotone: np.ndarray, by_eps: dict[str, np.ndarray]) -> str:
         cells.append(f"{gap[known].mean():.6f} ± {error:.6f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def plot_quantiles(ax: Axes, monotone: np.ndarray, by_eps: dict, log_eps: np.ndarray) -> None:
-    """Of both kinds, against `log(1/ε)`."""
-    for (kind, value), colour in zip(KINDS.items(), COLORS, strict=False):
-        flows = [gap[np.isfinite(gap) & (monotone == value)] for gap in by_eps.values()][:-1]
-        low, middle, high = np.array([np.quantile(gap, QUANTILES) for gap in flows]).T
-        ax.fill_between(-log_eps, low, high, color=colour, alpha=0.2, linewidth=0)
-        ax.plot(-log_eps, middle, "o-", color=colour, markersize=3, label=kind)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_xticks(-log_eps, [f"$10^{{{v / np.log(10):.0f}}}$" for v in log_eps])
-    ax.minorticks_off()
-    ax.set_xlabel(r"$\varepsilon$, on the scale of $\log(1/\varepsilon)$", fontsize=9)
-    ax.set_ylabel("largest relative gap over $s$", fontsize=9)
-    ax.legend(fontsize=8, frameon=False, title="median, 5 to 95 %", title_fontsize=8)
-    style(ax)
 
 
 def plot_tails(ax: Axes, by_eps: dict[str, np.ndarray]) -> None:
@@ -95,7 +77,10 @@ def main() -> None:
     print(table(monotone, by_eps))
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    plot_quantiles(left, monotone, by_eps, data["log_eps"].values)
+    for kind, value in KINDS.items():
+        part = data.isel(instance=monotone == value)
+        dln.plot.sweep(part, "max_relative_gap", kind="bands", ax=left, label=kind)
+    left.set_ylabel("largest relative gap over $s$", fontsize=9)
     plot_tails(right, by_eps)
     n, d, count = data["n"].item(), data["d"].item(), len(monotone)
     title = f"Averaged flow against the lasso path: {count:,} instances, {n} × {d}"

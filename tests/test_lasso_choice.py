@@ -61,7 +61,7 @@ def test_norm_solves_the_constrained_lasso(weight_decay):
             options={"ftol": 1e-15, "maxiter": 1000},
         )
         # SLSQP stops at 1e-7 to 1e-8 of the solution.
-        np.testing.assert_allclose(x, best.x[:4] - best.x[4:], atol=1e-6 * np.max(abs(x)))
+        np.testing.assert_allclose(x, best.x[:4] - best.x[4:], atol=1e-6 * float(np.max(abs(x))))
     at = path.at_norm(jnp.array([0, 2 * largest, jnp.nan]))
     np.testing.assert_array_equal(at, [0, np.inf, np.nan])
 

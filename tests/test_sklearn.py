@@ -260,7 +260,7 @@ def test_groups_stay_together():
     np.testing.assert_array_equal(direct.mse_path_, listed.mse_path_)
     with sklearn.config_context(enable_metadata_routing=True):
         routed: Any = DLNRegressorCV(times=10, cv=cv).set_fit_request(groups=True)
-        model = make_pipeline(StandardScaler(), routed).fit(X, y, groups=groups)
+        model: Any = make_pipeline(StandardScaler(), routed).fit(X, y, groups=groups)
     np.testing.assert_allclose(model[-1].mse_path_, direct.mse_path_, rtol=1e-5)
 
 

@@ -101,13 +101,15 @@ def test_cross_validation_is_exact():
     grid = np.concatenate(
         [model.alpha_ * np.linspace(0.99, 1.01, 51), np.geomspace(1e-4, 1, 50) * top]
     )
-    theirs = LassoCV(alphas=np.sort(grid)[::-1], cv=4, tol=1e-13, max_iter=1_000_000).fit(X, y)
+    lasso_cv: Any = LassoCV  # whose types know numbers of alphas only
+    options = {"cv": 4, "tol": 1e-13, "max_iter": 1_000_000}
+    theirs = lasso_cv(alphas=np.sort(grid)[::-1], **options).fit(X, y)
     at = np.argmin(abs(theirs.alphas_ - model.alpha_))
     error = theirs.mse_path_.mean(axis=1)
     assert np.argmin(error) == at
     # Each fold is quadratic in alpha between knots: the same numbers at the knots.
     some = model.cv_alphas_[[1, 5, 9]]
-    again = LassoCV(alphas=some, cv=4, tol=1e-13, max_iter=1_000_000).fit(X, y)
+    again = lasso_cv(alphas=some, **options).fit(X, y)
     np.testing.assert_allclose(again.mse_path_, model.mse_path_[[1, 5, 9]], rtol=1e-7)
     np.testing.assert_allclose(model.coef_, _lasso(model.alpha_).fit(X, y).coef_, atol=1e-8)
 

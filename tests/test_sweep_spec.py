@@ -17,7 +17,7 @@ from dlnjax._sweep.lock import driving
 from dlnjax._sweep.summary import failures, not_computed, summary
 from dlnjax._sweep.toml import SpecError, read_sweep
 from dlnjax.cli.workers import check_options
-from dlnjax.plot import plot_quantiles, sweep_figures
+from dlnjax.plot import sweep, sweep_figures
 
 ROOT = Path(__file__).parents[1]
 GOOD = """# A sweep.
@@ -296,7 +296,7 @@ def test_quantiles_over_times_of_each_instance():
     times = np.sort(rng.uniform(0.5, 2, (40, 1)) * np.geomspace(1, 100, 30), axis=1)
     values = ("instance", "s"), np.log(times)
     data = xarray.Dataset({"x": values}, {"time": (("instance", "s"), times)})
-    (line,) = plot_quantiles(Figure().subplots(), data, "x").get_lines()
+    (line,) = sweep(data, "x", ax=Figure().subplots()).get_lines()
     s, median = np.asarray(line.get_data())
     assert np.isclose(s[0], np.median(times[:, 0])) and np.isclose(s[-1], np.median(times[:, -1]))
     np.testing.assert_allclose(median, np.log(s), rtol=1e-12)

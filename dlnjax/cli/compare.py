@@ -148,7 +148,8 @@ def compare(
 
     start_jax(float32)
     from ..plot import comparison_figure
-    from .comparison import NONZERO, Asked, parts_of
+    from ..plot.comparisons import NONZERO
+    from .comparison import Asked, parts_of
 
     flows_at = [value for value in eps or (PAGE_EPS if html else DEFAULT_EPS) if value]
     asked = Asked((name, *map(float, depth)), loss, flows_at, s_max, weight_decay)

@@ -18,14 +18,12 @@ from .._problem import AbstractProblem, LeastSquares, Logistic
 from .._results import RESULTS
 from .._sweep.arguments import NETWORKS
 from ..networks import AbstractDualNetwork
+from ..plot.comparisons import nonzero_above, nonzeros
 from .console import CommandError
 from .data import Dataset
 
 POINTS = 200
 DECADES = 3
-# x̄ is never exactly 0: a coordinate counts where what it explains of the response, |xᵢ|‖Xᵢ‖, is
-# this large beside the most that one column alone explains, (|Xⱼᵀy| − λ)/‖Xⱼ‖.
-NONZERO = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +73,7 @@ def parts_of(data: Dataset, asked: Asked) -> Iterator[tuple[str, dict[str, Any]]
     describe = lambda x: _described(problem, x, units)
     shown = {
         "units": {"x": units.x, "s": units.s, "loss": units.loss},
-        "nonzero_above": _nonzero_above(problem) * units.x,
+        "nonzero_above": nonzero_above(problem) * units.x,
     }
     yield "lasso", {"s": s * units.s, **shown, **lasso, **describe(lasso["x"])}
     limit = limit_flow(network, problem, throw=False)
@@ -214,17 +212,9 @@ def _time_grid(first: float, last: float, s_max: float | None, units: Units) -> 
     return np.concatenate([[first], grid[1:-1], [end]])  # exact ends
 
 
-def _nonzero_above(problem: AbstractProblem) -> np.ndarray:
-    """The size above which each coordinate counts, `(d,)`; infinite for columns of zeros."""
-    norms = np.sqrt(np.asarray(problem.gram_diagonal()))
-    beyond = np.maximum(np.abs(np.asarray(problem.r)) - float(problem.weight_decay), 0)
-    alone = np.max(beyond / np.where(norms > 0, norms, 1))
-    return np.divide(NONZERO * alone, norms, where=norms > 0, out=np.full_like(norms, np.inf))
-
-
 def _described(problem: AbstractProblem, x: jax.Array, units: Units) -> dict[str, np.ndarray]:
     size = np.abs(np.asarray(x, float))
-    number = (size > _nonzero_above(problem)).sum(axis=1)
+    number = nonzeros(problem, x).sum(axis=1)
     return {
         "x": np.asarray(x, float) * units.x,
         "loss": np.asarray(problem.loss(x), float) * units.loss,

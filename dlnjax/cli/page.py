@@ -29,7 +29,8 @@ from bokeh.plotting import figure
 from bokeh.resources import INLINE
 
 from .._version import provenance
-from ..plot.axes import COLORS, GREY, LASSO, coordinate_colors, short_name
+from ..plot.axes import BLACK, COLORS, GREY
+from ..plot.curves import Curves, colors_of, short_name
 
 DRAWN = 100  # coordinates at most, of 16 kB each at nine ε
 LEAST_GAP = {"float64": 1e-10, "float32": 1e-6}  # below it is rounding: as in `comparison_figure`
@@ -76,7 +77,7 @@ def page(title: str, report: dict[str, Any]) -> str:
     largest coordinates alone, in single precision."""
     lasso, limit = report["lasso"], report["limit"]
     parts = [*report["flows"], *([] if "refused" in limit else [limit])]
-    colors = coordinate_colors(lasso["x"])
+    colors = colors_of(Curves(lasso["s"], lasso["x"]))
     drawn, left_out = _drawn([lasso["x"], *(part[key] for part in parts for key in ("x", "at_s"))])
     # The first of the legend on top.
     drawn = [j for j in drawn if j not in colors] + list(colors)[::-1]
@@ -205,7 +206,7 @@ def _panels(
     gap.xaxis.axis_label = "rescaled training time s  =  inverse regularisation μ"
     panels = {"path": path, "plateaus": plateaus, "gap": gap}
     losses = _range(of("loss"))
-    square = {"marker": "square", "fill_color": "white", "line_color": LASSO, "line_width": 2}
+    square = {"marker": "square", "fill_color": "white", "line_color": BLACK, "line_width": 2}
     for key, label in COMPLEXITIES.items():
         panel = _panel("loss ℓ", label, x_range=_range(of(key)), y_range=losses, height=260)
         panel.line(key, "loss", line_color=GREY, line_width=5, source=sources.lasso)

@@ -1,23 +1,24 @@
-"""Figures of training (`flow_beside_lasso.py`) and of sweeps (`sweeps.py`): functions that draw on
-an `Axes` and return it, and whole figures made of these.
+"""Figures of what the library returns. Each function draws on `ax`, or on the axes of a new figure,
+and returns the axes; whole figures are made of these.
 
-They use `matplotlib.figure.Figure` without pyplot, so that they need no display and leave the
-user's backend alone. `import dlnjax` imports neither matplotlib nor this module.
+    path, flow, plateaus    coordinates of the lasso path, the averaged flow, the network (curves)
+    gap, tradeoff           a flow beside the path in numbers (comparisons)
+    crossings               when coordinates open (openings)
+    sweep                   a metric over instances (sweeps)
+    *_figure(s)             what the command line writes (figures)
+
+A new figure is one of pyplot where that is imported already, or a notebook runs, so that it shows;
+else it is a `matplotlib.figure.Figure`, which needs no display and leaves the user's backend alone.
+With `ax`, pyplot is never touched. `import dlnjax` imports neither matplotlib nor this module.
 """
 
-from .axes import COLORS as COLORS, eps_label as eps_label, style as style
-from .flow_beside_lasso import (
+from .axes import COLORS as COLORS, STYLE as STYLE, eps_label as eps_label, style as style
+from .comparisons import gap as gap, tradeoff as tradeoff
+from .curves import flow as flow, path as path, plateaus as plateaus
+from .figures import (
     comparison_figure as comparison_figure,
     instances_figure as instances_figure,
-    plot_coordinates as plot_coordinates,
-    plot_gap as plot_gap,
-    plot_plateaus as plot_plateaus,
-    plot_trade_off as plot_trade_off,
-)
-from .sweeps import (
-    plot_networks as plot_networks,
-    plot_quantiles as plot_quantiles,
-    plot_scaling as plot_scaling,
-    plot_sizes as plot_sizes,
     sweep_figures as sweep_figures,
 )
+from .openings import crossings as crossings
+from .sweeps import sweep as sweep

@@ -1,0 +1,244 @@
+"""Numbers of a flow beside those of the lasso path: the gap, and loss against complexity."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import ArrayLike, Real
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from .._checks import check_type
+from .._flow.gradient_flow import Flow
+from .._gap import certificate as certified, suboptimality_gap
+from .._path import LassoPath, LimitFlow
+from .._problem import AbstractProblem
+from .axes import (
+    DOTS,
+    GREY,
+    LIMIT,
+    add_legend,
+    axes_or_new,
+    eps_label,
+    label_axes,
+    scale_times,
+)
+from .curves import BOTH, averages, times_of
+
+_CERTIFIED = "certified, without any lasso"
+# x̄ is never exactly 0: a coordinate counts where what it explains of the response, |xᵢ|‖Xᵢ‖, is
+# this large beside the most that one column alone explains, (|Xⱼᵀy| − λ)/‖Xⱼ‖.
+NONZERO = 1e-3
+
+
+def gap(
+    problem: AbstractProblem,
+    flow: Flow | LimitFlow,
+    path: LassoPath,
+    *,
+    s: Real[ArrayLike, " S"] | None = None,
+    certificate: bool = True,
+    ax: Axes | None = None,
+    label: str | None = None,
+    color: str | None = None,
+) -> Axes:
+    """The relative lasso gap of the averaged flow, and dotted what the certificate bounds it by.
+
+    The axis ends where the gap is rounding. Another call on the same axes takes the next colour.
+
+    **Arguments:**
+
+    - `problem`, `path`: as in `suboptimality_gap`.
+    - `flow`: what `gradient_flow` returns, or `limit_flow`.
+    - `s`: times, shape `(S,)`, of a limit: a flow has its own. As in `path` by default. Where
+        `s = 0` there is no gap.
+    - `certificate`: whether to draw it. It is of a flow, and bounds the gap of a path with weights
+        1 and the same sign constraint: elsewhere it is left out.
+    - `ax`: as in `path`.
+    - `label`, `color`: of the curve. By default its `ε`, and the next colour; a limit is black and
+        dashed.
+
+    **Returns:** the axes.
+
+    **Raises:** as `suboptimality_gap`; and `TypeError` for something else than a flow,
+    `ValueError` for a batch of flows, or times of a flow.
+
+    !!! example
+
+        ```python
+        problem, s = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0])), jnp.geomspace(0.6, 9, 50)
+        flow = dln.gradient_flow(dln.UV(jnp.ones(2), jnp.zeros(2)), problem, s, eps=1e-10)
+        ax = dln.plot.gap(problem, flow, dln.lasso_path(problem))
+        ```
+    """
+    at, x, _ = averages(flow, s)
+    after = at > 0
+    at, x = at[after], x[after]
+    of = suboptimality_gap(problem, x, at, path=path)
+    bound = None
+    is_bound = path.positive == getattr(flow, "positive", None) and bool(jnp.all(path.weights == 1))
+    if certificate and isinstance(flow, Flow) and is_bound:
+        least = problem.lasso_objective(x, at) - of.absolute
+        bound = np.asarray(certified(problem, flow)[after] / least)
+    ax = axes_or_new(ax)
+    look: dict[str, Any] = LIMIT if isinstance(flow, LimitFlow) else {}
+    look = look if color is None else look | {"color": color}
+    label = label_of(flow) if label is None else label
+    draw_gap(ax, at, np.asarray(of.relative), bound, label, look)
+    scale_times(ax, at)
+    gap_legend(ax)
+    return label_axes(ax, BOTH, "relative lasso gap")
+
+
+def draw_gap(
+    ax: Axes,
+    s: np.ndarray,
+    gap: np.ndarray,
+    bound: np.ndarray | None,
+    label: str,
+    look: dict[str, Any],
+) -> None:
+    (line,) = ax.plot(s, gap, label=label, linewidth=1.6, **look)
+    if bound is not None:
+        color = line.get_color()
+        ax.plot(s, bound, color=color, linewidth=1.0, linestyle=DOTS, label=_CERTIFIED)
+    _cut(ax, 1e-10 if gap.dtype == np.float64 else 1e-6)
+    ax.set_yscale("log")  # after that, since it warns where no gap is positive
+
+
+def _cut(ax: Axes, floor: float) -> None:
+    """Cut a logarithmic axis of gaps where they are rounding, and say so."""
+    said = f"below {floor:g} not shown"
+    gaps = [np.asarray(line.get_ydata()) for line in ax.get_lines()]
+    if not any(np.any(gap < floor) for gap in gaps):
+        return
+    largest = max(np.max(gap, initial=10 * floor, where=np.isfinite(gap)) for gap in gaps)
+    ax.set_ylim(floor, largest * (largest / floor) ** 0.05)
+    if said not in [text.get_text() for text in ax.texts]:
+        ax.annotate(
+            said,
+            (0.995, 0.02),
+            xycoords="axes fraction",
+            ha="right",
+            fontsize=7,
+            color="#777777",
+            bbox={"color": "white", "pad": 1},
+        )
+
+
+def gap_legend(ax: Axes) -> None:
+    """The certificate once, and last."""
+    handles, labels = ax.get_legend_handles_labels()
+    entries = dict(zip(labels, handles, strict=True))
+    if _CERTIFIED in entries:
+        entries[_CERTIFIED] = entries.pop(_CERTIFIED)
+    add_legend(ax, entries.values(), ncols=1)
+
+
+def label_of(curve: Flow | LimitFlow | LassoPath) -> str:
+    if isinstance(curve, Flow):
+        return f"ε = {eps_label(float(curve.log_eps))}"
+    return "ε → 0" if isinstance(curve, LimitFlow) else "lasso"
+
+
+def nonzeros(problem: AbstractProblem, x: ArrayLike) -> np.ndarray:
+    """Which coordinates of `x`, shape `(S, d)`, count as not 0: booleans of the same shape."""
+    return np.abs(np.asarray(x)) > nonzero_above(problem)
+
+
+def nonzero_above(problem: AbstractProblem) -> np.ndarray:
+    """The size above which each coordinate counts, `(d,)`; infinite for columns of zeros."""
+    norms = np.sqrt(np.asarray(problem.gram_diagonal()))
+    beyond = np.maximum(np.abs(np.asarray(problem.r)) - np.asarray(problem.weight_decay), 0)
+    alone = np.max(beyond / np.where(norms > 0, norms, 1))
+    return np.divide(NONZERO * alone, norms, where=norms > 0, out=np.full_like(norms, np.inf))
+
+
+class TradeOff(NamedTuple):
+    """A curve: its label, complexity and loss, shape `(S,)` each, and what it looks like."""
+
+    label: str
+    complexity: np.ndarray
+    loss: np.ndarray
+    look: dict[str, Any]
+
+
+def tradeoff(
+    problem: AbstractProblem,
+    curves: Sequence[Flow | LimitFlow | LassoPath],
+    *,
+    complexity: Literal["norm", "nonzeros"] = "norm",
+    s: Real[ArrayLike, " S"] | None = None,
+    labels: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The loss against the complexity of `x`, as training goes on: of averaged flows, of their
+    limit (dashed), and of the lasso path (grey).
+
+    **Arguments:**
+
+    - `problem`: whose loss it is.
+    - `curves`: what `gradient_flow`, `limit_flow` and `lasso_path` return.
+    - `complexity`: `"norm"`, the 1-norm, or `"nonzeros"`, the number of coordinates that are not 0.
+        Those of a flow never are: a coordinate counts where `|xᵢ|‖Xᵢ‖` is above 0.001 of the
+        largest `(|Xⱼᵀy| − λ)/‖Xⱼ‖`.
+    - `s`: times, shape `(S,)`, of limits and paths: flows have their own. By default those of the
+        first flow, or, without one, as in `path`.
+    - `labels`: one a curve; by default `ε`, and *lasso*.
+    - `ax`: as in `path`.
+
+    **Returns:** the axes.
+
+    **Raises:** `TypeError` for another curve; `ValueError` for another `complexity`, a batch of
+    flows or paths, or another number of labels.
+
+    !!! example
+
+        ```python
+        problem, s = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0])), jnp.geomspace(0.1, 9, 50)
+        flow = dln.gradient_flow(dln.UV(jnp.ones(2), jnp.zeros(2)), problem, s, eps=1e-10)
+        ax = dln.plot.tradeoff(problem, [flow, dln.lasso_path(problem)])
+        ```
+    """
+    if complexity not in XLABELS:
+        raise ValueError(f"`complexity` must be 'norm' or 'nonzeros', got {complexity!r}.")
+    if labels is not None and len(labels) != len(curves):
+        raise ValueError(
+            f"`labels` must have {len(curves)} entries, one a curve, got {len(labels)}."
+        )
+    what = "what `gradient_flow`, `limit_flow` or `lasso_path` returns"
+    own = [curve.s for curve in curves if isinstance(curve, Flow)]
+    s = own[0] if s is None and own else s
+    named = [label_of(curve) for curve in curves] if labels is None else labels
+    lasso, others = [], []
+    for curve, label in zip(curves, named, strict=True):
+        check_type(curve, "curves[i]", (Flow, LimitFlow, LassoPath), what)
+        if isinstance(curve, LassoPath):
+            x = curve.x(times_of(curve) if s is None else s)
+        else:
+            x = averages(curve, None if isinstance(curve, Flow) else s).x
+        size = np.abs(np.asarray(x))
+        counted = size if complexity == "norm" else nonzeros(problem, x)
+        number = np.where(np.isnan(size).any(axis=1), np.nan, counted.sum(axis=1))
+        look = LIMIT if isinstance(curve, LimitFlow) else {}
+        drawn = TradeOff(label, number, np.asarray(problem.loss(x)), look)
+        (lasso if isinstance(curve, LassoPath) else others).append(drawn)
+    ax = axes_or_new(ax)
+    draw_tradeoff(ax, lasso, others, complexity)
+    return ax
+
+
+XLABELS = {"norm": r"1-norm $\Vert x\Vert_1$", "nonzeros": "non-zero coordinates"}
+
+
+def draw_tradeoff(
+    ax: Axes, lasso: Sequence[TradeOff], others: Sequence[TradeOff], complexity: str
+) -> None:
+    for label, x, loss, _ in lasso:
+        ax.plot(x, loss, color=GREY, linewidth=3.5, label=label)
+    for label, x, loss, look in others:
+        ax.plot(x, loss, linewidth=1.4, label=label, **look)
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=complexity == "nonzeros"))
+    add_legend(ax, ncols=1)
+    label_axes(ax, XLABELS[complexity], r"loss $\ell$")
