@@ -260,7 +260,8 @@ def test_many_columns(tmp_path):
     assert (seen["errors"], seen["loaded"]) == ([], [])
     readout = seen["results"][-1]["readout"]
     assert "88 more" in readout and "some that are not drawn" in readout
-    assert re.findall(r"<b [^>]*>(\w+)</b>", readout) == [f"c{j}" for j in range(129, 117, -1)]
+    named = re.findall(r"<b [^>]*>(\w+)</b>", readout)
+    assert sorted(named) == [f"c{j}" for j in range(118, 130)]  # the largest ones
 
 
 @pytest.mark.parametrize("unit", [1e-60, 1e60])

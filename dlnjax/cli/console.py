@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +35,8 @@ def start_jax(float32: bool) -> None:
     from .._cache import enable_cache
 
     jax.config.update("jax_enable_x64", not float32)
+    if float32:  # as asked
+        warnings.filterwarnings("ignore", "Arrays of float64 become float32")
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         with contextlib.suppress(OSError):  # no place to keep programs: they are compiled each time
             enable_cache()
