@@ -9,6 +9,7 @@ import contextlib
 import functools
 import math
 import operator
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -31,15 +32,13 @@ def eager_if_known(*arrays: ArrayLike) -> contextlib.AbstractContextManager[Any]
     return jax.ensure_compile_time_eval() if is_concrete(*arrays) else contextlib.nullcontext()
 
 
-_NUMERIC = ("int", "uint", "float", "bool")  # how names of dtypes begin
-
-
 def as_float(
     value: ArrayLike | Sequence[ArrayLike], name: str, like: jnp.dtype | None = None
 ) -> Array:
     """`value` as a real floating-point array, of dtype `like` if given."""
     try:
-        array = jnp.asarray(value)
+        # A table of several types, such as numbers and Booleans, is one of objects to NumPy.
+        array = jnp.asarray(np.asarray(value, float) if _is_table(value) else value)
     except (TypeError, ValueError) as e:
         raise TypeError(f"`{name}` must be an array of numbers, got {_not_numbers(value)}.") from e
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
@@ -49,37 +48,58 @@ def as_float(
             like = jnp.result_type(float)
         else:
             like = _common_dtype(array.dtype, jnp.dtype(jnp.float32))
-            if getattr(value, "dtype", None) == np.float64 and like == jnp.float32:
+            if like == jnp.float32 and (_is_table(value) or _dtype(value) == np.float64):
                 _warn_of_float32()
     return array.astype(like)
 
 
 @functools.cache  # once a process: Python's own memory of warnings is cleared by others
 def _warn_of_float32() -> None:
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
+        frame, level = frame.f_back, level + 1
     warnings.warn(
         "Arrays of float64 become float32, of 7 digits, in which JAX computes by default. For "
         'float64, call jax.config.update("jax_enable_x64", True) before anything else; if float32 '
         "is meant, pass arrays of it.",
         UserWarning,
-        stacklevel=3,
+        stacklevel=level,
     )
+
+
+_INSIDE = ("dlnjax", "equinox", "jax", "jaxtyping", "beartype")  # no lines of the user's
+
+
+def _is_table(value: Any) -> bool:
+    return hasattr(value, "columns") and hasattr(value, "dtypes")
+
+
+def _dtype(value: Any) -> Any:
+    return getattr(value, "dtype", None)
 
 
 def _not_numbers(value: Any) -> str:
     """What `value` is, with the first columns or entry that are no numbers."""
     kind = type(value).__name__
-    if hasattr(value, "columns") and hasattr(value, "dtypes"):  # a table
-        types = zip(value.columns, value.dtypes, strict=True)
-        bad = [f"{c!r} ({t})" for c, t in types if not str(t).lower().startswith(_NUMERIC)]
+    if _is_table(value):
+        bad = [f"{c!r} ({value[c].dtype})" for c in value.columns if not _holds_numbers(value[c])]
         shown = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
-        return f"{kind}, of which these columns hold none: {shown}. Encode them or leave them out"
-    if isinstance(value, np.ndarray):
-        for place, entry in np.ndenumerate(value):
+        return f"a {kind} in which columns hold others, or none: {shown}. Encode or drop them"
+    if _dtype(value) is not None:
+        for place, entry in np.ndenumerate(np.asarray(value)):
             if not isinstance(entry, int | float | np.number | np.bool_):
                 where = ", ".join(map(str, place))
-                return f"an array of dtype {value.dtype} with {str(entry)[:40]!r} at [{where}]"
-        return f"an array of dtype {value.dtype}. Convert it: `.astype(float)`"
-    return kind + (" that makes none" if isinstance(value, Sequence) else "")
+                return f"a {kind} of dtype {value.dtype} with {str(entry)[:40]!r} at [{where}]"
+        return f"a {kind} of dtype {value.dtype}. Convert it: `.astype(float)`"
+    return kind + (" that makes none" if isinstance(value, list | tuple) else "")
+
+
+def _holds_numbers(column: Any) -> bool:
+    try:
+        np.asarray(column, float)
+    except (TypeError, ValueError):
+        return False
+    return not str(column.dtype).startswith(("datetime", "timedelta"))
 
 
 def _common_dtype(*dtypes) -> jnp.dtype:

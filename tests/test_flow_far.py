@@ -324,7 +324,7 @@ def test_negative_correlations_of_a_positive_network(sizes, as_quadratic):
     ("dtype", "log_eps"), [(np.float64, -400.0), (np.float64, -600.0), (np.float32, -70.0)]
 )
 def test_what_decays_from_a_tiny_start_is_known_relative_to_itself(dtype, log_eps):
-    """As above, down to 1e-277 (float32: 4e-35). `q = w^(log ε)` has the rounding of `log ε`."""
+    """As above, down to 1e-277 (float32: 7e-35). `q = w^(log ε)` has the rounding of `log ε`."""
     size, s = np.array([1.0, 0.1]), np.array([0.4, 1.0, 100.0])
     problem = dln.Quadratic(np.eye(2, dtype=dtype), -size.astype(dtype))
     network = dln.USquared(np.ones(2, dtype))

@@ -32,7 +32,13 @@ def test_the_next_coordinate_enters_at_nonzeros(n, d):
                 assert np.count_nonzero(path.x(beyond[0])) <= k
 
 
-def test_the_number_of_nonzeros_is_not_monotone():
+def test_a_coordinate_that_leaves_again():
+    # x₁ is not 0 between its knots at 2/3 and 3/4 alone, and x₂ ≠ 0 there.
+    path = dln.lasso_path(dln.LeastSquares(jnp.array([[2.0, 1.0], [0, 0.5]]), jnp.array([1, 1.5])))
+    np.testing.assert_allclose(path.at_nonzeros(1), 2 / 3, rtol=1e-12)
+
+
+def test_two_coordinates_that_enter_at_once():
     # Two coordinates enter at once: up to there x = 0, and k = 1 has the same end.
     path = dln.lasso_path(dln.LeastSquares(jnp.eye(2), jnp.ones(2)))
     np.testing.assert_array_equal(path.at_nonzeros(jnp.arange(3)), [1, 1, np.inf])
@@ -142,5 +148,9 @@ def test_refuses(call, error, message):
 def test_wide_designs_need_the_variance():
     problem = _problem(5, 8)
     path = dln.lasso_path(problem)
-    with pytest.raises(ValueError, match="cannot be estimated from 5 rows and 8 columns"):
+    with pytest.raises(ValueError, match="cannot be estimated: 5 rows and 8 columns leave"):
         path.information_criterion(problem, 1.0)
+    X = _problem().X
+    exact = dln.LeastSquares(X, X[:, 0])  # up to rounding
+    with pytest.raises(ValueError, match="cannot be estimated: 30 rows and 8 columns leave"):
+        dln.lasso_path(exact).information_criterion(exact, 1.0)

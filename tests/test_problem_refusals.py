@@ -69,17 +69,17 @@ REFUSED = {
     "text in X": (
         lambda: dln.LeastSquares(X0.astype(str), Y0),
         TypeError,
-        "`X` must be an array of numbers, got an array of dtype <U32 with '",
+        "`X` must be an array of numbers, got a ndarray of dtype <U32 with '",
     ),
     "objects in y": (
         lambda: dln.LeastSquares(X0, np.array([1.0, None, "a"], dtype=object)),
         TypeError,
-        "`y` must be an array of numbers, got an array of dtype object with 'None' at [1]",
+        "`y` must be an array of numbers, got a ndarray of dtype object with 'None' at [1]",
     ),
     "objects that are numbers": (
         lambda: dln.LeastSquares(X0.astype(object), Y0),
         TypeError,
-        "`X` must be an array of numbers, got an array of dtype object. Convert it: `.astype",
+        "`X` must be an array of numbers, got a ndarray of dtype object. Convert it: `.astype",
     ),
     "negative decay": (
         lambda: dln.LeastSquares(X0, Y0, weight_decay=-0.5),
@@ -202,6 +202,18 @@ def test_refuses_a_table_with_text(as_users_run_it):
     table: Any = pd.DataFrame(
         {"age": [1, 2, 3], "sex": list("aba"), "when": when, "old": [1, 0, 1]}
     )
-    message = "got DataFrame, of which these columns hold none: 'sex' (str), 'when' (datetime64"
+    message = "a DataFrame in which columns hold others, or none: 'sex' (str), 'when' (datetime64"
     with pytest.raises(TypeError, match=re.escape(message)):
         dln.LeastSquares(table, Y0)
+    missing: Any = pd.DataFrame({"age": pd.array([1, None, 3], "Int64"), "old": True})
+    with pytest.raises(TypeError, match=re.escape("hold others, or none: 'age' (Int64). Encode")):
+        dln.LeastSquares(missing, Y0)
+    with pytest.raises(TypeError, match=re.escape("a Series of dtype object with 'x' at [1]")):
+        dln.LeastSquares(X0, pd.Series([1.0, "x", None], dtype=object))  # pyright: ignore
+
+
+def test_takes_tables_of_numbers(as_users_run_it):
+    table: Any = pd.DataFrame({"a": pd.array([1, 2, 3], "Int64"), "b": [True, False, True]})
+    problem = dln.LeastSquares(table, pd.Series([1, 2, 3]))  # pyright: ignore
+    np.testing.assert_array_equal(problem.X, [[1, 1], [2, 0], [3, 1]])
+    assert problem.X.dtype == np.float64

@@ -77,6 +77,14 @@ def test_number_of_nonzeros():
         assert np.count_nonzero(later.coef_) == min(k + 1, 6)
 
 
+def test_nonzeros_that_leave_again():
+    X, y = np.array([[2, 1], [0, 0.5]]), np.array([1, 1.5])
+    model = LassoPathRegressor(n_nonzero=1, fit_intercept=False, standardize=False).fit(X, y)
+    # Lasso(.7) has two, since one coefficient is not 0 between two knots.
+    assert np.count_nonzero(_lasso(0.7, fit_intercept=False).fit(X, y).coef_) == 2
+    np.testing.assert_allclose(model.alpha_, 0.75, rtol=1e-12)
+
+
 @pytest.mark.parametrize("criterion", ["aic", "bic"])
 def test_criterion_is_that_of_scikit_learn(criterion):
     X, y = _data()
@@ -86,8 +94,12 @@ def test_criterion_is_that_of_scikit_learn(criterion):
     np.testing.assert_allclose(model.alphas_, theirs.alphas_, rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(model.criterion_path_, theirs.criterion_, rtol=1e-9)
     np.testing.assert_allclose(model.alpha_, theirs.alpha_, rtol=1e-8)
+    for seed in range(5):
+        exact = np.random.default_rng(seed).normal(size=(30, 5))
+        with pytest.raises(ValueError, match="cannot be estimated: 30 rows and 5 columns leave no"):
+            LassoPathRegressor(criterion=criterion).fit(exact, exact[:, 0])
     X, y = _data(10, 20)
-    with pytest.raises(ValueError, match="cannot be estimated from 10 rows and 20 columns"):
+    with pytest.raises(ValueError, match="cannot be estimated: 10 rows and 20 columns leave no"):
         LassoPathRegressor(criterion=criterion).fit(X, y)
     known = LassoPathRegressor(criterion=criterion, noise_variance=4.0).fit(X, y)
     theirs = LassoLarsIC(criterion, noise_variance=4.0).fit(StandardScaler().fit_transform(X), y)
@@ -127,10 +139,32 @@ def test_weights_count_rows_and_groups_stay_together():
         chosen = LassoPathRegressor(criterion=criterion).fit(X, y, sample_weight=np.full(40, 0.3))
         same = LassoPathRegressor(criterion=criterion).fit(X, y)
         np.testing.assert_allclose(chosen.alpha_, same.alpha_, rtol=1e-10)
+    some = np.arange(40) % 3 > 0
+    left_out = LassoPathRegressor(criterion="bic").fit(X[some], y[some])
+    far = X.copy()
+    far[~some] = 1e200
+    weighted = LassoPathRegressor(criterion="bic").fit(far, y, sample_weight=1e308 * some)
+    np.testing.assert_allclose(weighted.coef_, left_out.coef_, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="0 for all rows of a fold, or for all others"):
+        LassoPathRegressor(cv=5).fit(X, y, sample_weight=np.arange(40) >= 8)
     groups, cv = np.arange(40) // 3, GroupKFold(4)
     direct = LassoPathRegressor(cv=cv).fit(X, y, groups=groups)
     listed = LassoPathRegressor(cv=list(cv.split(X, y, groups))).fit(X, y)
     assert direct.alpha_ == listed.alpha_
+
+
+def test_of_several_best_the_largest_is_taken():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 3))
+    y = np.where(np.arange(40) < 20, rng.normal(size=40), -5 * X[:, 0])
+    y[:20] -= y[:20].mean() - y[20:].mean()
+    cv = [(np.arange(20), np.arange(20, 40))]
+    model = LassoPathRegressor(cv=cv, standardize=False).fit(X, y)
+    theirs: Any = LassoCV(cv=cv).fit(X, y)
+    np.testing.assert_array_equal(theirs.coef_, 0)
+    np.testing.assert_array_equal(model.coef_, 0)
+    few = LassoPathRegressor(cv=2).fit(X[:2], y[:2])  # of one row each fold learns nothing
+    np.testing.assert_array_equal(few.coef_, 0)
 
 
 def test_degenerate_data():

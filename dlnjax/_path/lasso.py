@@ -155,23 +155,25 @@ class LassoPath(PiecewiseLinearPath):
         if criterion not in ("aic", "bic"):
             raise ValueError(f'`criterion` must be "aic" or "bic", got {criterion!r}.')
         n, d = rows[0].shape
-        if noise_variance is None and n <= d:
-            raise ValueError(
-                f"`noise_variance` cannot be estimated from {n} rows and {d} columns, which fit "
-                "`y` exactly. Pass it."
-            )
-        x = self.x(mu)
+        x = self.x(as_parameter(mu, "mu", self.knots.dtype))
         count = lambda x: jnp.sum(x != 0, axis=-1).astype(x.dtype)
         if noise_variance is None:
             end = self.x(jnp.inf)
-            variance = 2 * problem.loss(end) / (n - count(end))
+            # What rounding leaves of an exact fit is some units of it: its squares count as 0.
+            left, least = problem.loss(end), problem.loss(jnp.zeros_like(end))
+            is_exact = left <= (64 * float(jnp.finfo(x.dtype).eps)) ** 2 * least
+            variance = jnp.where(is_exact | (n <= d), 0, 2 * left / jnp.maximum(n - count(end), 1))
         else:
             variance = as_float(noise_variance, "noise_variance", x.dtype)
             check_scalar(variance, "noise_variance")
             if is_concrete(variance) and not variance > 0:
                 raise ValueError(f"`noise_variance` must be positive, got {float(variance)}.")
+        if is_concrete(variance) and variance == 0:
+            raise ValueError(
+                f"`noise_variance` cannot be estimated: {n} rows and {d} columns leave no "
+                "residuals. Pass it."
+            )
         variance = jnp.where(variance > 0, variance, jnp.nan)
         loss = problem.loss(x)
         fit, log_variance = 2 * loss / variance, jnp.log(variance)
-        value = information_criterion(fit, log_variance, count(x), n, criterion)
-        return jnp.where(jnp.isnan(loss), jnp.nan, value)
+        return information_criterion(fit, log_variance, count(x), n, criterion)

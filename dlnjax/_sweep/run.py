@@ -221,7 +221,11 @@ def _drive(sweep: Sweep, path: Path, workers: Executor, memory: int, shown: bool
             progress.update(outcome.cell, instances, outcome.seconds, outcome.failed)
             _LOG.info(
                 "block %d of cell %d: %d instances in %.1f s, %d lanes failed",
-                *(outcome.block, outcome.cell, instances, outcome.seconds, outcome.failed),
+                outcome.block,
+                outcome.cell,
+                instances,
+                outcome.seconds,
+                outcome.failed,
             )
             failed += outcome.failed
         store.save_marks()

@@ -44,11 +44,8 @@ class AbstractLinearRegressor(RegressorMixin, AbstractLinearModel):
         self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None
     ) -> Standardized:
         if weight is not None:
-            if not np.sum(weight) > 0:
-                raise ValueError(
-                    "`sample_weight` is 0 for all rows of a fold. Use other folds (`cv`), or leave "
-                    "these rows out."
-                )
+            counts = weight > 0
+            X, y, weight = X[counts], y[counts], weight[counts] / np.max(weight)
             weight = weight / np.mean(weight)
         return standardized(X, y, bool(self.fit_intercept), bool(self.standardize), weight)
 
@@ -62,6 +59,20 @@ def padded_together(parts: Sequence[Standardized]) -> tuple[np.ndarray, np.ndarr
     rows = rows if rows < columns else columns + 1
     X, y = zip(*(padded(part.X, part.y, rows, columns) for part in parts), strict=True)
     return np.stack(X), np.stack(y)
+
+
+def mean_squares(
+    X: np.ndarray,
+    y: np.ndarray,
+    weight: np.ndarray | None,
+    rows: Any,
+    coef: np.ndarray,
+    intercept: np.ndarray,
+) -> np.ndarray:
+    """The mean squared error of models `coef (S, d)` and `intercept (S,)` on these `rows`, `(S,)`."""
+    residuals = X[rows] @ coef.T + intercept - y[rows, None]
+    of_rows = np.ones(len(residuals)) if weight is None else weight[rows] / np.max(weight[rows])
+    return of_rows @ residuals**2 / np.sum(of_rows)
 
 
 class Models(NamedTuple):

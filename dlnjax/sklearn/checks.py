@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import check_cv
 from sklearn.utils.validation import _check_sample_weight
 
 from .._results import RESULTS, names_of
@@ -27,9 +28,28 @@ def weights_of(sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
     """`sample_weight` as an array `(n,)` of numbers `≥ 0`; `None` if it is."""
     if sample_weight is None:
         return None
-    return np.asarray(
+    weight = np.asarray(
         _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     )
+    if not np.any(weight > 0):
+        raise ValueError("`sample_weight` is 0 for every row.")
+    return weight
+
+
+def splits_of(
+    cv: Any, X: np.ndarray, y: np.ndarray, groups: Any, weight: np.ndarray | None
+) -> list[tuple[Any, Any]]:
+    """The rows to train on and to test, of each fold."""
+    splitter: Any = check_cv(cv, y)
+    splits = list(splitter.split(X, y, groups))
+    if not splits or any(0 in map(len, split) for split in splits):
+        refuse("cv", cv, "folds, each with rows to train on and rows to test")
+    if weight is not None and any(not np.any(weight[rows]) for split in splits for rows in split):
+        raise ValueError(
+            "`sample_weight` is 0 for all rows of a fold, or for all others. Use other folds "
+            "(`cv`), or leave these rows out."
+        )
+    return splits
 
 
 def shape_of(shape: Any, d: int) -> np.ndarray:
@@ -68,14 +88,13 @@ def report_failure(result: RESULTS, x: np.ndarray, stacklevel: int = 5) -> None:
     failed = ", ".join(sorted({*names_of(result)} - {"successful"}))
     if not np.all(np.isfinite(x)):
         raise RuntimeError(
-            f"Training did not reach its end ({failed}). Stop earlier (`s`, `times`), raise "
-            "`rtol`, take a `shape` of about 1, or merge columns that are almost dependent."
+            f"Training did not reach its end ({failed}). Stop earlier, raise `rtol`, take a "
+            "`shape` of about 1, or merge columns that are almost dependent."
         )
     if failed:
         warnings.warn(
             f"The limit process is inexact ({failed}), because columns are almost linearly "
-            "dependent; `certificate_` says how far from the lasso it is. Merge them, or pass a "
-            "small `eps` above 0.",
+            "dependent. Merge them, or pass a small `eps` above 0.",
             ConvergenceWarning,
             stacklevel=stacklevel,
         )

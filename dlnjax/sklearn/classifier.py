@@ -21,9 +21,10 @@ class DLNClassifier(ClassifierMixin, AbstractLinearModel):
     loss until time `s`.
 
     Stopping at `s` is like `sklearn.linear_model.LogisticRegression` with an ℓ1 penalty at `C_`,
-    `C = s/‖Xᵀ(y − p)‖_∞`, where `p` are the frequencies of the classes: `s = 1` is where the first
-    coefficient leaves 0. The two are near, but not equal even as `eps → 0`: averages over training
-    commute with the gradient of the square loss only. Several classes are each learned against all
+    `C = s/‖Xᵀ(y − p)‖_∞`, where `p` is the frequency of the class (½ without intercept): `s = 1` is
+    where the first coefficient leaves 0. The two are not equal even as `eps → 0`, since averages
+    over training commute with the gradient of the square loss only: on classes that overlap much
+    they are near, on others coefficients differ by some 10 % and more. Several classes are each learned against all
     others, in one batch.
 
     Columns are centred and scaled (unless `fit_intercept`, `standardize` say otherwise) to norm 1.
@@ -34,7 +35,7 @@ class DLNClassifier(ClassifierMixin, AbstractLinearModel):
 
     - `s`: when training stops, `> 0`, in units of `1/‖Xᵀ(y − p)‖_∞`.
     - `eps`: the size of the initialisation, in `[0, 1)`, as small as 1e-300. 0, the limit process,
-        needs `fit_intercept=False`; on data that separate, that goes to infinity at some time.
+        needs `fit_intercept=False`. On data that separate, the limit goes to infinity at some time.
     - `depth`: the real number `D ≥ 2` of the network `u^D − v^D`.
     - `shape`: of the initialisation, positive, one number or one for each column.
     - `average`: learn the average of the model over training; `False`: the model at time `s`.

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from sklearn.model_selection import check_cv
 from sklearn.utils.validation import validate_data
 
 from .._batching import enable_x64
@@ -16,40 +15,52 @@ from .._path import LassoPath, information_criterion
 from .._problem import LeastSquares
 from .._results import names_of
 from .._standardize import Standardized
-from .base import AbstractLinearRegressor, padded_together
-from .checks import is_count, is_real, refuse, weights_of
+from .base import AbstractLinearRegressor, mean_squares, padded_together
+from .checks import is_count, is_real, refuse, splits_of, weights_of
 
 
 @eqx.filter_jit
-def _follow(X: Float[Array, "lanes n d"], y: Float[Array, "lanes n"], positive: bool) -> LassoPath:
-    path = lambda X, y: lasso_path(LeastSquares(X, y), positive=positive, throw=False)
-    return jax.vmap(path)(X, y)
+def _follow(
+    X: Float[Array, "lanes n d"], y: Float[Array, "lanes n"], k: Float[Array, ""], positive: bool
+) -> tuple[LassoPath, Float[Array, " lanes"]]:
+    """The paths, and up to where they have `k` non-zeros."""
+
+    def lane(X, y):
+        path = lasso_path(LeastSquares(X, y), positive=positive, throw=False)
+        return path, path.at_nonzeros(k)
+
+    return jax.vmap(lane)(X, y)
 
 
 class _Path:
     """The path of one problem in the user's units: `coef` is linear in `alpha` between knots."""
 
-    def __init__(self, knots: np.ndarray, values: np.ndarray, last: np.ndarray, part: Standardized):
-        d = part.X.shape[1]
+    def __init__(
+        self,
+        knots: np.ndarray,
+        values: np.ndarray,
+        last: np.ndarray,
+        at_nonzeros: np.ndarray,
+        part: Standardized,
+    ):
         # `κ = n·alpha`, of columns of mean square 1 if `standardize`.
         unit = part.y_scale * part.unit / len(part.y)
-        safe = np.where(knots > 0, knots, 1)
-        self.alphas = np.append(unit / safe, 0)
-        x = np.vstack([values / safe[:, None], last])[:, :d]
+        self.alphas = np.append(unit / knots, 0)
+        self.at_nonzeros = float(unit / at_nonzeros)
+        x = np.vstack([values / knots[:, None], last])[:, : part.X.shape[1]]
         self.coef = x * part.y_scale / part.X_scale
         self.part = part
 
     def at(self, alphas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients and intercepts at `alphas`, `(A, d)` and `(A,)`."""
-        known, coef = self.alphas[::-1], self.coef[::-1]
-        right = np.clip(np.searchsorted(known, alphas), 1, max(len(known) - 1, 1))
-        if len(known) == 1:
-            at = np.broadcast_to(coef[0], (len(alphas), coef.shape[1]))
-        else:
-            width = known[right] - known[right - 1]
-            share = (alphas - known[right - 1]) / np.where(width > 0, width, 1)
-            share = np.clip(share, 0, 1)[:, None]  # 1 at and above the first knot, where it is 0
-            at = (1 - share) * coef[right - 1] + share * coef[right]
+        # Above the first knot all is 0, up to infinity.
+        known, coef = (
+            np.append(self.alphas[::-1], np.inf),
+            np.vstack([self.coef[::-1], self.coef[0]]),
+        )
+        right = np.clip(np.searchsorted(known, alphas), 1, len(known) - 1)
+        share = ((alphas - known[right - 1]) / (known[right] - known[right - 1]))[:, None]
+        at = (1 - share) * coef[right - 1] + share * coef[right]
         return at, self.part.y_mean - at @ self.part.X_mean
 
 
@@ -68,12 +79,12 @@ class LassoPathRegressor(AbstractLinearRegressor):
     - `alpha`: `≥ 0`, in the units of `Lasso`.
     - `n_nonzero`: the number of non-zeros, at least 0: the last point before the path has more.
     - `criterion`: how `alpha` is chosen where neither is given: `"cv"`, of least mean squared error
-        averaged over folds, which is found exactly, as it is quadratic between knots; `"aic"` or
-        `"bic"`, of least information criterion.
+        averaged over folds, found exactly, as it is quadratic between knots (the largest `alpha`
+        of several); `"aic"` or `"bic"`, of least information criterion.
     - `cv`: the number of folds, a splitter of scikit-learn, or an iterable of (train, test)
         indices, for `"cv"`.
-    - `noise_variance`: `σ² > 0` for `"aic"` and `"bic"`. Default: of the residuals of ordinary
-        least squares, which needs more rows than columns.
+    - `noise_variance`: `σ² > 0` for `"aic"` and `"bic"`. Default: of the residuals at the end of
+        the path, which needs more rows than columns, and the intercept.
     - `positive`: restrict to non-negative coefficients.
     - `fit_intercept`: centre columns and response; `standardize`: scale columns to mean square 1
         first, as `StandardScaler` does. (`Lasso` does not.)
@@ -148,9 +159,9 @@ class LassoPathRegressor(AbstractLinearRegressor):
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None
     ) -> "LassoPathRegressor":
-        """Follow the path of `X`, `(n, d)`, and `y`, `(n,)`, and choose. Each row counts as often
-        as its `sample_weight`, `(n,)`, says; `groups`, `(n,)`, are for a splitter `cv` that needs
-        them. Returns `self`.
+        """Follow the path of `X`, `(n, d)`, and `y`, `(n,)`, and choose. Errors of rows count in
+        proportion to `sample_weight`, `(n,)`; a row of weight 0 is left out. `groups`, `(n,)`, are
+        for a splitter `cv` that needs them. Returns `self`.
 
         **Raises:** `ValueError` for a bad parameter or bad data; `RuntimeError` if columns depend
         on each other so much that the path is lost.
@@ -159,20 +170,23 @@ class LassoPathRegressor(AbstractLinearRegressor):
         y = np.asarray(y, np.float64)
         self._check_parameters()
         weight = weights_of(sample_weight, X)
+        for name in ("criterion_path_", "cv_alphas_", "mse_path_"):
+            vars(self).pop(name, None)  # of an earlier fit
         given = self.alpha is not None or self.n_nonzero is not None
-        splits = [] if given or self.criterion != "cv" else self._splits(X, y, groups)
+        crosses = self.criterion == "cv" and not given
+        splits = splits_of(self.cv, X, y, groups, weight) if crosses else []
         *folds, path = self._paths(X, y, weight, [train for train, _ in splits])
         self.alphas_, self.coef_path_ = path.alphas, path.coef
         self.intercept_path_ = path.at(path.alphas)[1]
         if self.alpha is not None:
             self.alpha_ = float(self.alpha)
         elif self.n_nonzero is not None:
-            more = np.count_nonzero(path.coef, axis=1) > self.n_nonzero
-            self.alpha_ = float(path.alphas[np.argmax(more) - 1 if more.any() else -1])
+            self.alpha_ = path.at_nonzeros
         elif splits:
-            self.alpha_ = self._cross_validate(X, y, weight, folds, [test for _, test in splits])
+            tests = [test for _, test in splits]
+            self.alpha_ = self._cross_validate(X, y, weight, folds, tests, path.alphas[0])
         else:
-            self.alpha_ = self._by_criterion(X, y, weight, path)
+            self.alpha_ = self._by_criterion(X, y, weight)
         coef, intercept = path.at(np.array([self.alpha_]))
         self.coef_, self.intercept_ = coef[0], float(intercept[0])
         return self
@@ -184,18 +198,11 @@ class LassoPathRegressor(AbstractLinearRegressor):
             refuse("alpha", self.alpha, "a finite number of at least 0")
         if self.n_nonzero is not None and not (is_count(self.n_nonzero) and self.n_nonzero >= 0):
             refuse("n_nonzero", self.n_nonzero, "a whole number of at least 0")
-        if self.criterion not in ("cv", "aic", "bic"):
+        if not (isinstance(self.criterion, str) and self.criterion in ("cv", "aic", "bic")):
             refuse("criterion", self.criterion, '"cv", "aic" or "bic"')
         variance = self.noise_variance
         if variance is not None and not (is_real(variance) and 0 < variance < np.inf):
             refuse("noise_variance", variance, "a positive, finite number")
-
-    def _splits(self, X: np.ndarray, y: np.ndarray, groups: Any) -> list[tuple[Any, Any]]:
-        splitter: Any = check_cv(self.cv, y)
-        splits = list(splitter.split(X, y, groups))
-        if not splits or any(0 in map(len, split) for split in splits):
-            refuse("cv", self.cv, "folds, each with rows to train on and rows to test")
-        return splits
 
     def _paths(
         self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None, trains: list[Any]
@@ -207,19 +214,20 @@ class LassoPathRegressor(AbstractLinearRegressor):
         ]
         with enable_x64(True):
             inputs, targets = map(jnp.asarray, padded_together(parts))
-            paths = _follow(inputs, targets, bool(self.positive))
+            k = jnp.asarray(self.n_nonzero or 0, jnp.float64)
+            paths, at_nonzeros = _follow(inputs, targets, k, bool(self.positive))
             names = {*names_of(paths.result)} - {"successful"}
             if names:
                 raise RuntimeError(
                     f"The path could not be followed ({', '.join(sorted(names))}). Merge columns "
                     "that are almost dependent, or take `DLNRegressor`."
                 )
-            counts = np.asarray(paths.num_knots)
-            knots, values, slopes = map(np.asarray, (paths.knots, paths.values, paths.slopes))
+            numbers = (paths.num_knots, paths.knots, paths.values, paths.slopes, at_nonzeros)
+            lanes = zip(*map(np.asarray, numbers), parts, strict=True)
         self.n_iter_ = int(np.asarray(paths.stats["num_pivots"])[-1])
         return [
-            _Path(knots[i, :k], values[i, :k], slopes[i, max(k - 1, 0)], part)
-            for i, (k, part) in enumerate(zip(counts, parts, strict=True))
+            _Path(knots[:count], values[:count], slopes[max(count - 1, 0)], at, part)
+            for count, knots, values, slopes, at, part in lanes
         ]
 
     def _cross_validate(
@@ -229,22 +237,21 @@ class LassoPathRegressor(AbstractLinearRegressor):
         weight: np.ndarray | None,
         folds: list[_Path],
         tests: list[Any],
+        first: float,
     ) -> float:
-        """The `alpha` of least error. Between the knots of all folds it is a quadratic in `alpha`,
-        given by its values at both ends and in the middle."""
+        """The `alpha` of least error, the largest one of several. Between the knots of all folds it
+        is a quadratic in `alpha`, given by its values at both ends and in the middle. From the
+        `first` knot of the path of all rows on nothing changes."""
 
         def errors(alphas: np.ndarray) -> np.ndarray:
-            of_folds = []
-            for fold, test in zip(folds, tests, strict=True):
-                coef, intercept = fold.at(alphas)
-                residuals = X[test] @ coef.T + intercept - y[test, None]
-                of_rows = np.ones(len(y)) if weight is None else weight
-                of_folds.append(of_rows[test] @ residuals**2 / np.sum(of_rows[test]))
-            return np.stack(of_folds, axis=1)
+            at = zip(folds, tests, strict=True)
+            return np.stack(
+                [mean_squares(X, y, weight, test, *fold.at(alphas)) for fold, test in at], axis=1
+            )
 
-        alphas = np.unique(np.concatenate([fold.alphas for fold in folds]))
-        self.cv_alphas_, self.mse_path_ = alphas[::-1], errors(alphas)[::-1]
-        ends = self.mse_path_.mean(axis=1)[::-1]
+        alphas = np.unique(np.concatenate([*(fold.alphas for fold in folds), [first]]))[::-1]
+        self.cv_alphas_, self.mse_path_ = alphas, errors(alphas)
+        ends = self.mse_path_.mean(axis=1)
         middle = errors((alphas[1:] + alphas[:-1]) / 2).mean(axis=1)
         # e(t) = left + bt + ct², 0 ≤ t ≤ 1.
         left, right = ends[:-1], ends[1:]
@@ -258,28 +265,25 @@ class LassoPathRegressor(AbstractLinearRegressor):
         i = int(np.argmin(inner))
         return float(alphas[i] + t[i] * (alphas[i + 1] - alphas[i]))
 
-    def _by_criterion(
-        self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None, path: _Path
-    ) -> float:
+    def _by_criterion(self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None) -> float:
         """The knot of least information criterion. (Between knots the number of non-zeros is
-        constant and the error falls with `alpha`.)"""
-        n, d = X.shape
+        constant, and the error falls as `alpha` does.)"""
+        n, d = len(y) if weight is None else np.count_nonzero(weight), X.shape[1]
         free = n - d - bool(self.fit_intercept)
-        if self.noise_variance is None and free <= 0:
-            raise ValueError(
-                f"`noise_variance` cannot be estimated from {n} rows and {d} columns, which fit "
-                "`y` exactly. Pass it, or use criterion='cv'."
-            )
-        weight = np.ones(n) if weight is None else weight / np.mean(weight)
-        squares = weight @ (X @ self.coef_path_.T + self.intercept_path_ - y[:, None]) ** 2
-        variance = squares[-1] / free if self.noise_variance is None else self.noise_variance
-        if not variance > 0:
-            raise ValueError(
-                "`noise_variance` cannot be estimated: least squares fits `y` exactly. Pass it, or "
-                "use criterion='cv'."
-            )
+        all_rows = slice(None)
+        path = self.coef_path_, self.intercept_path_
+        squares = n * mean_squares(X, y, weight, all_rows, *path)
+        variance = self.noise_variance
+        if variance is None:
+            # The squares of what rounding leaves of an exact fit are below 1e-28 of those of `y`.
+            if free <= 0 or squares[-1] <= 1e-26 * squares[0]:
+                raise ValueError(
+                    f"`noise_variance` cannot be estimated: {n} rows and {d} columns leave no "
+                    "residuals. Pass it, or use criterion='cv'."
+                )
+            variance = squares[-1] / free
         count = np.count_nonzero(self.coef_path_, axis=1)
         self.criterion_path_ = information_criterion(
             squares / variance, np.log(variance), count, n, self.criterion
         )
-        return float(path.alphas[np.argmin(self.criterion_path_)])
+        return float(self.alphas_[np.argmin(self.criterion_path_)])

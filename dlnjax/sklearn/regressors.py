@@ -4,10 +4,9 @@ import warnings
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import check_cv
 
-from .base import AbstractDLN
-from .checks import is_count, refuse, times_until, weights_of
+from .base import AbstractDLN, mean_squares
+from .checks import is_count, refuse, splits_of, times_until, weights_of
 
 # Decades of the default grid of `DLNRegressorCV`: from s = 1, where the first coefficient leaves 0,
 # to `alpha = alpha_max/1000`, which is the best time of the diabetes data.
@@ -112,8 +111,8 @@ class DLNRegressor(AbstractDLN):
         self.rtol = rtol
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "DLNRegressor":
-        """Train on `X`, `(n, d)`, and `y`, `(n,)` or `(n, k)`. Returns `self`. Each row counts as
-        often as its `sample_weight`, `(n,)`, says.
+        """Train on `X`, `(n, d)`, and `y`, `(n,)` or `(n, k)`. Returns `self`. Errors of rows count in
+        proportion to `sample_weight`, `(n,)`; a row of weight 0 is left out.
 
         **Raises:** `ValueError` for a bad parameter or bad data; `RuntimeError` if the solver
         fails; warns (`ConvergenceWarning`) if dependent columns make the limit process inexact.
@@ -194,20 +193,12 @@ class DLNRegressorCV(AbstractDLN):
         warns if the chosen time is the last candidate."""
         X, y = self._data(X, y)
         times, weight = self._grid(), weights_of(sample_weight, X)
-        splitter: Any = check_cv(self.cv, y)
-        splits = list(splitter.split(X, y, groups))
-        if not splits or any(0 in map(len, split) for split in splits):
-            refuse("cv", self.cv, "folds, each with rows to train on and rows to test")
-        trains, tests = zip(*splits, strict=True)
+        trains, tests = zip(*splits_of(self.cv, X, y, groups, weight), strict=True)
         *folds, paths = self._paths(X, y, weight, [*trains, slice(None)], times)
         outputs = y.reshape(len(y), -1).T
         errors = [
             [
-                np.average(
-                    (X[test] @ path.coef.T + path.intercept - output[test, None]) ** 2,
-                    axis=0,
-                    weights=None if weight is None else weight[test],
-                )
+                mean_squares(X, output, weight, test, path.coef, path.intercept)
                 for path, output in zip(fold, outputs, strict=True)
             ]
             for fold, test in zip(folds, tests, strict=True)

@@ -214,7 +214,7 @@ def size_of_z(
     moves = (slope > 0) & (velocity > 0)
     time = jnp.where(moves, start / jnp.where(moves, slope, 1) / jnp.where(moves, velocity, 1), 0)
     largest = jnp.max(start * time)
-    # Below tiny^0.9, 1e-277 (float32: 4e-35), errors count as if `σ²z` were that. Without a bound
+    # Below tiny^0.9, 1e-277 (float32: 7e-35), errors count as if `σ²z` were that. Without a bound
     # a subnormal `z` is never accurate, and log ε = −700 takes 12 000 steps. With the power 1/2 `x̄`
     # is off by 24 % at log ε = −400 (float32: by 0.2 % at −50).
     least = float(jnp.finfo(start.dtype).tiny) ** 0.9
