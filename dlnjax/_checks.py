@@ -37,8 +37,7 @@ def as_float(
 ) -> Array:
     """`value` as a real floating-point array, of dtype `like` if given."""
     try:
-        # A table of several types, such as numbers and Booleans, is one of objects to NumPy.
-        array = jnp.asarray(np.asarray(value, float) if _is_table(value) else value)
+        array = jnp.asarray(_columns(value) if _is_table(value) else value)
     except (TypeError, ValueError) as e:
         raise TypeError(f"`{name}` must be an array of numbers, got {_not_numbers(value)}.") from e
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
@@ -74,6 +73,15 @@ def _is_table(value: Any) -> bool:
     return hasattr(value, "columns") and hasattr(value, "dtypes")
 
 
+def _columns(table: Any) -> np.ndarray:
+    """One column after the other: numbers beside Booleans would be objects to NumPy, and missing
+    integers no numbers."""
+    columns = [table[name] for name in table.columns]
+    if not all(map(_holds_numbers, columns)):
+        raise TypeError
+    return np.stack([np.asarray(column, float) for column in columns], axis=1)
+
+
 def _dtype(value: Any) -> Any:
     return getattr(value, "dtype", None)
 
@@ -84,7 +92,7 @@ def _not_numbers(value: Any) -> str:
     if _is_table(value):
         bad = [f"{c!r} ({value[c].dtype})" for c in value.columns if not _holds_numbers(value[c])]
         shown = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
-        return f"a {kind} in which columns hold others, or none: {shown}. Encode or drop them"
+        return f"a {kind} in which columns hold others: {shown}. Encode or drop them"
     if _dtype(value) is not None:
         for place, entry in np.ndenumerate(np.asarray(value)):
             if not isinstance(entry, int | float | np.number | np.bool_):

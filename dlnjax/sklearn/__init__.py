@@ -3,8 +3,9 @@ early stopping, and the exact lasso path. Needs the extra `sklearn`.
 
 The problem that is solved has no units: columns and response are centred (with `fit_intercept`) and
 scaled to norm 1, all columns by one number unless `standardize`; `eps` and `shape` refer to it, and
-times are in units of `1/‖Xᵀy‖_∞` (of a classifier, with `y` less its frequency). So `X → cX` and `y → cy` change nothing but the units of `coef_`,
-and a stopping time means the same on a fold as on all rows.
+times are in units of `1/‖Xᵀy‖_∞` (of a classifier, with `y` less its frequency). So `X → cX` and
+`y → cy` change nothing but the units of `coef_`, and a stopping time means the same on a fold as on
+all rows.
 
 - `regressors.py`, `lasso.py`, `classifier.py`: the estimators.
 - `base.py`, `checks.py`: what they share, on the side of scikit-learn.

@@ -69,7 +69,7 @@ def mean_squares(
     coef: np.ndarray,
     intercept: np.ndarray,
 ) -> np.ndarray:
-    """The mean squared error of models `coef (S, d)` and `intercept (S,)` on these `rows`, `(S,)`."""
+    """The mean squared error on these `rows`, `(S,)`, of models `coef (S, d)`, `intercept (S,)`."""
     residuals = X[rows] @ coef.T + intercept - y[rows, None]
     of_rows = np.ones(len(residuals)) if weight is None else weight[rows] / np.max(weight[rows])
     return of_rows @ residuals**2 / np.sum(of_rows)

@@ -24,8 +24,8 @@ class DLNClassifier(ClassifierMixin, AbstractLinearModel):
     `C = s/‖Xᵀ(y − p)‖_∞`, where `p` is the frequency of the class (½ without intercept): `s = 1` is
     where the first coefficient leaves 0. The two are not equal even as `eps → 0`, since averages
     over training commute with the gradient of the square loss only: on classes that overlap much
-    they are near, on others coefficients differ by some 10 % and more. Several classes are each learned against all
-    others, in one batch.
+    they are near, on others coefficients differ by some 10 % and more. Several classes are each
+    learned against all others, in one batch.
 
     Columns are centred and scaled (unless `fit_intercept`, `standardize` say otherwise) to norm 1.
     The intercept is a coordinate of its own, of depth 1, which as `eps → 0` is free. Computes in

@@ -40,13 +40,13 @@ class _Path:
         knots: np.ndarray,
         values: np.ndarray,
         last: np.ndarray,
-        at_nonzeros: np.ndarray,
+        at_nonzeros: float,
         part: Standardized,
     ):
         # `κ = n·alpha`, of columns of mean square 1 if `standardize`.
         unit = part.y_scale * part.unit / len(part.y)
         self.alphas = np.append(unit / knots, 0)
-        self.at_nonzeros = float(unit / at_nonzeros)
+        self.at_nonzeros = float(unit) / at_nonzeros
         x = np.vstack([values / knots[:, None], last])[:, : part.X.shape[1]]
         self.coef = x * part.y_scale / part.X_scale
         self.part = part
@@ -226,7 +226,7 @@ class LassoPathRegressor(AbstractLinearRegressor):
             lanes = zip(*map(np.asarray, numbers), parts, strict=True)
         self.n_iter_ = int(np.asarray(paths.stats["num_pivots"])[-1])
         return [
-            _Path(knots[:count], values[:count], slopes[max(count - 1, 0)], at, part)
+            _Path(knots[:count], values[:count], slopes[max(count - 1, 0)], float(at), part)
             for count, knots, values, slopes, at, part in lanes
         ]
 
@@ -268,7 +268,8 @@ class LassoPathRegressor(AbstractLinearRegressor):
     def _by_criterion(self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None) -> float:
         """The knot of least information criterion. (Between knots the number of non-zeros is
         constant, and the error falls as `alpha` does.)"""
-        n, d = len(y) if weight is None else np.count_nonzero(weight), X.shape[1]
+        n = len(y) if weight is None else int(np.count_nonzero(weight))
+        d = X.shape[1]
         free = n - d - bool(self.fit_intercept)
         all_rows = slice(None)
         path = self.coef_path_, self.intercept_path_

@@ -111,8 +111,8 @@ class DLNRegressor(AbstractDLN):
         self.rtol = rtol
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "DLNRegressor":
-        """Train on `X`, `(n, d)`, and `y`, `(n,)` or `(n, k)`. Returns `self`. Errors of rows count in
-        proportion to `sample_weight`, `(n,)`; a row of weight 0 is left out.
+        """Train on `X`, `(n, d)`, and `y`, `(n,)` or `(n, k)`. Returns `self`. Errors of rows
+        count in proportion to `sample_weight`, `(n,)`; a row of weight 0 is left out.
 
         **Raises:** `ValueError` for a bad parameter or bad data; `RuntimeError` if the solver
         fails; warns (`ConvergenceWarning`) if dependent columns make the limit process inexact.
