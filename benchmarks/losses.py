@@ -1,4 +1,4 @@
-"""`python -m benchmarks.losses [gap] [rate] [certificate] [grokking]`: flows and limits of other
+"""`python -m benchmarks.losses [gap] [rate] [certificate]`: flows and limits of other
 losses than the square (`docs/losses.md`).
 
 - *gap*: how far logistic regression at `ε → 0` is from its lasso: the largest gap of the average
@@ -8,12 +8,9 @@ losses than the square (`docs/losses.md`).
   a constant.
 - *certificate*: of 50 problems of each of four losses at 25 times, how many certificates are below
   the gap that they bound, and the quotients of both.
-- *grokking*: the transition of [Lyu24] at the size of the paper, 256 × 100 000, with the time that
-  it takes.
 """
 
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +18,10 @@ import numpy as np
 
 import dlnjax as dln
 from dlnjax._results import names_of
-from dlnjax.papers import lyu24
 
 SIGNALS = (0.5, 1.0, 2.0, 4.0, 8.0)
 N, D = 200, 6
 INSTANCES, TIMES = 50, 25
-LARGE = (256, 100_000)
 
 
 def gap() -> None:
@@ -114,16 +109,7 @@ def certificate() -> None:
         )
 
 
-def grokking() -> None:
-    begin = time.perf_counter()
-    cosines, ratios = lyu24.transition(lyu24.LOG_ALPHA, lyu24.TIMES, lyu24.instance(*LARGE))
-    seconds = time.perf_counter() - begin
-    for size, cosine, ratio in zip(lyu24.LOG_ALPHA, cosines, ratios, strict=True):
-        print(f"log α = {size:g}: cosine {cosine}, margin ratio {ratio} at {lyu24.TIMES}")
-    print(f"{LARGE}: {seconds:.0f} s with compilation, {time.process_time():.0f} s of CPU")
-
-
-PARTS = {part.__name__: part for part in (gap, rate, certificate, grokking)}
+PARTS = {part.__name__: part for part in (gap, rate, certificate)}
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)

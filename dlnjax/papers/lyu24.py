@@ -36,10 +36,10 @@ RATIOS = (
 )
 
 
-def instance(rows: int = ROWS, columns: int = COLUMNS) -> np.ndarray:
-    """`A = diag(y) X`, of random signs `X` and the majority `y` of the first three, shape `(rows,
-    columns)`."""
-    X = np.random.default_rng(0).choice([-1.0, 1.0], size=(rows, columns))
+def instance() -> np.ndarray:
+    """`A = diag(y) X`, of random signs `X` and the majority `y` of the first three, shape `(24,
+    120)`."""
+    X = np.random.default_rng(0).choice([-1.0, 1.0], size=(ROWS, COLUMNS))
     return np.sign(np.sum(X[:, :SUPPORT], axis=1))[:, None] * X
 
 
@@ -60,15 +60,15 @@ def _flow(
 
 
 def transition(
-    log_alpha: Sequence[float], c: Sequence[float] | np.ndarray, A: np.ndarray | None = None
+    log_alpha: Sequence[float], c: Sequence[float] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The cosine with the 2-norm separator, and the 1-norm margin over the largest, each of shape
-    `(a, S)`, at the times `c`; by default of `instance()`."""
-    A = instance() if A is None else A
+    `(a, S)`, at the times `c`."""
+    A = instance()
     x = np.stack([_flow(jnp.asarray(A), jnp.asarray(size), jnp.asarray(c)) for size in log_alpha])
     norm = lambda v: np.linalg.norm(v, axis=-1)
     widest = separator(A)
-    best = float(max_margin(Logistic(A, np.ones(len(A)))).margin)
+    best = float(max_margin(Logistic(A, np.ones(ROWS))).margin)
     margin = np.min(x @ A.T, axis=-1) / np.sum(np.abs(x), axis=-1)
     return x @ widest / norm(x) / norm(widest), margin / best
 

@@ -70,8 +70,11 @@ def mean_squares(
     intercept: np.ndarray,
 ) -> np.ndarray:
     """The mean squared error on these `rows`, `(S,)`, of models `coef (S, d)`, `intercept (S,)`."""
+    rows = np.arange(len(y))[rows]
+    if weight is not None:
+        rows = rows[weight[rows] > 0]
     residuals = X[rows] @ coef.T + intercept - y[rows, None]
-    of_rows = np.ones(len(residuals)) if weight is None else weight[rows] / np.max(weight[rows])
+    of_rows = np.ones(len(rows)) if weight is None else weight[rows] / np.max(weight[rows])
     return of_rows @ residuals**2 / np.sum(of_rows)
 
 
