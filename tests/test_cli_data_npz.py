@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from data_files import fails
 
-from dlnjax.cli.data import DataError, load
+from dlnjax.cli.data import DataError, TableOptions, load
 
 
 @pytest.fixture
@@ -152,3 +152,9 @@ def test_npz_with_flipped_bytes(write):
         else:
             assert data.X.ndim == 2 and np.isfinite(data.X).all()
     assert refused > 250
+
+
+@pytest.mark.parametrize("source", ["data.npz", "diabetes"])
+def test_options_of_a_csv_are_refused(source):
+    with pytest.raises(DataError, match=r"--sep, --one-hot is not for .* '" + source):
+        load(source, "y", TableOptions(";", one_hot=True))

@@ -39,6 +39,7 @@ def load(source: str, target: str | None = None, options: TableOptions = PLAIN) 
 
     **Raises:** `DataError` for anything that cannot be used as it stands.
     """
+    _check_options(source, options)
     if source in _BUILT_IN:
         data = _BUILT_IN[source]()
         if target not in (None, data.target):
@@ -54,6 +55,20 @@ def load(source: str, target: str | None = None, options: TableOptions = PLAIN) 
     if reader is None:
         raise DataError(f"{source!r} is no known data set, nor a known kind of file. {ACCEPTED}")
     return reader(path, target, options)
+
+
+def _check_options(source: str, options: TableOptions) -> None:
+    """Raise for options that the source has no use for."""
+    kind = Path(source).suffix.lower()
+    if kind == ".csv":
+        return
+    plain, used = PLAIN._asdict(), {"drop_missing"} if kind == ".npz" else set()
+    given = [k for k, v in options._asdict().items() if v != plain[k] and k not in used]
+    if given:
+        flags = {"separator": "--sep"}
+        names = ", ".join(flags.get(name, "--" + name.replace("_", "-")) for name in given)
+        what = "an archive" if kind == ".npz" else "a data set"
+        raise DataError(f"{names} is not for {what} like {source!r}. Leave it out.")
 
 
 def standardize(data: Dataset, center_target: bool = True) -> Dataset:
