@@ -334,3 +334,50 @@ def test_sweep_draws_what_the_metric_has_axes_for():
     ):
         with pytest.raises(ValueError, match=said):
             dln.plot.sweep(data, metric, kind=kind)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_flow_that_failed_is_drawn_as_such(tmp_path):
+    problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]))
+    network, s = dln.UV(jnp.ones(2), jnp.zeros(2)), jnp.geomspace(0.1, 9, 20)
+    bad = dln.gradient_flow(network, problem, s, eps=1e-10, max_steps=3, throw=False)
+    path = dln.lasso_path(problem)
+    assert jnp.all(jnp.isnan(bad.x))
+    for ax in (
+        dln.plot.gap(problem, bad, path),
+        dln.plot.flow(bad),
+        dln.plot.plateaus(bad),
+        dln.plot.tradeoff(problem, [bad, path]),
+    ):
+        ax.figure.savefig(tmp_path / "bad.png")  # matplotlib would fail here
+    assert dln.plot.gap(problem, bad, path).get_legend_handles_labels()[1][0] == "ε = 1e-10, failed"
+
+
+def test_says_how_to_draw_one_of_a_batch():
+    y = jnp.array([[2.0, 1.0], [1.0, 2.0]])
+    problem = lambda y: dln.LeastSquares(jnp.eye(2), y)
+    paths = jax.vmap(lambda y: dln.lasso_path(problem(y)))(y)
+    network = dln.UV(jnp.ones(2), jnp.zeros(2))
+    limits = jax.vmap(lambda y: dln.limit_flow(network, problem(y)))(y)
+    for draw in (
+        lambda: dln.plot.path(paths),
+        lambda: dln.plot.plateaus(limits),
+        lambda: dln.plot.tradeoff(problem(y[0]), [limits]),
+    ):
+        with pytest.raises(ValueError, match=r"batch of paths, of shape \(2,\).*leaf\[0\], batch"):
+            draw()
+    one = jax.tree.map(lambda leaf: leaf[0], paths)
+    for s in ([2.0, 1.0], [-1.0, 1.0], [], [1.0, jnp.inf]):
+        with pytest.raises(ValueError, match="`s` must be times from 0 on, in increasing order"):
+            dln.plot.path(one, jnp.array(s))
+    for curves in (one, []):
+        with pytest.raises(ValueError, match="`curves` must be a list of one or more"):
+            dln.plot.tradeoff(problem(y[0]), curves)  # pyright: ignore
+
+
+def test_non_zeros_beside_a_schedule():
+    decay = dln.Schedule(jnp.array([1.0]), jnp.array([0.1, 0.0]))
+    problem = dln.LeastSquares(jnp.eye(2), jnp.array([2.0, 1.0]), decay)
+    network, s = dln.UV(jnp.ones(2), jnp.zeros(2)), jnp.geomspace(0.1, 9, 20)
+    flow = dln.gradient_flow(network, problem, s, eps=1e-10)
+    ax = dln.plot.tradeoff(problem, [flow], complexity="nonzeros")
+    assert np.asarray(ax.lines[0].get_xdata())[-1] == 2

@@ -105,6 +105,8 @@ def add_legend(ax: Axes, handles: Iterable | None = None, **options) -> None:
 def scale_times(ax: Axes, s: np.ndarray) -> None:
     """A `s` axis that is logarithmic where `s` is spaced so, from the first to the last time."""
     ax.set_xmargin(0)
+    if not np.all(np.isfinite(ax.dataLim.intervalx)):  # all is NaN, as of a flow that failed
+        ax.set_xlim(s[0], s[-1])
     if is_geometric(s):
         logarithmic(ax, s[-1] / s[0])
 

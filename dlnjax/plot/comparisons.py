@@ -13,7 +13,7 @@ from .._checks import check_type
 from .._flow.gradient_flow import Flow
 from .._gap import certificate as certified, suboptimality_gap
 from .._path import LassoPath, LimitFlow
-from .._problem import AbstractProblem
+from .._problem import AbstractProblem, Schedule
 from .axes import (
     DOTS,
     GREY,
@@ -24,7 +24,7 @@ from .axes import (
     label_axes,
     scale_times,
 )
-from .curves import BOTH, averages, times_of
+from .curves import BOTH, averages, check_single, times_of
 
 _CERTIFIED = "certified, without any lasso"
 # x̄ is never exactly 0: a coordinate counts where what it explains of the response, |xᵢ|‖Xᵢ‖, is
@@ -103,7 +103,10 @@ def draw_gap(
     if bound is not None:
         color = line.get_color()
         ax.plot(s, bound, color=color, linewidth=1.0, linestyle=DOTS, label=_CERTIFIED)
-    _cut(ax, 1e-10 if gap.dtype == np.float64 else 1e-6)
+    floor = 1e-10 if gap.dtype == np.float64 else 1e-6
+    _cut(ax, floor)
+    if not np.all(np.isfinite(ax.dataLim.intervaly)):  # all is NaN
+        ax.set_ylim(floor, 1)
     ax.set_yscale("log")  # after that, since it warns where no gap is positive
 
 
@@ -138,7 +141,8 @@ def gap_legend(ax: Axes) -> None:
 
 def label_of(curve: Flow | LimitFlow | LassoPath) -> str:
     if isinstance(curve, Flow):
-        return f"ε = {eps_label(float(curve.log_eps))}"
+        failed = ", failed" if bool(jnp.all(jnp.isnan(curve.x_mean))) else ""
+        return f"ε = {eps_label(float(curve.log_eps))}{failed}"
     return "ε → 0" if isinstance(curve, LimitFlow) else "lasso"
 
 
@@ -150,7 +154,8 @@ def nonzeros(problem: AbstractProblem, x: ArrayLike) -> np.ndarray:
 def nonzero_above(problem: AbstractProblem) -> np.ndarray:
     """The size above which each coordinate counts, `(d,)`; infinite for columns of zeros."""
     norms = np.sqrt(np.asarray(problem.gram_diagonal()))
-    beyond = np.maximum(np.abs(np.asarray(problem.r)) - np.asarray(problem.weight_decay), 0)
+    decay = 0 if isinstance(problem.weight_decay, Schedule) else float(problem.weight_decay)
+    beyond = np.maximum(np.abs(np.asarray(problem.r)) - decay, 0)
     alone = np.max(beyond / np.where(norms > 0, norms, 1))
     return np.divide(NONZERO * alone, norms, where=norms > 0, out=np.full_like(norms, np.inf))
 
@@ -182,7 +187,7 @@ def tradeoff(
     - `curves`: what `gradient_flow`, `limit_flow` and `lasso_path` return.
     - `complexity`: `"norm"`, the 1-norm, or `"nonzeros"`, the number of coordinates that are not 0.
         Those of a flow never are: a coordinate counts where `|xᵢ|‖Xᵢ‖` is above 0.001 of the
-        largest `(|Xⱼᵀy| − λ)/‖Xⱼ‖`.
+        largest `(|Xⱼᵀy| − λ)/‖Xⱼ‖` (a `Schedule` counts as `λ = 0`).
     - `s`: times, shape `(S,)`, of limits and paths: flows have their own. By default those of the
         first flow, or, without one, as in `path`.
     - `labels`: one a curve; by default `ε`, and *lasso*.
@@ -203,17 +208,21 @@ def tradeoff(
     """
     if complexity not in XLABELS:
         raise ValueError(f"`complexity` must be 'norm' or 'nonzeros', got {complexity!r}.")
+    what = "what `gradient_flow`, `limit_flow` or `lasso_path` returns"
+    if isinstance(curves, Flow | LimitFlow | LassoPath) or not len(curves):
+        raise ValueError(f"`curves` must be a list of one or more of {what}.")
+    for curve in curves:
+        check_type(curve, "curves[i]", (Flow, LimitFlow, LassoPath), what)
+        check_single(curve)
     if labels is not None and len(labels) != len(curves):
         raise ValueError(
             f"`labels` must have {len(curves)} entries, one a curve, got {len(labels)}."
         )
-    what = "what `gradient_flow`, `limit_flow` or `lasso_path` returns"
     own = [curve.s for curve in curves if isinstance(curve, Flow)]
     s = own[0] if s is None and own else s
     named = [label_of(curve) for curve in curves] if labels is None else labels
     lasso, others = [], []
     for curve, label in zip(curves, named, strict=True):
-        check_type(curve, "curves[i]", (Flow, LimitFlow, LassoPath), what)
         if isinstance(curve, LassoPath):
             x = curve.x(times_of(curve) if s is None else s)
         else:

@@ -8,7 +8,7 @@ from jaxtyping import ArrayLike, Real
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from .._checks import check_type
+from .._checks import as_float, check_type
 from .._flow.gradient_flow import Flow
 from .._lasso.point import LassoPoint
 from .._path import LassoPath, LimitFlow, PiecewiseLinearPath
@@ -72,7 +72,7 @@ def path(
         ```
     """
     check_type(path, "path", LassoPath, "what `lasso_path` returns")
-    at = times_of(path) if s is None else np.asarray(s)
+    at = _times(path, s)
     solid, ax = Curves(at, np.asarray(path.x(at))), axes_or_new(ax)
     draw(ax, solid, None, names, legend=legend)
     return label_axes(ax, r"inverse regularisation $\mu$", r"lasso $x(\mu)$")
@@ -164,7 +164,7 @@ def plateaus(
     """
     check_type(flow, "flow", (Flow, LimitFlow), "what `gradient_flow` or `limit_flow` returns")
     if isinstance(flow, LimitFlow):
-        solid = _staircase(flow, times_of(flow) if s is None else np.asarray(s))
+        solid = _staircase(flow, _times(flow, s))
     else:
         solid = Curves(_own_times(flow, s), np.asarray(flow.x))
     of_flow, dashed, ax = f"$x^{_power(flow)}(s)$", None, axes_or_new(ax)
@@ -183,7 +183,7 @@ def averages(flow: Flow | LimitFlow, s: ArrayLike | None) -> Curves:
     """`x̄` of a flow at its own times, or of a limit at `s`."""
     check_type(flow, "flow", (Flow, LimitFlow), "what `gradient_flow` or `limit_flow` returns")
     if isinstance(flow, LimitFlow):
-        at = times_of(flow) if s is None else np.asarray(s)
+        at = _times(flow, s)
         return Curves(at, np.asarray(flow.x_mean(at)))
     return Curves(_own_times(flow, s), np.asarray(flow.x_mean))
 
@@ -199,7 +199,6 @@ def times_of(path: PiecewiseLinearPath) -> np.ndarray:
 
 def _knots(path: PiecewiseLinearPath) -> np.ndarray:
     """Those that are positive and finite, once each; of a limit, its jumps."""
-    path._check_single()
     count = path.num_jumps if isinstance(path, LimitFlow) else path.num_knots
     knots = np.unique(np.asarray(path.knots)[: int(count)])
     return knots[(knots > 0) & np.isfinite(knots)]
@@ -217,15 +216,33 @@ def _staircase(limit: LimitFlow, s: np.ndarray) -> Curves:
     return Curves(at, np.asarray(limit.plateau(at)), True)
 
 
+def check_single(curve: Flow | PiecewiseLinearPath) -> None:
+    """Raise a `ValueError` for a batch."""
+    values, what = (curve.x, "flows") if isinstance(curve, Flow) else (curve.values, "paths")
+    if values.ndim != 2:
+        raise ValueError(
+            f"This is a batch of {what}, of shape {values.shape[:-2]}. Draw one of them, such as "
+            "`jax.tree.map(lambda leaf: leaf[0], batch)`."
+        )
+
+
 def _own_times(flow: Flow, s: ArrayLike | None) -> np.ndarray:
     if s is not None:
         raise ValueError("A flow has its own times, `flow.s`: leave `s` out.")
-    if flow.x.ndim != 2:
-        raise ValueError(
-            f"This is a batch of flows, of shape {flow.x.shape[:-2]}. Draw one of them, such as "
-            "`jax.tree.map(lambda leaf: leaf[0], flow)`."
-        )
+    check_single(flow)
     return np.asarray(flow.s)
+
+
+def _times(path: PiecewiseLinearPath, s: ArrayLike | None) -> np.ndarray:
+    """Those given, or `times_of` the path."""
+    check_single(path)
+    if s is None:
+        return times_of(path)
+    at = np.asarray(as_float(s, "s"))
+    is_grid = at.ndim == 1 and len(at) > 0 and at[0] >= 0 and np.all(np.diff(at) >= 0)
+    if not (is_grid and np.all(np.isfinite(at))):
+        raise ValueError("`s` must be times from 0 on, in increasing order, of shape (S,).")
+    return at
 
 
 def _solutions(path: LassoPath | LassoPoint, beside: Curves) -> np.ndarray:

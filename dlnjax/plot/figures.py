@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from .axes import COLORS, DASHES, LIMIT, axes_or_new, eps_label, label_axes, logarithmic
 from .comparisons import TradeOff, draw_gap, draw_tradeoff, gap_legend
-from .curves import BOTH, Curves, colors_of, draw_lines, legend_handles
+from .curves import BOTH, Curves, colors_of, coordinate_names, draw_lines, legend_handles
 from .sweeps import share_scale, sweep, title_of
 
 _PANELS = 6  # in a figure
@@ -110,7 +110,7 @@ def instances_figure(title: str, s: np.ndarray, panels: Sequence[dict]) -> Figur
     figure = Figure(figsize=(10, 8.5), layout="constrained")
     figure.suptitle(title, fontsize=11)
     colors = colors_of(Curves(s, panels[0]["lasso"]))
-    names = [f"$x_{i + 1}$" for i in range(panels[0]["lasso"].shape[1])]
+    names = coordinate_names(None, panels[0]["lasso"].shape[1])
     handles = legend_handles(colors, names, _NOTES)
     figure.legend(
         handles=handles, fontsize=8, frameon=False, loc="outside lower center", ncols=len(handles)

@@ -70,12 +70,15 @@ def crossings(
     size = -np.asarray(log_eps, float)
     if size.ndim != 1 or size.shape != batch:
         raise ValueError(
-            f"`log_eps` must have one entry a lane, shape {batch} (of one axis), got {size.shape}."
+            f"`log_eps` must have one entry a lane, shape {batch} (of one axis), got {size.shape}. "
+            "Leave it out for a single flow."
         )
+    if not np.all(size > 0):
+        raise ValueError("`log_eps` must be negative: pass `jnp.log(eps)`, not `eps`.")
     return _against_eps(axes_or_new(ax), times, size, limit, named)
 
 
-def _colour(i: int, d: int, place: int) -> str:
+def _color(i: int, d: int, place: int) -> str:
     """That of `path` and the others if there are few coordinates."""
     return COLORS[(i if d <= len(COLORS) else place) % len(COLORS)]
 
@@ -91,7 +94,7 @@ def _rows(ax: Axes, times: CrossingTimes, limit: LimitFlow | None, names: list[s
         opened = np.asarray(limit.activations)[: len(jumps)]
     shown = np.flatnonzero(up.any(axis=0) | down.any(axis=0) | opened.any(axis=0)).tolist()
     for row, i in enumerate(shown):
-        look: dict[str, Any] = {"color": _colour(i, len(names), row), "linestyle": "none"}
+        look: dict[str, Any] = {"color": _color(i, len(names), row), "linestyle": "none"}
         at = lambda times, row=row: (times, np.full(len(times), row))
         ax.plot(*at(jumps[opened[:, i]]), "|", color=BLACK, markersize=14, zorder=2)
         ax.plot(*at(s[up[:, i]]), "o", markersize=5, zorder=3, **look)
@@ -124,12 +127,13 @@ def _against_eps(
         y = r"delay $|s_i^\varepsilon - s_i|$"
         ax.set_yscale("log")
     shown = np.flatnonzero(np.isfinite(first).any(axis=0)).tolist()
+    lines = []
     for place, i in enumerate(shown):
-        color, marker = _colour(i, len(names), place), MARKERS[place % len(MARKERS)]
+        color, marker = _color(i, len(names), place), MARKERS[place % len(MARKERS)]
         look: dict[str, Any] = {"linewidth": 1.4, "markersize": 4, "label": names[i]}
-        ax.plot(size, first[:, i], color=color, marker=marker, **look)
+        lines += ax.plot(size, first[:, i], color=color, marker=marker, **look)
     log_eps_axis(ax, size)
-    add_legend(ax)
+    add_legend(ax, lines)
     return label_axes(ax, r"$\log(1/\varepsilon)$", y)
 
 
