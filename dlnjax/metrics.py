@@ -152,6 +152,11 @@ def time(s: Array) -> Array:
     return s
 
 
+def _largest(values: Array) -> Array:
+    """The largest one, NaN if one is. XLA's maximum may drop a NaN where it is vectorised."""
+    return jnp.where(jnp.any(jnp.isnan(values)), jnp.nan, jnp.max(values))
+
+
 def _gap(problem: AbstractProblem, x: Array, s: Array, path: LassoPath):
     """The absolute and the relative lasso gap of `x` at `μ = s`, shape `(S,)`; 0 at `s = 0`."""
     # At s = 0 the penalty κ = 1/s is infinite: compute at s = 1 and replace, as NaN and its
@@ -190,7 +195,7 @@ def max_relative_gap(problem: AbstractProblem, flow: Flow, path: LassoPath) -> A
         dln.metrics.max_relative_gap(problem, flow, path)  # 0.0082
         ```
     """
-    return jnp.max(relative_gap(problem, flow, path))
+    return _largest(relative_gap(problem, flow, path))
 
 
 def max_gap(problem: AbstractProblem, flow: Flow, path: LassoPath) -> Array:
@@ -206,7 +211,7 @@ def max_gap(problem: AbstractProblem, flow: Flow, path: LassoPath) -> Array:
         dln.metrics.max_gap(problem, flow, path)  # 0.0165, in units of the loss
         ```
     """
-    return jnp.max(_gap(problem, flow.x_mean, flow.s, path)[0])
+    return _largest(_gap(problem, flow.x_mean, flow.s, path)[0])
 
 
 def max_relative_gap_of_limit(
@@ -224,7 +229,7 @@ def max_relative_gap_of_limit(
         dln.metrics.max_relative_gap_of_limit(problem, limit, s, path)  # 0: a monotone path
         ```
     """
-    return jnp.max(_gap(problem, limit.x_mean(s), s, path)[1])
+    return _largest(_gap(problem, limit.x_mean(s), s, path)[1])
 
 
 def max_gap_of_limit(
@@ -242,7 +247,7 @@ def max_gap_of_limit(
         dln.metrics.max_gap_of_limit(problem, limit, s, path)  # 0: a monotone path
         ```
     """
-    return jnp.max(_gap(problem, limit.x_mean(s), s, path)[0])
+    return _largest(_gap(problem, limit.x_mean(s), s, path)[0])
 
 
 def max_eta(problem: AbstractProblem, s: Array, path: LassoPath) -> Array:
@@ -260,7 +265,7 @@ def max_eta(problem: AbstractProblem, s: Array, path: LassoPath) -> Array:
     started = s > 0
     s = jnp.where(started, s, 1)
     value = eta(problem.weight_decay, s, path.downward_variation(s))
-    return jnp.max(jnp.where(started, value, 0))
+    return _largest(jnp.where(started, value, 0))
 
 
 def max_distance_to_limit(flow: Flow, limit: LimitFlow) -> Array:
@@ -277,7 +282,7 @@ def max_distance_to_limit(flow: Flow, limit: LimitFlow) -> Array:
         ```
     """
     x = limit.x_mean(flow.s)
-    return jnp.max(jnp.abs(flow.x_mean - x)) / jnp.max(jnp.abs(x))
+    return _largest(jnp.abs(flow.x_mean - x)) / _largest(jnp.abs(x))
 
 
 def max_certificate(problem: AbstractProblem, flow: Flow) -> Array:
@@ -292,7 +297,7 @@ def max_certificate(problem: AbstractProblem, flow: Flow) -> Array:
         dln.metrics.max_certificate(problem, flow)  # 0.0308, above the gap 0.0165
         ```
     """
-    return jnp.max(jnp.where(flow.s > 0, certificate(problem, flow), 0))
+    return _largest(jnp.where(flow.s > 0, certificate(problem, flow), 0))
 
 
 def num_steps(flow: Flow) -> Array:

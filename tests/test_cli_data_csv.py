@@ -68,6 +68,8 @@ def test_csv_kinds(write):
     assert data.columns == ["colour=7", "colour=blue", "colour=red", "b"]
     np.testing.assert_array_equal(data.X[:, 2], [1, 0, 1, 0, 0, 0])
     np.testing.assert_array_equal(np.sum(data.X[:, :3], axis=1), 1)
+    two = load(write("sex,y\nm,1\nf,2\nm,3\n"), "y", TableOptions(one_hot=True))
+    assert two.columns == ["sex=m"] and two.X[:, 0].tolist() == [1, 0, 1]
     names = "".join(f"person {i},{i}\n" for i in range(6))
     with pytest.raises(DataError, match="has 6 values in 6 rows"):
         load(write("name,y\n" + names), "y", TableOptions(one_hot=True))

@@ -309,3 +309,25 @@ def test_the_gap_to_another_problems_path_is_none():
     assert np.all(np.isfinite(limit.dual(problem, s)))
     with pytest.raises(ValueError, match="This is the limit process of another problem"):
         dln.limit_flow(network, dln.LeastSquares(X[0], -y[0])).dual(problem, s)
+
+
+def test_the_largest_gap_of_a_failed_lane_is_nan():
+    """Also in a large batch, where XLA's maximum drops NaN."""
+    keys = jax.random.split(jax.random.key(0), 100)
+    s = jnp.geomspace(0.5, 20, 60)
+
+    @jax.jit
+    @jax.vmap
+    def measured(key, bad):
+        of_X, of_y = jax.random.split(key)
+        X, y = jax.random.normal(of_X, (3, 4)), jax.random.normal(of_y, (3,))
+        problem = dln.LeastSquares(X, jnp.where(bad, jnp.nan, y))
+        network = dln.UV(jnp.ones(4), jnp.zeros(4))
+        flow = dln.gradient_flow(network, problem, s, eps=1e-3, throw=False)
+        path = dln.lasso_path(problem, throw=False)
+        of_flow = (problem, flow, path)
+        return dln.metrics.max_relative_gap(*of_flow), dln.metrics.max_gap(*of_flow)
+
+    bad = jnp.arange(100) == 7
+    for value in measured(keys, bad):
+        np.testing.assert_array_equal(jnp.isnan(value), bad)

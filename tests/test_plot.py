@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -348,11 +349,12 @@ def test_a_flow_that_failed_is_drawn_as_such(tmp_path):
         dln.plot.plateaus(bad),
         dln.plot.tradeoff(problem, [bad, path]),
     ):
-        ax.figure.savefig(tmp_path / "bad.png")  # matplotlib would fail here
+        figure: Any = ax.figure
+        figure.savefig(tmp_path / "bad.png")  # matplotlib would fail here
     assert dln.plot.gap(problem, bad, path).get_legend_handles_labels()[1][0] == "ε = 1e-10, failed"
 
 
-def test_says_how_to_draw_one_of_a_batch():
+def test_says_how_to_draw_one_of_a_batch(as_users_run_it):
     y = jnp.array([[2.0, 1.0], [1.0, 2.0]])
     problem = lambda y: dln.LeastSquares(jnp.eye(2), y)
     paths = jax.vmap(lambda y: dln.lasso_path(problem(y)))(y)
@@ -369,9 +371,10 @@ def test_says_how_to_draw_one_of_a_batch():
     for s in ([2.0, 1.0], [-1.0, 1.0], [], [1.0, jnp.inf]):
         with pytest.raises(ValueError, match="`s` must be times from 0 on, in increasing order"):
             dln.plot.path(one, jnp.array(s))
-    for curves in (one, []):
+    several: Any = (one, [])
+    for curves in several:
         with pytest.raises(ValueError, match="`curves` must be a list of one or more"):
-            dln.plot.tradeoff(problem(y[0]), curves)  # pyright: ignore
+            dln.plot.tradeoff(problem(y[0]), curves)
 
 
 def test_non_zeros_beside_a_schedule():

@@ -104,7 +104,10 @@ def compare(
         bool, typer.Option("--drop-missing", help="Leave out rows with missing values.")
     ] = False,
     one_hot: Annotated[
-        bool, typer.Option("--one-hot", help="csv: a column of 0 and 1 for each value of a text.")
+        bool,
+        typer.Option(
+            "--one-hot", help="csv: a column of 0 and 1 for each value of a text, or one for two."
+        ),
     ] = False,
     file_format: Annotated[
         Literal["png", "pdf", "svg"], typer.Option("--format", help="Of the figure.")

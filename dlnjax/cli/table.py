@@ -56,7 +56,8 @@ def _check(options: TableOptions) -> None:
 def _encoded(
     name: str, columns: list[str], rows: list[Row], target: str, decimal: str
 ) -> tuple[list[str], list[Row]]:
-    """With a column of 0 and 1 for each value of a column that holds text, but for the target."""
+    """With a column of 0 and 1 for each value of a column that holds text, or for the second of
+    two, but for the target."""
     names, parts = [], []
     for j, column in enumerate(columns):
         cells = [row[j] for _, row in rows]
@@ -81,7 +82,8 @@ def _encoded(
                 f"{name}, column {short(column)} has {len(levels)} values in {len(cells)} rows: "
                 "a name rather than a kind. Remove the column."
             )
-        for level in levels:
+        # Of two values one column says all: a second one would be its opposite.
+        for level in levels[len(levels) == 2 :]:
             names.append(f"{column}={level}")
             parts.append(["1" if cell == level else "0" for cell in cells])
     if len(set(names)) < len(names):

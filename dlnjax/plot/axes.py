@@ -20,7 +20,7 @@ LIMIT: dict[str, Any] = {"color": BLACK, "linestyle": DASHES}
 MARKERS = "osD^v"
 
 # The same look for what matplotlib draws itself: `plt.style.use(dln.plot.STYLE)`.
-STYLE = {
+STYLE: dict[str, Any] = {
     "axes.prop_cycle": f"cycler('color', {list(COLORS)})",
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -93,7 +93,7 @@ def label_axes(ax: Axes, x: str, y: str) -> Axes:
     return style(ax)
 
 
-def add_legend(ax: Axes, handles: Iterable | None = None, **options) -> None:
+def add_legend(ax: Axes, handles: Iterable[Any] | None = None, **options: Any) -> None:
     """A legend of these `handles`, or of all that is labelled, if there are any."""
     shown = [*(ax.get_legend_handles_labels()[0] if handles is None else handles)]
     if shown:

@@ -46,7 +46,7 @@ class AbstractLinearRegressor(RegressorMixin, AbstractLinearModel):
         if weight is not None:
             counts = weight > 0
             X, y, weight = X[counts], y[counts], weight[counts] / np.max(weight)
-            weight = weight / np.mean(weight)
+            weight = weight / np.sum(weight) * len(weight)
         return standardized(X, y, bool(self.fit_intercept), bool(self.standardize), weight)
 
 

@@ -82,6 +82,8 @@ class DLNClassifier(ClassifierMixin, AbstractLinearModel):
     n_times: Any
     rtol: Any
 
+    coef_: Any
+    intercept_: Any
     classes_: np.ndarray
     s_path_: np.ndarray
     coef_path_: np.ndarray

@@ -126,6 +126,8 @@ class LassoPathRegressor(AbstractLinearRegressor):
     noise_variance: Any
     positive: Any
 
+    coef_: Any
+    intercept_: Any
     alphas_: np.ndarray
     coef_path_: np.ndarray
     intercept_path_: np.ndarray
