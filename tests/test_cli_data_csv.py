@@ -88,7 +88,7 @@ def test_csv_kinds(write):
         (TableOptions(), "a,y\n,3\n", "pass --drop-missing"),
         (TableOptions(";"), "a,y\n1,3\n", "separated by ','. Pass --sep ,"),
         (TableOptions(";", one_hot=True), "a;y\n1,5;3\n2,5;4\n", "Pass --decimal ,"),
-        (TableOptions(one_hot=True), "a,a=x,y\nx,1,3\ny,2,4\n", "a second column 'a=x'"),
+        (TableOptions(one_hot=True), "a,a=z,y\nx,1,3\nz,2,4\n", "a second column 'a=z'"),
     ],
 )
 def test_csv_errors_name_the_option(write, options, text, words):

@@ -4,6 +4,7 @@ bokeh is imported here alone, and this module where a page is asked for. What mo
 """
 
 import html
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from bokeh.models import (
     CustomJS,
     CustomJSTickFormatter,
     Div,
+    FixedTicker,
     HoverTool,
     NoOverlap,
     Range1d,
@@ -202,6 +204,10 @@ def _panels(
     gap.line("s", "gap", line_width=2, **flow)
     gap.line("s", "bound", line_width=1.5, line_dash="dotted", **flow)
     gap.scatter("s", "gap", size=9, color=COLORS[0], source=sources.point)
+    for panel in (path, plateaus, gap):
+        if ticks := _ticks(float(s[0]), float(s[-1])):
+            panel.xaxis.ticker = FixedTicker(ticks=ticks)
+            panel.xaxis.formatter = CustomJSTickFormatter(code=SHORT)
     gap.yaxis.minor_tick_line_color = None
     gap.xaxis.axis_label = "rescaled training time s  =  inverse regularisation μ"
     panels = {"path": path, "plateaus": plateaus, "gap": gap}
@@ -216,6 +222,15 @@ def _panels(
         panel.axis.formatter = CustomJSTickFormatter(code=SHORT)
         panels[key] = panel
     return panels
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Labels of a logarithmic axis of less than three decades, of which bokeh labels a part."""
+    if high >= 1e3 * low:
+        return []
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
+    return [tick for tick in every if low <= tick <= high]
 
 
 def _panel(ylabel: str, xlabel: str | None = None, **options: Any) -> Any:

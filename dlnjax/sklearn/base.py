@@ -45,8 +45,8 @@ class AbstractLinearRegressor(RegressorMixin, AbstractLinearModel):
     ) -> Standardized:
         if weight is not None:
             counts = weight > 0
-            X, y, weight = X[counts], y[counts], weight[counts] / np.max(weight)
-            weight = weight / np.sum(weight) * len(weight)
+            some = weight[counts] / np.max(weight)
+            X, y, weight = X[counts], y[counts], some * (len(some) / np.sum(some))
         return standardized(X, y, bool(self.fit_intercept), bool(self.standardize), weight)
 
 
