@@ -233,3 +233,35 @@ def test_values_of_a_bad_problem_are_nan():
     for name, value in values.items():
         np.testing.assert_array_equal(np.isnan(value), is_bad, err_msg=name)
     assert not np.any(np.stack(flags)[:, is_bad])
+
+
+def test_a_lane_of_many_coordinates_stays_nan():
+    """XLA's maximum drops NaN where it is vectorised, over 49 numbers and more."""
+    lanes, n, d, bad = 40, 20, 64, 7
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(lanes, n, d)), rng.normal(size=(lanes, n))
+    y[bad] = np.nan
+    network, s = dln.UV(jnp.ones(d), jnp.zeros(d)), jnp.geomspace(0.01, 1, 60)
+
+    @jax.jit
+    @jax.vmap
+    def everything(X, y):
+        problem = dln.LeastSquares(X, y)
+        flow = dln.gradient_flow(network, problem, s, eps=1e-3, throw=False)
+        path = dln.lasso_path(problem, throw=False)
+        gap = dln.suboptimality_gap(problem, flow.x_mean, s, path=path)
+        basis = dln.basis_pursuit(problem, throw=False)
+        return {
+            "certificate": dln.certificate(problem, flow),
+            "gap": gap.relative,
+            "duality gap": problem.duality_gap(flow.x_mean, s),
+            "largest gap": dln.metrics.max_relative_gap(problem, flow, path),
+            "kkt": path.kkt_residual(problem),
+            "norm": path.at_norm(0.1),
+            "lasso": dln.lasso(problem, s, throw=False).gap,
+            "basis": jnp.stack([basis.gap, basis.infeasibility]),
+        }
+
+    for name, value in everything(X, y).items():
+        is_nan = np.isnan(np.asarray(value).reshape(lanes, -1))
+        assert np.all(is_nan[bad]) and not np.any(np.delete(is_nan, bad, axis=0)), name

@@ -125,7 +125,7 @@ def test_data_that_separate():
 REFUSED = {
     "s": ({"s": 0}, "`s` must be a positive, finite number, got 0"),
     "eps": ({"eps": 2}, "`eps` must be a number in [0, 1)"),
-    "limit": ({"eps": 0}, "`eps` must be above 0 with an intercept: 1e-100 is close"),
+    "limit": ({"eps": 0}, "`eps` must be above 0 with an intercept: 1e-100 is close (or pass"),
     "depth": ({"depth": 1}, "`depth` must be a finite number of at least 2, got 1"),
     "shape": ({"shape": -1.0}, "`shape` must be positive and finite"),
 }

@@ -159,8 +159,9 @@ def run_steps(
         # fourth root of the largest number, products of four weights are still finite. `x` is a
         # square of weights, and at depth D > 2 a higher power, which the weights do not bound.
         cap, size = math.exp(log_cap(dtype)), jnp.abs(with_weights(now.weights)())
-        # Maxima, which are NaN where one number is: XLA's `all` takes several times as long.
+        # XLA's `all` takes several times as long as maxima. These may drop NaN, which sums keep.
         is_bounded = (jnp.max(jnp.abs(now.weights)) < cap) & (jnp.max(size) < cap**2)
+        is_bounded &= ~jnp.isnan(jnp.sum(now.weights))
         weights = unravel(jnp.where(is_bounded, now.weights, 1))
         x, gradient, gradient_weights = gradients(weights, batch)
         halved = lambda tree: jax.tree.map(lambda v: v / 2, tree)

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .._batching import enable_x64
 from .._standardize import Standardized, padded, padded_size, standardized
 from .checks import check_network, is_real, refuse, report_failure, shape_of
-from .training import train
+from .training import train, training_of
 
 
 class AbstractLinearModel(BaseEstimator):
@@ -148,13 +148,8 @@ class AbstractDLN(MultiOutputMixin, AbstractLinearRegressor):
             *solution, result = train(
                 as_array(inputs),
                 as_array(targets),
-                as_array(times),
-                as_array(shape),
-                None if self.eps == 0 else as_array(np.log(self.eps)),
-                2 if self.depth == 2 else as_array(self.depth),
+                training_of(self, times, shape),
                 as_array(self.weight_decay),
-                as_array(self.rtol),
-                jnp.asarray(bool(self.average)),
                 bool(self.positive),
             )
             solution = list(map(np.asarray, solution))

@@ -25,7 +25,9 @@ def is_count(value: Any) -> bool:
 
 
 def weights_of(sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
-    """`sample_weight` as an array `(n,)` of numbers `≥ 0`; `None` if it is."""
+    """`sample_weight` as an array `(n,)` of numbers `≥ 0`; `None` if it is.
+
+    **Raises:** `ValueError` for negative or infinite ones, and if all are 0."""
     if sample_weight is None:
         return None
     weight = np.asarray(
@@ -39,7 +41,9 @@ def weights_of(sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
 def splits_of(
     cv: Any, X: np.ndarray, y: np.ndarray, groups: Any, weight: np.ndarray | None
 ) -> list[tuple[Any, Any]]:
-    """The rows to train on and to test, of each fold."""
+    """The rows to train on and to test, of each fold.
+
+    **Raises:** `ValueError` for folds without rows, or of rows of weight 0 alone."""
     splitter: Any = check_cv(cv, y)
     splits = list(splitter.split(X, y, groups))
     if not splits or any(0 in map(len, split) for split in splits):

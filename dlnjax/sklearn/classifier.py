@@ -13,7 +13,7 @@ from .._batching import enable_x64
 from .._standardize import padded_size, standardized
 from .base import AbstractLinearModel
 from .checks import check_network, refuse, report_failure, shape_of, times_until
-from .training import train_classifier
+from .training import train_classifier, training_of
 
 
 class DLNClassifier(ClassifierMixin, AbstractLinearModel):
@@ -130,9 +130,7 @@ class DLNClassifier(ClassifierMixin, AbstractLinearModel):
             )
         check_network(self.eps, self.depth, self.rtol)
         if self.eps == 0 and self.fit_intercept:
-            need = (
-                "above 0 with an intercept: 1e-100 is close to the limit (or `fit_intercept=False`)"
-            )
+            need = "above 0 with an intercept: 1e-100 is close (or pass `fit_intercept=False`)"
             refuse("eps", self.eps, need)
         times, (n, d) = times_until(self.s, self.n_times), X.shape
         center = bool(self.fit_intercept)
@@ -156,12 +154,7 @@ class DLNClassifier(ClassifierMixin, AbstractLinearModel):
             *solution, result = train_classifier(
                 as_array(np.broadcast_to(inputs, (len(labels), *inputs.shape))),
                 as_array(labels),
-                as_array(times),
-                as_array(shape),
-                None if self.eps == 0 else as_array(np.log(self.eps)),
-                2 if self.depth == 2 else as_array(self.depth),
-                as_array(self.rtol),
-                jnp.asarray(bool(self.average)),
+                training_of(self, times, shape),
                 center,
             )
             x, largest, steps = map(np.asarray, solution)

@@ -54,10 +54,8 @@ class _Path:
     def at(self, alphas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients and intercepts at `alphas`, `(A, d)` and `(A,)`."""
         # Above the first knot all is 0, up to infinity.
-        known, coef = (
-            np.append(self.alphas[::-1], np.inf),
-            np.vstack([self.coef[::-1], self.coef[0]]),
-        )
+        known = np.append(self.alphas[::-1], np.inf)
+        coef = np.vstack([self.coef[::-1], self.coef[0]])
         right = np.clip(np.searchsorted(known, alphas), 1, len(known) - 1)
         share = ((alphas - known[right - 1]) / (known[right] - known[right - 1]))[:, None]
         at = (1 - share) * coef[right - 1] + share * coef[right]
