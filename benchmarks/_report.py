@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -33,6 +34,17 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _commit() -> str | None:
+    """The commit that is measured, with a `+` where files differ from it."""
+    root = Path(__file__).parent
+    try:
+        command = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
+        run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None  # a tree without git
+    return run.stdout.strip()
+
+
 def machine() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -42,6 +54,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": cpu,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "commit": _commit(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES if _version(name)},
         "time": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
