@@ -104,3 +104,44 @@ def test_the_dual_beside_nearly_equal_columns():
     # q(0) = ε/4, and `x` is what it grows to: rounding of the dual times its length.
     q = lambda dual: np.exp(-length * (1 + np.log(4) / length - dual))
     np.testing.assert_allclose(q(end.dual) - q(-end.dual), end.x, rtol=0, atol=1e-11)
+
+
+def test_columns_in_units_of_nine_decades():
+    """`x = u∘u` near the boundary of what is feasible: `log x/x(0)` lies in the range of `Xᵀ`, and
+    where `x` is 0 it may be as low as it is."""
+    rng = np.random.default_rng(0)
+    count, d = 200, 4
+    unit = 10.0 ** rng.uniform(-4.5, 4.5, size=(count, 1, d))
+    X = rng.normal(size=(count, 3, d)) * unit
+    share = 10.0 ** rng.uniform(-11, -5, size=(count, d))
+    share[np.arange(count), rng.integers(0, d, count)] += 1
+    y = np.einsum("knd,kd->kn", X, share / unit[:, 0])
+    log_eps = rng.uniform(-1500, -10, count)
+
+    def solve(X, y, log_eps):
+        network = dln.USquared(np.ones(d))
+        return dln.end_point(network, dln.LeastSquares(X, y), log_eps=log_eps, throw=False)
+
+    end = jax.jit(jax.vmap(solve))(X, y, log_eps)
+    assert np.all(end.result == dln.RESULTS.successful)  # 6 were not reached
+    checked = 0
+    for k in range(count):
+        x, size = np.asarray(end.x[k]), unit[k, 0]
+        fit = np.max(np.abs(x) * size)
+        np.testing.assert_allclose(X[k] @ x, y[k], atol=1e-12 * fit)
+        # The residual is relative to the largest share of the fit: so are the errors of the others.
+        error = 1e-12 * fit / np.where(x > 0, x * size, 1)
+        known = (x > 0) & (error < 1e-3)
+        growth = np.log(np.where(x > 0, x, 1)) - log_eps[k]
+        dependence = np.linalg.svd(X[k] / size)[2][-1] / size
+        if known.all():
+            terms, room = dependence * growth, np.abs(dependence) * (error + 1e-13 * growth)
+            assert abs(terms.sum()) <= room.sum()
+        elif known.sum() == 3 and np.sum(x == 0) == 1:
+            (zero,) = np.flatnonzero(x == 0)
+            rest = dependence * np.where(known, growth, 0)
+            assert -rest.sum() / dependence[zero] + log_eps[k] < -700
+        else:
+            continue
+        checked += 1
+    assert checked > 100

@@ -33,7 +33,7 @@ from .._checks import (
 from .._problem import (
     AbstractProblem,
     Schedule,
-    check_loss,
+    check_known_loss,
     harmless,
     validity,
     with_decay,
@@ -122,7 +122,7 @@ def end_point(
         [Woo20] arXiv 2002.09277, Theorems 1 and 3; [W23] arXiv 2307.07410; with weight decay,
         [B25] arXiv 2509.18766, Lemma 4.4.
     """
-    check_loss(problem, any_decay=True)
+    check_known_loss(problem, any_decay=True)
     log_eps = as_log_eps(eps, log_eps, problem.r.dtype)
     return _end(network, problem, log_eps, rtol, max_steps, throw)
 
@@ -164,7 +164,7 @@ def limit_point(
 
         [W23] arXiv 2307.07410, on which minimiser is chosen.
     """
-    check_loss(problem, any_decay=True)
+    check_known_loss(problem, any_decay=True)
     return _end(network, problem, None, rtol, max_steps, throw)
 
 
