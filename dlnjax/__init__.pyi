@@ -92,6 +92,7 @@ from ._problem import (
     degree_profile as degree_profile,
     walsh as walsh,
 )
+from ._problem.check_loss import check_loss as check_loss
 from ._results import RESULTS as RESULTS
 from ._sweep.opening import open_sweep as open_sweep
 from ._sweep.run import run_sweep as run_sweep

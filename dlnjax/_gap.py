@@ -29,7 +29,7 @@ from ._path import (
 )
 from ._problem import (
     AbstractProblem,
-    check_loss,
+    check_known_loss,
     check_quadratic,
     nan_unless_valid,
     total_decay,
@@ -189,7 +189,7 @@ def certificate(problem: AbstractProblem, flow: Flow) -> Float[Array, " S"]:
         Kim, Koh, Lustig, Boyd, Gorinevsky, *An Interior-Point Method for Large-Scale
         ℓ1-Regularized Least Squares* (2007): the dual point from a scaled residual.
     """
-    check_loss(problem, any_decay=True)
+    check_known_loss(problem, any_decay=True)
     check_type(flow, "flow", Flow, "what `gradient_flow` returns")
     if flow.x.shape[-1:] != problem.r.shape:
         raise ValueError(

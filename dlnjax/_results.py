@@ -252,7 +252,7 @@ class RESULTS(diffrax.RESULTS, metaclass=_Readable):  # pyright: ignore[reportGe
         "The requested relative duality gap was not reached within `max_steps` "
         "iterations. Raise `max_steps`, loosen `gap_tol`, or, for least squares, take the point "
         "from `lasso_path`, which is exact. (Where coordinates of weight 0 separate the classes, a "
-        "logistic loss has no minimiser.)"
+        "logistic loss has no minimiser; of a loss of your own, see `dlnjax.check_loss`.)"
     )
 
 

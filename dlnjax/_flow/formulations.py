@@ -25,7 +25,7 @@ from .._linalg import INVERTED
 from .._problem import (
     AbstractProblem,
     Schedule,
-    check_loss,
+    check_known_loss,
     nan_unless_valid,
 )
 from ..networks import AbstractDualNetwork, AbstractNetwork, Linear
@@ -307,7 +307,7 @@ class MomentumForm(AbstractFormulation):
             dln.MomentumForm(0.1).first_jump(network, problem)  # 0.4/(√2.6 − 1) = 0.653
             ```
         """
-        check_loss(problem)
+        check_known_loss(problem)
         network = matched(network, problem)
         check_depth_2(network, "Momentum")
         dtype = problem.r.dtype

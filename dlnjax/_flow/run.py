@@ -24,7 +24,7 @@ from .._checks import (
 from .._derivatives import held
 from .._problem import (
     AbstractProblem,
-    check_loss,
+    check_known_loss,
     check_problem,
     harmless_data,
     may_decay,
@@ -156,7 +156,7 @@ def as_run(
     **Raises:** `ValueError`/`TypeError` for bad input of which the values are known."""
     what = "`DualForm()`, `WeightForm()`, `MomentumForm(inertia)` or `AcceleratedForm(alpha)`"
     check_type(formulation, "formulation", AbstractFormulation, what)
-    (check_problem if formulation.any_loss else check_loss)(problem, any_decay=True)
+    (check_problem if formulation.any_loss else check_known_loss)(problem, any_decay=True)
     dtype = problem.r.dtype
     network = matched(network, problem)
     log_eps = as_log_eps(eps, log_eps, dtype)

@@ -25,7 +25,7 @@ from .._checks import (
 )
 from .._loops import scan, while_loop
 from .._path import penalties, penalty
-from .._problem import AbstractProblem, check_loss, harmless, validity
+from .._problem import AbstractProblem, check_known_loss, harmless, validity
 from .._results import RESULTS, first_failure, raise_on_failure
 from .face_steps import Faces, State
 from .generalized import newton_on_grid
@@ -254,7 +254,7 @@ def lasso(
         O'Donoghue & Candès (2015), the safeguard. Bertsekas, *Projected Newton Methods for
         Optimization Problems with Simple Constraints* (1982), for other losses.
     """
-    check_loss(problem)
+    check_known_loss(problem)
     positive = as_flag(positive, "positive")
     dtype = problem.r.dtype
     mu = as_positive(mu, "mu", dtype)

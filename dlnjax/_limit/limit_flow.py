@@ -18,7 +18,7 @@ from .._path import LimitFlow
 from .._problem import (
     AbstractProblem,
     Schedule,
-    check_loss,
+    check_known_loss,
     default_events,
     is_decay,
     validity,
@@ -156,7 +156,7 @@ def limit_flow(
 
         [B25] §4.1, arXiv 2509.18766; [PF23] Algorithm 1, arXiv 2304.00488.
     """
-    check_loss(problem, any_decay=True)
+    check_known_loss(problem, any_decay=True)
     if not isinstance(network, AbstractDualNetwork):
         raise TypeError(
             f"The limit process needs the dual variable of an `AbstractDualNetwork`, which "

@@ -1,6 +1,7 @@
 """Problems `ℓ(x) = ½⟨x, Mx⟩ − ⟨r, x⟩ + c` with weight decay: classes, minimisers, validation.
 
 - `base.py`: the interface `AbstractProblem`, its lasso and duality gap.
+- `check_loss.py`: `check_loss`, a test for losses of users.
 - `checks.py`, `validity.py`: what every solver asks of a known problem, and of a traced one.
 - `design.py`: `LeastSquares(X, y)` and `Quadratic(M, r)`.
 - `generalized.py`, `losses.py`: those with another loss of the rows, such as `Logistic`.
@@ -14,7 +15,7 @@
 
 from .base import AbstractProblem as AbstractProblem, default_events as default_events
 from .checks import (
-    check_loss as check_loss,
+    check_known_loss as check_known_loss,
     check_problem as check_problem,
     check_quadratic as check_quadratic,
 )

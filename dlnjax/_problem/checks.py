@@ -17,7 +17,7 @@ def check_problem(problem: Any, any_decay: bool = False) -> None:
         check_constant(problem.weight_decay)
 
 
-def check_loss(problem: Any, any_decay: bool = False) -> None:
+def check_known_loss(problem: Any, any_decay: bool = False) -> None:
     """Raise a `TypeError` unless the loss is the quadratic of `r` and `M`, where values are known,
     or that of a `GeneralizedLinear`; or as `check_problem` does."""
     check_problem(problem, any_decay)

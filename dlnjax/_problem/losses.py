@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import xlogy
+from jax.scipy.special import xlog1py, xlogy
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Bool, Float
 
@@ -130,7 +130,9 @@ class LogisticLoss(AbstractLoss):
         a = -p * y
         inside = (a >= 0) & (a <= 1)
         a = jnp.where(inside, a, 0.5)
-        return jnp.where(inside, _entropy(a) + _entropy(1 - a), jnp.inf)
+        # (1 − a) log(1 − a), with the digits of a small `a`.
+        rest = xlog1py(1 - a, jnp.where(a < 1, -a, 0))
+        return jnp.where(inside, _entropy(a) + rest, jnp.inf)
 
     def takes(self, y: Array) -> Array:
         return jnp.abs(y) == 1

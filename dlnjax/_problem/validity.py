@@ -20,7 +20,8 @@ _P = TypeVar("_P", bound=Any)
 def validity(problem: Any, any_loss: bool = False) -> RESULTS:
     """The first reason why a traced problem is invalid, or `successful`.
 
-    It covers what the constructors raise for known values, and `check_loss` unless `any_loss`."""
+    It covers what the constructors raise for known values, and `check_known_loss` unless
+    `any_loss`."""
     is_loss = problem.is_convex()
     if not any_loss and problem.glm() is None:
         is_loss = is_loss & is_quadratic(problem)

@@ -19,7 +19,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 from .._checks import as_float, as_whole, check_key, check_nonempty, check_scalar, is_concrete
 from .._linalg import matmul
-from .._problem import AbstractProblem, check_loss
+from .._problem import AbstractProblem, check_known_loss
 
 # Steps of a chunk. Its randomness is drawn at once, since a call of the generator costs more than
 # a step; and reverse mode stores the state at its start only (`jax.checkpoint`) and repeats its
@@ -132,7 +132,7 @@ def as_batches(
             "out."
         )
     # A class of the user's may inherit the rows of `LeastSquares` and have another loss.
-    check_loss(problem)
+    check_known_loss(problem)
     n = _rows_of(problem)[0].shape[0]
     if size is not None and not 1 <= size <= n:
         raise ValueError(

@@ -20,7 +20,7 @@ from .._linalg import eigh
 from .._loops import scan
 from .._problem import (
     AbstractProblem,
-    check_loss,
+    check_known_loss,
     check_problem,
     harmless,
     validity,
@@ -83,7 +83,7 @@ def sharpness(
     check_type(network, "network", (UV, USquared, Deep), what)
     check_type(flow, "flow", Flow, "what `gradient_flow` returns")
     if isinstance(network, Deep) and network.exponent is not None:
-        check_loss(problem)  # the smaller `q` follows from the dual, which others do not have
+        check_known_loss(problem)  # the smaller `q` follows from the dual, which others do not have
     network = matched(network, problem)
     if flow.x.shape[-1:] != problem.r.shape or flow.positive != network.positive:
         kind = "x ≥ 0" if flow.positive else "signed x"
