@@ -145,6 +145,30 @@ def test_against_the_reference(positive):
         assert np.all(off <= np.where(x != 0, 1e-12, decay + 1e-12))
 
 
+def test_dual_is_the_integral_of_the_gradient():
+    """Against quadrature, plateau by plateau; `w` is 0 where a coordinate is active; and the flow
+    of a small `ε` has the same."""
+    X, y = _instance(0, 3)
+    problem, network = dln.Logistic(X, y, 0.1), dln.UV(jnp.ones(6), jnp.zeros(6))
+    limit = dln.limit_flow(network, problem)
+    jumps = np.asarray(limit.jumps)[: int(limit.num_jumps)]
+    assert len(jumps) > 2
+    s = np.array([0.0, jumps[0] / 2, *(0.5 * (jumps[:-1] + jumps[1:])), 3 * jumps[-1]])
+    duals = limit.dual(problem, s)
+    slope = lambda s: -X.T @ _derivatives(0, X @ np.asarray(limit.plateau(s)), y)[0]
+    for at, dual in zip(s, duals, strict=True):
+        ends = np.unique(np.clip([0.0, *jumps, at], 0, at))
+        expected = sum((b - a) * slope((a + b) / 2) for a, b in zip(ends, ends[1:], strict=False))
+        np.testing.assert_allclose(dual, expected, atol=1e-12)
+    w = 1 - np.abs(duals) + 0.1 * s[:, None]
+    active = np.asarray(limit.plateau(s)) != 0
+    assert np.max(np.abs(w[active])) < 1e-10 and np.min(w) > -1e-10 and active.any()
+    flow = dln.gradient_flow(network, problem, s, log_eps=-1e5)
+    np.testing.assert_allclose(flow.dual, duals, atol=1e-3)
+    with pytest.raises(ValueError, match="another problem"):
+        limit.dual(dln.Logistic(10 * X, y, 0.1), s)
+
+
 def test_permutations_and_scales_change_nothing():
     X, y, kind, decay, w = _arguments(0.3)
     clean = _lanes(X, y, kind, decay, w)

@@ -129,9 +129,9 @@ class LimitFlow(PiecewiseLinearPath):
         return jnp.where(is_known, before, 0), jnp.where(is_known, after, 0)
 
     def dual(self, problem: AbstractProblem, s: Real[ArrayLike, "..."]) -> Float[Array, "... d"]:
-        """The dual variable `Xᵀν(s) = s r − M z(s)`, for finite `s ≥ 0`. `(...) -> (..., d)`. The
-        scaled dual variable of [B25] §4.2 is `w(s) = w(0) ∓ Xᵀν(s) + λs`, with the total decay in
-        place of `λs` for a `Schedule`.
+        """The dual variable `Xᵀν(s) = −∫₀ˢ ∇ℓ(x)`, for finite `s ≥ 0`: for the square it is
+        `s r − M z(s)`. `(...) -> (..., d)`. The scaled dual variable of [B25] §4.2 is
+        `w(s) = w(0) ∓ Xᵀν(s) + λs`, with the total decay in place of `λs` for a `Schedule`.
 
         **Raises:** `ValueError` for `s < 0`, or if `w(s) ≥ 0` does not hold, by more than half of
         the digits: then this is the limit process of another problem (NaN under tracing).
@@ -144,7 +144,7 @@ class LimitFlow(PiecewiseLinearPath):
             limit.dual(problem, 0.7)  # (1, 0.7): the first w is 0, the second 0.3
             ```
         """
-        self._check_size(problem, any_decay=True)
+        self._check_size(problem, any_decay=True, any_loss=True)
         s = as_parameter(s, "s", self.knots.dtype)
         dual, is_ours = self._dual(problem, s)
         if is_concrete(is_ours) and not bool(jnp.all(is_ours)):
@@ -159,8 +159,7 @@ class LimitFlow(PiecewiseLinearPath):
         is_valid = has_no_nan((given, self.knots))
         problem, weights = one_unless(is_valid, (given, self.weights))
 
-        def at(x, s):
-            dual = -s * problem.gradient(x)
+        def at(x, dual, s):
             w = weights + jnp.stack([-dual, dual]) + total_decay(problem.weight_decay, s)
             w = w[:1] if self.positive else w
             # √eps, since a limit is flagged where its w is below 0 by more than that
@@ -172,6 +171,20 @@ class LimitFlow(PiecewiseLinearPath):
         z = self.z(s)
         is_known = is_valid & ~jnp.any(jnp.isnan(z), axis=-1)
         x = jnp.where(is_known[..., None], z, 0) / jnp.where(s > 0, s, 1)[..., None]
-        dual, is_ours = jnp.vectorize(at, signature="(d),()->(d),()")(x, s)
+        if problem.glm() is None:
+            dual = -s[..., None] * problem.gradient(x)
+        else:
+            dual = self._integrated(problem, s)
+        dual, is_ours = jnp.vectorize(at, signature="(d),(d),()->(d),()")(x, dual, s)
         dual = jnp.where(is_known[..., None], dual, jnp.nan)
         return nan_unless_valid(given, dual), is_ours | ~is_known
+
+    def _integrated(self, problem: AbstractProblem, s: Array) -> Array:
+        """`−∫₀ˢ ∇ℓ(x)`, plateau by plateau."""
+        velocity = -problem.gradient(jnp.where(jnp.isfinite(self.slopes), self.slopes, 0))
+        moved = velocity[:-1] * jnp.diff(self.knots)[:, None]
+        before = problem.r[None, :] * self.knots[:1, None]
+        at_knots = jnp.cumsum(jnp.concatenate([before, moved]), axis=0)
+        index, started = self._locate(s)
+        dual = at_knots[index] + velocity[index] * (s - self.knots[index])[..., None]
+        return jnp.where(started[..., None], dual, jnp.multiply.outer(s, problem.r))

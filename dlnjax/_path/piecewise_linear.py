@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from .._checks import as_parameter, is_concrete
-from .._problem import AbstractProblem, check_quadratic, nan_unless_valid
+from .._problem import AbstractProblem, check_known_loss, check_quadratic, nan_unless_valid
 from .._results import RESULTS, has_no_nan, one_unless
 from .optimality import kkt_violation, largest_correlation, penalties
 
@@ -202,8 +202,10 @@ class PiecewiseLinearPath(eqx.Module):
         """
         self._check_size(problem)
 
-    def _check_size(self, problem: AbstractProblem, any_decay: bool = False) -> None:
-        check_quadratic(problem, any_decay)
+    def _check_size(
+        self, problem: AbstractProblem, any_decay: bool = False, any_loss: bool = False
+    ) -> None:
+        (check_known_loss if any_loss else check_quadratic)(problem, any_decay)
         d = self.values.shape[-1]
         if problem.r.shape != (d,):
             raise ValueError(
