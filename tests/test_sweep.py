@@ -113,7 +113,7 @@ def test_flows_and_bad_lanes(tmp_path):
         metrics={"gap": dln.metrics.relative_gap, "monotone": "is_monotone"},
         key=3,
     )
-    with pytest.warns(UserWarning, match="18 lanes failed: .*`flow_result`, `path_result` of"):
+    with pytest.warns(UserWarning, match="18 solves failed: .*`flow_result`, `path_result` of"):
         data = dln.run_sweep(sweep, tmp_path / "store").load()
     assert data.gap.dims[-2:] == ("log_eps", "s") and data.monotone.dims[-1] == "weight_decay"
     names = data.flow_result.flag_meanings.split()
@@ -157,7 +157,7 @@ def test_time_left_is_by_the_cost_of_each_cell(capsys, monkeypatch):
     assert progress.seconds_left() == 10 * 1 + 190 * 2
     progress._last_line = 0.0
     progress.tick()
-    line = "2 of 22 blocks, 20 of 220 instances, 0.667 instances/s, 06:30 left, 1 lanes failed"
+    line = "2 of 22 blocks, 20 of 220 instances, 0.667 instances/s, 06:30 left, 1 failed"
     assert capsys.readouterr().err.strip() == line
     now = 31.0
     progress.tick()

@@ -78,6 +78,6 @@ class Progress:
             line = (
                 f"{self._done} of {self._blocks} blocks, {known} of {known + self._left.total()} "
                 f"instances, {known / (self._last_line - self._since):.3g} instances/s, "
-                f"{self._remaining()}, {self._failed} lanes failed"
+                f"{self._remaining()}, {self._failed} failed"
             )
         print(line, file=sys.stderr, flush=True)

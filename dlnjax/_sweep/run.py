@@ -150,7 +150,7 @@ def run_sweep(
         names = sorted(str(name) for name in data if str(name).endswith("_result"))
         reasons = ", ".join(f"`{name}`" for name in names)
         warnings.warn(
-            f"{failed} {'lane' if failed == 1 else 'lanes'} failed: metrics are NaN there, and "
+            f"{failed} {'solve' if failed == 1 else 'solves'} failed: metrics are NaN there, and "
             f"{reasons} of the data say why.",
             stacklevel=2,
         )
