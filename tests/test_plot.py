@@ -10,10 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
-from matplotlib.colors import same_color
+from matplotlib.colors import same_color, to_rgb
 from matplotlib.figure import Figure
 
 import dlnjax as dln
+from dlnjax.plot.axes import cycle
+from dlnjax.plot.curves import Curves, colors_of
+from dlnjax.plot.openings import log_eps_axis
 
 D = 3
 PROBLEM = dln.LeastSquares(
@@ -144,12 +147,60 @@ def test_gap_that_is_rounding_is_cut_and_the_axes_say_so(ax, flow):
     problem = dln.LeastSquares(jnp.eye(D), jnp.array([3.0, 2.0, 1.0]))
     path, limit = dln.lasso_path(problem), dln.limit_flow(NETWORK, problem)
     dln.plot.gap(problem, limit, path, ax=ax)
-    assert ax.get_ylim()[0] == 1e-10 < ax.get_ylim()[1]
+    assert ax.get_ylim() == (1e-10, 1)
+    assert [text.get_text() for text in ax.texts] == ["all below 1e-10: rounding"]
     flow = dln.gradient_flow(NETWORK, problem, S, eps=1e-5)
     dln.plot.gap(problem, flow, path, ax=ax)
-    largest = dln.suboptimality_gap(problem, flow.x_mean, S, path=path).relative.max()
-    assert ax.get_ylim()[1] > largest
+    gap = dln.suboptimality_gap(problem, flow.x_mean, S, path=path).relative
+    shown = gap[gap >= 1e-10]
+    assert ax.get_ylim()[1] > gap.max()
+    assert ax.get_ylim()[0] == 10.0 ** np.floor(np.log10(shown.min())) >= 1e-10
     assert [text.get_text() for text in ax.texts] == ["below 1e-10 not shown"]
+
+
+def test_gap_and_tradeoff_of_another_loss():
+    """Beside solutions at the times of the flow."""
+    X = np.random.default_rng(0).normal(size=(30, D))
+    problem = dln.Logistic(X, np.sign(X[:, 0] + 0.5 * X[:, 1] + 0.5 * np.cos(np.arange(30.0))))
+    flow = dln.gradient_flow(NETWORK, problem, S, eps=1e-5)
+    point = dln.lasso(problem, S, gap_tol=1e-12)
+    gap, bound = curves(dln.plot.gap(problem, flow, point, ax=Figure().subplots()))
+    objective = lambda x: np.array(
+        [
+            np.sum(np.logaddexp(0, -problem.y * (X @ x))) + np.abs(x).sum() / s
+            for x, s in zip(x, S, strict=True)
+        ]
+    )
+    expected = objective(np.asarray(flow.x_mean)) / objective(np.asarray(point.x)) - 1
+    np.testing.assert_allclose(gap.get_ydata(), np.maximum(expected, 0), atol=1e-11)
+    assert np.all(np.asarray(bound.get_ydata()) >= np.asarray(gap.get_ydata()) - 1e-11)
+    ax = dln.plot.tradeoff(problem, [flow, point], ax=Figure().subplots())
+    assert legend(ax) == ["lasso", "ε = 1e-05"]
+    np.testing.assert_allclose(curves(ax)[0].get_xdata(), jnp.abs(point.x).sum(axis=1))
+    np.testing.assert_allclose(curves(ax)[0].get_ydata(), problem.loss(point.x))
+
+
+def test_a_coordinate_keeps_its_colour_where_another_is_larger():
+    """Of eight largest ones among twelve that differ in two figures."""
+    x = np.ones((3, 12)) * np.arange(1.0, 13)
+    first = colors_of(Curves(np.ones(3), x))
+    assert [*first] == [*range(4, 12)] and len(set(first.values())) == 8
+    x[:, 0], x[:, 4] = 99, 0
+    second = colors_of(Curves(np.ones(3), x))
+    assert [*second] == [0, *range(5, 12)] and len(set(second.values())) == 8
+    # The largest one takes its own from 8, which shares it.
+    assert [i for i in range(5, 12) if second[i] != first[i]] == [8]
+    for count in (8, 9, 20):  # curves of different ε
+        assert len({tuple(to_rgb(color)) for color in cycle(count)}) == count
+
+
+def test_ticks_of_many_eps_do_not_overlap(ax):
+    size = np.geomspace(5, 5000, 19)
+    log_eps_axis(ax, size)
+    ticks = ax.get_xticks()
+    assert 4 < len(ticks) < 11 and set(ticks) <= set(size) and ticks[0] == 5
+    log_eps_axis(ax, size[::6])
+    assert len(ax.get_xticks()) == 4
 
 
 def test_certificate_is_left_out_where_it_bounds_another_gap(path, flow):
@@ -323,7 +374,13 @@ def test_sweep_draws_what_the_metric_has_axes_for():
 
     ax = dln.plot.sweep(data, "knots", ax=Figure().subplots())
     table = np.ma.filled(np.ma.asarray(ax.images[0].get_array()), np.nan)
-    np.testing.assert_allclose(np.diag(table), np.nanmean(values[:, 0, :, 0, 0], axis=1))
+    assert table.shape == (1, 2)  # side by side: they are not all pairs of n and d
+    np.testing.assert_allclose(table[0], np.nanmean(values[:, 0, :, 0, 0], axis=1))
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["3×4", "4×4"]
+    wide = data.assign_coords(d=("size", [4, 4]))
+    ax = dln.plot.sweep(wide, "knots", ax=Figure().subplots())
+    table = np.ma.filled(np.ma.asarray(ax.images[0].get_array()), np.nan)
+    np.testing.assert_allclose(table[:, 0], np.nanmean(values[:, 0, :, 0, 0], axis=1))
     ax = dln.plot.sweep(one, "gap", kind="heatmap", ax=Figure().subplots())
     np.testing.assert_allclose(np.asarray(ax.images[0].get_array()), median[None])
 

@@ -2,9 +2,10 @@
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -69,8 +70,27 @@ def eps_label(log_eps: float) -> str:
     return f"{math.exp(log_eps):.3g}" if log_eps > -690 else f"e^{log_eps:g}"
 
 
-def axes_or_new(ax: Axes | None) -> Axes:
-    """`ax`, or the axes of a new figure, with our colours where nothing is drawn yet.
+def colors_for(coordinates: Sequence[int]) -> dict[int, str]:
+    """A colour for each of up to eight coordinates, the first of them first: that of its number,
+    if it is free, so that a coordinate has the same one in most figures."""
+    chosen: dict[int, str] = {}
+    for i in coordinates[: len(COLORS)]:
+        own = COLORS[i % len(COLORS)]
+        chosen[i] = own if own not in chosen.values() else ""
+    free = iter([color for color in COLORS if color not in chosen.values()])
+    return {i: chosen[i] or next(free) for i in sorted(chosen)}
+
+
+def cycle(count: int) -> Sequence[Any]:
+    """Colours of `count` curves: `COLORS`, or steps of a colour map if that has too few."""
+    if count <= len(COLORS):
+        return COLORS
+    return [*matplotlib.colormaps["viridis"](np.linspace(0, 0.9, count))]
+
+
+def axes_or_new(ax: Axes | None, count: int = 1) -> Axes:
+    """`ax`, or the axes of a new figure, with our colours where nothing is drawn yet, for `count`
+    curves.
 
     The new figure is one of pyplot where pyplot is in use, or a notebook runs: that is what shows
     it there. Else pyplot is not imported, and nothing but the axes holds the figure.
@@ -83,7 +103,7 @@ def axes_or_new(ax: Axes | None) -> Axes:
         else:
             ax = Figure(layout="constrained").subplots()
     if not ax.has_data():
-        ax.set_prop_cycle(color=COLORS)
+        ax.set_prop_cycle(color=cycle(count))
     return ax
 
 

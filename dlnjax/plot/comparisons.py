@@ -5,13 +5,14 @@ from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Real
+from jaxtyping import Array, ArrayLike, Real
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from .._checks import check_type
 from .._flow.gradient_flow import Flow
 from .._gap import certificate as certified, suboptimality_gap
+from .._lasso.point import LassoPoint
 from .._path import LassoPath, LimitFlow
 from .._problem import AbstractProblem, Schedule
 from .axes import (
@@ -24,9 +25,10 @@ from .axes import (
     label_axes,
     scale_times,
 )
-from .curves import BOTH, averages, check_single, times_of
+from .curves import BOTH, Curves, averages, check_single, solutions, times_of
 
 _CERTIFIED = "certified, without any lasso"
+_CUT = "dlnjax-cut"  # names the note, to find it again
 # x̄ is never exactly 0: a coordinate counts where what it explains of the response, |xᵢ|‖Xᵢ‖, is
 # this large beside the most that one column alone explains, (|Xⱼᵀy| − λ)/‖Xⱼ‖.
 NONZERO = 1e-3
@@ -35,7 +37,7 @@ NONZERO = 1e-3
 def gap(
     problem: AbstractProblem,
     flow: Flow | LimitFlow,
-    path: LassoPath,
+    path: LassoPath | LassoPoint,
     *,
     s: Real[ArrayLike, " S"] | None = None,
     certificate: bool = True,
@@ -49,8 +51,11 @@ def gap(
 
     **Arguments:**
 
-    - `problem`, `path`: as in `suboptimality_gap`.
+    - `problem`: the problem of both.
     - `flow`: what `gradient_flow` returns, or `limit_flow`.
+    - `path`: what `lasso_path` returns. For other losses than the square, `lasso(problem, s)` at
+        the times of the flow, without weights and with the sign constraint of the network: the gap
+        is as exact as these solutions.
     - `s`: times, shape `(S,)`, of a limit: a flow has its own. As in `path` by default. Where
         `s = 0` there is no gap.
     - `certificate`: whether to draw it. It is of a flow, and bounds the gap of a path with weights
@@ -62,7 +67,7 @@ def gap(
     **Returns:** the axes.
 
     **Raises:** as `suboptimality_gap`; and `TypeError` for something else than a flow,
-    `ValueError` for a batch of flows, or times of a flow.
+    `ValueError` for a batch of flows, times of a flow, or solutions at other times.
 
     !!! example
 
@@ -74,21 +79,37 @@ def gap(
     """
     at, x, _ = averages(flow, s)
     after = at > 0
-    at, x = at[after], x[after]
-    of = suboptimality_gap(problem, x, at, path=path)
+    is_bound = isinstance(flow, Flow)
+    if isinstance(path, LassoPath):
+        at, x = at[after], x[after]
+        of = suboptimality_gap(problem, x, at, path=path)
+        relative, least = of.relative, problem.lasso_objective(x, at) - of.absolute
+        is_bound &= path.positive == getattr(flow, "positive", None)
+        is_bound &= bool(jnp.all(path.weights == 1))
+    else:
+        best = solutions(path, Curves(at, x))[after]
+        at, x = at[after], x[after]
+        relative, least = excess(problem, x, best, at)
     bound = None
-    is_bound = path.positive == getattr(flow, "positive", None) and bool(jnp.all(path.weights == 1))
     if certificate and isinstance(flow, Flow) and is_bound:
-        least = problem.lasso_objective(x, at) - of.absolute
         bound = np.asarray(certified(problem, flow)[after] / least)
     ax = axes_or_new(ax)
     look: dict[str, Any] = LIMIT if isinstance(flow, LimitFlow) else {}
     look = look if color is None else look | {"color": color}
     label = label_of(flow) if label is None else label
-    draw_gap(ax, at, np.asarray(of.relative), bound, label, look)
+    draw_gap(ax, at, np.asarray(relative), bound, label, look)
     scale_times(ax, at)
-    gap_legend(ax)
+    add_legend(ax, gap_entries(ax), ncols=1)
     return label_axes(ax, BOTH, "relative lasso gap")
+
+
+def excess(
+    problem: AbstractProblem, x: ArrayLike, best: ArrayLike, s: ArrayLike
+) -> tuple[np.ndarray, Array]:
+    """The relative gap of `x` above solutions that are known up to a gap of their own, by which it
+    may be negative: 0 there; and the objective of these, both of shape `(S,)`."""
+    least = problem.lasso_objective(best, s)
+    return np.maximum(problem.lasso_objective(x, s) / least - 1, 0), least
 
 
 def draw_gap(
@@ -103,43 +124,42 @@ def draw_gap(
     if bound is not None:
         color = line.get_color()
         ax.plot(s, bound, color=color, linewidth=1.0, linestyle=DOTS, label=_CERTIFIED)
-    floor = 1e-10 if gap.dtype == np.float64 else 1e-6
-    _cut(ax, floor)
-    if not np.all(np.isfinite(ax.dataLim.intervaly)):  # all is NaN
-        ax.set_ylim(floor, 1)
+    _cut(ax, 1e-10 if gap.dtype == np.float64 else 1e-6)
     ax.set_yscale("log")  # after that, since it warns where no gap is positive
 
 
-def _cut(ax: Axes, floor: float) -> None:
-    """Cut a logarithmic axis of gaps where they are rounding, and say so."""
-    said = f"below {floor:g} not shown"
-    gaps = [np.asarray(line.get_ydata()) for line in ax.get_lines()]
-    if not any(np.any(gap < floor) for gap in gaps):
-        return
-    largest = max(np.max(gap, initial=10 * floor, where=np.isfinite(gap)) for gap in gaps)
-    ax.set_ylim(floor, largest * (largest / floor) ** 0.05)
-    if said not in [text.get_text() for text in ax.texts]:
-        ax.annotate(
-            said,
-            (0.995, 0.02),
-            xycoords="axes fraction",
-            ha="right",
-            fontsize=7,
-            color="#777777",
-            bbox={"color": "white", "pad": 1},
+def _cut(ax: Axes, rounding: float) -> None:
+    """End a logarithmic axis of gaps at the decade of the least one that is not `rounding`, and say
+    so if there are others."""
+    gaps = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.get_lines()])
+    gaps = gaps[np.isfinite(gaps)]
+    shown = gaps[gaps >= rounding]
+    for note in [text for text in ax.texts if text.get_gid() == _CUT]:
+        note.remove()
+    if not len(shown):
+        ax.set_ylim(rounding, 1)
+    elif len(shown) < len(gaps):
+        largest, least = shown.max(), max(10.0 ** np.floor(np.log10(shown.min())), rounding)
+        ax.set_ylim(least, largest * max(largest / least, 10) ** 0.05)
+    if len(shown) < len(gaps):
+        said = (
+            f"below {rounding:g} not shown" if len(shown) else f"all below {rounding:g}: rounding"
         )
+        look: dict[str, Any] = {"color": "#777777", "bbox": {"color": "white", "pad": 1}}
+        place: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "fontsize": 7}
+        ax.annotate(said, (0.995, 0.02), gid=_CUT, **place, **look)
 
 
-def gap_legend(ax: Axes) -> None:
-    """The certificate once, and last."""
+def gap_entries(ax: Axes) -> list[Any]:
+    """What a legend of gaps shows: the certificate once, and last."""
     handles, labels = ax.get_legend_handles_labels()
     entries = dict(zip(labels, handles, strict=True))
     if _CERTIFIED in entries:
         entries[_CERTIFIED] = entries.pop(_CERTIFIED)
-    add_legend(ax, entries.values(), ncols=1)
+    return [*entries.values()]
 
 
-def label_of(curve: Flow | LimitFlow | LassoPath) -> str:
+def label_of(curve: Flow | LimitFlow | LassoPath | LassoPoint) -> str:
     if isinstance(curve, Flow):
         failed = ", failed" if bool(jnp.all(jnp.isnan(curve.x_mean))) else ""
         return f"ε = {eps_label(float(curve.log_eps))}{failed}"
@@ -171,7 +191,7 @@ class TradeOff(NamedTuple):
 
 def tradeoff(
     problem: AbstractProblem,
-    curves: Sequence[Flow | LimitFlow | LassoPath],
+    curves: Sequence[Flow | LimitFlow | LassoPath | LassoPoint],
     *,
     complexity: Literal["norm", "nonzeros"] = "norm",
     s: Real[ArrayLike, " S"] | None = None,
@@ -184,7 +204,8 @@ def tradeoff(
     **Arguments:**
 
     - `problem`: whose loss it is.
-    - `curves`: what `gradient_flow`, `limit_flow` and `lasso_path` return.
+    - `curves`: what `gradient_flow`, `limit_flow` and `lasso_path` return, or `lasso` at several
+        `μ`, for other losses than the square.
     - `complexity`: `"norm"`, the 1-norm, or `"nonzeros"`, the number of coordinates that are not 0.
         Those of a flow never are: a coordinate counts where `|xᵢ|‖Xᵢ‖` is above 0.001 of the
         largest `(|Xⱼᵀy| − λ)/‖Xⱼ‖` (a `Schedule` counts as `λ = 0`).
@@ -208,11 +229,12 @@ def tradeoff(
     """
     if complexity not in XLABELS:
         raise ValueError(f"`complexity` must be 'norm' or 'nonzeros', got {complexity!r}.")
-    what = "what `gradient_flow`, `limit_flow` or `lasso_path` returns"
-    if isinstance(curves, Flow | LimitFlow | LassoPath) or not len(curves):
+    what = "what `gradient_flow`, `limit_flow`, `lasso_path` or `lasso` returns"
+    known = (Flow, LimitFlow, LassoPath, LassoPoint)
+    if isinstance(curves, known) or not len(curves):
         raise ValueError(f"`curves` must be a list of one or more of {what}.")
     for curve in curves:
-        check_type(curve, "curves[i]", (Flow, LimitFlow, LassoPath), what)
+        check_type(curve, "curves[i]", known, what)
         check_single(curve)
     if labels is not None and len(labels) != len(curves):
         raise ValueError(
@@ -223,7 +245,9 @@ def tradeoff(
     named = [label_of(curve) for curve in curves] if labels is None else labels
     lasso, others = [], []
     for curve, label in zip(curves, named, strict=True):
-        if isinstance(curve, LassoPath):
+        if isinstance(curve, LassoPoint):
+            x = curve.x
+        elif isinstance(curve, LassoPath):
             x = curve.x(times_of(curve) if s is None else s)
         else:
             x = averages(curve, None if isinstance(curve, Flow) else s).x
@@ -232,9 +256,10 @@ def tradeoff(
         number = np.where(np.isnan(size).any(axis=1), np.nan, counted.sum(axis=1))
         look = LIMIT if isinstance(curve, LimitFlow) else {}
         drawn = TradeOff(label, number, np.asarray(problem.loss(x)), look)
-        (lasso if isinstance(curve, LassoPath) else others).append(drawn)
-    ax = axes_or_new(ax)
+        (lasso if isinstance(curve, LassoPath | LassoPoint) else others).append(drawn)
+    ax = axes_or_new(ax, len(others))
     draw_tradeoff(ax, lasso, others, complexity)
+    add_legend(ax, ncols=1)
     return ax
 
 
@@ -249,5 +274,4 @@ def draw_tradeoff(
     for label, x, loss, look in others:
         ax.plot(x, loss, linewidth=1.4, label=label, **look)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=complexity == "nonzeros"))
-    add_legend(ax, ncols=1)
     label_axes(ax, XLABELS[complexity], r"loss $\ell$")

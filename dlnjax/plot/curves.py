@@ -19,6 +19,7 @@ from .axes import (
     GREY,
     add_legend,
     axes_or_new,
+    colors_for,
     label_axes,
     scale_times,
 )
@@ -121,7 +122,7 @@ def flow(
         dashed = averages(path, solid.s)
         notes[r"limit $\bar x^0(s)$"] = DASHES
     elif path is not None:
-        dashed = Curves(solid.s, _solutions(path, solid))
+        dashed = Curves(solid.s, solutions(path, solid))
         notes[_LASSO] = DASHES
         y += r", $x(\mu)$"
     ax = axes_or_new(ax)
@@ -216,8 +217,15 @@ def _staircase(limit: LimitFlow, s: np.ndarray) -> Curves:
     return Curves(at, np.asarray(limit.plateau(at)), True)
 
 
-def check_single(curve: Flow | PiecewiseLinearPath) -> None:
-    """Raise a `ValueError` for a batch."""
+def check_single(curve: Flow | PiecewiseLinearPath | LassoPoint) -> None:
+    """Raise a `ValueError` for a batch, and for a solution at one `μ` alone."""
+    if isinstance(curve, LassoPoint):
+        if curve.x.ndim != 2:
+            raise ValueError(
+                f"Solutions at several `μ` are drawn, of shape (S, d), these have {curve.x.shape}. "
+                "Pass `lasso(problem, s)`."
+            )
+        return
     values, what = (curve.x, "flows") if isinstance(curve, Flow) else (curve.values, "paths")
     if values.ndim != 2:
         raise ValueError(
@@ -245,7 +253,7 @@ def _times(path: PiecewiseLinearPath, s: ArrayLike | None) -> np.ndarray:
     return at
 
 
-def _solutions(path: LassoPath | LassoPoint, beside: Curves) -> np.ndarray:
+def solutions(path: LassoPath | LassoPoint, beside: Curves) -> np.ndarray:
     check_type(path, "path", (LassoPath, LassoPoint), "what `lasso_path` or `lasso` returns")
     if isinstance(path, LassoPath):
         return np.asarray(path.x(beside.s))
@@ -301,10 +309,8 @@ def colors_of(curves: Curves) -> dict[int, str]:
     """A colour for each coordinate if there are few, else for the largest ones."""
     d = curves.x.shape[1]
     size = np.max(np.abs(np.nan_to_num(curves.x)), axis=0)
-    order = np.argsort(-size, kind="stable")
-    largest = sorted(i for i in order[: len(COLORS)].tolist() if size[i] > 0)
-    chosen = range(d) if d <= len(COLORS) else largest
-    return dict(zip(chosen, COLORS, strict=False))
+    order = np.argsort(-size, kind="stable").tolist()
+    return colors_for(order if d <= len(COLORS) else [i for i in order if size[i] > 0])
 
 
 def coordinate_names(names: Sequence[str] | None, d: int) -> list[str]:
@@ -327,4 +333,5 @@ def legend_handles(
 
 
 def short_name(name: str, limit: int = 24) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+    """The name, cut if it is long, but for formulas."""
+    return name if len(name) <= limit or "$" in name else name[: limit - 1] + "…"

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from .axes import COLORS, DASHES, LIMIT, axes_or_new, eps_label, label_axes, logarithmic
-from .comparisons import TradeOff, draw_gap, draw_tradeoff, gap_legend
+from .axes import COLORS, DASHES, GREY, LIMIT, axes_or_new, eps_label, label_axes, logarithmic
+from .comparisons import TradeOff, draw_gap, draw_tradeoff, gap_entries
 from .curves import BOTH, Curves, colors_of, coordinate_names, draw_lines, legend_handles
 from .sweeps import share_scale, sweep, title_of
 
@@ -39,7 +41,7 @@ def comparison_figure(
         ```python
         s, x = np.linspace(0.1, 3, 50), np.linspace(0, [2.0, 1.0], 50)
         lasso = {"x": x, "loss": 3 - x.sum(1), "norm": x.sum(1), "nonzeros": (x > 0).sum(1)}
-        limit = lasso | {"label": "ε = 0", "relative_gap": 1e-6 / s, "at_s": np.round(x)}
+        limit = lasso | {"label": "ε → 0", "relative_gap": 1e-6 / s, "at_s": np.round(x)}
         flow = limit | {"label": "ε = 1e-5", "relative_gap": 1e-3 / s, "certified_gap": 1e-2 / s}
         figure = dln.plot.comparison_figure("two columns", s, ["a", "b"], lasso, limit, [flow])
         figure.savefig("compare.png")
@@ -47,11 +49,9 @@ def comparison_figure(
     """
     figure = Figure(figsize=(11, 9), layout="constrained")
     left, right = ("path", "plateaus", "gap"), ("norm", "nonzeros")
-    axes = figure.subplot_mosaic(
-        [[left[i // 2], right[i // 3]] for i in range(6)],
-        width_ratios=[1.6, 1],
-        height_ratios=[1.4, 1.4, 1, 1, 1, 1],
-    )
+    over_s, of_loss = figure.subfigures(1, 2, width_ratios=[1.6, 1])
+    panels = [*over_s.subplots(3, 1, height_ratios=[1.4, 1, 1]), *of_loss.subplots(2, 1)]
+    axes: dict[str, Axes] = dict(zip((*left, *right), panels, strict=True))
     # Names of columns and files are no formulas.
     title, *names = (text.replace("$", r"\$") for text in (title, *names))
     figure.suptitle(title, fontsize=11)
@@ -62,24 +62,22 @@ def comparison_figure(
     shown = colors_of(of_lasso)
     draw_lines(axes["path"], Curves(s, last["x"]), of_lasso, shown)
     label_axes(axes["path"], "", "coordinates")
-    handles = legend_handles(shown, names, _NOTES)
-    axes["path"].legend(handles=handles, fontsize=7, frameon=False, loc="upper left", ncols=2)
-    low, high = axes["path"].get_ylim()
-    room = min(0.07 * ((len(handles) + 1) // 2), 0.5)  # for the legend
-    axes["path"].set_ylim(low, high + room / (1 - room) * (high - low))
+    # Legends stand below what they explain: they would cover curves.
+    small: dict[str, Any] = {"fontsize": 7, "frameon": False}
+    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": 4}
+    axes["path"].legend(handles=legend_handles(shown, names, _NOTES), **below, **small)
     axes["path"].set_title(
         f"averaged flow at {last['label']} over the lasso path", fontsize=9, loc="left"
     )
-    jumps = None if limit is None or limit is last else Curves(s, limit["at_s"])
-    draw_lines(axes["plateaus"], Curves(s, last["at_s"]), jumps, shown)
+    jumps = None if limit is None or limit is last else Curves(s, limit["at_s"], True)
+    draw_lines(axes["plateaus"], Curves(s, last["at_s"], last is limit), jumps, shown)
     label_axes(axes["plateaus"], "", "$x(s)$, not averaged")
     beside = "" if jumps is None else ", dashed its limit ε → 0"
     axes["plateaus"].set_title(f"the flow at {last['label']}{beside}", fontsize=9, loc="left")
-    axes_or_new(axes["gap"])
+    axes_or_new(axes["gap"], len(flows))
     for part, look in zip(trained, looks, strict=False):
         bound = part.get("certified_gap")
         draw_gap(axes["gap"], s, part["relative_gap"], bound, part["label"], look)
-    gap_legend(axes["gap"])
     label_axes(axes["gap"], BOTH, "relative lasso gap")
     for name in left:
         axes[name].set_xlim(s[0], s[-1])
@@ -90,7 +88,12 @@ def comparison_figure(
         of = [TradeOff("lasso", lasso[name], lasso["loss"], {})]
         parts = zip(trained, looks, strict=False)
         curves = [TradeOff(p["label"], p[name], p["loss"], look) for p, look in parts]
-        draw_tradeoff(axes_or_new(axes[name]), of, curves, name)
+        draw_tradeoff(axes_or_new(axes[name], len(flows)), of, curves, name)
+    grey = Line2D([], [], color=GREY, linewidth=3.5, label="lasso")
+    of_curves = [*gap_entries(axes["gap"]), grey]
+    figure.legend(
+        handles=of_curves, loc="outside lower center", ncols=min(len(of_curves), 7), **small
+    )
     axes["norm"].set_title("averaged flows: loss against complexity", fontsize=9, loc="left")
     return figure
 

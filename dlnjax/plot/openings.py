@@ -12,8 +12,8 @@ from matplotlib.ticker import NullLocator
 from .._checks import check_type
 from .._flow.crossings import CrossingTimes
 from .._path import LimitFlow
-from .axes import BLACK, COLORS, MARKERS, add_legend, axes_or_new, label_axes
-from .curves import TIME, coordinate_names
+from .axes import BLACK, COLORS, MARKERS, add_legend, axes_or_new, colors_for, label_axes
+from .curves import TIME, coordinate_names, short_name
 
 
 def crossings(
@@ -59,7 +59,7 @@ def crossings(
     if limit is not None:
         check_type(limit, "limit", LimitFlow, "what `limit_flow` returns")
     d, batch = times.activations.shape[-1], times.s.shape[:-1]
-    named = coordinate_names(names, d)
+    named = [short_name(name) for name in coordinate_names(names, d)]
     if log_eps is None:
         if batch:
             raise ValueError(
@@ -78,9 +78,9 @@ def crossings(
     return _against_eps(axes_or_new(ax), times, size, limit, named)
 
 
-def _color(i: int, d: int, place: int) -> str:
-    """That of `path` and the others if there are few coordinates."""
-    return COLORS[(i if d <= len(COLORS) else place) % len(COLORS)]
+def _colors(shown: Sequence[int]) -> dict[int, str]:
+    """As in `path`; where there are more coordinates than colours, some have the same."""
+    return {i: COLORS[i % len(COLORS)] for i in shown} | colors_for(shown)
 
 
 def _rows(ax: Axes, times: CrossingTimes, limit: LimitFlow | None, names: list[str]) -> Axes:
@@ -93,8 +93,9 @@ def _rows(ax: Axes, times: CrossingTimes, limit: LimitFlow | None, names: list[s
         jumps = np.asarray(limit.jumps)[: int(limit.num_jumps)]
         opened = np.asarray(limit.activations)[: len(jumps)]
     shown = np.flatnonzero(up.any(axis=0) | down.any(axis=0) | opened.any(axis=0)).tolist()
+    colors = _colors(shown)
     for row, i in enumerate(shown):
-        look: dict[str, Any] = {"color": _color(i, len(names), row), "linestyle": "none"}
+        look: dict[str, Any] = {"color": colors[i], "linestyle": "none"}
         at = lambda times, row=row: (times, np.full(len(times), row))
         ax.plot(*at(jumps[opened[:, i]]), "|", color=BLACK, markersize=14, zorder=2)
         ax.plot(*at(s[up[:, i]]), "o", markersize=5, zorder=3, **look)
@@ -104,7 +105,9 @@ def _rows(ax: Axes, times: CrossingTimes, limit: LimitFlow | None, names: list[s
     if not shown:
         ax.text(0.5, 0.5, "none crosses its level", transform=ax.transAxes, ha="center", fontsize=9)
     dot = {"marker": "o", "color": "#555555", "linestyle": "none", "markersize": 5}
-    keys = [Line2D([], [], label="rises to the level", **dot)]
+    keys = []
+    if up.any():
+        keys.append(Line2D([], [], label="rises to the level", **dot))
     if down.any():
         keys.append(Line2D([], [], fillstyle="none", label="falls to it", **dot))
     if limit is not None:
@@ -127,9 +130,9 @@ def _against_eps(
         y = r"delay $|s_i^\varepsilon - s_i|$"
         ax.set_yscale("log")
     shown = np.flatnonzero(np.isfinite(first).any(axis=0)).tolist()
-    lines = []
+    lines, colors = [], _colors(shown)
     for place, i in enumerate(shown):
-        color, marker = _color(i, len(names), place), MARKERS[place % len(MARKERS)]
+        color, marker = colors[i], MARKERS[place % len(MARKERS)]
         look: dict[str, Any] = {"linewidth": 1.4, "markersize": 4, "label": names[i]}
         lines += ax.plot(size, first[:, i], color=color, marker=marker, **look)
     log_eps_axis(ax, size)
@@ -145,7 +148,11 @@ def _first(s: np.ndarray, up: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def log_eps_axis(ax: Axes, size: np.ndarray) -> None:
-    """A logarithmic axis of `log(1/ε)` with a tick at each value."""
+    """A logarithmic axis of `log(1/ε)` with a tick at each value that there is room for."""
     ax.set_xscale("log")
-    ax.set_xticks(size, [f"{value:.4g}" for value in size])
+    ticks: list[float] = []
+    for value in np.sort(size):
+        if not ticks or np.log(value / ticks[-1]) >= np.log(size.max() / size.min()) / 9:
+            ticks.append(float(value))
+    ax.set_xticks(ticks, [f"{value:.4g}" for value in ticks])
     ax.xaxis.set_minor_locator(NullLocator())

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 
-from .axes import COLORS, add_legend, axes_or_new, eps_label, label_axes, style
+from .axes import COLORS, add_legend, axes_or_new, eps_label, label_axes
 from .curves import TIME
 from .openings import log_eps_axis
 
@@ -32,7 +32,7 @@ def sweep(
     - `"scaling"`: the median (solid) and the 95 % quantile (dashed) against `log(1/ε)`, of each
         size and network.
     - `"heatmap"`: the median over networks (depths) and `ε`; for a metric without `ε`, the mean
-        over `n` and `d`.
+        over `n` and `d`, or side by side for sizes that are not all pairs of some `n` and `d`.
 
     **Arguments:**
 
@@ -116,7 +116,7 @@ def _bands(
     good = values[is_good]
     if not len(good):
         ax.text(0.5, 0.5, _why(data), transform=ax.transAxes, ha="center", va="center", fontsize=9)
-        return label_axes(ax, x_label, "")
+        return label_axes(ax, x_label, metric)
     if over == "log_eps":
         at = -data["log_eps"].values
         log_eps_axis(ax, at)
@@ -144,7 +144,7 @@ def _bands(
     elif over == "s" and least >= 0 and median[-1] < 0.1 * np.median(np.nanmax(good, axis=1)):
         ax.set_yscale("log")
         ax.set_ylim(bottom=max(np.nanquantile(good, 0.01), 1e-6 * largest))
-    return label_axes(ax, x_label, "")
+    return label_axes(ax, x_label, metric)
 
 
 def _at_common_times(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -164,15 +164,21 @@ def _why(data: Any) -> str:
 
 
 def _over_sizes(ax: Axes, data: Any, metric: str) -> Axes:
-    n, d = data["n"].values, data["d"].values
+    n, d, sizes = data["n"].values, data["d"].values, data["size"].values
     rows, columns = np.unique(n), np.unique(d)
-    table = np.full((len(rows), len(columns)), np.nan)
+    is_grid = len(sizes) == len(rows) * len(columns)
+    if is_grid:
+        places = list(zip(np.searchsorted(rows, n), np.searchsorted(columns, d), strict=True))
+    else:  # side by side
+        places = [(0, k) for k in range(len(sizes))]
+    table = np.full((len(rows), len(columns)) if is_grid else (1, len(sizes)), np.nan)
     notes = {}
-    for k in range(data.sizes["size"]):
+    for k, place in enumerate(places):
         one = data[metric].isel(size=k)
-        place = np.searchsorted(rows, n[k]), np.searchsorted(columns, d[k])
         table[place], notes[place] = one.mean("instance").item(), _why(one)
-    return _heat_map(ax, table, notes, (rows, "rows $n$"), (columns, "columns $d$"))
+    if is_grid:
+        return _heat_map(ax, table, notes, (rows, "rows $n$"), (columns, "columns $d$"))
+    return _heat_map(ax, table, notes, ([""], ""), (sizes, "size $n \\times d$"))
 
 
 def _over_networks(ax: Axes, data: Any, metric: str) -> Axes:
@@ -238,7 +244,6 @@ def _scaling(ax: Axes, data: Any, metric: str) -> Axes:
     log_eps_axis(ax, x)
     if all((np.asarray(line.get_ydata()) > 0).all() for line in ax.get_lines()):
         ax.set_yscale("log")
-    ax.set_xlabel(_LOG_EPS, fontsize=9)
     add_legend(
         ax,
         ncols=1,
@@ -247,4 +252,4 @@ def _scaling(ax: Axes, data: Any, metric: str) -> Axes:
         loc="upper left",
         bbox_to_anchor=(1, 1),
     )
-    return style(ax)
+    return label_axes(ax, _LOG_EPS, metric)
