@@ -36,7 +36,7 @@ def test_compare_writes_table_figure_and_report(run, table, tmp_path):
     assert "20 × 4" in text and "KKT residual" in text and "monotone" in text
     assert text.count("averaged flow at") == 2
     assert (out / "compare.png").stat().st_size > 10_000
-    assert "ε = 0" in text and "non-zero: " in text
+    assert "ε → 0" in text and "non-zero: " in text
     report = json.loads((out / "compare.json").read_text())
     assert report["columns"] == ["a", "b", "c", "d"]
     assert [flow["eps"] for flow in report["flows"]] == [1e-3, 1e-20]
@@ -88,7 +88,7 @@ def test_compare_the_limit_alone(run, table, tmp_path):
         "compare", table, "--target", "y", "--eps", "0", "--network", "deep:3", "--s-max", "0.2",
         "--format", "svg", "--no-standardize", "--out", tmp_path,
     )  # fmt: skip
-    assert code == 0 and "averaged flow at ε = 0 beside" in text and "deep:3" in text
+    assert code == 0 and "averaged flow at ε → 0 beside" in text and "deep:3" in text
     assert "of 4 knots lie beyond" in text
     assert (tmp_path / "compare.svg").read_text().startswith("<?xml")
     assert json.loads((tmp_path / "compare.json").read_text())["flows"] == []
@@ -116,7 +116,7 @@ def test_compare_says_where_classes_are_separated(run, tmp_path):
     code, text, _ = run(
         "compare", tmp_path / "classes.npz", "--loss", "logistic", "--eps", "0", "--out", tmp_path
     )
-    assert code == 0 and "separate the classes: at ε = 0 x is infinite from s = " in text
+    assert code == 0 and "separate the classes: as ε → 0 x is infinite from s = " in text
     limit = json.loads((tmp_path / "compare.json").read_text())["limit"]
     beyond = [loss is None for loss in limit["loss"]]
     assert any(beyond) and beyond == [number is None for number in limit["nonzeros"]]
@@ -138,7 +138,7 @@ def test_compare_without_the_limit(run, tmp_path, table):
     path = tmp_path / "twins.npz"
     np.savez(path, X=np.hstack([values[:, :4], twins]), y=values[:, 4])
     code, text, _ = run("compare", path, "--no-standardize", "--out", tmp_path)
-    assert code == 0 and "ε = 0 is left out. " in text
+    assert code == 0 and "ε → 0 is left out. " in text
     code, _, message = run("compare", path, "--no-standardize", "--eps", "0", "--out", tmp_path)
     assert code == 1 and "pass --eps 1e-10" in message
 
@@ -265,6 +265,8 @@ def test_info_checks_the_solvers(run, monkeypatch):
         (["compare", "TABLE", "--target", "nope"], 1, ["nope", "a", "y"]),
         (["compare", "TABLE", "--target", "y", "--eps", "2"], 2, ["[0, 1)", "2"]),
         (["compare", "TABLE", "--target", "y", "--eps", "-0.1"], 2, ["[0, 1)", "-0.1"]),
+        (["compare", "TABLE", "--target", "y", "--eps", "1e-400"], 2, ["too small", "`log_eps`"]),
+        (["compare", "TABLE", "--target", "y", "--eps", "small"], 2, ["'small' is no number"]),
         (["compare", "TABLE", "--target", "y", "--network", "deep:1"], 2, ["deep:1", "D ≥ 2"]),
         (["compare", "TABLE", "--target", "y", "--sep", "ab"], 1, ["one character", "ab"]),
         (["compare", "TABLE", "--target", "y", "--decimal", ","], 1, ["--sep"]),

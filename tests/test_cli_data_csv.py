@@ -128,6 +128,19 @@ def test_csv_text_in_the_target(write):
     assert "remove the column" not in message
 
 
+def test_csv_two_texts_as_classes(write):
+    rows = "a,y\n1,no\n2,yes\n3,no\n"
+    data = load(write(rows), "y", TableOptions(classes=True))
+    np.testing.assert_array_equal(data.y, [-1, 1, -1])
+    assert data.notes == ("the class 'yes' is 1, 'no' is −1",)
+    for bad in (rows + "4,maybe\n", rows + "4,NA\n", rows + "4,1\n"):
+        with pytest.raises(DataError, match="'y'"):
+            load(write(bad), "y", TableOptions(classes=True))
+    plain = load(write("a,y\n1,0\n2,1\n"), "y", TableOptions(classes=True))
+    np.testing.assert_array_equal(plain.y, [0, 1])
+    assert plain.notes == ()
+
+
 def test_csv_decimal_comma(write):
     fails(write('a,y\n"3,14",1\n'), "line 2", "'a'", "'3,14'", "--decimal ,", target="y")
 

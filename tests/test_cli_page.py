@@ -137,14 +137,22 @@ def check(state: dict, report: dict, names: tuple[str, ...]) -> None:
     lines = state["lines"]
     order = [names.index(name) for name in lines["name"]]
     assert sorted(order) == list(range(len(names)))
-    drawn = {"mean": part["x"], "lasso": lasso["x"], "at_s": part["at_s"]}
-    if part["eps"]:
-        drawn["limit"] = report["limit"]["at_s"]
-    else:
-        assert lines["limit"] == [[]] * len(names)
-    for key, expected in drawn.items():
-        close(lines[key], np.transpose(np.array(expected, float))[order])
+    curves = lambda values: np.transpose(np.array(values, float))[order]
+    for key, expected in {"mean": part["x"], "lasso": lasso["x"]}.items():
+        close(lines[key], curves(expected))
     close(lines["s"], [lasso["s"]] * len(names))
+    limit = curves(report["limit"]["at_s"])
+    stairs = np.repeat(limit, 2, axis=1)[:, :-1]  # it keeps its value up to the next time
+    corners = [np.repeat(lasso["s"], 2)[1:]] * len(names)
+    if part["eps"]:
+        close(lines["at_s"], curves(part["at_s"]))
+        close(lines["at_s_times"], lines["s"])
+        close(lines["limit"], stairs)
+        close(lines["limit_times"], corners)
+    else:
+        assert lines["limit"] == lines["limit_times"] == [[]] * len(names)
+        close(lines["at_s"], stairs)
+        close(lines["at_s_times"], corners)
     curve = state["curve"]
     for key in ("loss", "norm", "nonzeros"):
         close(curve[key], part[key])
@@ -206,7 +214,7 @@ def test_page_moves_to_the_numbers_of_the_report(made, table, tmp_path):
     assert (seen["errors"], seen["loaded"]) == ([], [])
     start, *states = seen["results"]
     check(start, report, NAMES)  # filled without a move
-    assert (start["eps"], start["s"]) == (0, 100) and start["shown"]
+    assert (start["eps"], start["s"]) == (len(PAGE_EPS) - 1, 100) and start["shown"]
     positions = [(state["eps"], state["s"]) for state in states]
     assert positions == [*moves, (2, 70), (2, 0), (2, 199)]
     for state in states:

@@ -45,11 +45,19 @@ def _network(value: str) -> str:
     return value
 
 
-def _eps(values: list[float] | None) -> list[float]:
-    for value in values or []:
-        if not 0 <= value < 1:
-            raise typer.BadParameter(f"ε must lie in [0, 1), got {value:g}.")
-    return sorted(set(values or []), reverse=True)
+def _eps(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no number.") from None
+    if not 0 <= value < 1:
+        raise typer.BadParameter(f"ε must lie in [0, 1), got {text}.")
+    if value == 0 and any(digit in "123456789" for digit in text.lower().split("e")[0]):
+        raise typer.BadParameter(
+            f"{text} is too small for float64: the least is 1e-323. Pass 0 for the limit, or use "
+            "`log_eps` in Python."
+        )
+    return value
 
 
 def compare(
@@ -71,14 +79,17 @@ def compare(
     ] = "uv",
     loss: Annotated[
         Literal["square", "logistic"],
-        typer.Option(help="`logistic` for a target of two classes, 1 and −1 or 1 and 0."),
+        typer.Option(
+            help="`logistic` for a target of two classes, 1 and −1, 1 and 0, or two texts."
+        ),
     ] = "square",
     eps: Annotated[
         list[float] | None,
         typer.Option(
             help="Size of the initialisation, relative to that of x; repeat for several. 0 is the "
-            "limit alone, which is always shown. Default 1e-10; with --html eight, 1e-2 … 1e-30.",
-            callback=_eps,
+            "limit alone, which is always shown. Default 1e-10; with --html 1e-2 … 1e-30.",
+            parser=_eps,
+            metavar="ε",
         ),
     ] = None,
     s_max: Annotated[
@@ -114,7 +125,11 @@ def compare(
     ] = "png",
     html: Annotated[
         bool,
-        typer.Option("--html", help="Also write `compare.html`, a page to explore in a browser."),
+        typer.Option(
+            "--html",
+            help="Also write `compare.html`, a page to explore in a browser; needs `pip install "
+            "'dlnjax[html]'`. Without --eps, eight ε, and a table of the last.",
+        ),
     ] = False,
     out_dir: OutDir = Path("."),
     float32: Float32 = False,
@@ -126,7 +141,8 @@ def compare(
     """
     if html and importlib.util.find_spec("bokeh") is None:
         raise CommandError("--html needs 'bokeh': run `pip install 'dlnjax[html]'`.")
-    options = TableOptions("\t" if sep == "tab" else sep, decimal, drop_missing, one_hot)
+    classes = loss == "logistic"
+    options = TableOptions("\t" if sep == "tab" else sep, decimal, drop_missing, one_hot, classes)
     dataset = load(data, target, options)
     for note in dataset.notes:
         out.print(rich.markup.escape(note), soft_wrap=True)
@@ -139,8 +155,8 @@ def compare(
         )
     if loss == "square" and len(np.unique(dataset.y)) == 2 < len(dataset.y):
         out.print(
-            "The target has two values. If they are classes: `--loss logistic` (1 and −1, or 1 and "
-            "0)."
+            "The target has two values. If they are classes: `--loss logistic` (1 and −1, 1 and 0, "
+            "or two texts)."
         )
     raw = dataset
     if standardize:
@@ -154,19 +170,20 @@ def compare(
     from ..plot.comparisons import NONZERO
     from .comparison import Asked, parts_of
 
-    flows_at = [value for value in eps or (PAGE_EPS if html else DEFAULT_EPS) if value]
+    values = sorted(set(eps or (PAGE_EPS if html else DEFAULT_EPS)), reverse=True)
+    flows_at = [value for value in values if value]
     asked = Asked((name, *map(float, depth)), loss, flows_at, s_max, weight_decay)
     with progress_bar() as progress:
         task = progress.add_task("lasso", total=3 + len(flows_at))
         parts: dict[str, list[dict]] = {"lasso": [], "limit": [], "flow": []}
-        steps = ["limit, ε = 0", *(f"flow at ε = {value:g}" for value in flows_at), "figure"]
+        steps = ["limit, ε → 0", *(f"flow at ε = {value:g}" for value in flows_at), "figure"]
         for (kind, part), step in zip(parts_of(dataset, asked), steps, strict=True):
             parts[kind].append(part)
             progress.update(task, advance=1, description=step)
         [lasso], [limit], flows = parts.values()
         refused = limit.get("refused")
         if refused and not flows:
-            raise CommandError(f"The limit ε = 0 is not known. {refused} Or pass --eps 1e-10.")
+            raise CommandError(f"The limit ε → 0 is not known. {refused} Or pass --eps 1e-10.")
         n, d = dataset.X.shape
         decay = f", λ = {weight_decay:g}" if weight_decay else ""
         title = f"{dataset.name}: {n} × {d}, target {dataset.target}, {network}{decay}"
@@ -180,10 +197,10 @@ def compare(
     out.print(f"[bold]{rich.markup.escape(title)}[/]")
     _print_lasso(lasso, network, loss)
     if refused:
-        out.print(f"ε = 0 is left out. {refused}", soft_wrap=True)
+        out.print(f"ε → 0 is left out. {refused}", soft_wrap=True)
     elif limit["separates_at"] is not None:
         out.print(
-            f"the active columns separate the classes: at ε = 0 x is infinite from s = "
+            f"the active columns separate the classes: as ε → 0 x is infinite from s = "
             f"{limit['separates_at']:.4g} on, or shortly before",
             soft_wrap=True,
         )
@@ -275,7 +292,7 @@ def _table(
     )
     gaps = {"relative\ngap": flow["relative_gap"]}
     if is_flow:
-        gaps |= {"at\nε = 0": limit["relative_gap"]} if limit else {}
+        gaps |= {"at\nε → 0": limit["relative_gap"]} if limit else {}
         gaps["certified\ngap"] = flow["certified_gap"]
     for column in (
         *("s", "non-zero\nflow las.", "loss\nflow", "\nlasso", "1-norm\nflow", "\nlasso"),

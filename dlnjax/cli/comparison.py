@@ -18,7 +18,7 @@ from .._problem import AbstractProblem, LeastSquares, Logistic
 from .._results import RESULTS
 from .._sweep.arguments import NETWORKS
 from ..networks import AbstractDualNetwork
-from ..plot.comparisons import nonzero_above, nonzeros
+from ..plot.comparisons import excess, nonzero_above, nonzeros
 from .console import CommandError
 from .data import Dataset
 
@@ -65,7 +65,7 @@ class Units:
 
 
 def parts_of(data: Dataset, asked: Asked) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The parts of the report, as they get ready: the lasso, the limit `ε = 0`, one flow per
+    """The parts of the report, as they get ready: the lasso, the limit `ε → 0`, one flow per
     `ε`."""
     compared = _beside_solutions if asked.loss == "logistic" else _beside_path
     network = asked.model(data.X.shape[1])
@@ -77,7 +77,7 @@ def parts_of(data: Dataset, asked: Asked) -> Iterator[tuple[str, dict[str, Any]]
     }
     yield "lasso", {"s": s * units.s, **shown, **lasso, **describe(lasso["x"])}
     limit = limit_flow(network, problem, throw=False)
-    part: dict[str, Any] = {"eps": 0.0, "label": "ε = 0"}
+    part: dict[str, Any] = {"eps": 0.0, "label": "ε → 0"}
     if limit.result == RESULTS.successful:
         gap, _ = gap_of(limit.x_mean(s))
         part |= describe(limit.x_mean(s)) | {"relative_gap": gap}
@@ -180,16 +180,12 @@ def _beside_solutions(data: Dataset, asked: Asked, positive: bool) -> _Compared:
     s = _time_grid(1 / (largest - decay), np.inf, asked.s_max, units)
     # Its gaps are subtracted from those of flows.
     point = lasso(problem, s, positive=positive, gap_tol=1e-12)
-    best = problem.lasso_objective(point.x, s)
-
-    def gap_of(x):
-        # Up to the gap of the solutions, by which it may be negative.
-        return np.maximum(problem.lasso_objective(x, s) / best - 1, 0), best
+    gap_of = lambda x: excess(problem, x, point.x, s)
 
     part = {
         "x": point.x,
         "first_knot": float(s[0]) * units.s,
-        "duality_gap": np.asarray(point.gap / best),
+        "duality_gap": np.asarray(point.gap / problem.lasso_objective(point.x, s)),
     }
     return units, problem, s, part, gap_of
 

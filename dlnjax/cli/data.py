@@ -63,6 +63,7 @@ def _check_options(source: str, options: TableOptions) -> None:
     if kind == ".csv":
         return
     plain, used = PLAIN._asdict(), {"drop_missing"} if kind == ".npz" else set()
+    used |= {"classes"}  # no option of its own
     given = [k for k, v in options._asdict().items() if v != plain[k] and k not in used]
     if given:
         flags = {"separator": "--sep"}

@@ -31,6 +31,7 @@ class TableOptions(NamedTuple):
     decimal: str = "."
     drop_missing: bool = False  # leave out rows with missing values
     one_hot: bool = False  # a column of 0 and 1 for each value of a text
+    classes: bool = False  # two texts as target are −1 and 1
 
 
 def dropped(name: str, number: int, of: int) -> tuple[str, ...]:

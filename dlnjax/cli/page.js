@@ -12,6 +12,9 @@ const colors = lines.data.color
 const at = (matrix, k) => Array.from({length: count}, (_, j) => matrix[k * count + j])
 const curves = (matrix) =>
   Array.from({length: count}, (_, j) => Array.from(s, (_, k) => matrix[k * count + j]))
+// The limit jumps: corners at each time.
+const corners = Array.from(s).flatMap((time, k) => (k ? [time, time] : [time]))
+const stairs = (row) => row.flatMap((value, k) => (k ? [row[k - 1], value] : [value]))
 const {norm, nonzeros, loss, relative_gap} = part.data
 const certified_gap = part.data.certified_gap ?? Array(s.length).fill(NaN)
 
@@ -22,8 +25,10 @@ if (cb_obj !== s_slider) {
     s: Array(count).fill(Array.from(s)),
     mean: curves(part.data.x),
     lasso: curves(lasso.data.x),
-    at_s: curves(part.data.at_s),
-    limit: has_limit ? curves(limit.data.at_s) : Array(count).fill([]),
+    at_s: eps ? curves(part.data.at_s) : curves(part.data.at_s).map(stairs),
+    at_s_times: Array(count).fill(eps ? Array.from(s) : corners),
+    limit: has_limit ? curves(limit.data.at_s).map(stairs) : Array(count).fill([]),
+    limit_times: Array(count).fill(has_limit ? corners : []),
   }
   const clipped = (gap) => Array.from(gap, (value) => Math.max(value, floor))
   curve.data = {s, norm, nonzeros, loss, gap: clipped(relative_gap), bound: clipped(certified_gap)}

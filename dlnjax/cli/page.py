@@ -90,7 +90,9 @@ def page(title: str, report: dict[str, Any]) -> str:
     spans = [Span(dimension="height", line_color="#555555") for _ in ON_S]
     for key, span in zip(ON_S, spans, strict=True):
         panels[key].add_layout(span)
-    eps_slider = _slider("eps", "ε", [f"{part['eps']:g}" for part in parts], 0)
+    values = [part["label"].removeprefix("ε").removeprefix(" = ").strip() for part in parts]
+    smallest = max(len(report["flows"]) - 1, 0)
+    eps_slider = _slider("eps", "ε", values, smallest)
     s_slider = _slider("s", "s = μ", [f"{s:.4g}" for s in lasso["s"]], len(lasso["s"]) // 2)
     readout = _text("", name="readout", min_height=260)
     args = sources._asdict() | {
@@ -144,7 +146,8 @@ def _sources(
 ) -> _Sources:
     coloured = [color for color in colors if color != GREY]
     width = [0.8 if color == GREY else 2.0 for color in colors]
-    unfilled = {key: [[]] * len(drawn) for key in ("s", "mean", "lasso", "at_s", "limit")}
+    keys = ("s", "mean", "lasso", "at_s_times", "at_s", "limit_times", "limit")
+    unfilled = {key: [[]] * len(drawn) for key in keys}
     source = lambda name, data: ColumnDataSource(data, name=name)
     empty = lambda name, *keys: source(name, {key: [] for key in keys})
     trade_off = ("loss", *COMPLEXITIES)
@@ -190,9 +193,13 @@ def _panels(
     gaps = _logarithmic_range(of("relative_gap") + of("certified_gap"), floor)
     gap = _panel("relative lasso gap", y_range=gaps, y_axis_type="log", height=250, **on_s)
     look = {"line_color": "color", "line_width": "width", "source": sources.lines}
-    for panel, solid, dashed in ((path, "mean", "lasso"), (plateaus, "at_s", "limit")):
-        renderer = panel.multi_line("s", solid, **look)
-        panel.multi_line("s", dashed, line_dash=DASHES, **look)
+    of_path, of_plateaus = (
+        ("s", "mean", "s", "lasso"),
+        ("at_s_times", "at_s", "limit_times", "limit"),
+    )
+    for panel, (s_solid, solid, s_dashed, dashed) in ((path, of_path), (plateaus, of_plateaus)):
+        renderer = panel.multi_line(s_solid, solid, **look)
+        panel.multi_line(s_dashed, dashed, line_dash=DASHES, **look)
         tooltips = [("", "@name"), ("s", "$x{0.000e+0}"), ("x", "$y{0.000e+0}")]
         panel.yaxis.formatter = CustomJSTickFormatter(code=SHORT)
         panel.add_tools(HoverTool(renderers=[renderer], tooltips=tooltips, line_policy="nearest"))
@@ -270,9 +277,9 @@ def _range(values: Sequence[np.ndarray]) -> Range1d:
 
 
 def _logarithmic_range(values: Sequence[np.ndarray], floor: float) -> Range1d:
-    finite = _finite(values)
-    low, high = finite.min(initial=1) / 2, 2 * finite.max(initial=10 * floor)
-    return _between(max(low, floor), high)
+    """From the least that is above the `floor`, below which all is rounding."""
+    shown = [value for value in _finite(values) if value >= floor] or [floor, 1.0]
+    return _between(max(min(shown) / 2, floor), 2 * max(shown))
 
 
 def _slider(name: str, title: str, labels: Sequence[str], start: int) -> Slider:

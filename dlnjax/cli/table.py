@@ -29,6 +29,9 @@ def load_csv(path: Path, target: str | None, options: TableOptions) -> Dataset:
         whole = [row for row in rows if not any(map(_is_missing, row[1]))]
         notes = dropped(name, len(rows) - len(whole), len(rows))
         rows = whole
+    if options.classes:
+        rows, more = _classes(rows, columns.index(target), options.decimal)
+        notes += more
     if options.one_hot:
         columns, rows = _encoded(name, columns, rows, target, options.decimal)
     values = numbers(name, columns, rows, target, options.decimal)
@@ -51,6 +54,17 @@ def _check(options: TableOptions) -> None:
             f"{separator!r} cannot both separate cells and be the decimal point. Pass --sep ';', "
             "or what the file has."
         )
+
+
+def _classes(rows: list[Row], j: int, decimal: str) -> tuple[list[Row], tuple[str, ...]]:
+    """With −1 and 1 for two texts in column `j`, in alphabetical order, and a note of it."""
+    values = sorted({cells[j] for _, cells in rows})
+    if len(values) != 2 or not all(_is_text(value, decimal) for value in values):
+        return rows, ()
+    code = dict(zip(values, ("-1", "1"), strict=True))
+    coded = [(line, [*cells[:j], code[cells[j]], *cells[j + 1 :]]) for line, cells in rows]
+    first, second = map(short, values)
+    return coded, (f"the class {second} is 1, {first} is −1",)
 
 
 def _encoded(
@@ -215,6 +229,8 @@ def _fault(cell: str, is_target: bool, decimal: str) -> str:
     if _is_text(cell, decimal):
         if decimal == "." and not math.isnan(_number(cell, ",")):
             return f"{short(cell)} has a comma. Pass --decimal , if that is the decimal point."
-        fix = "choose another --target" if is_target else "pass --one-hot, or remove the column"
+        fix = "pass --one-hot, or remove the column"
+        if is_target:
+            fix = "choose another --target; --loss logistic takes two texts as classes"
         return f"{short(cell)} is text. Encode it as numbers, or {fix}."
     return f"{short(cell)} is not finite. Correct it or remove the row."
