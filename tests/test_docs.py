@@ -47,7 +47,7 @@ def tiny(page: Path) -> dict[str, str]:
 
 
 def executable() -> list:
-    pages = [ROOT / "README.md", *(page for page in PAGES if blocks(page))]
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(p for p in PAGES if blocks(p))]
     return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in pages]
 
 
