@@ -113,7 +113,7 @@ def test_columns_in_units_of_nine_decades():
     count, d = 200, 4
     unit = 10.0 ** rng.uniform(-4.5, 4.5, size=(count, 1, d))
     X = rng.normal(size=(count, 3, d)) * unit
-    share = 10.0 ** rng.uniform(-11, -5, size=(count, d))
+    share = 10.0 ** rng.uniform(-11, 0, size=(count, d))
     share[np.arange(count), rng.integers(0, d, count)] += 1
     y = np.einsum("knd,kd->kn", X, share / unit[:, 0])
     log_eps = rng.uniform(-1500, -10, count)
