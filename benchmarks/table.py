@@ -23,7 +23,7 @@ def speed(results: Path) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     facts = {}
-    for name in ("flow", "lasso"):
+    for name in ("flow", "lasso", "glm", "events", "training"):
         path = results / f"{name}.json"
         if not path.exists():
             continue
@@ -51,6 +51,37 @@ def _error(solver: dict) -> str:
 def _range(values: list[float]) -> str:
     median, high, worst = values
     return f"{median:.1e}, {high:.1e}, {worst:.1e}"
+
+
+def first_calls(results: Path) -> str:
+    content = json.loads((results / "startup.json").read_text())
+    lines = [
+        "| call | size | the first, CPU time | with programs kept on disk | the second |",
+        "|---|---|---|---|---|",
+    ]
+    for row in content["rows"]:
+        times = [seconds(row[key]) for key in ("first_cpu", "first_cached_cpu", "second")]
+        lines.append(f"| `{row['call']}` | {row['n']} × {row['d']} | {' | '.join(times)} |")
+    return "\n".join(lines)
+
+
+def gradients(results: Path) -> str:
+    content = json.loads((results / "gradients.json").read_text())
+    lines = [
+        "| work | size, lanes | value | value and gradient | kB a lane |",
+        "|---|---|---|---|---|",
+    ]
+    for row in content["rows"]:
+        kilobytes = [row[f"{key}_kilobytes_a_lane"] for key in ("forward", "gradient")]
+        cells = [
+            row["work"],
+            f"{row['n']} × {row['d']}, {row['lanes']}",
+            seconds(row["forward_seconds"]),
+            f"{_digits(row['ratio'])}×",
+            ", ".join(f"{value:.3g}" for value in kilobytes),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def gaps(results: Path) -> str:
@@ -143,6 +174,8 @@ def workers(results: Path) -> str:
 
 TABLES = {
     "speed": (speed, "benchmarks.md"),
+    "first": (first_calls, "benchmarks.md"),
+    "gradients": (gradients, "benchmarks.md"),
     "gaps": (gaps, "how-close.md"),
     "limit": (limit, "how-close.md"),
     "derivatives": (derivatives, "accuracy.md"),
