@@ -112,7 +112,7 @@ def test_bad_arguments():
 
 def test_no_loss(as_users_run_it):
     with pytest.raises(TypeError, match="`loss` must be a loss, such as"):
-        dln.check_loss(dln.UV(np.ones(2), np.zeros(2)), np.ones(2))
+        dln.check_loss(dln.UV(np.ones(2), np.zeros(2)), np.ones(2))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -49,7 +49,7 @@ def comparison_figure(
     """
     figure = Figure(figsize=(11, 9), layout="constrained")
     left, right = ("path", "plateaus", "gap"), ("norm", "nonzeros")
-    over_s, of_loss = figure.subfigures(1, 2, width_ratios=[1.6, 1])
+    over_s, of_loss = np.ravel(figure.subfigures(1, 2, width_ratios=[1.6, 1]))
     panels = [*over_s.subplots(3, 1, height_ratios=[1.4, 1, 1]), *of_loss.subplots(2, 1)]
     axes: dict[str, Axes] = dict(zip((*left, *right), panels, strict=True))
     # Names of columns and files are no formulas.
