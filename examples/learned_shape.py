@@ -74,7 +74,7 @@ def network_at(X: Array, y: Array, shape: Array, s: Array) -> Array:
     """The averaged flow at the times `s`, in the limit."""
     end = 1.01 * jax.lax.stop_gradient(jnp.max(s))
     network = dln.Deep(shape, shape, depth=DEPTH)
-    return dln.limit_flow(network, dln.LeastSquares(X, y), end, throw=False).x(s)
+    return dln.limit_flow(network, dln.LeastSquares(X, y), end, throw=False).x_mean(s)
 
 
 def lasso_at(X: Array, y: Array, shape: Array, mu: Array) -> Array:

@@ -155,7 +155,7 @@ def test_gap_that_is_rounding_is_cut_and_the_axes_say_so(ax, flow):
     shown = gap[gap >= 1e-10]
     assert ax.get_ylim()[1] > gap.max()
     assert ax.get_ylim()[0] == 10.0 ** np.floor(np.log10(shown.min())) >= 1e-10
-    assert [text.get_text() for text in ax.texts] == ["below 1e-10 not shown"]
+    assert [text.get_text() for text in ax.texts] == ["the rest below 1e-10: rounding"]
 
 
 def test_gap_and_tradeoff_of_another_loss():
@@ -174,6 +174,11 @@ def test_gap_and_tradeoff_of_another_loss():
     expected = objective(np.asarray(flow.x_mean)) / objective(np.asarray(point.x)) - 1
     np.testing.assert_allclose(gap.get_ydata(), np.maximum(expected, 0), atol=1e-11)
     assert np.all(np.asarray(bound.get_ydata()) >= np.asarray(gap.get_ydata()) - 1e-11)
+    lines = curves(dln.plot.path(point, S, ax=Figure().subplots()))
+    np.testing.assert_array_equal([line.get_ydata() for line in lines], point.x.T)
+    for s in (None, S[1:]):
+        with pytest.raises(ValueError, match="`μ` of the 40 solutions"):
+            dln.plot.path(point, s)
     ax = dln.plot.tradeoff(problem, [flow, point], ax=Figure().subplots())
     assert legend(ax) == ["lasso", "ε = 1e-05"]
     np.testing.assert_allclose(curves(ax)[0].get_xdata(), jnp.abs(point.x).sum(axis=1))

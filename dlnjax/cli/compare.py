@@ -212,6 +212,7 @@ def compare(
     )
     report = {
         "data": {"name": dataset.name, "n": n, "d": d, "target": dataset.target},
+        "notes": dataset.notes,
         "columns": dataset.columns,
         "network": network,
         "loss": loss,

@@ -142,9 +142,7 @@ def _cut(ax: Axes, rounding: float) -> None:
         largest, least = shown.max(), max(10.0 ** np.floor(np.log10(shown.min())), rounding)
         ax.set_ylim(least, largest * max(largest / least, 10) ** 0.05)
     if len(shown) < len(gaps):
-        said = (
-            f"below {rounding:g} not shown" if len(shown) else f"all below {rounding:g}: rounding"
-        )
+        said = f"{'the rest' if len(shown) else 'all'} below {rounding:g}: rounding"
         look: dict[str, Any] = {"color": "#777777", "bbox": {"color": "white", "pad": 1}}
         place: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "fontsize": 7}
         ax.annotate(said, (0.995, 0.02), gid=_CUT, **place, **look)

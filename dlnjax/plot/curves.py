@@ -39,7 +39,7 @@ class Curves(NamedTuple):
 
 
 def path(
-    path: LassoPath,
+    path: LassoPath | LassoPoint,
     s: Real[ArrayLike, " S"] | None = None,
     *,
     ax: Axes | None = None,
@@ -52,17 +52,18 @@ def path(
 
     **Arguments:**
 
-    - `path`: what `lasso_path` returns.
-    - `s`: values of `μ`, shape `(S,)`; by default 400 and the knots, from half of the first knot
-        to twice the last one. The axis is logarithmic where they are spaced so.
+    - `path`: what `lasso_path` returns. For other losses than the square, `lasso(problem, s)`.
+    - `s`: values of `μ`, shape `(S,)`: those of the solutions; of a path by default 400 and the
+        knots, from half of the first knot to twice the last one. The axis is logarithmic where they
+        are spaced so.
     - `ax`: what is drawn on; by default the axes of a new figure, as in all functions of `plot`.
     - `names`: of the `d` coordinates; `x₁`, `x₂`, … by default.
     - `legend`: whether to add one.
 
     **Returns:** the axes.
 
-    **Raises:** `TypeError` for something else than a path; `ValueError` for a batch of paths, or
-    another number of names.
+    **Raises:** `TypeError` for something else than a path; `ValueError` for a batch of paths,
+    solutions without their `μ`, or another number of names.
 
     !!! example
 
@@ -72,9 +73,10 @@ def path(
         ax.figure.savefig("path.png")
         ```
     """
-    check_type(path, "path", LassoPath, "what `lasso_path` returns")
+    check_type(path, "path", (LassoPath, LassoPoint), "what `lasso_path` or `lasso` returns")
     at = _times(path, s)
-    solid, ax = Curves(at, np.asarray(path.x(at))), axes_or_new(ax)
+    x = path.x if isinstance(path, LassoPoint) else path.x(at)
+    solid, ax = Curves(at, np.asarray(x)), axes_or_new(ax)
     draw(ax, solid, None, names, legend=legend)
     return label_axes(ax, r"inverse regularisation $\mu$", r"lasso $x(\mu)$")
 
@@ -241,10 +243,13 @@ def _own_times(flow: Flow, s: ArrayLike | None) -> np.ndarray:
     return np.asarray(flow.s)
 
 
-def _times(path: PiecewiseLinearPath, s: ArrayLike | None) -> np.ndarray:
+def _times(path: PiecewiseLinearPath | LassoPoint, s: ArrayLike | None) -> np.ndarray:
     """Those given, or `times_of` the path."""
     check_single(path)
-    if s is None:
+    if isinstance(path, LassoPoint):
+        if s is None or np.shape(s) != path.x.shape[:1]:
+            raise ValueError(f"Pass the `μ` of the {len(path.x)} solutions as `s`.")
+    elif s is None:
         return times_of(path)
     at = np.asarray(as_float(s, "s"))
     is_grid = at.ndim == 1 and len(at) > 0 and at[0] >= 0 and np.all(np.diff(at) >= 0)

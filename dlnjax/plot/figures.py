@@ -49,7 +49,8 @@ def comparison_figure(
     """
     figure = Figure(figsize=(11, 9), layout="constrained")
     left, right = ("path", "plateaus", "gap"), ("norm", "nonzeros")
-    over_s, of_loss = np.ravel(figure.subfigures(1, 2, width_ratios=[1.6, 1]))
+    parts: Any = figure.subfigures(1, 2, width_ratios=[1.6, 1])
+    over_s, of_loss = parts
     panels = [*over_s.subplots(3, 1, height_ratios=[1.4, 1, 1]), *of_loss.subplots(2, 1)]
     axes: dict[str, Axes] = dict(zip((*left, *right), panels, strict=True))
     # Names of columns and files are no formulas.
@@ -86,8 +87,8 @@ def comparison_figure(
         axes[name].tick_params(which="both", labelbottom=False)
     for name in right:
         of = [TradeOff("lasso", lasso[name], lasso["loss"], {})]
-        parts = zip(trained, looks, strict=False)
-        curves = [TradeOff(p["label"], p[name], p["loss"], look) for p, look in parts]
+        drawn = zip(trained, looks, strict=False)
+        curves = [TradeOff(p["label"], p[name], p["loss"], look) for p, look in drawn]
         draw_tradeoff(axes_or_new(axes[name], len(flows)), of, curves, name)
     grey = Line2D([], [], color=GREY, linewidth=3.5, label="lasso")
     of_curves = [*gap_entries(axes["gap"]), grey]
