@@ -14,6 +14,18 @@ class Square(dln.AbstractLoss):
     conjugate = lambda self, p, y: p * y + p**2 / 2
 
 
+class PseudoHuber(dln.AbstractLoss):
+    """Its conjugate has the rounding of 1 at the minimum, where all else is 0."""
+
+    value = lambda self, u, y: (u - y) ** 2 / (jnp.sqrt(1 + (u - y) ** 2) + 1)
+    derivative = lambda self, u, y: (u - y) / jnp.sqrt(1 + (u - y) ** 2)
+    curvature = lambda self, u, y: (1 + (u - y) ** 2) ** -1.5
+
+    def conjugate(self, p, y):
+        some = jnp.sqrt(jnp.maximum(1 - p**2, 0))
+        return jnp.where(jnp.abs(p) <= 1, p * y + 1 - some, jnp.inf)
+
+
 LABELS, TARGETS = [1.0, -1.0], [0.0, -3.5, 1e3, 1e6]
 RIGHT = {
     "logistic": (dln.LogisticLoss(), LABELS),
@@ -22,6 +34,7 @@ RIGHT = {
     "huber": (dln.HuberLoss(1.0), TARGETS),
     "narrow huber": (dln.HuberLoss(0.01), TARGETS[:3]),
     "square": (Square(), TARGETS),
+    "pseudo-Huber": (PseudoHuber(), [0.0, 0.5, 1.0, 0.3]),
 }
 
 
@@ -36,6 +49,10 @@ def test_right_losses_pass(name, dtype):
 
 def replaced(base, **functions):
     return type("Wrong", (base,), functions)()
+
+
+def bare_entropy(a):
+    return a * jnp.log(a) + (1 - a) * jnp.log1p(-a)
 
 
 Logistic, Exponential = dln.LogisticLoss, dln.ExponentialLoss
@@ -86,6 +103,14 @@ WRONG = {
     "derivative without a cap": (
         replaced(Exponential, derivative=lambda s, u, y: -y * jnp.exp(-y * u)),
         "`derivative` is not finite everywhere up to u = ±10000",
+    ),
+    "conjugate that is NaN": (
+        replaced(Logistic, conjugate=lambda s, p, y: bare_entropy(-p * y)),
+        "`conjugate` is NaN",
+    ),
+    "value that is NaN": (
+        replaced(Logistic, value=lambda s, u, y: jnp.nan * u),
+        "`value` is NaN",
     ),
     "a mean over the rows": (
         replaced(Logistic, value=lambda s, u, y: jnp.mean(Logistic.value(s, u, y), axis=-1)),

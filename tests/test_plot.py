@@ -174,6 +174,8 @@ def test_gap_and_tradeoff_of_another_loss():
     expected = objective(np.asarray(flow.x_mean)) / objective(np.asarray(point.x)) - 1
     np.testing.assert_allclose(gap.get_ydata(), np.maximum(expected, 0), atol=1e-11)
     assert np.all(np.asarray(bound.get_ydata()) >= np.asarray(gap.get_ydata()) - 1e-11)
+    with pytest.raises(ValueError, match="better than these solutions"):
+        dln.plot.gap(problem, flow, dln.lasso(problem, S / 3))
     lines = curves(dln.plot.path(point, S, ax=Figure().subplots()))
     np.testing.assert_array_equal([line.get_ydata() for line in lines], point.x.T)
     for s in (None, S[1:]):

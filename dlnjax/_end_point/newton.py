@@ -195,15 +195,20 @@ class Newton(eqx.Module):
         """As `linear_solve`, to full relative precision in each `(q/h) u`."""
         # `off` contains rounding of x. If only negligible q could move along it, their duals would
         # change without bound to correct what they cannot. So q/h has a floor at which a change of
-        # the dual by the largest h, about all of its w, changes x by 8 eps, its rounding. By
-        # experiment, no floor fails or flags 39 of 1830 end points, mostly planted ones; 100 times
-        # less flags two; 100 times more raises the most steps from 84 to 187. With its own h in
-        # each, a negligible q of a large column would be heavier than an active one of a small
-        # column: 22 of 200 000 end points of designs in mixed units, whose columns differ by 9
-        # decades, are not reached.
-        largest = jnp.max(jnp.where(self.is_allowed, jnp.maximum(h, self.growth.unit), 0))
-        floor = 8 * jnp.finfo(h.dtype).eps / jnp.where(largest > 0, largest, 1)
-        stretch = q / h + jnp.where(self.is_allowed, floor, 0)
+        # the dual by h, about all of w, changes x by 8 eps, its rounding. By experiment, no floor
+        # fails or flags 39 of 1830 end points, mostly planted ones; 100 times less flags two; 100
+        # times more raises the most steps from 84 to 187.
+        size = jnp.maximum(h, self.growth.unit)
+        if self.growth.is_exponential:
+            # The largest of all units: with its own, a negligible q of a large column would be
+            # heavier than an active one of a small column, and 22 of a million end points, of
+            # columns whose norms differ by 9 decades, are not reached.
+            size = jnp.max(jnp.where(self.is_allowed, size, 0))
+            size = jnp.where(size > 0, size, 1)
+        floor = jnp.where(self.is_allowed, 8 * jnp.finfo(h.dtype).eps / size, 0)
+        stretch = q / h + floor
+        if not self.growth.is_exponential:
+            return graded_step(self.solutions.V, stretch, off, mismatch)
         # A floor resists a change of the dual, but its mismatch moves no `x`.
         share = jnp.where(stretch > 0, q / h / jnp.where(stretch > 0, stretch, 1), 1)
         nu, dual = graded_step(self.solutions.V, stretch, off, share * mismatch)

@@ -7,15 +7,15 @@ from jaxtyping import Array, ArrayLike, Real
 from .._checks import as_float, check_finite, check_nonempty, check_type
 from .losses import AbstractLoss, log_cap
 
-_WIDTH = 30.0  # e^{±30} is 13 decades: what is small at one end is rounding at the other
+_WIDTH = 36.0  # e^{±36} is 16 decades: what is small at one end is rounding at the other
 _PIECES, _EACH = 240, 64  # intervals, and points of the quadrature in each
 _CANCELS = " (or `value` cancels: `softplus`, `expm1` and `log1p` keep digits)"
 _FAR = 1e4  # where trial steps of a solver may come
 
 
 def check_loss(loss: AbstractLoss, y: Real[ArrayLike, " n"]) -> None:
-    """Test that the functions of a loss agree with each other, at predictions `u` within 30 of 0
-    and of the targets.
+    """Test that the functions of a loss agree with each other, at predictions `u` within 36 of 0
+    and of the targets. It sees what changes over .02 of `u` or more: scale narrower losses.
 
     - `takes` accepts the targets, and all functions are elementwise;
     - `derivative` and `curvature` are finite, also at `u = ±10⁴`, where trial steps may come;
@@ -25,7 +25,7 @@ def check_loss(loss: AbstractLoss, y: Real[ArrayLike, " n"]) -> None:
         so it is infinite outside its domain.
 
     A factor or a sign that is wrong is found, and a `value` that cancels, as `log(1 + e⁻ᵘ)` does at
-    `u = 30`; not an error below one per cent, or one that a few targets do not show.
+    `u = 36`; not an error below one per cent, or one that a few targets do not show.
 
     **Arguments:**
 
@@ -81,11 +81,15 @@ class _Functions:
         self.derivative = self._of(loss.derivative, "derivative", u, y)
         self.curvature = self._of(loss.curvature, "curvature", u, y)
         # Beyond, exponentials are capped, and no longer agree.
-        top = np.exp(log_cap(u.dtype))
+        self.cap = int(log_cap(u.dtype))
+        top = np.exp(self.cap)
         self.is_followed = np.isfinite(self.value) & (np.abs(self.value) < top)
         self.is_followed &= (np.abs(self.derivative) < top) & (np.abs(self.curvature) < top)
 
     def check(self) -> None:
+        self._raise(np.isnan(self.value), "`value` is NaN")
+        if not np.any(self.is_followed):
+            raise ValueError("`value` is infinite everywhere.")
         self._check_far()
         self._check_convexity()
         self._check_change("value", self.value, "derivative", self.derivative)
@@ -105,7 +109,7 @@ class _Functions:
         """Say where, if anything is bad."""
         if np.any(bad):
             place = np.unravel_index(np.argmax(bad), bad.shape)
-            at = tuple(np.array(place) * [1, self.u.shape[1] // max(bad.shape[1], 1)])
+            at = tuple(np.array(place) * [1, round((self.u.shape[1] - 1) / bad.shape[1])])
             raise ValueError(f"{message}, at u = {self.u[at]:.4g}, y = {self.y[at]:.4g}.")
 
     def _check_far(self) -> None:
@@ -116,7 +120,8 @@ class _Functions:
             if not (np.all(np.isfinite(values)) and np.all(np.isfinite(at_far))):
                 raise ValueError(
                     f"`{name}` is not finite everywhere up to u = ±{_FAR:g}, where trial steps of "
-                    "a solver may come. Cap exponentials, as by `jnp.exp(jnp.minimum(u, 100))`."
+                    "a solver may come. Cap exponentials, as by "
+                    f"`jnp.exp(jnp.minimum(u, {self.cap}))`."
                 )
 
     def _check_convexity(self) -> None:
@@ -153,9 +158,13 @@ class _Functions:
         known = self.is_followed[:, ::_EACH]
         at = lambda p: np.asarray(self.loss.conjugate(jnp.asarray(p), jnp.asarray(y)))
         best = at(p)
+        self._raise(np.isnan(best) & known, "`conjugate` is NaN at `p = derivative(u)`")
         # p may round to the end of the domain, or beyond: half of the digits of the largest term.
+        # At a minimum all terms are rounding of those beside it.
         size = np.abs(f) + np.abs(p * u) + np.where(np.isfinite(best), np.abs(best), 0)
-        error = np.abs(f + best - p * u) > self.eps**0.5 * size
+        beside = np.maximum(np.roll(size, 1, axis=1), np.roll(size, -1, axis=1))
+        room = self.eps**0.5 * size + 64 * self.eps * np.where(known, beside, 0)
+        error = np.abs(f + best - p * u) > room
         self._raise(
             error & known, f"`conjugate` is not `pu − f(u)` at `p = derivative(u)`{_CANCELS}"
         )
@@ -169,7 +178,12 @@ class _Functions:
                 ),
                 axis=2,
             )
-            low = at(other) < least - self.eps**0.5 * (np.abs(least) + 1)
+            found = at(other)
+            self._raise(
+                np.isnan(found) & known, f"`conjugate` is NaN, for p = f′ {move:+g}·max(|f′|, 1)"
+            )
+            terms = np.abs(least) + 1 + 64 * self.eps**0.5 * np.abs(other) * (1 + np.abs(y))
+            low = found < least - self.eps**0.5 * terms
             self._raise(
                 low & known,
                 "`conjugate` is less than `pu − f(u)` at another `u` (outside its domain it is "

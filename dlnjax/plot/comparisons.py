@@ -90,6 +90,13 @@ def gap(
         best = solutions(path, Curves(at, x))[after]
         at, x = at[after], x[after]
         relative, least = excess(problem, x, best, at)
+        # Half of the digits, beyond what the solutions certify.
+        room = path.gap[after] + jnp.finfo(x.dtype).eps ** 0.5 * least
+        if bool(jnp.any(problem.lasso_objective(x, at) < least - room)):
+            raise ValueError(
+                "The flow is better than these solutions: they are of other `μ`, or of another "
+                "problem. Pass those at its times, `lasso(problem, flow.s)`."
+            )
     bound = None
     if certificate and isinstance(flow, Flow) and is_bound:
         bound = np.asarray(certified(problem, flow)[after] / least)

@@ -37,7 +37,7 @@ def dual_term(
     velocity = sides(-problem.r, link.start) + lowest
     slope = square * link.slope(link.start, q)
     z_size = size_of_z(square * q, slope, velocity, jnp.min(link.unit))
-    zeta = z_size / jnp.max(link.unit)
+    zeta = lax.stop_gradient(z_size / jnp.max(link.unit))
     # Of the largest entry: errors of x count relative to that. Without data none count.
     largest = square * jnp.max(size)
     largest = jnp.where(largest > 0, largest, jnp.inf)
