@@ -402,3 +402,26 @@ def test_weights_that_are_0():
     u = 0.6 * -np.expm1(-5 * s)
     np.testing.assert_allclose(flow.x, u[:, None] * [1, 2], atol=1e-6)
     np.testing.assert_allclose(flow.z[:, 0], 0.6 * s - u / 5, atol=1e-6)
+
+
+@pytest.mark.parametrize("log_eps", [-400.0, -600.0])
+def test_derivatives_of_what_decays_from_a_tiny_start(log_eps):
+    """In both modes, against a difference: forward mode was NaN below `σ²z` = 1e-154."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(3, 4)), 0.01 * rng.normal(size=3)
+    network = dln.UV(jnp.ones(4), 0.1 * jnp.ones(4))
+
+    @jax.jit
+    def total(y):
+        problem = dln.LeastSquares(X, y, 0.1)
+        s = jnp.array([0.5, 1.0, 3.0])
+        flow = dln.gradient_flow(network, problem, s, log_eps=log_eps, throw=False)
+        # In units of ε: differences of 1e-304 would lose digits.
+        return jnp.sum(flow.x_mean * np.exp(-log_eps / 2)) * np.exp(-log_eps / 2)
+
+    y, along = jnp.asarray(y), jnp.ones(3)
+    _, forward = jax.jvp(total, (y,), (along,))
+    np.testing.assert_allclose(forward, jax.grad(total)(y).sum(), rtol=1e-8)
+    h = 1e-4
+    difference = (total(y + h * along) - total(y - h * along)) / (2 * h)
+    np.testing.assert_allclose(forward, difference, rtol=1e-3)
