@@ -6,6 +6,7 @@ markers in its page.
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from ._report import seconds
@@ -130,8 +131,12 @@ def derivatives(results: Path) -> str:
     for row in content["rows"]:
         function = row["function"].partition(",")[0]
         eps = "e^-700" if row["eps"] == "e^-700" else "1e-2 to 1e-20" if row["eps"] else "–"
-        pairs = [(v, row["doubt"][family]) for family, v in row["differences"].items()]
-        groups.setdefault((function, row["output"], eps), []).extend(pairs)
+        pairs = groups.setdefault((function, row["output"], eps), [])
+        for family, error in row["differences"].items():
+            doubt = float(row["doubt"][family])
+            # There is no difference where the problem leaves its domain.
+            if doubt < math.inf:
+                pairs.append((math.inf if error is None else error, doubt))
     lines = [
         "| function | output | ε | entries | within 1e-6 | worst, differences exact to 1e-8 |",
         "|---|---|---|---|---|---|",
