@@ -54,8 +54,8 @@ def _eps(text: str) -> float:
         raise typer.BadParameter(f"ε must lie in [0, 1), got {text}.")
     if value == 0 and any(digit in "123456789" for digit in text.lower().split("e")[0]):
         raise typer.BadParameter(
-            f"{text} is too small for float64: the least is 1e-323. Pass 0 for the limit, or use "
-            "`log_eps` in Python."
+            f"{text} is too small for float64, whose least number is 5e-324. Pass 0 for the limit, "
+            "or use `log_eps` in Python."
         )
     return value
 
