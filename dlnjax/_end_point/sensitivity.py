@@ -21,12 +21,10 @@ def sensitivity(newton: Newton, state: State) -> Array:
     each = newton.each_dual(state)
     off = (sides(newton.dual(state), each) - each) / h
     digit = jnp.finfo(h.dtype).eps * jnp.abs(each) / h
-    # A negligible q may be far from its dual, or have a dual without digits: what counts is how
-    # much it would grow. e^±80 is in the range of float32, and beyond what counts.
-    by_growth = lambda dual: jnp.minimum(
-        jnp.abs(dual), jnp.abs(q * jnp.expm1(jnp.clip(newton.log_growth(dual), -80, 80)))
-    )
-    missing = jnp.maximum(by_growth(off), by_growth(digit))
+    # A negligible q may be far from its dual: what counts is how much it would grow. e^±80 is
+    # in the range of float32, and beyond what counts.
+    missing = jnp.abs(q * jnp.expm1(jnp.clip(newton.log_growth(off), -80, 80)))
+    missing = jnp.maximum(digit, jnp.minimum(jnp.abs(off), missing))
     folds = jnp.minimum(1, jnp.maximum(digit, jnp.abs(off)))
     # Perturb each entry by its own amount. Fixed signs, so that results repeat: multiples of
     # the golden angle, 2.4, whose cosines follow no pattern that a design could be blind to.

@@ -225,12 +225,12 @@ def _explicit(term: AbstractDualTerm, h: Array, y0: Any, state: _State):
     velocities, xs = [*velocities, velocity], [*xs, x]
     combine = lambda weights: (
         h * linear_sum(weights, velocities),
-        h * term.per_zeta() * linear_sum(weights, xs),
+        h / term.fixed_zeta() * linear_sum(weights, xs),
     )
     inner = tuple(combine(weights) for weights in _INNER)
     increment = (increment, combine(_TABLEAU.b_sol)[1])
     error, error_z = combine(_TABLEAU.b_error)
-    second = h * term.per_zeta() * linear_sum(_SECOND, xs)
+    second = h / term.fixed_zeta() * linear_sum(_SECOND, xs)
     error = (error, jnp.maximum(jnp.abs(error_z), SECOND * jnp.abs(second)))
     return increment, error, inner, (velocity, x), grown
 

@@ -183,14 +183,14 @@ def rosenbrock(term: AbstractDualTerm, h: Array, y0: Any) -> list[Any]:
     outputs = []
     for own, other in zip(_OUTPUTS, _QUADRATURE, strict=True):
         moved = jnp.asarray(linear_sum(other, images))
-        quadrature = h * term.per_zeta() * (term.change(slope, moved) + linear_sum(other, xs))
+        quadrature = h / term.fixed_zeta() * (term.change(slope, moved) + linear_sum(other, xs))
         outputs.append((linear_sum(own, stages), quadrature))
     increment, (error, error_z), *inner = outputs
-    defect = increment[1] - sum(z for _, z in inner) - h * term.per_zeta() * xs[-1]
+    defect = increment[1] - sum(z for _, z in inner) - h / term.fixed_zeta() * xs[-1]
     # Where `x` is the difference of two large `q` its stages are rounding, and so are both of the
     # estimates: to ask for less would keep steps short for ever. The sums of their coefficients are
     # about 2 and 64.
-    rounding = h * term.per_zeta() * term.rounding(slope, g)
+    rounding = h / term.fixed_zeta() * term.rounding(slope, g)
     error_z = jnp.maximum(jnp.abs(error_z) - 2 * rounding, 0)
     second = DEFECT * jnp.maximum(jnp.abs(defect) - 64 * rounding, 0)
     return [increment, (error, jnp.maximum(error_z, second)), *inner]

@@ -170,14 +170,15 @@ class AbstractDualTerm(AbstractFlowTerm):
     def error(self, state: State, error: State) -> State:
         """The error for the step size controller, from the embedded error of a step to `state`."""
 
-    def per_zeta(self) -> Array:
-        """`1/ζ`, a constant. A loop gives `ζ` the tangent 0, and the derivative of a quotient has
-        `1/ζ²`, which is infinite where `σ²z` is 1e-277 (`size_of_z`): 0 · ∞ would be NaN."""
-        return 1 / lax.stop_gradient(self.zeta)
+    def fixed_zeta(self) -> Array:
+        """`ζ`, a constant, to divide by. A loop gives `ζ` the tangent 0, and the derivative of a
+        quotient has `1/ζ²`, which is infinite where `σ²z` is 1e-277 (`size_of_z`): 0 · ∞ would be
+        NaN."""
+        return lax.stop_gradient(self.zeta)
 
     def vf(self, t: RealScalarLike, y: State, args: Any) -> State:
         x = self.x(self.image(y[0]))
-        return self.velocity(x), self.per_zeta() * x
+        return self.velocity(x), x / self.fixed_zeta()
 
 
 def dual_term_of(terms: Any, solver: Any) -> AbstractDualTerm:
