@@ -119,6 +119,29 @@ WRONG = {
 }
 
 
+class LargeSquare(dln.AbstractLoss):
+    """In units in which its terms cancel."""
+
+    value = lambda self, u, y: 1e8 * (u - y) ** 2 / 2
+    derivative = lambda self, u, y: 1e8 * (u - y)
+    curvature = lambda self, u, y: 1e8 * jnp.ones_like(u)
+    conjugate = lambda self, p, y: p * y + p**2 / 2e8
+
+
+def test_large_units_and_many_targets():
+    dln.check_loss(LargeSquare(), np.array([1.0, 2.0]))
+    dln.check_loss(dln.HuberLoss(1.0), np.random.default_rng(0).normal(size=10_000))
+
+
+def test_the_place_is_named():
+    """Of a conjugate that is wrong for `u > 29` alone."""
+    p_there = float(Exponential().derivative(jnp.array([29.0]), -jnp.ones(1))[0])
+    conjugate = lambda s, p, y: Exponential.conjugate(s, p, y) * jnp.where(p > p_there, 1.1, 1.0)
+    with pytest.raises(ValueError, match="`conjugate`.* at u = 29") as raised:
+        dln.check_loss(replaced(Exponential, conjugate=conjugate), -np.ones(1))
+    assert "y = -1" in str(raised.value)
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_function_is_named(name):
     loss, message = WRONG[name]

@@ -133,9 +133,15 @@ def test_csv_two_texts_as_classes(write):
     data = load(write(rows), "y", TableOptions(classes=True))
     np.testing.assert_array_equal(data.y, [-1, 1, -1])
     assert data.notes == ("the class 'yes' is 1, 'no' is −1",)
-    for bad in (rows + "4,maybe\n", rows + "4,NA\n", rows + "4,1\n"):
-        with pytest.raises(DataError, match="'y'"):
-            load(write(bad), "y", TableOptions(classes=True))
+    for more, said in (
+        ("4,maybe\n", "needs two classes, got 'maybe', 'no', 'yes'"),
+        ("4,1\n", "needs two classes, got '1', 'no', 'yes'"),
+        ("4,NA\n", r"line 5, column 'y': missing value \('NA'\)"),
+    ):
+        with pytest.raises(DataError, match=said):
+            load(write(rows + more), "y", TableOptions(classes=True))
+    with pytest.raises(DataError, match="needs two classes, got 'no'"):
+        load(write("a,y\n1,no\n2,no\n"), "y", TableOptions(classes=True))
     plain = load(write("a,y\n1,0\n2,1\n"), "y", TableOptions(classes=True))
     np.testing.assert_array_equal(plain.y, [0, 1])
     assert plain.notes == ()

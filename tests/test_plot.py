@@ -187,6 +187,45 @@ def test_gap_and_tradeoff_of_another_loss():
     np.testing.assert_allclose(curves(ax)[0].get_ydata(), problem.loss(point.x))
 
 
+def test_gap_where_the_least_objective_is_negative():
+    """As of counts: relative to its size. Also from `s = 0`, where there is no gap."""
+    rng = np.random.default_rng(0)
+    X = 0.3 * rng.normal(size=(40, D))
+    problem = dln.Poisson(X, rng.poisson(np.exp(2 + X[:, 0])).astype(float))
+    s = jnp.append(0.0, jnp.geomspace(1.2, 100, 9) / jnp.max(jnp.abs(problem.r)))
+    flow = dln.gradient_flow(NETWORK, problem, s, eps=1e-3)
+    point = dln.lasso(problem, s[1:], gap_tol=1e-12)
+    gap, bound = curves(dln.plot.gap(problem, flow, point, ax=Figure().subplots()))
+
+    def objective(x):
+        u, y = np.asarray(x) @ X.T, np.asarray(problem.y)
+        return np.sum(np.exp(u) - y * u, axis=1) + np.abs(x).sum(axis=1) / np.asarray(s[1:])
+
+    least = objective(point.x)
+    assert least[0] > 0 > least[-1]
+    above = objective(flow.x_mean[1:]) - least
+    np.testing.assert_allclose(gap.get_ydata(), above / np.abs(least), rtol=1e-6)
+    assert np.all(np.asarray(bound.get_ydata()) >= np.asarray(gap.get_ydata()))
+
+
+def test_long_names_leave_the_panels_of_compare_their_width():
+    s = np.linspace(0.1, 3, 20)
+    x = np.linspace(0, np.arange(1.0, 11), 20)
+    lasso = {"x": x, "loss": 9 - s, "norm": x.sum(1), "nonzeros": (x > 0).sum(1)}
+    limit = lasso | {"label": "ε → 0", "relative_gap": 1e-6 / s, "at_s": x}
+    width = {}
+    for kind, name in (
+        ("short", "x{}"),
+        ("long", "income of the household {}"),
+        ("$", "US$ " * 20),
+    ):
+        names = [name.format(i) for i in range(10)]
+        figure = dln.plot.comparison_figure("columns", s, names, lasso, limit, [])
+        figure.canvas.draw()
+        width[kind] = figure.get_axes()[0].get_position().width
+    assert min(width.values()) > 0.95 * max(width.values())
+
+
 def test_a_coordinate_keeps_its_colour_where_another_is_larger():
     """Of eight largest ones among twelve that differ in two figures."""
     x = np.ones((3, 12)) * np.arange(1.0, 13)
@@ -206,6 +245,8 @@ def test_ticks_of_many_eps_do_not_overlap(ax):
     log_eps_axis(ax, size)
     ticks = ax.get_xticks()
     assert 4 < len(ticks) < 11 and set(ticks) <= set(size) and ticks[0] == 5
+    log_eps_axis(ax, np.geomspace(5, 5000, 10))
+    assert len(ax.get_xticks()) == 10
     log_eps_axis(ax, size[::6])
     assert len(ax.get_xticks()) == 4
 
@@ -384,6 +425,8 @@ def test_sweep_draws_what_the_metric_has_axes_for():
     assert table.shape == (1, 2)  # side by side: they are not all pairs of n and d
     np.testing.assert_allclose(table[0], np.nanmean(values[:, 0, :, 0, 0], axis=1))
     assert [label.get_text() for label in ax.get_xticklabels()] == ["3×4", "4×4"]
+    one_size = dln.plot.sweep(data.isel(size=0), "knots", ax=Figure().subplots())
+    np.testing.assert_allclose(np.asarray(one_size.images[0].get_array()), table[:, :1])
     wide = data.assign_coords(d=("size", [4, 4]))
     ax = dln.plot.sweep(wide, "knots", ax=Figure().subplots())
     table = np.ma.filled(np.ma.asarray(ax.images[0].get_array()), np.nan)

@@ -10,6 +10,7 @@ from .losses import AbstractLoss, log_cap
 _WIDTH = 36.0  # e^{±36} is 16 decades: what is small at one end is rounding at the other
 _PIECES, _EACH = 240, 64  # intervals, and points of the quadrature in each
 _CANCELS = " (or `value` cancels: `softplus`, `expm1` and `log1p` keep digits)"
+_TARGETS = 64  # that are looked at
 _FAR = 1e4  # where trial steps of a solver may come
 
 
@@ -30,7 +31,7 @@ def check_loss(loss: AbstractLoss, y: Real[ArrayLike, " n"]) -> None:
     **Arguments:**
 
     - `loss`: what `GeneralizedLinear` takes.
-    - `y`: some targets that it takes, shape `(n,)`.
+    - `y`: some targets that it takes, shape `(n,)`; of more than 64 some are looked at.
 
     **Returns:** `None`.
 
@@ -61,6 +62,9 @@ def check_loss(loss: AbstractLoss, y: Real[ArrayLike, " n"]) -> None:
     if not bool(jnp.all(loss.takes(y))):
         bad = float(y[np.argmin(np.asarray(loss.takes(y)))])
         raise ValueError(f"`takes` refuses the target y = {bad:g}. Pass targets of this loss.")
+    # Of many targets some, in order, with the extremes: each takes 1.6 MB.
+    y = jnp.unique(y)
+    y = y[np.unique(np.linspace(0, len(y) - 1, _TARGETS).round().astype(int))]
     # Around 0 for labels and counts, around the targets for regressions.
     for center in (jnp.zeros_like(y), y):
         grid = jnp.linspace(-1, 1, _PIECES * _EACH + 1, dtype=y.dtype)
@@ -89,7 +93,7 @@ class _Functions:
     def check(self) -> None:
         self._raise(np.isnan(self.value), "`value` is NaN")
         if not np.any(self.is_followed):
-            raise ValueError("`value` is infinite everywhere.")
+            raise ValueError("`value` or its derivatives are infinite everywhere.")
         self._check_far()
         self._check_convexity()
         self._check_change("value", self.value, "derivative", self.derivative)
@@ -182,8 +186,10 @@ class _Functions:
             self._raise(
                 np.isnan(found) & known, f"`conjugate` is NaN, for p = f′ {move:+g}·max(|f′|, 1)"
             )
-            terms = np.abs(least) + 1 + 64 * self.eps**0.5 * np.abs(other) * (1 + np.abs(y))
-            low = found < least - self.eps**0.5 * terms
+            # Half of the digits of the result, and the rounding of terms that cancel in it.
+            terms = np.abs(other) * (1 + np.abs(y)) + np.abs(other * u) + np.abs(f)
+            room = self.eps**0.5 * (np.abs(least) + 1) + 64 * self.eps * terms
+            low = found < least - room
             self._raise(
                 low & known,
                 "`conjugate` is less than `pu − f(u)` at another `u` (outside its domain it is "

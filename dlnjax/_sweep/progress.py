@@ -16,7 +16,7 @@ class Progress:
         self._left = Counter[int]()  # instances of each cell that are to be computed
         self._known = Counter[int]()  # those that are, and the seconds that they took
         self._seconds: dict[int, float] = defaultdict(float)
-        self._blocks = self._done = self._failed = 0  # blocks, lanes
+        self._blocks = self._done = self._failed = 0  # blocks, blocks, solves
         self._since: float | None = None  # when work began, compiling left out
         terminal = sys.stderr.isatty()
         self._bar = need("tqdm").tqdm(

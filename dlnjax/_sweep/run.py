@@ -179,7 +179,7 @@ def _workers(executor: Executor | None) -> Iterator[Executor]:
 
 
 def _drive(sweep: Sweep, path: Path, workers: Executor, memory: int, shown: bool) -> int:
-    """Have the missing blocks computed. Returns the number of lanes that failed."""
+    """Have the missing blocks computed. Returns the number of solves that failed."""
     job = make_job(path, sweep, in_process=isinstance(workers, ThreadPoolExecutor))
     progress = Progress(shown)
     running: set[Future[Any]] = set()
@@ -220,7 +220,7 @@ def _drive(sweep: Sweep, path: Path, workers: Executor, memory: int, shown: bool
             instances = store.instances_in(outcome.block)
             progress.update(outcome.cell, instances, outcome.seconds, outcome.failed)
             _LOG.info(
-                "block %d of cell %d: %d instances in %.1f s, %d lanes failed",
+                "block %d of cell %d: %d instances in %.1f s, %d solves failed",
                 outcome.block,
                 outcome.cell,
                 instances,

@@ -115,7 +115,7 @@ class Store:
         return metadata["attributes"]["id"] == self.id
 
     def write(self, cell: Cell, block: int, values: dict[str, np.ndarray]) -> int:
-        """Write a block, whatever was there. Returns how many of its lanes failed."""
+        """Write a block, whatever was there. Returns how many of its solves failed."""
         failed = 0
         for name, value in values.items():
             array = self._variables[name]

@@ -1,5 +1,5 @@
 """The table that summarises a sweep: mean, median and quantiles of each scalar metric in each cell,
-and how many lanes failed. It has one cell of one variable in memory at a time."""
+and how many solves failed. It has one cell of one variable in memory at a time."""
 
 import itertools
 from collections import Counter

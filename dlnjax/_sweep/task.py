@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
 
     cell: int  # index into `sweep.cells`
     block: int
-    failed: int  # lanes
+    failed: int  # solves
     seconds: float  # of computing and writing, without compiling
     made_by: dict[str, Any]  # versions and device
 

@@ -168,7 +168,7 @@ def _beside_solutions(data: Dataset, asked: Asked, positive: bool) -> _Compared:
         shown = ", ".join(f"{v:g}" for v in labels[:4]) + (", ..." if len(labels) > 4 else "")
         raise CommandError(
             f"--loss logistic needs two classes in the target {data.target!r}, 1 and −1 or 1 and "
-            f"0, got {shown}. Map the classes to them, or leave --loss out."
+            f"0, got {shown}. Map the classes to them or to two texts, or leave --loss out."
         )
     units = Units(_or_one(np.linalg.norm(data.X, axis=0)), 1.0)
     decay = asked.weight_decay * units.s

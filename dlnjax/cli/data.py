@@ -62,8 +62,8 @@ def _check_options(source: str, options: TableOptions) -> None:
     kind = Path(source).suffix.lower()
     if kind == ".csv":
         return
-    plain, used = PLAIN._asdict(), {"drop_missing"} if kind == ".npz" else set()
-    used |= {"classes"}  # no option of its own
+    # `classes` is no option of its own.
+    plain, used = PLAIN._asdict(), {"classes", *(["drop_missing"] if kind == ".npz" else [])}
     given = [k for k, v in options._asdict().items() if v != plain[k] and k not in used]
     if given:
         flags = {"separator": "--sep"}

@@ -90,7 +90,7 @@ def page(title: str, report: dict[str, Any]) -> str:
     spans = [Span(dimension="height", line_color="#555555") for _ in ON_S]
     for key, span in zip(ON_S, spans, strict=True):
         panels[key].add_layout(span)
-    values = [part["label"].removeprefix("ε").removeprefix(" = ").strip() for part in parts]
+    values = [f"{part['eps']:g}" if part["eps"] else "→ 0" for part in parts]
     smallest = max(len(report["flows"]) - 1, 0)
     eps_slider = _slider("eps", "ε", values, smallest)
     s_slider = _slider("s", "s = μ", [f"{s:.4g}" for s in lasso["s"]], len(lasso["s"]) // 2)

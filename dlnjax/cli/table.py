@@ -30,7 +30,7 @@ def load_csv(path: Path, target: str | None, options: TableOptions) -> Dataset:
         notes = dropped(name, len(rows) - len(whole), len(rows))
         rows = whole
     if options.classes:
-        rows, more = _classes(rows, columns.index(target), options.decimal)
+        rows, more = _classes(name, columns.index(target), columns, rows, options.decimal)
         notes += more
     if options.one_hot:
         columns, rows = _encoded(name, columns, rows, target, options.decimal)
@@ -56,15 +56,24 @@ def _check(options: TableOptions) -> None:
         )
 
 
-def _classes(rows: list[Row], j: int, decimal: str) -> tuple[list[Row], tuple[str, ...]]:
+def _classes(
+    name: str, j: int, columns: list[str], rows: list[Row], decimal: str
+) -> tuple[list[Row], tuple[str, ...]]:
     """With −1 and 1 for two texts in column `j`, in alphabetical order, and a note of it."""
-    values = sorted({cells[j] for _, cells in rows})
-    if len(values) != 2 or not all(_is_text(value, decimal) for value in values):
+    values = sorted({cells[j] for _, cells in rows if not _is_missing(cells[j])})
+    if not any(_is_text(value, decimal) for value in values):
         return rows, ()
+    if len(values) != 2:
+        raise DataError(
+            f"{name}, column {short(columns[j])}: --loss logistic needs two classes, got "
+            f"{listed(values)}. Keep the rows of two, or choose another --target."
+        )
     code = dict(zip(values, ("-1", "1"), strict=True))
-    coded = [(line, [*cells[:j], code[cells[j]], *cells[j + 1 :]]) for line, cells in rows]
+    # A missing one stays, and is named later.
+    of = lambda cells: [*cells[:j], code.get(cells[j], cells[j]), *cells[j + 1 :]]
     first, second = map(short, values)
-    return coded, (f"the class {second} is 1, {first} is −1",)
+    note = f"the class {second} is 1, {first} is −1"
+    return [(line, of(cells)) for line, cells in rows], (note,)
 
 
 def _encoded(

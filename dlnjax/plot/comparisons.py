@@ -54,8 +54,8 @@ def gap(
     - `problem`: the problem of both.
     - `flow`: what `gradient_flow` returns, or `limit_flow`.
     - `path`: what `lasso_path` returns. For other losses than the square, `lasso(problem, s)` at
-        the times of the flow, without weights and with the sign constraint of the network: the gap
-        is as exact as these solutions.
+        the times of the flow above 0, without weights and with the sign constraint of the
+        network: the gap is as exact as these solutions.
     - `s`: times, shape `(S,)`, of a limit: a flow has its own. As in `path` by default. Where
         `s = 0` there is no gap.
     - `certificate`: whether to draw it. It is of a flow, and bounds the gap of a path with weights
@@ -79,19 +79,17 @@ def gap(
     """
     at, x, _ = averages(flow, s)
     after = at > 0
+    at, x = at[after], x[after]
     is_bound = isinstance(flow, Flow)
     if isinstance(path, LassoPath):
-        at, x = at[after], x[after]
         of = suboptimality_gap(problem, x, at, path=path)
         relative, least = of.relative, problem.lasso_objective(x, at) - of.absolute
         is_bound &= path.positive == getattr(flow, "positive", None)
         is_bound &= bool(jnp.all(path.weights == 1))
     else:
-        best = solutions(path, Curves(at, x))[after]
-        at, x = at[after], x[after]
-        relative, least = excess(problem, x, best, at)
+        relative, least = excess(problem, x, solutions(path, Curves(at, x)), at)
         # Half of the digits, beyond what the solutions certify.
-        room = path.gap[after] + jnp.finfo(x.dtype).eps ** 0.5 * least
+        room = path.gap + jnp.finfo(x.dtype).eps ** 0.5 * jnp.abs(least)
         if bool(jnp.any(problem.lasso_objective(x, at) < least - room)):
             raise ValueError(
                 "The flow is better than these solutions: they are of other `μ`, or of another "
@@ -99,7 +97,7 @@ def gap(
             )
     bound = None
     if certificate and isinstance(flow, Flow) and is_bound:
-        bound = np.asarray(certified(problem, flow)[after] / least)
+        bound = np.asarray(certified(problem, flow)[after] / jnp.abs(least))
     ax = axes_or_new(ax)
     look: dict[str, Any] = LIMIT if isinstance(flow, LimitFlow) else {}
     look = look if color is None else look | {"color": color}
@@ -113,10 +111,10 @@ def gap(
 def excess(
     problem: AbstractProblem, x: ArrayLike, best: ArrayLike, s: ArrayLike
 ) -> tuple[np.ndarray, Array]:
-    """The relative gap of `x` above solutions that are known up to a gap of their own, by which it
-    may be negative: 0 there; and the objective of these, both of shape `(S,)`."""
+    """The gap of `x` above solutions, over the size of their objective, and that objective, both of
+    shape `(S,)`. Solutions have a gap of their own, by which `x` may be better: 0 there."""
     least = problem.lasso_objective(best, s)
-    return np.maximum(problem.lasso_objective(x, s) / least - 1, 0), least
+    return np.maximum((problem.lasso_objective(x, s) - least) / jnp.abs(least), 0), least
 
 
 def draw_gap(
@@ -136,8 +134,8 @@ def draw_gap(
 
 
 def _cut(ax: Axes, rounding: float) -> None:
-    """End a logarithmic axis of gaps at the decade of the least one that is not `rounding`, and say
-    so if there are others."""
+    """Where some gaps are below `rounding`, end the logarithmic axis at the decade of the least
+    other one, and say so."""
     gaps = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.get_lines()])
     gaps = gaps[np.isfinite(gaps)]
     shown = gaps[gaps >= rounding]

@@ -265,7 +265,7 @@ def solutions(path: LassoPath | LassoPoint, beside: Curves) -> np.ndarray:
     if path.x.shape != beside.x.shape:
         raise ValueError(
             f"The solutions have shape {path.x.shape}, the flow has {beside.x.shape}. Pass those "
-            "at its times, `lasso(problem, flow.s)`."
+            "at its times above 0, `lasso(problem, flow.s)`."
         )
     return np.asarray(path.x)
 
@@ -338,5 +338,6 @@ def legend_handles(
 
 
 def short_name(name: str, limit: int = 24) -> str:
-    """The name, cut if it is long, but for formulas."""
-    return name if len(name) <= limit or "$" in name else name[: limit - 1] + "…"
+    """The name, cut if it is long, but for formulas: names with a pair of `$` that are no text."""
+    is_formula = name.replace(r"\$", "").count("$") > 1
+    return name if len(name) <= limit or is_formula else name[: limit - 1] + "…"

@@ -65,8 +65,11 @@ def comparison_figure(
     label_axes(axes["path"], "", "coordinates")
     # Legends stand below what they explain: they would cover curves.
     small: dict[str, Any] = {"fontsize": 7, "frameon": False}
-    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": 4}
-    axes["path"].legend(handles=legend_handles(shown, names, _NOTES), **below, **small)
+    handles = legend_handles(shown, names, _NOTES)
+    # One that is wider than the axes would make them narrower.
+    ncols = max(1, min(4, 80 // max(len(str(handle.get_label())) for handle in handles)))
+    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": ncols}
+    axes["path"].legend(handles=handles, **below, **small)
     axes["path"].set_title(
         f"averaged flow at {last['label']} over the lasso path", fontsize=9, loc="left"
     )

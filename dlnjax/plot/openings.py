@@ -79,7 +79,7 @@ def crossings(
 
 
 def _colors(shown: Sequence[int]) -> dict[int, str]:
-    """As in `path`; where there are more coordinates than colours, some have the same."""
+    """As in `path` for up to eight coordinates; of more, some have the same."""
     return {i: COLORS[i % len(COLORS)] for i in shown} | colors_for(shown)
 
 
@@ -152,7 +152,7 @@ def log_eps_axis(ax: Axes, size: np.ndarray) -> None:
     ax.set_xscale("log")
     ticks: list[float] = []
     for value in np.sort(size):
-        if not ticks or np.log(value / ticks[-1]) >= np.log(size.max() / size.min()) / 9:
+        if not ticks or np.log(value / ticks[-1]) >= 0.99 * np.log(size.max() / size.min()) / 9:
             ticks.append(float(value))
     ax.set_xticks(ticks, [f"{value:.4g}" for value in ticks])
     ax.xaxis.set_minor_locator(NullLocator())

@@ -164,7 +164,9 @@ def _why(data: Any) -> str:
 
 
 def _over_sizes(ax: Axes, data: Any, metric: str) -> Axes:
-    n, d, sizes = data["n"].values, data["d"].values, data["size"].values
+    if not data["size"].ndim:  # one was selected
+        data = data.expand_dims("size")
+    n, d, sizes = (np.atleast_1d(data[name].values) for name in ("n", "d", "size"))
     rows, columns = np.unique(n), np.unique(d)
     is_grid = len(sizes) == len(rows) * len(columns)
     if is_grid:
