@@ -375,3 +375,25 @@ def test_twins_beside_columns_that_are_nearly_equal(dtype):
     last = np.asarray(slopes)[np.arange(len(lanes)), np.asarray(number) - 1][told]
     rtol = 1e-4 if dtype is np.float32 else 1e-6
     np.testing.assert_allclose(last[:, 2:], np.repeat(t[told, None] / 2, 2, axis=1), rtol=rtol)
+
+
+@pytest.mark.parametrize("power", [-36, 0, 36])
+def test_units_in_which_an_entry_is_zero(power):
+    # Beyond the last knot `x = (0, 4t − 1, 3t, −t)`, whose third and fourth entry are 0 at the
+    # vertex that the process reaches first. `4 log(1 − 4t) = 3 log 3t + log t`, at unit shape.
+    X = np.array([[-1.0, -2, 2, -2], [-2, 1, -2, -2], [-2, -2, 2, -2]]) * 2.0**power
+    shape = np.full(4, 2.0 ** (-power / 2))  # in the units of x
+    problem = dln.LeastSquares(X, np.array([2.0, -1, 2]))
+    limit = dln.limit_flow(dln.UV(2 * shape, 0 * shape), problem)
+    t = 1 / (4 + 27**0.25)
+    want = np.array([0, 4 * t - 1, 3 * t, -t]) / 2.0**power
+    np.testing.assert_allclose(limit.slope(1e30), want, rtol=1e-12, atol=1e-15 / 2.0**power)
+
+
+@pytest.mark.parametrize("rounding", [-1e-17, 0.0, 1e-17])
+def test_a_start_that_falls_to_zero(rounding):
+    # With `r < 0` in the first entry and 0 in two copies, the one minimiser over `x ≥ 0` is 0.
+    M = np.array([[2.0, -1, -1], [-1, 2, 2], [-1, 2, 2]])
+    problem = dln.Quadratic(M, np.array([-1, rounding, rounding]))
+    limit = dln.limit_flow(dln.USquared(jnp.ones(3)), problem, start=np.array([2.0, 1, 6]))
+    np.testing.assert_allclose(limit.slopes, 0, atol=1e-15)

@@ -107,10 +107,12 @@ def _can_be_positive(
     is_told = jnp.all(~is_zero | (lost <= tol.violation * most) | (most <= lost))
     V = jnp.where(is_zero[:, None], frame.V * scaled.scale[None, :] / scale[:, None], 0)
     V = jnp.where(jnp.abs(V) > tol.violation, V, 0)
+    # In units in which columns have norm 1, as `V` now is: its rounding too.
+    spread, ones = frame.spread / scale[:, None], jnp.ones_like
     cone = eqx.tree_at(
-        lambda f: (f.V, f.target, f.is_empty, f.norms, f.of_basis),
+        lambda f: (f.V, f.target, f.spread, f.is_empty, f.norms, f.of_basis),
         frame,
-        (V, jnp.zeros_like(size), ~is_zero, jnp.ones_like(frame.norms), jnp.ones_like(size)),
+        (V, jnp.zeros_like(size), spread, ~is_zero, ones(frame.norms), ones(size)),
     )
     zeros = jnp.zeros_like(free, V.dtype)
     flat = Prior(zeros, zeros + 1, zeros, None)
@@ -210,6 +212,10 @@ def select(
             is_decided = ~jnp.any(others[k] & is_dependent & ~rests & is_near)
             can_move = needed & (jnp.sum(is_on) > jnp.sum(basis < d))
             frame = frame.among(is_on)
+            # Where x is 0 so is Fq, whatever the rounding of r leaves of it.
+            is_zero = ~jnp.any(jnp.any(is_on, axis=0) & (slopes[k] != 0))
+            target = jnp.where(is_zero, 0, frame.target)
+            frame = eqx.tree_at(lambda f: f.target, frame, target)
             free, is_sure = _can_be_positive(frame, scaled, basis, is_on, can_move, tol)
             basis, _, _, is_still_clear = _independent(
                 problem, scaled, jnp.any(free, axis=0), priority, tol
