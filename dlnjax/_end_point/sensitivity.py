@@ -21,10 +21,12 @@ def sensitivity(newton: Newton, state: State) -> Array:
     each = newton.each_dual(state)
     off = (sides(newton.dual(state), each) - each) / h
     digit = jnp.finfo(h.dtype).eps * jnp.abs(each) / h
-    # A negligible q may be far from its dual: what counts is how much it would grow. e^±80 is
-    # in the range of float32, and beyond what counts.
-    missing = jnp.abs(q * jnp.expm1(jnp.clip(newton.log_growth(off), -80, 80)))
-    missing = jnp.maximum(digit, jnp.minimum(jnp.abs(off), missing))
+    # A negligible q may be far from its dual: what counts is how much it would grow if it followed
+    # the dual, and 64 of its roundings, as many as a sum of products may have. (At D > 2 these may
+    # take w to 0, where any q is possible. e^80 is in the range of float32, and beyond what counts.)
+    growth = newton.log_growth(off + 64 * digit)
+    grown = jnp.exp(jnp.minimum(state.log_q + growth, 80))
+    missing = jnp.minimum(jnp.abs(off) + digit, jnp.abs(grown - q))
     folds = jnp.minimum(1, jnp.maximum(digit, jnp.abs(off)))
     # Perturb each entry by its own amount. Fixed signs, so that results repeat: multiples of
     # the golden angle, 2.4, whose cosines follow no pattern that a design could be blind to.
