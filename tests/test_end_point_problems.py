@@ -5,12 +5,14 @@ import functools
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from end_points import D_, U, V, X, Y
-from scipy.optimize import nnls
+from scipy.optimize import linprog, nnls
 
 import dlnjax as dln
+from dlnjax.papers import w23
 
 # Well conditioned, for a flow that ends soon: columns 0 and 2, 1 and 3 are the same.
 DOUBLED = (np.eye(3) + 0.2 * X[:, :3])[:, [0, 1, 0, 1, 2]]
@@ -145,3 +147,57 @@ def test_columns_in_units_of_nine_decades():
             continue
         checked += 1
     assert checked > 100
+
+
+@pytest.mark.parametrize("depth", [3.0, 4.0, 6.0])
+def test_two_points_of_one_norm(depth):
+    # Below some ε the precision does not tell which of two points, or what between them, is the
+    # end point: where it says so it must be the one of the closed form.
+    rng, count = np.random.default_rng(7), 400
+    X, y = map(np.asarray, w23.FIRST)
+    turn = np.linalg.qr(rng.normal(size=(count, 2, 2)))[0]
+    order = np.argsort(rng.random((count, 3)), axis=1)
+    Xs = np.take_along_axis(turn @ X, order[:, None, :], axis=2)
+    log_eps = -np.log(10) * rng.uniform(3, 300, count)
+    one = jnp.ones(3)
+
+    @jax.vmap
+    def solve(X, y, log_eps):
+        network = dln.Deep(one, one, depth=depth)
+        end = dln.end_point(network, dln.LeastSquares(X, y), log_eps=log_eps, throw=False)
+        return end.x, end.result == dln.RESULTS.successful
+
+    x, told = map(np.asarray, jax.jit(solve)(Xs, turn @ y, log_eps))
+    want = np.take_along_axis(np.broadcast_to(w23.chosen(depth)[:3], x.shape), order, axis=1)
+    # How far it is from the limit, in units of ε^{1−2/D}.
+    bound = 30 * np.exp((1 - 2 / depth) * log_eps) + 1e-6
+    assert np.any(told)
+    assert np.all(np.max(np.abs(x - want), axis=1)[told] < bound[told])
+
+
+def test_negligible_entries_in_other_units():
+    # Entries of e^−20000 have no digits in their dual in float32, and cannot come back. By linear
+    # programming, where its vertex is unique.
+    rng, count = np.random.default_rng(3), 60
+    signs = rng.choice([-1.0, 1.0], (count, 6, 10))
+    unit = 10 ** rng.uniform(-3, 3, (count, 1, 10))
+    share = np.array([rng.permutation([1.0] * 3 + [0] * 7) for _ in range(count)])
+    y = np.einsum("kij,kj->ki", signs, share * rng.uniform(0.5, 2, (count, 10)))
+
+    @jax.vmap
+    def solve(X, y):
+        network, problem = dln.USquared(jnp.ones(10, X.dtype)), dln.LeastSquares(X, y)
+        end = dln.end_point(network, problem, log_eps=-20_000.0, throw=False)
+        return end.x, end.result == dln.RESULTS.successful
+
+    as_single = lambda v: v.astype(np.float32)
+    x, told = map(np.asarray, jax.jit(solve)(as_single(signs * unit), as_single(y)))
+    number = 0
+    for k in range(count):
+        run = linprog(1 / unit[k, 0], A_eq=signs[k], b_eq=y[k])
+        w = 1 - unit[k, 0] * (signs[k].T @ run.eqlin.marginals)
+        if np.sum(w < 1e-2) <= np.sum(run.x > 1e-9):
+            number += 1
+            assert told[k]
+            np.testing.assert_allclose(x[k] * unit[k, 0], run.x, atol=1e-3)
+    assert number > 10

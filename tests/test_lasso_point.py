@@ -266,3 +266,26 @@ def test_refuses(name):
     options, message = REFUSED[name]
     with pytest.raises(ValueError, match=re.escape(message)):
         dln.lasso(CASES["generic"][0], **(dict(mu=1.0) | options))
+
+
+def test_correlated_columns_in_units_from_the_gram_matrix():
+    # Terms of the objective are 1e6 times as large as it, and so is its rounding: no step is lost
+    # because the objective rises by that. A path has the same minimiser.
+    rng, count = np.random.default_rng(0), 128
+    X = 0.999**0.5 * rng.normal(size=(count, 4, 1)) + 0.001**0.5 * rng.normal(size=(count, 4, 3))
+    X = X * 10 ** rng.uniform(-6, 6, (count, 1, 3))
+    y = rng.normal(size=(count, 4))
+
+    @jax.vmap
+    def solve(X, y):
+        problem = dln.Quadratic(X.T @ X, X.T @ y, jnp.sum(y**2) / 2)
+        mu = 1e8 / jnp.max(jnp.abs(problem.r))
+        point = dln.lasso(problem, mu, throw=False)
+        path = dln.lasso_path(problem, throw=False)
+        least = problem.lasso_objective(path.x(mu), mu)
+        is_told = path.result == dln.RESULTS.successful
+        return point.result == dln.RESULTS.successful, is_told, point.gap, least
+
+    told, path_told, gap, least = map(np.asarray, jax.jit(solve)(X, y))
+    assert np.all(told[path_told])
+    assert np.all(gap[told] < 1e-6 * least[told])
