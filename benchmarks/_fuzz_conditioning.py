@@ -137,17 +137,47 @@ def _is_nearly_explained(config: Config, a: Arrays, lane: int) -> bool:
 
 
 def _nearly_ties(config: Config, a: Arrays, lane: int) -> bool:
-    """Whether, at the end of a limit process from 0, a coordinate that is not positive has a `w`
-    that is 0 but for half of the digits: by linear programming, at depth 2."""
-    first = (1 + 2 * np.log(a["p"][lane]) / a["log_eps"][lane]).ravel()
+    """Whether rounding decides which coordinates, or which minimiser, a limit process at depth 2
+    has at its end: by linear programming, `min ⟨w(0), q⟩` with `Xq = y`.
+
+    The limit depends on `M` alone, whose entries (of columns of norm 1) have some roundings each.
+    On the support `B` of the vertex `w_j = w_j(0) − V_jᵀw_B(0)`, `V = M_BB⁻¹M_Bj`, and `u` with
+    `M_BB u = r` then move by at most
+
+        δ (1 + |V_j|₁) |M_BB⁻¹w_B(0)|₁     and     δ |M_BB⁻¹|_∞ (|r|_∞ + |u|₁).
+
+    A `w` above what one rounding may make it, and below what a hundred may, decides nothing; nor
+    does a `u` below that, where other `w` are 0 and that is more than half of the digits.
+    """
     X, y = a["X"][lane] / a["c_X"][lane], a["y"][lane] / a["c_y"][lane]
-    columns = X if config.positive else np.concatenate([X, -X], axis=1)
-    columns = columns / first
-    run = linprog(np.ones(columns.shape[1]), A_eq=columns, b_eq=y)
+    start = np.sign(a["start"][lane])
+    sides = (1,) if config.positive else (1, -1)
+    norms = np.linalg.norm(X, axis=0)
+    columns = np.concatenate([side * X[:, norms > 0] for side in sides], axis=1)
+    first = np.concatenate([1 - side * start[norms > 0] for side in sides])
+    units = np.concatenate([norms[norms > 0] for _ in sides])
+    run = linprog(first, A_eq=columns, b_eq=y)
     if not run.success:
         return False
-    w = 1 - columns.T @ run.eqlin.marginals
-    return bool(np.sum(w < 2 * config.eps**0.5) > np.linalg.matrix_rank(columns))
+    F, share = columns / units, run.x * units
+    w = first - columns.T @ run.eqlin.marginals
+    basis = np.flatnonzero(share > 1e-12 * np.max(share))
+    for j in np.argsort(w):  # up to the rank: a vertex may have fewer positive entries
+        more = np.append(basis, j)
+        if np.linalg.matrix_rank(F[:, more], tol=1e3 * config.eps) == len(more):
+            basis = more
+    inverse = np.linalg.pinv(F[:, basis].T @ F[:, basis])
+    others = np.setdiff1d(np.arange(len(w)), basis)
+    V = inverse @ F[:, basis].T @ F[:, others]
+    costs = (first / units)[basis]
+    moved = (1 + np.sum(np.abs(V), axis=0)) * np.sum(np.abs(inverse @ costs)) * config.eps
+    small = w[others] / units[others]
+    if np.any((small > moved) & (small < 100 * moved)):
+        return True
+    size = np.max(np.abs(F.T @ y)) + np.sum(share)
+    lost = 100 * config.eps * size * np.max(np.sum(np.abs(inverse), axis=1))
+    is_vague = np.any(share[basis] < lost) and lost > config.eps**0.5 * np.max(share)
+    return bool(is_vague and np.any(small <= moved))
 
 
 def is_told(config: Config, a: Arrays, lane: int, function: str, result: str) -> bool:
@@ -171,17 +201,28 @@ def is_told(config: Config, a: Arrays, lane: int, function: str, result: str) ->
         share = np.abs(a["start"][lane]) * np.linalg.norm(a["X"][lane], axis=0)
         if np.min(share[share > 0], initial=np.inf) < config.eps**0.5 * np.max(share):
             return False
+    norms = np.linalg.norm(a["X"][lane], axis=0)
+    uneven = np.max(norms) / np.min(norms[norms > 0], initial=np.inf)
+    if result == "limit_inaccurate":
+        # What a start explains may cancel: its rounding then hides half of the digits of `y`.
+        share = np.max(np.abs(a["start"][lane]) * norms)
+        return share <= 0.1 * config.eps**-0.5 * np.linalg.norm(a["y"][lane])
+    if function == "lasso" and result == "invalid_data":
+        # The gap that is asked for underflows.
+        gap = 1e-4 if config.dtype == "float32" else 1e-8
+        return gap * np.sum(a["y"][lane] ** 2) / 2 >= np.finfo(config.dtype).tiny
     if result == "limit_undetermined" and config.depth == 2 and not a["decay"][lane]:
         return not _nearly_ties(config, a, lane)
     if result == "path_inaccurate" and function in ("limit_point", "basis_pursuit"):
         return _span(config, a, lane) < config.eps**-0.5
     if result == "end_point_not_reached":
+        if function == "limit_point" and uneven * config.eps**0.7 > 1:
+            return False  # the norm, in which small columns cost that much more, hides the others
         if function == "limit_point" and _is_nearly_explained(config, a, lane):
             return False
         return not (config.positive and diverges(a["X"][lane], a["y"][lane]))
     if result == "end_point_undetermined":
-        norms = np.linalg.norm(a["X"][lane], axis=0)
-        if np.min(norms[norms > 0], initial=np.inf) < config.eps**0.7 * np.max(norms):
+        if uneven * config.eps**0.7 > 1:
             return False
         if function == "limit_point":
             return True  # has no ε

@@ -158,6 +158,7 @@ def judge(tally: Tally, config: Config, seed: list[int], a: Arrays, out: Arrays)
                 # A second fault.
                 _has_no_quadratic(config, a, lane, name)
                 or (name == "invalid_problem" and not is_well(config, a, lane))
+                or (name == "start_too_large" and not is_told(config, a, lane, function, name))
             ):
                 tally.case("bad input, other cause", f"{function}, {bad}, {name}", case)
 
