@@ -191,8 +191,9 @@ def test_averages_and_duals_are_consistent(kind, space):
     np.testing.assert_allclose(z[:, 1:] / TIMES[None, 1:, None], flow.x_mean[:, 1:], rtol=1e-14)
     r = np.einsum("bni,bn->bi", X, y)
     dual = TIMES[None, :, None] * r[:, None, :] - np.einsum("bni,bnj,bsj->bsi", X, X, z)
-    # In the rows form both sides are integrated: they agree to the rounding of large stages.
-    assert np.abs(flow.dual - dual).max() < 1e-8
+    # Both sides are integrated: they agree to the rounding of stages, which in a jump at log ε =
+    # −2000 are some 1e7 times larger than their sum (1e-9 to 1.1e-8, by the processor).
+    assert np.abs(flow.dual - dual).max() < 3e-8
     for i in range(LANES):
         network = KINDS[kind](*(w[i] for w in batch.weights))
         start = network.initial(jnp.asarray(batch.log_eps[i]))()

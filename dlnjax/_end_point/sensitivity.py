@@ -25,7 +25,7 @@ def sensitivity(newton: Newton, state: State) -> Array:
     # the dual, and 64 of its roundings, as many as a sum of products may have. (At D > 2 these may
     # take w to 0, where any q is possible. e^80 is in the range of float32, and beyond what
     # counts.)
-    growth = newton.log_growth(off + 64 * digit)
+    growth = newton.log_growth(off + state.mismatch / h + 64 * digit)
     grown = jnp.exp(jnp.minimum(state.log_q + growth, 80))
     missing = jnp.minimum(jnp.abs(off) + digit, jnp.abs(grown - q))
     folds = jnp.minimum(1, jnp.maximum(digit, jnp.abs(off)))

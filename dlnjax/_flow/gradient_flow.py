@@ -116,10 +116,10 @@ def gradient_flow(
         `AutoTsit5()`; diffrax's `Kvaerno5` for the others.
     - `rtol`, `atol`: tolerances of the embedded error of a step; `atol` is relative to the size
         of `w`, `w(0)` at depth `D > 2` and 1 at depth 2 (for the weight form, to `ε^½` times the
-        shape). Defaults 1e-7 and 1e-8 in float64, 1e-8 and 1e-9 for the others; 1e-4 and
-        1e-5 in float32. Errors of `x_mean` are up to some hundred times the tolerance, relative to
-        its largest value. Before the first jump `x_mean` is exponentially small, as `x` is, and has
-        fewer correct digits than `x`.
+        shape). By default `rtol` is 1e-7 in float64, 1e-8 for the others, and 1e-4 in float32, and
+        `atol` a tenth of `rtol`. Errors of `x_mean` are up to some hundred times the tolerance,
+        relative to its largest value. Before the first jump `x_mean` is exponentially small, as `x`
+        is, and has fewer correct digits than `x`.
     - `max_steps`: the most steps that are tried. Reverse mode keeps a bounded number of states
         whatever it is (`_flow/adjoint.py`).
     - `throw`: whether to raise on failure. Under tracing, and with `throw=False`, nothing is

@@ -167,13 +167,14 @@ def as_run(
     # stay at 2e-6, the level of rounding, for twice the steps; with 100 times more they are 1e-4
     # (worst 1e-3; `python -m benchmarks scaling`). 1e-10 lies between the two rounding units.
     default = 1e-4 if jnp.finfo(dtype).eps > 1e-10 else formulation.default_rtol
+    rtol = as_tolerance(default if rtol is None else rtol, "rtol", dtype)
     return Run(
         network=network,
         problem=problem,
         log_eps=log_eps,
         formulation=formulation,
-        rtol=as_tolerance(default if rtol is None else rtol, "rtol", dtype),
-        atol=as_tolerance(default / 10 if atol is None else atol, "atol", dtype),
+        rtol=rtol,
+        atol=rtol / 10 if atol is None else as_tolerance(atol, "atol", dtype),
         max_steps=as_count(max_steps, "max_steps"),
         decays=may_decay(problem.weight_decay),
     )

@@ -9,8 +9,9 @@ another loss `F` of the rows, `dν/ds = −F′(Xx)` (`fit.py`). The state space
 | file | state | used for | factorised in each step |
 |---|---|---|---|
 | `rows.py` | `(ν, z)` | `n < d`, depth 2, no weight decay | `I/(γh) + H X E Xᵀ`, `n × n` |
-| `decayed_rows.py` | `(w, ν, z)` | the same with weight decay, `large_start` | both |
+| `decayed_rows.py` | `(w, ν, z)` | `n < d`, depth 2, weight decay, `large_start` | both |
 | `coordinates.py` | `(w, z)` | all other networks with a link | `I + γh √E M √E`, `d × d` |
+| the same | | and `n` far below `d` (`systems.py`) | `n × n` and `m × m`, `m ≈ 1.25n` |
 | `linear.py` | `(x, z)` | depth 1 | `I/(γh) + M + λI`, `d × d` |
 | `weights.py` | `(weights, z)` | the weight form | by `quadrature.py` |
 | `momentum.py` | `(w, dw/ds, z)` | momentum | by `quadrature.py` |

@@ -22,15 +22,9 @@ With another loss `M` is its Hessian `XᵀHX` at the start of the step. Let `T` 
 of the signs `τ`, `E` that of the sum of both slopes, and `E'` that of the smaller slope. Then the
 change of `x` is `−T(EU^τ − 2E'S)`, and
 
-    (I + γhME) TU^τ = a,    a = T γh b^τ + 2γhM T E'S.
+    (I + γhME) TU^τ = T γh b^τ + 2γhM T E'S,
 
-With `R² = γhE` the solution is `V = (I + RMR)⁻¹ R a`, and then, in each coordinate,
-
-    TU^τ = R⁻¹V  where R > 1,    TU^τ = a − MRV  where R ≤ 1.
-
-Both formulas are exact; each divides by a number above 1, or by none. The matrix is `R(R⁻² + M)R`,
-a diagonal scaling of a well-conditioned matrix, which does not affect the accuracy of a Cholesky
-factorisation.
+which `systems.py` solves.
 """
 
 import dataclasses
@@ -38,7 +32,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..._linalg import Cholesky, matmul
+from ..._linalg import matmul
 from ..._problem import Schedule, total_decay
 from ...networks.signs import sides, signed
 from ..link_base import AbstractLink
@@ -52,13 +46,14 @@ from .difference import (
     validity_of_start,
 )
 from .fit import AbstractFit
+from .systems import DenseSystem, RowSystem, dense_size
 
 
 class CoordinateTerm(AbstractDualTerm):
     """State `(w, σ²z/ζ)`, of shapes `(signs, d)` and `(d,)`; its image is `w` itself. Two signs may
     have a third row (`link_base.py`)."""
 
-    M: Float[Array, "d d"] | None  # M/σ²; None if it depends on x
+    M: Float[Array, "d d"] | None  # M/σ²; None if it depends on x, or is not needed
     fit: AbstractFit | None  # None where the velocity goes through M
     r: Float[Array, " d"]
     link: AbstractLink
@@ -143,29 +138,30 @@ class CoordinateTerm(AbstractDualTerm):
         return matmul(rows.T, rows)
 
     def factorize(self, x, slope, gamma_h):
-        M = self._hessian(x)
-        return factor_of(M, jnp.sum(slope[:2], axis=0), gamma_h), M, slope, gamma_h
+        both = jnp.sum(slope[:2], axis=0)
+        if self.fit is not None and dense_size(self.fit) < len(both):
+            return RowSystem(self.fit, x, jnp.zeros_like(both), both, gamma_h), slope, gamma_h
+        return DenseSystem(self._hessian(x), both, gamma_h), slope, gamma_h
 
     @property
     def drift(self):
         return 0.0 if self.weight_decay is None else self.weight_decay
 
     def solve(self, factors, rhs, drift):
-        (factor, root), M, slope, gamma_h = factors
+        system, slope, gamma_h = factors
         b = gamma_h * rhs
         if len(b) == 1:
-            return solve_for(factor, M, root, b[0])[None]
+            return system.solve(b[0])[None]
         if self.weight_decay is None:
-            u = solve_for(factor, M, root, b[0] if len(b) == 2 else -b[2])
+            u = system.solve(b[0] if len(b) == 2 else -b[2])
             return jnp.stack([u, -u, -u][: len(b)])
         half = gamma_h * drift
         twice, asked, shift = unknowns(slope, b, half)
-        u = solve_for(factor, M, root, asked + gamma_h * matmul(M, twice * half))
-        return stages(u, half, shift)[: len(b)]
+        return stages(system.solve(asked, twice * half), half, shift)[: len(b)]
 
     @property
     def matrix_size(self):
-        return len(self.r)
+        return len(self.r) if self.fit is None else dense_size(self.fit)
 
     def error(self, state, error):
         # The larger of the error of w, in its unit, and `IN_X` times the error that it causes in x,
@@ -204,15 +200,6 @@ class CoordinateTerm(AbstractDualTerm):
         return self.link.is_consistent(state[0][: len(self.link.start)])
 
 
-def factor_of(M: Array, slope: Float[Array, " d"], gamma_h: Array) -> tuple[Cholesky, Array]:
-    """The factor of `I + RMR`, and `R`."""
-    # Slopes may underflow to 0, where the derivative of √ is infinite.
-    moves = slope > 0
-    root = jnp.where(moves, jnp.sqrt(gamma_h * jnp.where(moves, slope, 1)), 0)
-    identity = jnp.eye(M.shape[0], dtype=M.dtype)
-    return Cholesky(identity + root[:, None] * M * root[None, :]), root
-
-
 def unknowns(
     slope: Float[Array, "rows d"], b: Float[Array, "rows d"], half: Array
 ) -> tuple[Array, Array, Array]:
@@ -236,12 +223,3 @@ def stages(u: Float[Array, " d"], half: Array, shift: Float[Array, " d"]) -> Flo
     """`U⁺`, `U⁻` and `−P`, given `u = P + shift`."""
     # Each in one subtraction: an active U^τ is u, not P + S.
     return jnp.stack([half - shift + u, half + shift - u, shift - u])
-
-
-def solve_for(factor: Cholesky, M: Array, root: Array, asked: Array) -> Array:
-    """`(I + γhME)⁻¹ asked`."""
-    # `root` is R. R⁻¹V amplifies the rounding of V where R < 1, and a − MRV cancels where R is
-    # large, since MRV is then close to a.
-    v = factor.solve(root * asked)
-    large = root > 1
-    return jnp.where(large, v / jnp.where(large, root, 1), asked - matmul(M, root * v))

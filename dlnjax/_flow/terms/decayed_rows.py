@@ -11,24 +11,18 @@ others, the stage `N` of `ν` and `V` solve
 
     (I/(γh) + H X E° Xᵀ) N = b + H X (DS + EV),      V = a + γhXᵀb − XᵀN,
 
-where `a = γhTb^τ`. `N` is eliminated by a Cholesky factorisation of size `n`, which has
-`(I/(γh) + HXE°Xᵀ)⁻¹ = γhB⁻¹`. What is left is the system of `coordinates.py` with `M = XᵀB⁻¹HX`,
-
-    (I + γhME) V = a + γhXᵀB⁻¹HX (E° γhXᵀb − DS),
-
-in which nothing cancels where `E°` is small, and `B` tends to `I`.
+where `a = γhTb^τ` (`systems.py`).
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..._linalg import matmul
 from .base import AbstractDualTerm
-from .coordinates import CoordinateTerm, factor_of, solve_for, stages, unknowns
+from .coordinates import CoordinateTerm, stages, unknowns
 from .difference import is_balanced
-from .fit import AbstractFit, Curvature
-from .rows import row_factor
+from .fit import AbstractFit
+from .systems import RowSystem
 
 
 class DecayedRowTerm(AbstractDualTerm):
@@ -97,26 +91,17 @@ class DecayedRowTerm(AbstractDualTerm):
         return self.inner.drift
 
     def factorize(self, x, slope, gamma_h):
-        X, is_near, both = self.fit.X, is_balanced(slope), slope[0] + slope[1]
+        is_near, both = is_balanced(slope), slope[0] + slope[1]
         near, far = jnp.where(is_near, both, 0), jnp.where(is_near, 0, both)
-        rows, curvature = row_factor(self.fit, x, near, gamma_h), self.fit.curvature(x)
-        bent = jax.vmap(lambda column: rows.solve(_bend(curvature, column)), 1, 1)(X)
-        M = matmul(X.T, bent) / gamma_h
-        M = (M + M.T) / 2
-        return rows, curvature, near, far, factor_of(M, far, gamma_h), M, slope, gamma_h
+        return RowSystem(self.fit, x, near, far, gamma_h), slope, gamma_h
 
     def solve(self, factors, rhs, drift):
-        rows, curvature, near, far, (factor, root), M, slope, gamma_h = factors
-        X, half = self.fit.X, gamma_h * drift
+        system, slope, gamma_h = factors
+        half = gamma_h * drift
         b_w, b = self._split(rhs)
-        image = matmul(b, X)
-        b_w = gamma_h * jnp.concatenate([b_w, image[None]])
+        b_w = gamma_h * jnp.concatenate([b_w, matmul(b, self.fit.X)[None]])
         twice, asked, shift = unknowns(slope, b_w, half)
-        along = gamma_h * near * image + twice * half
-        v = solve_for(factor, M, root, asked + gamma_h * matmul(M, along))
-        pull = matmul(X, far * v - twice * half)
-        nu = rows.solve(b + _bend(curvature, pull))
-        u = jnp.where(near > 0, -matmul(nu, X), v)
+        u, nu = system.solve_both(asked, twice * half, b)
         return self._join(stages(u, half, shift), nu)
 
     @property
@@ -133,8 +118,3 @@ class DecayedRowTerm(AbstractDualTerm):
 
     def read(self, s, state):
         return self.inner.read(s, (self.image(state[0]), state[1]))
-
-
-def _bend(curvature: Curvature | None, v: Float[Array, " n"]) -> Float[Array, " n"]:
-    """`Hv`."""
-    return v if curvature is None else curvature.product(v)

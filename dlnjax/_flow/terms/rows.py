@@ -15,6 +15,8 @@ and an active `w ≈ 0` would be a difference of growing numbers. At depth above
 below the rounding of `w(0)`.
 """
 
+from typing import TypeAlias
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -119,7 +121,7 @@ class RowTerm(AbstractDualTerm):
 
 def row_factor(
     fit: AbstractFit, x: Float[Array, " d"], slope: Float[Array, " d"], gamma_h: Array
-) -> "Cholesky | _Weighted":
+) -> "RowFactor":
     """`I/(γh) + HK`, factorised, with `K = XEXᵀ` for the slopes `E`."""
     matrix = matmul(fit.X * slope[None, :], fit.X.T)
     curvature = fit.curvature(x)
@@ -151,3 +153,6 @@ class _Weighted(eqx.Module):
     def _once(self, asked: Array) -> Array:
         along = self.weight.root_transposed(matmul(self.matrix, asked))
         return asked - self.weight.root(self.factor.solve(along))
+
+
+RowFactor: TypeAlias = Cholesky | _Weighted

@@ -1,0 +1,151 @@
+"""Wide designs whose flow has coordinates for its state: each step factorises in the rows."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flows import radau
+
+import dlnjax as dln
+from dlnjax._flow.terms.coordinates import CoordinateTerm
+from dlnjax._flow.terms.decayed_rows import DecayedRowTerm
+from dlnjax._flow.terms.dual import dual_term
+from dlnjax._flow.terms.systems import DenseSystem, RowSystem, dense_size
+from dlnjax._results import names_of
+
+N, D = 5, 48
+RNG = np.random.default_rng(0)
+X, NOISE = RNG.normal(size=(N, D)) / 2, RNG.normal(size=N)
+Y = X[:, 0] * 3 - X[:, 1] * 2 + 0.3 * NOISE
+SHAPE = RNG.uniform(0.5, 2, D)
+S = np.array([0.5, 1, 2, 5, 20, 50]) / np.max(np.abs(X.T @ Y))
+LOG_EPS = [-5.0, -46.0, -700.0]
+NETWORKS = {
+    "UV": lambda: dln.UV(SHAPE, np.zeros(D)),
+    "USquared": lambda: dln.USquared(SHAPE),
+    "Deep(3)": lambda: dln.Deep(SHAPE, SHAPE, depth=3),
+    "Deep(3), logistic": lambda: dln.Deep(SHAPE, SHAPE, depth=3),
+}
+
+
+@functools.cache
+def _solved(kind: str):
+    def run(log_eps, X, y):
+        network = NETWORKS[kind]()
+        decay = 0.1 if kind in ("UV", "USquared") else 0.0
+        if "logistic" in kind:
+            return dln.gradient_flow(network, dln.Logistic(X, jnp.sign(y)), S, log_eps=log_eps)
+        return dln.gradient_flow(network, dln.LeastSquares(X, y, decay), S, log_eps=log_eps)
+
+    return jax.jit(run)
+
+
+@pytest.mark.parametrize("log_eps", LOG_EPS)
+@pytest.mark.parametrize("kind", ["UV", "USquared"])
+def test_weight_decay_against_radau(kind, log_eps):
+    flow = _solved(kind)(log_eps, X, Y)
+    weights = (SHAPE, np.zeros(D)) if kind == "UV" else (SHAPE,)
+    z = radau(X, Y, weights, 0.1, log_eps, S)
+    mean = z / S[:, None]
+    np.testing.assert_allclose(flow.x_mean, mean, rtol=0, atol=5e-7 * np.max(np.abs(mean)))
+
+
+# With the logistic loss at smaller ε the factorisation of `d × d` loses the null space: no truth.
+KINDS = [(kind, e) for kind in NETWORKS for e in [-5, -46, -700, -2000]]
+KINDS = [(kind, e) for kind, e in KINDS if "logistic" not in kind or e >= -46]
+
+
+@pytest.mark.parametrize("kind, log_eps", KINDS)
+def test_rows_of_zeros_change_nothing(kind, log_eps):
+    """With as many rows as columns the same flow is solved with a `d × d` factorisation."""
+    tall, longer = (np.concatenate([v, np.zeros((D, *v.shape[1:]))]) for v in (X, Y))
+    if "logistic" in kind:  # the loss of a row of zeros is a constant
+        longer[N:] = 1
+    wide, other = (_solved(kind)(float(log_eps), *data) for data in ((X, Y), (tall, longer)))
+    size = np.max(np.abs(other.x))
+    # Both are at rtol = 1e-7; at a jump the time of the jump counts, times log(1/ε).
+    np.testing.assert_allclose(wide.x_mean, other.x_mean, rtol=0, atol=1e-7 * size)
+    np.testing.assert_allclose(wide.x, other.x, rtol=0, atol=1e-6 * size)
+
+
+@pytest.mark.parametrize(
+    "make, decay",
+    [(lambda v: dln.UV(v, 0 * v), 0.1), (lambda v: dln.Deep(v, v, depth=3), 0.0)],
+    ids=["UV", "Deep(3)"],
+)
+def test_columns_of_zeros_change_nothing(make, decay):
+    """From 13 columns, whose factorisation is `d × d`, to 60."""
+    X = np.concatenate([RNG.normal(size=(N, 13)) / 2, np.zeros((N, 47))], axis=1)
+    run = lambda X: dln.gradient_flow(
+        make(np.ones(X.shape[1])), dln.LeastSquares(X, Y, decay), S, log_eps=-300.0
+    )
+    few, many = run(X[:, :13]), run(X)
+    size = np.max(np.abs(few.x))
+    np.testing.assert_allclose(many.x[:, :13], few.x, rtol=0, atol=1e-6 * size)
+    np.testing.assert_allclose(many.x_mean[:, :13], few.x_mean, rtol=0, atol=1e-7 * size)
+
+
+@pytest.mark.parametrize("far", [1e-3, 1.0, 1e6, 1e200])
+@pytest.mark.parametrize("loss", [dln.LeastSquares, dln.Logistic])
+def test_both_systems_agree(loss, far):
+    """Slopes of `far` on some active coordinates, and of 1e-3 and less on the others."""
+    rng = np.random.default_rng(1)
+    y = np.sign(Y) if loss is dln.Logistic else Y
+    term = dual_term(NETWORKS["Deep(3)"](), loss(X, y), jnp.asarray(-5.0))
+    assert isinstance(term, CoordinateTerm) and term.fit is not None and dense_size(term.fit) < D
+    x = jnp.asarray(rng.normal(size=D)) * 0.1
+    slope = np.exp(rng.uniform(-20, -7, D))
+    slope[[3, 20, 40]] = far
+    gamma_h = jnp.asarray(2.0)
+    a, c = jnp.asarray(rng.normal(size=(2, D)))
+    rows = RowSystem(term.fit, x, jnp.zeros(D), jnp.asarray(slope), gamma_h).solve(a, c)
+    curvature = term.fit.curvature(x)
+    half = term.fit.X if curvature is None else curvature.root_transposed(term.fit.X)
+    M = np.asarray(half.T @ half)
+    dense = DenseSystem(jnp.asarray(M), jnp.asarray(slope), gamma_h).solve(a, c)
+    # By LAPACK with pivots, in which rows of E are scaled out: (E⁻¹ + γhM) EV = a + γhMc.
+    change = np.linalg.solve(np.diag(1 / slope) + 2 * M, np.asarray(a) + 2 * M @ np.asarray(c))
+    for found in (rows, dense):
+        np.testing.assert_allclose(found, change / slope, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["UV", "UV, large", "Deep(3)"])
+def test_no_array_has_two_axes_of_columns(kind):
+    """Else 100 000 columns would take 80 GB."""
+    d, ones = 3000, np.ones(3000)
+    form = dln.DualForm(large_start="large" in kind)
+    network = dln.Deep(ones, ones, depth=3) if kind == "Deep(3)" else dln.UV(ones, 0 * ones)
+    decay, log_eps = 0.0 if kind == "Deep(3)" else 0.1, jnp.asarray(-9.0)
+    problem = lambda X: dln.LeastSquares(X, np.ones(4), decay)
+    run = lambda X: dln.gradient_flow(
+        network, problem(X), np.array([1.0]), log_eps=log_eps, formulation=form, throw=False
+    )
+    wide = np.zeros((4, d))
+    term = form.term(network, problem(wide), log_eps)
+    assert isinstance(term, DecayedRowTerm if form.large_start else CoordinateTerm)
+    memory = jax.jit(run).lower(wide).compile().memory_analysis()
+    assert memory is not None and memory.temp_size_in_bytes < d**2 * 8
+
+
+def test_lanes_and_derivatives():
+    """A batch is a loop, a NaN lane fails alone, and both modes agree with differences."""
+    run = lambda log_eps: dln.gradient_flow(
+        NETWORKS["Deep(3)"](), dln.LeastSquares(X, Y), S[:4], log_eps=log_eps, throw=False
+    )
+    some = jnp.array([-3.0, jnp.nan, -40.0])
+    batch = jax.vmap(run)(some)
+    assert list(names_of(batch.result)) == ["successful", "invalid_eps", "successful"]
+    for i in (0, 2):
+        np.testing.assert_allclose(batch.x[i], run(some[i]).x, rtol=0, atol=1e-9)
+    total = lambda y: jnp.sum(
+        dln.gradient_flow(
+            NETWORKS["Deep(3)"](), dln.LeastSquares(X, y), S[3:4], log_eps=-4.0, rtol=1e-11
+        ).x_mean[0] * SHAPE
+    )  # fmt: skip
+    ahead, back = jax.jacfwd(total)(Y), jax.grad(total)(Y)
+    np.testing.assert_allclose(ahead, back, rtol=1e-8, atol=1e-8)
+    step = 1e-5 * np.eye(N)
+    differences = [(total(Y + e) - total(Y - e)) / 2e-5 for e in step]
+    np.testing.assert_allclose(ahead, differences, rtol=1e-6, atol=1e-6)
