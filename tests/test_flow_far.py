@@ -336,6 +336,20 @@ def test_what_decays_from_a_tiny_start_is_known_relative_to_itself(dtype, log_ep
     )
 
 
+@pytest.mark.parametrize("dtype, close", [(np.float64, 1e-6), (np.float32, 1e-3)])
+@pytest.mark.parametrize("slowest", [1e-3, 1e-9])
+def test_what_decays_in_times_that_differ_by_decades(slowest, dtype, close):
+    """Each entry is known relative to itself at all times, also one that is gone long before the
+    last."""
+    pull = np.array([1.0, slowest**0.5, slowest])
+    s = np.array([0.5, 1.0, 30.0, 1e3])
+    problem = dln.Quadratic(1e-12 * np.eye(3, dtype=dtype), -pull.astype(dtype))
+    flow = dln.gradient_flow(dln.USquared(np.ones(3, dtype)), problem, s.astype(dtype), eps=1e-6)
+    rate = -np.log(1e-6) * pull * s[:, None]
+    mean = 1e-6 * -np.expm1(-rate) / rate
+    np.testing.assert_allclose(flow.x_mean, mean, rtol=close, atol=0)
+
+
 @pytest.mark.parametrize("form", [dln.DualForm(), dln.WeightForm()], ids=["dual", "weights"])
 @pytest.mark.parametrize("of_X, of_y", [(1.0, 1e-9), (1e4, 1e-9), (1e-4, 1e9)])
 def test_the_units_at_depth_one_and_far_times(of_X, of_y, form):

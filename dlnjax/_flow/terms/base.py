@@ -215,12 +215,15 @@ def size_of_z(
     `w`, `size`, where coordinates may activate.
 
     Where none does (`dw/ds ≥ 0`: the weight decay exceeds all correlations, or `x ≥ 0` and all of
-    them are negative) `x` decays to 0 from the initialisation, and `z` tends to about
-    `q²/(slope · dw/ds)`, far below the units of `w`. So `x̄` keeps its relative accuracy."""
+    them are negative) `x` decays to 0 from the initialisation, each entry in its own time
+    `q/(slope · dw/ds)`, and `z` is far below the units of `w`: as large as the largest start times
+    the shortest of these times, when entries begin to differ. So `x̄` keeps its relative accuracy,
+    also where the times differ by decades."""
     decays = jnp.all(velocity >= 0)
     moves = (slope > 0) & (velocity > 0)
-    time = jnp.where(moves, start / jnp.where(moves, slope, 1) / jnp.where(moves, velocity, 1), 0)
-    largest = jnp.max(start * time)
+    time = start / jnp.where(moves, slope, 1) / jnp.where(moves, velocity, 1)
+    largest = jnp.max(start) * jnp.min(jnp.where(moves, time, jnp.inf))
+    largest = jnp.where(jnp.isfinite(largest), largest, 0)
     # Below tiny^0.9, 1e-277 (float32: 7e-35), errors count as if `σ²z` were that. Without a bound
     # a subnormal `z` is never accurate, and log ε = −700 takes 12 000 steps. With the power 1/2 `x̄`
     # is off by 24 % at log ε = −400 (float32: by 0.2 % at −50).
