@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flows import radau
+from jax import export
 
 import dlnjax as dln
 from dlnjax._flow.terms.coordinates import CoordinateTerm
@@ -127,6 +128,12 @@ def test_no_array_has_two_axes_of_columns(kind):
     assert isinstance(term, DecayedRowTerm if form.large_start else CoordinateTerm)
     memory = jax.jit(run).lower(wide).compile().memory_analysis()
     assert memory is not None and memory.temp_size_in_bytes < d**2 * 8
+
+
+def test_it_lowers_for_cuda():
+    run = jax.vmap(lambda X, y: _solved("Deep(3)")(-9.0, X, y).x_mean)
+    program = export.export(jax.jit(run), platforms=["cuda"])
+    assert "callback" not in program(np.stack([X, X]), np.stack([Y, Y])).mlir_module()
 
 
 def test_lanes_and_derivatives():

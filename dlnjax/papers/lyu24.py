@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.optimize import nnls
 
-from .. import Deep, DualForm, Logistic, gradient_flow, max_margin
+from .. import Deep, DualForm, Flow, Logistic, gradient_flow, max_margin
 from .claim import Claim, Measurement
 
 ROWS, COLUMNS, SUPPORT = 24, 120, 3
@@ -36,17 +36,21 @@ RATIOS = (
 )
 
 
-def instance() -> np.ndarray:
-    """`A = diag(y) X`, of random signs `X` and the majority `y` of the first three, shape `(24,
-    120)`."""
-    X = np.random.default_rng(0).choice([-1.0, 1.0], size=(ROWS, COLUMNS))
+def instance(n: int = ROWS, d: int = COLUMNS) -> np.ndarray:
+    """`A = diag(y) X`, of random signs `X` and the majority `y` of the first three, shape `(n,
+    d)`."""
+    X = np.random.default_rng(0).choice([-1.0, 1.0], size=(n, d))
     return np.sign(np.sum(X[:, :SUPPORT], axis=1))[:, None] * X
 
 
 @eqx.filter_jit
-def _flow(
-    A: Float[Array, "n d"], log_alpha: Float[Array, ""], c: Float[Array, " S"]
-) -> Float[Array, "S d"]:
+def flow(
+    A: Float[Array, "n d"],
+    log_alpha: Float[Array, ""],
+    c: Float[Array, " S"],
+    rtol: float | None = None,
+) -> Flow:
+    """At the times `c` in units of `log α/λ`. NaN where it fails."""
     # The network starts from its shape times ε^½, and ε < 1.
     alpha = jnp.exp(log_alpha + 0.5) * jnp.ones(A.shape[1])
     # The paper's loss is a mean, and its λ times ½‖θ‖²; s = 4t. As there λ is small: α^{−½}/100.
@@ -54,9 +58,8 @@ def _flow(
     decay = n / 2 * jnp.exp(-log_alpha / 2) / 100
     problem = Logistic(A, jnp.ones(n), decay)
     s = 2 * c * log_alpha / decay
-    # NaN where it fails.
-    options: dict[str, Any] = dict(formulation=DualForm(large_start=True), throw=False)
-    return gradient_flow(Deep(alpha, alpha, depth=2), problem, s, log_eps=-1.0, **options).x
+    options: dict[str, Any] = dict(formulation=DualForm(large_start=True), throw=False, rtol=rtol)
+    return gradient_flow(Deep(alpha, alpha, depth=2), problem, s, log_eps=-1.0, **options)
 
 
 def transition(
@@ -65,7 +68,7 @@ def transition(
     """The cosine with the 2-norm separator, and the 1-norm margin over the largest, each of shape
     `(a, S)`, at the times `c`."""
     A = instance()
-    x = np.stack([_flow(jnp.asarray(A), jnp.asarray(size), jnp.asarray(c)) for size in log_alpha])
+    x = np.stack([flow(jnp.asarray(A), jnp.asarray(size), jnp.asarray(c)).x for size in log_alpha])
     norm = lambda v: np.linalg.norm(v, axis=-1)
     widest = separator(A)
     best = float(max_margin(Logistic(A, np.ones(ROWS))).margin)
