@@ -63,8 +63,9 @@ def check_loss(loss: AbstractLoss, y: Real[ArrayLike, " n"]) -> None:
         bad = float(y[np.argmin(np.asarray(loss.takes(y)))])
         raise ValueError(f"`takes` refuses the target y = {bad:g}. Pass targets of this loss.")
     # Of many targets some, in order, with the extremes: each takes 1.6 MB.
-    y = jnp.unique(y)
-    y = y[np.unique(np.linspace(0, len(y) - 1, _TARGETS).round().astype(int))]
+    unique = np.unique(np.asarray(y))
+    some = np.unique(np.linspace(0, len(unique) - 1, _TARGETS).round().astype(int))
+    y = jnp.asarray(unique[some])
     # Around 0 for labels and counts, around the targets for regressions.
     for center in (jnp.zeros_like(y), y):
         grid = jnp.linspace(-1, 1, _PIECES * _EACH + 1, dtype=y.dtype)
