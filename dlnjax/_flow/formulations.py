@@ -109,9 +109,9 @@ class DualForm(AbstractFormulation):
     """The dual form of the flow, the default: it integrates the dual variable, at any `ε`.
 
     The state is `ν ∈ R^n` for `n < d` at depth 2 without weight decay, and `w` (one or two rows
-    of `d`) otherwise. A step of `Rodas5P` has a Cholesky factorisation of size `n` or `d`, and for
-    `n` far below `d` none that is larger than some `1.25 n`; for problems of rank above 24 the
-    default is `AutoTsit5`, which factorises only where it must.
+    of `d`) otherwise. A step of `Rodas5P` has a Cholesky factorisation of size `n` or `d`, at depth
+    2 with `n` far below `d` of at most some `1.25 n`; for problems of rank above 24 the default is
+    `AutoTsit5`, which factorises only where it must.
 
     `x` is a difference of `q⁺` and `q⁻`, which are as large as the start. A start that is so much
     larger than `x` that its digits are lost (a factor of some 1e6 in float64) ends as

@@ -94,7 +94,10 @@ class _Functions:
     def check(self) -> None:
         self._raise(np.isnan(self.value), "`value` is NaN")
         if not np.any(self.is_followed):
-            raise ValueError("`value` or its derivatives are infinite everywhere.")
+            raise ValueError(
+                "`value` or its derivatives are infinite everywhere, or too large for this dtype. "
+                "Scale the loss."
+            )
         self._check_far()
         self._check_convexity()
         self._check_change("value", self.value, "derivative", self.derivative)

@@ -46,7 +46,7 @@ from .difference import (
     validity_of_start,
 )
 from .fit import AbstractFit
-from .systems import DenseSystem, RowSystem, dense_size
+from .systems import DenseSystem, RowSystem, dense_size, in_rows
 
 
 class CoordinateTerm(AbstractDualTerm):
@@ -139,7 +139,7 @@ class CoordinateTerm(AbstractDualTerm):
 
     def factorize(self, x, slope, gamma_h):
         both = jnp.sum(slope[:2], axis=0)
-        if self.fit is not None and dense_size(self.fit) < len(both):
+        if self.fit is not None and in_rows(self.fit, self.link):
             return RowSystem(self.fit, x, jnp.zeros_like(both), both, gamma_h), slope, gamma_h
         return DenseSystem(self._hessian(x), both, gamma_h), slope, gamma_h
 
@@ -161,7 +161,9 @@ class CoordinateTerm(AbstractDualTerm):
 
     @property
     def matrix_size(self):
-        return len(self.r) if self.fit is None else dense_size(self.fit)
+        if self.fit is not None and in_rows(self.fit, self.link):
+            return dense_size(self.fit)
+        return len(self.r)
 
     def error(self, state, error):
         # The larger of the error of w, in its unit, and `IN_X` times the error that it causes in x,

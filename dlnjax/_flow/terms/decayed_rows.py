@@ -11,7 +11,7 @@ others, the stage `N` of `ν` and `V` solve
 
     (I/(γh) + H X E° Xᵀ) N = b + H X (DS + EV),      V = a + γhXᵀb − XᵀN,
 
-where `a = γhTb^τ` (`systems.py`).
+where `a = γhTb^τ`. `systems.py` solves them, with `c = −DS`.
 """
 
 import jax.numpy as jnp

@@ -14,7 +14,7 @@ from .decayed_rows import DecayedRowTerm
 from .difference import excess
 from .fit import fit_of
 from .rows import RowTerm
-from .systems import dense_size
+from .systems import in_rows
 
 
 def dual_term(
@@ -46,9 +46,9 @@ def dual_term(
     n, d = (problem.r.size, problem.r.size) if fit is None else fit.X.shape
     if fit is not None and isinstance(link, ExponentialLink) and not has_decay and n < d:
         return RowTerm(fit=fit, link=link, scale=scale, zeta=zeta, largest=largest, excess=beyond)
-    in_rows = fit is not None and dense_size(fit) < d
+    is_reduced = fit is not None and in_rows(fit, link)
     term = CoordinateTerm(
-        M=problem.gram() / scale**2 if is_square and not in_rows else None,
+        M=problem.gram() / scale**2 if is_square and not is_reduced else None,
         # For n ≤ d the velocity goes through X, whose rounding does less harm (see
         # `CoordinateTerm.velocity`); for n > d through M, at a cost of d² instead of 2nd.
         fit=None if is_square and n > d else fit,
