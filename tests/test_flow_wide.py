@@ -103,6 +103,32 @@ def test_both_systems_agree(loss, far):
         np.testing.assert_allclose(found, change / slope, rtol=1e-9)
 
 
+@pytest.mark.parametrize("columns", [12, D])  # all of them are chosen, or `m`
+@pytest.mark.parametrize("loss", [dln.LeastSquares, dln.Logistic])
+def test_the_system_with_rows_as_unknowns(loss, columns):
+    """Against LAPACK, eliminated from both unknowns: the definitions of `RowSystem`."""
+    rng = np.random.default_rng(2)
+    y, d, h = np.sign(Y) if loss is dln.Logistic else Y, columns, 0.7
+    network = dln.UV(SHAPE[:d], np.zeros(d))
+    term = dual_term(network, loss(X[:, :d], y, 0.1), jnp.asarray(-5.0))
+    assert isinstance(term, CoordinateTerm) and term.fit is not None
+    fit = term.fit
+    both, is_near = rng.uniform(0.1, 3, d), rng.uniform(size=d) < 0.4
+    near, far = np.where(is_near, both, 0), np.where(is_near, 0, both)
+    x, (a, c) = 0.1 * rng.normal(size=d), rng.normal(size=(2, d))
+    b = rng.normal(size=N)
+    system = RowSystem(fit, *map(jnp.asarray, (x, near, far, h)))
+    found, nu = system.solve_both(*map(jnp.asarray, (a, c, b)))
+    F, curvature = np.asarray(fit.X), fit.curvature(jnp.asarray(x))
+    H = np.eye(N) if curvature is None else np.diag(curvature.weight)
+    known = a + h * F.T @ b
+    want = np.linalg.solve(np.eye(N) / h + H @ F * both @ F.T, b + H @ F @ (far * known - c))
+    np.testing.assert_allclose(nu, want, rtol=1e-10, atol=1e-12)
+    moved = F.T @ want
+    unknown = np.where(is_near, -moved, known - moved)
+    np.testing.assert_allclose(found, unknown, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("large_start", [False, True])
 def test_no_array_has_two_axes_of_columns(large_start):
     """Else 100 000 columns would take 80 GB."""

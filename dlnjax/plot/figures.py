@@ -66,7 +66,7 @@ def comparison_figure(
     # Legends stand below what they explain: they would cover curves.
     small: dict[str, Any] = {"fontsize": 7, "frameon": False}
     handles = legend_handles(shown, names, _NOTES)
-    # One that is wider than the axes would make them narrower.
+    # One that is wider than the axes would make them narrower: they hold some 80 characters.
     ncols = max(1, min(4, 80 // max(len(str(handle.get_label())) for handle in handles)))
     below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": ncols}
     axes["path"].legend(handles=handles, **below, **small)

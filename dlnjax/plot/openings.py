@@ -152,6 +152,7 @@ def log_eps_axis(ax: Axes, size: np.ndarray) -> None:
     ax.set_xscale("log")
     ticks: list[float] = []
     for value in np.sort(size):
+        # 0.99: of ten even sizes all are nine steps apart but for rounding.
         if not ticks or np.log(value / ticks[-1]) >= 0.99 * np.log(size.max() / size.min()) / 9:
             ticks.append(float(value))
     ax.set_xticks(ticks, [f"{value:.4g}" for value in ticks])

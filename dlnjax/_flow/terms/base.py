@@ -11,7 +11,7 @@ another loss `F` of the rows, `dν/ds = −F′(Xx)` (`fit.py`). The state space
 | `rows.py` | `(ν, z)` | `n < d`, depth 2, no weight decay | `I/(γh) + H X E Xᵀ`, `n × n` |
 | `decayed_rows.py` | `(w, ν, z)` | `n < d`, depth 2, weight decay, `large_start` | both |
 | `coordinates.py` | `(w, z)` | all other networks with a link | `I + γh √E M √E`, `d × d` |
-| the same | | and `n` far below `d` (`systems.py`) | `n × n` and `m × m`, `m ≈ 1.25n` |
+| the same | | depth 2 and `n` far below `d` (`systems.py`) | `n × n` and `m × m`, `m ≈ 1.25n` |
 | `linear.py` | `(x, z)` | depth 1 | `I/(γh) + M + λI`, `d × d` |
 | `weights.py` | `(weights, z)` | the weight form | by `quadrature.py` |
 | `momentum.py` | `(w, dw/ds, z)` | momentum | by `quadrature.py` |
@@ -217,8 +217,8 @@ def size_of_z(
     Where none does (`dw/ds ≥ 0`: the weight decay exceeds all correlations, or `x ≥ 0` and all of
     them are negative) `x` decays to 0 from the initialisation, each entry in its own time
     `q/(slope · dw/ds)`, and `z` is far below the units of `w`: as large as the largest start times
-    the shortest of these times, when entries begin to differ. So `x̄` keeps its relative accuracy,
-    also where the times differ by decades."""
+    the shortest of these times, when entries begin to differ. So `x̄` keeps the relative accuracy
+    of entries that start at one size, also where their times differ by decades."""
     decays = jnp.all(velocity >= 0)
     moves = (slope > 0) & (velocity > 0)
     time = start / jnp.where(moves, slope, 1) / jnp.where(moves, velocity, 1)

@@ -68,8 +68,9 @@ def dense_size(fit: AbstractFit) -> int:
     n, d = fit.X.shape
     # Active coordinates are `n` at most in general position; some more are about to be.
     m = n + n // 4 + 4
-    # The time of a step of 8 lanes over that in rows, for the square and the logistic loss: 1.0
-    # and 1.0 at 20 × 60, 1.7 and 1.4 at 20 × 80, 3.0 and 1.6 at 60 × 200; single lanes .6 to 1.8.
+    # The time of a step of 8 lanes over that in rows, `UV` with weight decay, for the square and
+    # the logistic loss: 1.1 and 1.0 at 20 × 60, 1.4 and 1.5 at 20 × 80, 1.6 and 1.0 at 60 × 150;
+    # single lanes .7 to 2.3.
     return m if 2 * m < d else d
 
 
